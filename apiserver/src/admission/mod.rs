@@ -1,0 +1,55 @@
+//! What may pass: built-in admission plugins, in one ordered list, over every write of every kind.
+
+use async_trait::async_trait;
+
+use crate::{
+    authn::User,
+    registry::{Kind, Object},
+    request::RequestInfo,
+    wire::Status,
+};
+
+/// The operations admission tells apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// One write on its way to the store.
+pub struct Attempt<'a> {
+    /// Create, update, delete or connect.
+    pub operation: Operation,
+    /// Where it goes: resource, subresource, namespace, name.
+    pub request: &'a RequestInfo,
+    /// The kind addressed.
+    pub kind: &'a Kind,
+    /// Who asks.
+    pub user: &'a User,
+    /// The object as it was (update, delete).
+    pub old: Option<&'a Object>,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// Texts for `Warning:` headers, to add to.
+    pub warnings: Vec<String>,
+}
+
+/// A plugin. Either method may be left out.
+#[async_trait]
+pub trait Admission: Send + Sync {
+    /// The plugin's name as in `--enable-admission-plugins`.
+    fn name(&self) -> &'static str;
+
+    /// May change the object; `new` is absent on delete.
+    async fn mutate(&self, _attempt: &mut Attempt<'_>, _new: Option<&mut Object>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Sees the final object and may refuse it.
+    async fn validate(&self, _attempt: &mut Attempt<'_>, _new: Option<&Object>) -> Result<(), Status> {
+        Ok(())
+    }
+}

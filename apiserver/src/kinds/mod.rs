@@ -1,0 +1,1 @@
+//! The odd rules of single kinds, one file each.

@@ -1,0 +1,109 @@
+//! An object of any kind: parsed JSON with easy access to its metadata.
+
+use serde_json::{Map, Value};
+
+/// A parsed object. The root is always a JSON object; accessors of absent metadata give the empty value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object(Value);
+
+impl Object {
+    /// Wraps a JSON value; `None` when it is not a JSON object.
+    pub fn new(value: Value) -> Option<Self> {
+        value.is_object().then_some(Self(value))
+    }
+
+    /// The whole value.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
+    /// The whole value, to change. It must stay a JSON object.
+    pub fn value_mut(&mut self) -> &mut Value {
+        &mut self.0
+    }
+
+    /// Unwraps.
+    pub fn into_value(self) -> Value {
+        self.0
+    }
+
+    /// A text at a JSON pointer; empty when absent or not text.
+    pub fn text(&self, pointer: &str) -> &str {
+        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `metadata.name`
+    pub fn name(&self) -> &str {
+        self.text("/metadata/name")
+    }
+
+    /// `metadata.namespace`
+    pub fn namespace(&self) -> &str {
+        self.text("/metadata/namespace")
+    }
+
+    /// `metadata.uid`
+    pub fn uid(&self) -> &str {
+        self.text("/metadata/uid")
+    }
+
+    /// `metadata.resourceVersion`
+    pub fn resource_version(&self) -> &str {
+        self.text("/metadata/resourceVersion")
+    }
+
+    /// `metadata.generation`, 0 when absent.
+    pub fn generation(&self) -> i64 {
+        self.0.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default()
+    }
+
+    /// Whether deletion has begun.
+    pub fn is_deleting(&self) -> bool {
+        !self.text("/metadata/deletionTimestamp").is_empty()
+    }
+
+    /// `metadata.finalizers`
+    pub fn finalizers(&self) -> Vec<&str> {
+        let list = self.0.pointer("/metadata/finalizers").and_then(Value::as_array);
+        list.map(|l| l.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+    }
+
+    /// `metadata.labels[key]`
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.0.get("metadata")?.get("labels")?.get(key)?.as_str()
+    }
+
+    /// `metadata.annotations[key]`
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
+    }
+
+    /// The metadata map, made when absent.
+    pub fn metadata_mut(&mut self) -> &mut Map<String, Value> {
+        member_mut(&mut self.0, "metadata")
+    }
+
+    /// Sets a member of metadata.
+    pub fn set_metadata(&mut self, name: &str, value: impl Into<Value>) {
+        self.metadata_mut().insert(name.to_owned(), value.into());
+    }
+
+    /// A top-level member, made an empty object when absent (`spec`, `status`).
+    pub fn member_mut(&mut self, name: &str) -> &mut Map<String, Value> {
+        member_mut(&mut self.0, name)
+    }
+}
+
+/// The object member `name` of `parent`, made when absent or not an object.
+fn member_mut<'a>(parent: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+    if !parent.is_object() {
+        *parent = Value::Object(Map::new());
+    }
+    let Value::Object(map) = parent else { unreachable!("made an object above") };
+    let slot = map.entry(name).or_insert_with(|| Value::Object(Map::new()));
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    let Value::Object(member) = slot else { unreachable!("made an object above") };
+    member
+}

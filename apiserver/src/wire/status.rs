@@ -1,0 +1,144 @@
+//! The one error clients see: `v1.Status`, with the codes, reasons and wording of apimachinery's `api/errors`.
+
+use coracle_schema::FieldErrors;
+use serde_json::{Value, json};
+
+/// A failed request. `log` is for our log only and never sent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{code} {reason}: {message}")]
+pub struct Status {
+    /// HTTP status code.
+    pub code: u16,
+    /// Machine-readable reason (`NotFound`).
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// What it was about; `Null` if nothing more is known.
+    pub details: Value,
+    /// The cause, for the log.
+    pub log: Option<String>,
+}
+
+/// The object an error speaks of: resource (or kind, for `Invalid`), group and name.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// API group, empty for core.
+    pub group: &'a str,
+    /// Plural resource (`pods`), or the kind for [`Status::invalid`].
+    pub resource: &'a str,
+    /// Object name; may be empty.
+    pub name: &'a str,
+}
+
+impl Subject<'_> {
+    /// `deployments.apps "web"`
+    fn quoted(&self) -> String {
+        format!("{} {:?}", self.qualified(), self.name)
+    }
+
+    /// `deployments.apps`
+    fn qualified(&self) -> String {
+        if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
+    }
+
+    fn details(&self) -> Value {
+        let mut details = json!({});
+        for (key, value) in [("name", self.name), ("group", self.group), ("kind", self.resource)] {
+            if !value.is_empty() {
+                details[key] = value.into();
+            }
+        }
+        details
+    }
+}
+
+impl Status {
+    /// Any code and reason.
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Value::Null, log: None }
+    }
+
+    /// 404 of an object.
+    pub fn not_found(subject: Subject<'_>) -> Self {
+        Self { details: subject.details(), ..Self::new(404, "NotFound", format!("{} not found", subject.quoted())) }
+    }
+
+    /// 404 of a path.
+    pub fn no_such_path() -> Self {
+        Self { details: json!({}), ..Self::new(404, "NotFound", "the server could not find the requested resource") }
+    }
+
+    /// 409 of a create.
+    pub fn already_exists(subject: Subject<'_>) -> Self {
+        Self { details: subject.details(), ..Self::new(409, "AlreadyExists", format!("{} already exists", subject.quoted())) }
+    }
+
+    /// 409 of an update.
+    pub fn conflict(subject: Subject<'_>, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {}: {why}", subject.quoted());
+        Self { details: subject.details(), ..Self::new(409, "Conflict", message) }
+    }
+
+    /// 422 with a cause for each refused field. `subject.resource` is the kind.
+    pub fn invalid(subject: Subject<'_>, errors: &FieldErrors) -> Self {
+        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        let text = match texts.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let mut details = subject.details();
+        let cause = |e: &coracle_schema::FieldError| json!({"reason": e.kind.reason(), "message": e.message, "field": e.path});
+        details["causes"] = errors.0.iter().map(cause).collect();
+        Self { details, ..Self::new(422, "Invalid", format!("{} is invalid: {text}", subject.quoted())) }
+    }
+
+    /// 403 of admission or authorization.
+    pub fn forbidden(subject: Subject<'_>, why: &str) -> Self {
+        let what = if subject.name.is_empty() { subject.qualified() } else { subject.quoted() };
+        let head = if subject.resource.is_empty() { "forbidden".to_owned() } else { format!("{what} is forbidden") };
+        Self { details: subject.details(), ..Self::new(403, "Forbidden", format!("{head}: {why}")) }
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        Self { details: json!({}), ..Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource") }
+    }
+
+    /// 410: the revision is no longer kept.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    /// 500; `log` says what happened.
+    pub fn internal(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { log: Some(message.clone()), ..Self::new(500, "InternalError", format!("Internal error occurred: {message}")) }
+    }
+
+    /// 503: nothing was done, try again.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
+    }
+
+    /// The `v1.Status` object.
+    pub fn to_value(&self) -> Value {
+        let mut value = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code,
+        });
+        if !self.details.is_null() {
+            value["details"] = self.details.clone();
+        }
+        value
+    }
+}

@@ -1,0 +1,2 @@
+//! Drives a finished `coracle` binary from outside.
+fn main() {}

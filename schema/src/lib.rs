@@ -1,0 +1,9 @@
+//! The Kubernetes API as data: types, routes and rules read from tables (`api/*.api`), and the algorithms that work on any object through them.
+//!
+//! Nothing here knows a store, a clock or a request. A custom resource definition builds the same [`types::Schema`] value at run time.
+
+pub mod field;
+pub mod types;
+
+pub use field::{ErrorKind, FieldError, FieldErrors};
+pub use types::{Schema, SchemaRef, Type, TypeId};

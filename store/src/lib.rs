@@ -1,0 +1,181 @@
+//! The store seam: bytes and revisions, no Kubernetes words.
+//!
+//! Every answer carries the revision at which it was true; every write carries what it expects to find. Implementations:
+//! [`embedded`] (SQLite, group commit; also without a file as the memory store), later etcd. All pass [`contract`].
+//! In front of a store stands the watch [`cache`]: persistent maps and a ring of events, from which all reads are served.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+/// A point in the store's single, total order of writes. The first write of an empty store gets 1 or more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Revision(pub u64);
+
+/// A key: `/registry/pods/default/web-0`. Cheap to clone and shared between the index and the cache.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+/// A value together with the revision at which it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At<T> {
+    /// What was read.
+    pub value: T,
+    /// The store's revision when it was true.
+    pub revision: Revision,
+}
+
+/// One stored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: Key,
+    /// Its bytes, as written.
+    pub value: Bytes,
+    /// The revision of its last write.
+    pub revision: Revision,
+    /// The revision that created it.
+    pub created: Revision,
+}
+
+/// What a writer believes is there. A write without a belief does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing is there.
+    Absent,
+    /// The object is there and was last written at this revision.
+    At(Revision),
+}
+
+/// What a writer wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Store these bytes; with `ttl`, delete them when that long has passed.
+    Put {
+        /// The new bytes.
+        value: Bytes,
+        /// Time to live from this write on.
+        ttl: Option<Duration>,
+    },
+    /// Remove the object.
+    Delete,
+}
+
+/// A page of a range read: keys after `after`, at most `limit`.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Start after this key (exclusive); `None`: from the beginning.
+    pub after: Option<Key>,
+    /// At most this many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+/// One committed write, as watchers see it, in revision order.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The write's revision.
+    pub revision: Revision,
+    /// What was there before.
+    pub before: Option<Entry>,
+    /// What is there now; `None` after a delete.
+    pub after: Option<Entry>,
+}
+
+/// The events of a watch. An `Err` ends it.
+pub type Events = BoxStream<'static, Result<Event, StoreError>>;
+
+/// Why the store did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The write expected an object that is not there.
+    #[error("no such key")]
+    Absent,
+    /// The write expected nothing to be there.
+    #[error("the key exists, last written at revision {}", now.0)]
+    Exists {
+        /// Revision of the object that is there.
+        now: Revision,
+    },
+    /// The object was written since.
+    #[error("the key was written since, at revision {}", now.0)]
+    Moved {
+        /// Revision of the object that is there.
+        now: Revision,
+    },
+    /// The revision asked for is no longer kept.
+    #[error("revision is compacted; the oldest kept is {}", oldest.0)]
+    Compacted {
+        /// The oldest revision that can be asked for.
+        oldest: Revision,
+    },
+    /// The value is larger than the store takes.
+    #[error("value of {size} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Size of the refused value in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Nothing was written; try again later (disk full, shutting down, no quorum).
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// Stored data does not read back as it was written.
+    #[error("store corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// The seam. Acknowledged means durable, for the stores that have a disk.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The latest revision; linearizable.
+    async fn revision(&self) -> Result<Revision, StoreError>;
+    /// One object.
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError>;
+    /// All objects whose key starts with `prefix`, in key order.
+    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError>;
+    /// One compare-and-swap; returns the write's revision. `Expect::At` + `Write::Delete` deletes; `Expect::Absent` + `Delete` is an error of the caller.
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError>;
+    /// All events after `from` whose key starts with `prefix`, without a gap, in order.
+    fn watch(&self, prefix: &str, from: Revision) -> Events;
+    /// Forget versions superseded before `to`.
+    async fn compact(&self, to: Revision) -> Result<(), StoreError>;
+}
+
+impl Key {
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
