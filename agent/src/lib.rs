@@ -1,1 +1,3 @@
-//! coracle-agent
+//! The node agent (what kubelet does): runs the pods bound to its node through a container runtime.
+
+pub mod runtime;
