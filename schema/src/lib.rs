@@ -3,7 +3,10 @@
 //! Nothing here knows a store, a clock or a request. A custom resource definition builds the same [`types::Schema`] value at run time.
 
 pub mod field;
+mod row;
+pub mod tables;
 pub mod types;
 
 pub use field::{ErrorKind, FieldError, FieldErrors};
+pub use tables::{Resource, Tables};
 pub use types::{Schema, SchemaRef, Type, TypeId};

@@ -1,6 +1,6 @@
 //! The data model of the API: messages, fields and their semantics, independent of where they were read from.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use serde_json::Value;
 
@@ -33,16 +33,38 @@ pub struct Type {
     pub name: Box<str>,
     /// The JSON view: fields in table order, those of inline members flattened in.
     pub fields: Vec<Field>,
-    /// JSON name -> position in `fields`.
-    pub index: HashMap<Box<str>, u32>,
+    /// Positions in `fields`, ordered by JSON name: what [`Type::position`] searches. Made by [`Type::new`].
+    index: Box<[u32]>,
     /// The protobuf view: members in table order, inline ones as nested messages.
     pub members: Vec<Member>,
     /// Unknown members are kept (custom resources with `x-kubernetes-preserve-unknown-fields`).
     pub open: bool,
+    /// In JSON the message stands as one of two forms; it has no fields of its own then.
+    pub union: Option<Union>,
+}
+
+/// A JSON union: either the message, or another form (`JSONSchemaPropsOrArray`, `…OrBool`, `…OrStringArray`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Union {
+    /// The form that is a JSON object.
+    pub message: TypeId,
+    /// The other form.
+    pub other: Alternative,
+}
+
+/// The form of a [`Union`] that is not its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alternative {
+    /// A list of the message.
+    List,
+    /// true or false.
+    Bool,
+    /// A list of text.
+    Strings,
 }
 
 /// A member of the protobuf message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Member {
     /// An ordinary field: position in [`Type::fields`].
     Field(u32),
@@ -56,7 +78,7 @@ pub enum Member {
 }
 
 /// One field of a message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     /// Protobuf field number, if the field has one.
     pub number: Option<u32>,
@@ -80,8 +102,10 @@ pub struct Field {
     pub default: Option<Value>,
     /// Allowed strings; empty: any.
     pub allowed: Vec<Box<str>>,
-    /// Limits, each only if the table names it.
-    pub limits: Limits,
+    /// The text that tells which of the message's other fields counts (a union's discriminator).
+    pub discriminator: bool,
+    /// Limits, if the table names any.
+    pub limits: Option<Box<Limits>>,
 }
 
 /// What a field holds.
@@ -178,9 +202,33 @@ impl Schema {
 }
 
 impl Type {
+    /// A message of these fields; `members` is the protobuf view of them.
+    pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
+        let mut index: Vec<u32> = (0..fields.len() as u32).collect();
+        index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        Self { name: name.into(), fields, index: index.into(), members, open: false, union: None }
+    }
+
+    /// The position in `fields` of the field with this JSON name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        let at = self.index.binary_search_by(|at| self.fields[*at as usize].name.as_ref().cmp(name)).ok()?;
+        Some(self.index[at] as usize)
+    }
+
     /// The field with this JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.index.get(name).map(|at| &self.fields[*at as usize])
+        self.position(name).map(|at| &self.fields[at])
+    }
+
+    /// A JSON name that stands twice, if any: a mistake of whoever built the type.
+    pub fn duplicate(&self) -> Option<&str> {
+        let name = |at: &u32| &*self.fields[*at as usize].name;
+        self.index.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])).map(|pair| name(&pair[0]))
+    }
+
+    /// `PodSpec` of `core.PodSpec`.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 }
 
@@ -188,5 +236,16 @@ impl SchemaRef {
     /// The object's type.
     pub fn root(&self) -> &Type {
         self.schema.get(self.root)
+    }
+
+    /// The same schema seen from another message.
+    pub fn at(&self, root: TypeId) -> Self {
+        Self { schema: Arc::clone(&self.schema), root }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
     }
 }
