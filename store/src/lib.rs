@@ -4,7 +4,9 @@
 //! [`embedded`] (SQLite, group commit; also without a file as the memory store), later etcd. All pass [`contract`].
 //! In front of a store stands the watch [`cache`]: persistent maps and a ring of events, from which all reads are served.
 
-use std::{fmt, sync::Arc, time::Duration};
+pub mod cache;
+
+use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -72,13 +74,14 @@ pub struct Page {
     pub limit: Option<usize>,
 }
 
-/// One committed write, as watchers see it, in revision order.
-#[derive(Clone, Debug)]
+/// One committed write, as watchers see it, in revision order. What was there before is not in it: whoever needs that (the
+/// [`cache`]) has just seen it, and a store would have to keep or re-read every value to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// The key that was written.
+    pub key: Key,
     /// The write's revision.
     pub revision: Revision,
-    /// What was there before.
-    pub before: Option<Entry>,
     /// What is there now; `None` after a delete.
     pub after: Option<Entry>,
 }
@@ -131,21 +134,35 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// The latest revision; linearizable.
     async fn revision(&self) -> Result<Revision, StoreError>;
+    /// The same where it is known without asking anybody (one writer in this process), `None` elsewhere. Makes the freshness check
+    /// of a read one atomic load.
+    fn latest(&self) -> Option<Revision> {
+        None
+    }
     /// One object.
     async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError>;
     /// All objects whose key starts with `prefix`, in key order.
     async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError>;
-    /// One compare-and-swap; returns the write's revision. `Expect::At` + `Write::Delete` deletes; `Expect::Absent` + `Delete` is an error of the caller.
+    /// One compare-and-swap; returns the write's revision. `Expect::At` + `Write::Delete` deletes. `Expect::Absent` + `Write::Delete` has
+    /// nothing to do and always fails, with `Exists` or `Absent`. After `Unavailable` the write may or may not have happened: read again.
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError>;
-    /// All events after `from` whose key starts with `prefix`, without a gap, in order.
+    /// All events after `from` whose key starts with `prefix`, without a gap, in order. An error (`Compacted` when `from` is older
+    /// than what is kept) is the last item.
     fn watch(&self, prefix: &str, from: Revision) -> Events;
-    /// Forget versions superseded before `to`.
+    /// Forget versions superseded at or before `to` (at most the latest revision); a watch can then start at `to` or later.
     async fn compact(&self, to: Revision) -> Result<(), StoreError>;
 }
 
 impl Key {
     /// The key's text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Keys order and hash as their text does, so maps of keys can be asked with a `&str`.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,0 +1,285 @@
+//! One prefix of keys: its objects, its recent changes, and the reads of both.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use imbl::OrdMap;
+use parking_lot::RwLock;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{Cached, Change, Core, Error, Forms, Freshness, Snapshot, Watcher, ring::Ring};
+use crate::{At, Entry, Event, Key, Revision};
+
+/// All objects under one prefix. Reads are from memory; see [`Freshness`] for what they may wait for.
+pub struct Collection<F> {
+    prefix: Arc<str>,
+    core: Arc<Core<F>>,
+    state: RwLock<State<F>>,
+    /// Signalled once per run of events that concerned this collection, and when it is loaded or forgotten.
+    changed: watch::Sender<()>,
+}
+
+struct State<F> {
+    map: OrdMap<Key, Arc<Cached<F>>>,
+    ring: Ring<F>,
+    /// The last event applied, or the revision of loading.
+    last: Revision,
+    loaded: bool,
+    /// Removed from the cache: never loaded again.
+    closed: bool,
+    /// Rises when the state is thrown away: watchers of another epoch have a gap.
+    epoch: u64,
+}
+
+impl<F: Send + Sync + 'static> Collection<F> {
+    pub(super) fn new(prefix: Arc<str>, core: Arc<Core<F>>) -> Self {
+        let state = State { map: OrdMap::new(), ring: Ring::new(Revision(0)), last: Revision(0), loaded: false, closed: false, epoch: 0 };
+        Self { prefix, core, state: RwLock::new(state), changed: watch::channel(()).0 }
+    }
+
+    /// The prefix, with its trailing `/`.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The revision up to which this collection knows everything.
+    pub fn seen(&self) -> Revision {
+        let progress = self.core.seen();
+        progress.max(self.state.read().last)
+    }
+
+    /// One object by its whole key, with the revision at which the answer was true.
+    pub async fn get(&self, key: &str, freshness: Freshness) -> Result<At<Option<Arc<Cached<F>>>>, Error> {
+        if let Freshness::Exact(_) = freshness {
+            let snapshot = self.snapshot(freshness).await?;
+            return Ok(At { value: snapshot.get(key).cloned(), revision: snapshot.revision });
+        }
+        self.wait(freshness).await?;
+        self.peek(|state| state.map.get(key).cloned()).ok_or_else(loading)
+    }
+
+    /// All objects at one revision.
+    pub async fn snapshot(&self, freshness: Freshness) -> Result<Snapshot<F>, Error> {
+        self.wait(freshness).await?;
+        match freshness {
+            Freshness::Exact(revision) => self.rebuild(revision),
+            _ => self.current().ok_or_else(loading),
+        }
+    }
+
+    /// What is there now, without waiting; `None` while loading. For callers that need no particular freshness.
+    pub fn current(&self) -> Option<Snapshot<F>> {
+        let At { value: map, revision } = self.peek(|state| state.map.clone())?;
+        Some(Snapshot { revision, map })
+    }
+
+    /// A reader of all changes after `from`; [`Error::Expired`] when some of them are no longer kept.
+    pub async fn watch(self: &Arc<Self>, from: Revision) -> Result<Watcher<F>, Error> {
+        self.wait(Freshness::Any).await?;
+        let changed = self.changed.subscribe();
+        let state = self.state.read();
+        if from < state.ring.floor() {
+            return Err(Error::Expired { oldest: state.ring.floor() });
+        }
+        let epoch = state.epoch;
+        drop(state);
+        Ok(Watcher { collection: self.clone(), cursor: from, epoch, changed })
+    }
+
+    /// A snapshot and a reader of exactly the changes after it.
+    pub async fn snapshot_and_watch(self: &Arc<Self>, freshness: Freshness) -> Result<(Snapshot<F>, Watcher<F>), Error> {
+        let changed = self.changed.subscribe();
+        self.wait(freshness).await?;
+        let epoch = self.state.read().epoch;
+        let snapshot = match freshness {
+            Freshness::Exact(revision) => self.rebuild(revision)?,
+            _ => self.current().ok_or_else(loading)?,
+        };
+        // Forgotten in between: the epoch differs and the watcher says Expired at its first step.
+        let watcher = Watcher { collection: self.clone(), cursor: snapshot.revision, epoch, changed };
+        Ok((snapshot, watcher))
+    }
+
+    /// Up to `limit` changes after `cursor`, and the revision known with them.
+    pub(super) fn changes_after(&self, cursor: Revision, epoch: u64, limit: usize) -> Result<(Vec<Arc<Change<F>>>, Revision), Error> {
+        let progress = self.core.seen();
+        let state = self.state.read();
+        let expired = Error::Expired { oldest: state.ring.floor() };
+        if state.epoch != epoch {
+            return Err(expired);
+        }
+        let mut rest = state.ring.after(cursor).ok_or(expired)?;
+        let changes: Vec<_> = rest.by_ref().take(limit).cloned().collect();
+        let revision = match (rest.next(), changes.last()) {
+            (Some(_), Some(last)) => last.revision,
+            _ => progress.max(state.last),
+        };
+        Ok((changes, revision))
+    }
+
+    /// Reads the state under its lock with the revision at which that is the whole truth; `None` while loading.
+    fn peek<T>(&self, read: impl FnOnce(&State<F>) -> T) -> Option<At<T>> {
+        // Progress first: every event up to it is in the state that is looked at afterwards.
+        let progress = self.core.seen();
+        let state = self.state.read();
+        state.loaded.then(|| At { value: read(&state), revision: progress.max(state.last) })
+    }
+
+    /// The state at `revision`: the current one with the later changes undone, newest first.
+    fn rebuild(&self, revision: Revision) -> Result<Snapshot<F>, Error> {
+        let state = self.state.read();
+        let mut map = state.map.clone();
+        let later = state.ring.after(revision).ok_or(Error::Expired { oldest: state.ring.floor() })?;
+        let later: Vec<_> = later.rev().cloned().collect();
+        drop(state);
+        for change in later {
+            match &change.before {
+                Some(before) => map.insert(change.key.clone(), before.clone()),
+                None => map.remove(change.key.as_str()),
+            };
+        }
+        Ok(Snapshot { revision, map })
+    }
+
+    /// Waits until a read of this freshness can be answered.
+    async fn wait(&self, freshness: Freshness) -> Result<(), Error> {
+        let limits = &self.core.limits;
+        match freshness {
+            Freshness::Any => self.reach(Revision(0), limits.patience).await,
+            Freshness::NotOlderThan(revision) | Freshness::Exact(revision) => self.reach(revision, limits.wait).await,
+            Freshness::Latest => {
+                let latest = match self.core.store.latest() {
+                    Some(latest) => latest,
+                    None => self.core.store.revision().await.map_err(|err| Error::Unavailable(err.to_string()))?,
+                };
+                self.reach(latest, limits.patience).await.map_err(|err| match err {
+                    Error::TooNew { asked, current } => {
+                        Error::Unavailable(format!("the store is at revision {asked}, the watch cache still at {current}"))
+                    }
+                    err => err,
+                })
+            }
+        }
+    }
+
+    async fn reach(&self, revision: Revision, limit: Duration) -> Result<(), Error> {
+        if self.has_reached(revision) {
+            return Ok(());
+        }
+        let mut progress = self.core.progress.subscribe();
+        let reached = async {
+            while !self.has_reached(revision) {
+                if progress.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        match timeout(limit, reached).await {
+            Ok(()) => Ok(()),
+            Err(_) if self.state.read().loaded => Err(Error::TooNew { asked: revision, current: self.seen() }),
+            Err(_) => Err(loading()),
+        }
+    }
+
+    fn has_reached(&self, revision: Revision) -> bool {
+        let progress = self.core.seen();
+        let state = self.state.read();
+        state.loaded && progress.max(state.last) >= revision
+    }
+
+    /// Fills the collection from a range read; the feeding task only.
+    pub(super) fn load(&self, read: At<Vec<Entry>>) {
+        let map = read.value.into_iter().map(|entry| (entry.key.clone(), self.core.cached(&entry))).collect();
+        let mut state = self.state.write();
+        if state.closed {
+            return;
+        }
+        state.map = map;
+        state.ring = Ring::new(read.revision);
+        state.last = read.revision;
+        state.loaded = true;
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Throws the state away: reads wait for loading, watchers expire.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.write();
+        let old = std::mem::take(&mut state.map);
+        state.ring = Ring::new(state.last);
+        state.loaded = false;
+        state.epoch += 1;
+        drop(state);
+        drop(old);
+        self.changed.send_replace(());
+    }
+
+    /// Throws the state away for good; whoever still holds the collection is told that it is unavailable.
+    pub(super) fn close(&self) {
+        self.state.write().closed = true;
+        self.forget();
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        self.state.read().loaded
+    }
+
+    /// Applies one event (the feeding task only, in revision order); whether it was news.
+    pub(super) fn apply(&self, event: &Event, now: Instant) -> bool {
+        let (known, before) = {
+            let state = self.state.read();
+            (!state.loaded || event.revision <= state.last, state.map.get(event.key.as_str()).cloned())
+        };
+        if known {
+            return false;
+        }
+        let after = event.after.as_ref().map(|entry| self.core.cached(entry));
+        if before.is_none() && after.is_none() {
+            return false;
+        }
+        let mut state = self.state.write();
+        if !state.loaded {
+            return false;
+        }
+        match &after {
+            Some(cached) => state.map.insert(cached.key.clone(), cached.clone()),
+            None => state.map.remove(event.key.as_str()),
+        };
+        state.last = event.revision;
+        let change = Change {
+            revision: event.revision,
+            key: event.key.clone(),
+            before,
+            after,
+            frames: Forms::default(),
+            departed: OnceLock::new(),
+            decode: self.core.decode.clone(),
+        };
+        state.ring.push(Arc::new(change), now, &self.core.limits);
+        true
+    }
+
+    /// Wakes the watchers, once for however many events.
+    pub(super) fn announce(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Drops old changes; whether some are left.
+    pub(super) fn trim(&self, now: Instant) -> bool {
+        if self.state.read().ring.is_empty() {
+            return false;
+        }
+        let mut state = self.state.write();
+        state.ring.trim(now, &self.core.limits);
+        !state.ring.is_empty()
+    }
+}
+
+fn loading() -> Error {
+    Error::Unavailable("the collection is still loading".to_owned())
+}

@@ -1,0 +1,138 @@
+//! The task that feeds all collections from the one event stream of the store.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Collection, Shared};
+use crate::{Event, Page, Revision, StoreError};
+
+/// Events applied before watchers are woken and progress is told.
+const CHUNK: usize = 256;
+/// Collections read from the store at a time.
+const LOADS: usize = 4;
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Feeds until stopped. When the stream breaks, everything is forgotten and loaded again.
+pub(super) async fn run<F: Send + Sync + 'static>(shared: Arc<Shared<F>>, stop: CancellationToken) {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let started = Instant::now();
+        let broken = tokio::select! {
+            () = stop.cancelled() => break,
+            result = follow(&shared) => result,
+        };
+        shared.forget();
+        if let Err(err) = broken {
+            warn!(error = %err, "the store's event stream broke; the watch cache is loading again");
+        }
+        backoff = if started.elapsed() > BACKOFF_MAX { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = sleep(backoff) => {}
+        }
+    }
+    shared.forget();
+}
+
+/// One life of the stream: load what is missing, then apply events until it breaks.
+async fn follow<F: Send + Sync + 'static>(shared: &Shared<F>) -> Result<(), StoreError> {
+    let store = &shared.core.store;
+    let from = store.revision().await?;
+    let mut events = store.watch("", from).ready_chunks(CHUNK);
+    shared.load_missing().await?;
+    shared.advance(from);
+    let pause = shared.core.limits.age / 4;
+    let mut trim_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            chunk = events.next() => {
+                let Some(chunk) = chunk else { return Ok(()) };
+                shared.apply(chunk)?;
+                trim_at.get_or_insert_with(|| Instant::now() + pause);
+            }
+            () = shared.wanted.notified() => shared.load_missing().await?,
+            () = sleep_until(trim_at.unwrap_or_else(Instant::now)), if trim_at.is_some() => {
+                trim_at = shared.trim(Instant::now()).then(|| Instant::now() + pause);
+            }
+        }
+    }
+}
+
+impl<F: Send + Sync + 'static> Shared<F> {
+    /// Loads the collections that are not. Each may be ahead of the stream: it skips the events it has.
+    async fn load_missing(&self) -> Result<(), StoreError> {
+        let missing: Vec<_> = self.collections.read().values().filter(|collection| !collection.is_loaded()).cloned().collect();
+        let mut reads = stream::iter(missing)
+            .map(|collection| async move {
+                let read = self.core.store.range(collection.prefix(), Page::default()).await;
+                read.map(|read| (collection, read))
+            })
+            .buffer_unordered(LOADS);
+        while let Some(read) = reads.next().await {
+            let (collection, read) = read?;
+            collection.load(read);
+            self.advance(Revision(0));
+        }
+        Ok(())
+    }
+
+    /// Applies a run of events and then tells everybody.
+    fn apply(&self, chunk: Vec<Result<Event, StoreError>>) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let mut touched: Vec<Arc<Collection<F>>> = Vec::new();
+        let mut reached = Revision(0);
+        let mut result = Ok(());
+        for event in chunk {
+            let event = match event {
+                Ok(event) => event,
+                Err(err) => {
+                    result = Err(err);
+                    break;
+                }
+            };
+            self.concerned(event.key.as_str(), |collection| {
+                if collection.apply(&event, now) && !touched.iter().any(|known| Arc::ptr_eq(known, collection)) {
+                    touched.push(collection.clone());
+                }
+            });
+            reached = event.revision;
+        }
+        self.advance(reached);
+        for collection in touched {
+            collection.announce();
+        }
+        result
+    }
+
+    /// Calls `f` for each collection whose prefix `key` starts with: prefixes end in `/`, so there are only a few candidates.
+    fn concerned(&self, key: &str, mut f: impl FnMut(&Arc<Collection<F>>)) {
+        let collections = self.collections.read();
+        for (at, _) in key.match_indices('/') {
+            if let Some(collection) = collections.get(&key[..=at]) {
+                f(collection);
+            }
+        }
+    }
+
+    /// Tells waiting reads that every event up to `reached` is applied, or that a collection was loaded.
+    fn advance(&self, reached: Revision) {
+        self.core.progress.send_modify(|seen| *seen = reached.max(*seen));
+    }
+
+    fn forget(&self) {
+        for collection in self.collections.read().values() {
+            collection.forget();
+        }
+    }
+
+    /// Drops old changes everywhere; whether some are left.
+    fn trim(&self, now: Instant) -> bool {
+        let collections: Vec<_> = self.collections.read().values().cloned().collect();
+        collections.iter().fold(false, |left, collection| collection.trim(now) || left)
+    }
+}

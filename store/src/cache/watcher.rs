@@ -1,0 +1,60 @@
+//! A reader of a collection's changes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Change, Collection, Error};
+use crate::Revision;
+
+/// Changes taken at once, so that one slow reader does not hold the collection long.
+pub(super) const BATCH: usize = 256;
+
+/// Reads the changes of a collection after a revision, in order and without a gap. Holds nothing but a cursor: a watcher that falls
+/// behind the ring is told [`Error::Expired`] and must start over from a snapshot.
+pub struct Watcher<F> {
+    pub(super) collection: Arc<Collection<F>>,
+    pub(super) cursor: Revision,
+    pub(super) epoch: u64,
+    pub(super) changed: watch::Receiver<()>,
+}
+
+/// Some changes, in revision order.
+pub struct Batch<F> {
+    /// The changes; not empty.
+    pub changes: Vec<Arc<Change<F>>>,
+    /// With these, the watcher knows everything up to this revision (which may be later than the last change: bookmarks).
+    pub revision: Revision,
+}
+
+impl<F: Send + Sync + 'static> Watcher<F> {
+    /// Waits for the next changes. Dropping the future loses nothing. After an error the watcher is of no more use.
+    pub async fn next_batch(&mut self) -> Result<Batch<F>, Error> {
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(batch) = self.try_batch()? {
+                return Ok(batch);
+            }
+            if self.changed.changed().await.is_err() {
+                return Err(Error::Unavailable("watch cache is closed".to_owned()));
+            }
+        }
+    }
+
+    /// The changes that are there already; `None` when there are none.
+    pub fn try_batch(&mut self) -> Result<Option<Batch<F>>, Error> {
+        let (changes, revision) = self.collection.changes_after(self.cursor, self.epoch, BATCH)?;
+        self.cursor = self.cursor.max(revision);
+        Ok((!changes.is_empty()).then_some(Batch { changes, revision: self.cursor }))
+    }
+
+    /// The revision up to which this watcher has been given every change; for bookmarks. Moves on while other collections change,
+    /// without waking anybody.
+    pub fn reached(&mut self) -> Result<Revision, Error> {
+        let (changes, revision) = self.collection.changes_after(self.cursor, self.epoch, 1)?;
+        if changes.is_empty() {
+            self.cursor = self.cursor.max(revision);
+        }
+        Ok(self.cursor)
+    }
+}
