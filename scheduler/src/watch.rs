@@ -1,0 +1,118 @@
+//! A list and a watch that never end: every object as it is now, then every change, through failures and expired revisions.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures::{TryStreamExt, pin_mut};
+use kube::{Client, core::WatchEvent};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::view::{Metadata, Watched};
+
+/// One change of a watched object.
+#[derive(Debug)]
+pub(crate) enum Change<T> {
+    /// It is there, like this.
+    Applied(T),
+    /// It is gone.
+    Deleted {
+        /// Its uid.
+        uid: String,
+        /// Its name.
+        name: String,
+    },
+    /// Everything that was there at the start has been told.
+    Synced,
+}
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Follows one resource into `out` until the receiver is dropped. Falls behind only as far as the channel's bound.
+pub(crate) async fn follow<T: Watched>(client: Client, out: mpsc::Sender<Change<T>>) {
+    let mut known = HashMap::new();
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match list_and_watch(&client, &out, &mut known, &mut backoff).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(path = T::PATH, %error, "watch ended, starting over"),
+        }
+        if out.is_closed() {
+            return;
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
+    }
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    metadata: Metadata,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+/// `Ok` when nobody listens any more.
+async fn list_and_watch<T: Watched>(
+    client: &Client,
+    out: &mpsc::Sender<Change<T>>,
+    // uid -> name of all that was told and not taken back.
+    known: &mut HashMap<String, String>,
+    backoff: &mut Duration,
+) -> Result<(), kube::Error> {
+    // resourceVersion=0: whatever the server has at hand; the watch brings the rest.
+    let list: List<T> = client.request(get(&format!("{}?resourceVersion=0", T::PATH))).await?;
+    let mut gone = std::mem::take(known);
+    for item in list.items {
+        gone.remove(&item.metadata().uid);
+        known.insert(item.metadata().uid.clone(), item.metadata().name.clone());
+        if out.send(Change::Applied(item)).await.is_err() {
+            return Ok(());
+        }
+    }
+    for (uid, name) in gone {
+        if out.send(Change::Deleted { uid, name }).await.is_err() {
+            return Ok(());
+        }
+    }
+    if out.send(Change::Synced).await.is_err() {
+        return Ok(());
+    }
+    let mut version = list.metadata.resource_version;
+    loop {
+        let path = format!("{}?watch=true&allowWatchBookmarks=true&timeoutSeconds=290&resourceVersion={version}", T::PATH);
+        let events = client.request_events::<T>(get(&path)).await?;
+        *backoff = FIRST_BACKOFF;
+        pin_mut!(events);
+        while let Some(event) = events.try_next().await? {
+            let change = match event {
+                WatchEvent::Added(item) | WatchEvent::Modified(item) => {
+                    version.clone_from(&item.metadata().resource_version);
+                    known.insert(item.metadata().uid.clone(), item.metadata().name.clone());
+                    Change::Applied(item)
+                }
+                WatchEvent::Deleted(item) => {
+                    version.clone_from(&item.metadata().resource_version);
+                    let Metadata { uid, name, .. } = item.metadata().clone();
+                    known.remove(&uid);
+                    Change::Deleted { uid, name }
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    version = bookmark.metadata.resource_version;
+                    continue;
+                }
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            };
+            if out.send(change).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn get(path: &str) -> http::Request<Vec<u8>> {
+    let mut request = http::Request::new(Vec::new());
+    // Our own constant paths and decimal revisions always parse; a foreign revision that does not is answered 404 by the server.
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    request
+}

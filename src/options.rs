@@ -1,0 +1,406 @@
+//! Flags and the configuration file: the same names, the same meaning, one definition.
+//!
+//! A configuration file is turned into flags that stand before those of the command line, so the command line wins and every key of
+//! the file is by construction a flag.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+/// A Kubernetes cluster in one small binary.
+#[derive(Parser, Debug)]
+#[command(name = "coracle", version, about, max_term_width = 110, args_override_self = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run a cluster: API server, scheduler, controllers and the node agent, in this process.
+    Server(Box<ServerOptions>),
+    /// Run only a node agent and join it to a server (a later version; says so).
+    Agent(AgentOptions),
+    /// Stop a server that runs from a data directory; with --all also its containers, network and mounts.
+    Stop(StopOptions),
+    /// Manage the node's images.
+    Image(ImageOptions),
+    /// Print a kubeconfig for the administrator of a cluster that was started from a data directory.
+    Kubeconfig(KubeconfigOptions),
+    /// Print a token for a service account, valid for an hour unless told otherwise.
+    Token(TokenOptions),
+    /// Print the version.
+    Version,
+}
+
+/// Flags of `coracle server`; `coracle server --config FILE` reads the same names from YAML.
+#[derive(Args, Debug, Clone)]
+#[command(args_override_self = true)]
+pub(crate) struct ServerOptions {
+    /// YAML file with the same names as these flags; flags given here win over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Folder of everything the cluster keeps: objects, certificates, images, containers.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub(crate) data_dir: PathBuf,
+
+    /// Address and port of the API server. Default: all addresses when the agent runs, else 127.0.0.1; port 6443.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// Address under which pods and other machines reach the API server. Default: the node's address.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise_address: Option<IpAddr>,
+
+    /// Write the administrator's kubeconfig here, before the server says it is ready. Default: DIR/admin.kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// More names or addresses for the API server's certificate.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) tls_san: Vec<String>,
+
+    /// Where objects are kept.
+    #[arg(long, value_enum, default_value_t = StoreChoice::Embedded)]
+    pub(crate) store: StoreChoice,
+
+    /// Run containers on this machine. Default: on as root, else off with one hollow node.
+    #[arg(long, value_enum)]
+    pub(crate) agent: Option<Switch>,
+
+    /// Nodes without containers, run by the real agent code, for tests and scale.
+    #[arg(long, value_name = "N")]
+    pub(crate) hollow_nodes: Option<u32>,
+
+    /// Parts not to run.
+    #[arg(long, value_enum, value_name = "PART,…", value_delimiter = ',')]
+    pub(crate) without: Vec<Part>,
+
+    /// Name of this machine's node. Default: its host name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+
+    /// Address of this machine's node. Default: the address of the default route's interface.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) node_ip: Option<IpAddr>,
+
+    /// Port of the node agent's server (logs, exec); 0 picks a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub(crate) agent_port: u16,
+
+    /// Addresses of Services.
+    #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
+    pub(crate) service_cidr: Cidr,
+
+    /// Addresses of pods; each node gets a /24 of it.
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub(crate) cluster_cidr: Cidr,
+
+    /// Ports for Services of type NodePort.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
+    pub(crate) node_port_range: PortRange,
+
+    /// Folder of image archives read at every start. Default: DIR/images.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images_dir: Option<PathBuf>,
+
+    /// Registries spoken to over plain HTTP (loopback ones always are).
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
+    pub(crate) insecure_registries: Vec<String>,
+
+    /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(crate) log: String,
+}
+
+/// Flags of `coracle agent`.
+#[derive(Args, Debug)]
+pub(crate) struct AgentOptions {
+    /// The server to join: https://HOST:6443.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+}
+
+/// Flags of `coracle stop`.
+#[derive(Args, Debug)]
+pub(crate) struct StopOptions {
+    /// Folder the server was started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub(crate) data_dir: PathBuf,
+    /// Also stop the containers and remove their network and mounts.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Flags of `coracle image`.
+#[derive(Args, Debug)]
+pub(crate) struct ImageOptions {
+    /// Folder the server is started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir(), global = true)]
+    pub(crate) data_dir: PathBuf,
+    /// What to do with them.
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImageCommand {
+    /// Add the images of archives (OCI layout or docker-save, plain or gzip).
+    Import {
+        /// The archives.
+        #[arg(required = true, value_name = "ARCHIVE")]
+        archives: Vec<PathBuf>,
+    },
+    /// List the images.
+    List,
+    /// Remove an image by reference.
+    Remove {
+        /// As `coracle image list` prints it.
+        reference: String,
+    },
+}
+
+/// Flags of `coracle kubeconfig`.
+#[derive(Args, Debug)]
+pub(crate) struct KubeconfigOptions {
+    /// Folder the server was started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub(crate) data_dir: PathBuf,
+    /// The server's address in it. Default: the one it was started with.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+}
+
+/// Flags of `coracle token`.
+#[derive(Args, Debug)]
+pub(crate) struct TokenOptions {
+    /// The service account.
+    #[arg(value_name = "SERVICEACCOUNT", default_value = "default")]
+    pub(crate) service_account: String,
+    /// Its namespace.
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Seconds until the token expires (at least 600).
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i64).range(600..=31_536_000))]
+    pub(crate) expiration: i64,
+    /// Folder the server was started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum StoreChoice {
+    /// A file in the data directory; acknowledged means on disk.
+    Embedded,
+    /// Nothing is kept after the end.
+    Memory,
+    /// An etcd cluster (a later version; says so).
+    Etcd,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Part {
+    Scheduler,
+    Controllers,
+}
+
+/// A range of IPv4 addresses: `10.42.0.0/16`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cidr {
+    pub(crate) base: std::net::Ipv4Addr,
+    pub(crate) bits: u8,
+}
+
+/// Ports, both ends included: `30000-32767`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PortRange {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = "an IPv4 range such as 10.42.0.0/16, between /8 and /24";
+        let (base, bits) = text.split_once('/').ok_or_else(|| format!("is not {wanted}"))?;
+        let base: std::net::Ipv4Addr = base.parse().map_err(|_| format!("is not {wanted}"))?;
+        let bits: u8 = bits.parse().map_err(|_| format!("is not {wanted}"))?;
+        if !(8..=24).contains(&bits) {
+            return Err(format!("is not {wanted}"));
+        }
+        let network = base.to_bits() & (u32::MAX << (32 - u32::from(bits)));
+        if network != base.to_bits() {
+            return Err(format!("has bits set beyond /{bits}; did you mean {}/{bits}?", std::net::Ipv4Addr::from_bits(network)));
+        }
+        Ok(Self { base, bits })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+impl Cidr {
+    /// The n-th address of the range.
+    pub(crate) fn nth(self, n: u32) -> std::net::Ipv4Addr {
+        std::net::Ipv4Addr::from_bits(self.base.to_bits() + n)
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = "is not a range such as 30000-32767";
+        let (first, last) = text.split_once('-').ok_or(wanted)?;
+        let range = Self { first: first.parse().map_err(|_| wanted)?, last: last.parse().map_err(|_| wanted)? };
+        if range.first == 0 || range.first > range.last { Err(wanted.into()) } else { Ok(range) }
+    }
+}
+
+/// Reads the command line and, if it names one, the configuration file.
+pub(crate) fn parse() -> Result<Cli> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let cli = Cli::parse_from(&arguments);
+    match &cli.command {
+        Command::Server(options) => match &options.config {
+            Some(file) => with_file(&arguments, file),
+            None => Ok(cli),
+        },
+        _ => Ok(cli),
+    }
+}
+
+/// Parses again, with the file's settings as flags before those of the command line.
+fn with_file(arguments: &[String], file: &Path) -> Result<Cli> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("--config: cannot read {}", file.display()))?;
+    let flags = flags_of_file(&text).with_context(|| format!("--config: {}", file.display()))?;
+    let at = arguments.iter().position(|a| a == "server").map_or(arguments.len(), |at| at + 1);
+    let mut all = arguments[..at].to_vec();
+    all.extend(flags);
+    all.extend_from_slice(&arguments[at..]);
+    Ok(Cli::parse_from(all))
+}
+
+/// `listen: 0.0.0.0:6443` becomes `--listen=0.0.0.0:6443`; lists are joined by commas.
+fn flags_of_file(text: &str) -> Result<Vec<String>> {
+    let file: Value = serde_saphyr::from_str(text).context("is not valid YAML")?;
+    let settings = match file {
+        Value::Null => return Ok(Vec::new()),
+        Value::Object(settings) => settings,
+        _ => bail!("must be a map of settings, such as `listen: 127.0.0.1:6443`"),
+    };
+    let cli = Cli::command();
+    let server = cli.find_subcommand("server").context("no server command")?;
+    let known: Vec<&str> = server.get_arguments().filter_map(clap::Arg::get_long).filter(|name| !["config", "help"].contains(name)).collect();
+    let mut flags = Vec::new();
+    for (key, value) in &settings {
+        if !known.contains(&key.as_str()) {
+            bail!("unknown setting `{key}`; did you mean `{}`? Known: {}", nearest(key, &known), known.join(", "));
+        }
+        flags.push(format!("--{key}={}", plain(key, value)?));
+    }
+    Ok(flags)
+}
+
+/// A setting's value as the flag takes it.
+fn plain(key: &str, value: &Value) -> Result<String> {
+    Ok(match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(true) => "on".into(),
+        Value::Bool(false) => "off".into(),
+        Value::Array(items) => items.iter().map(|item| plain(key, item)).collect::<Result<Vec<_>>>()?.join(","),
+        Value::Null | Value::Object(_) => bail!("setting `{key}` must be a text, a number, on/off or a list of texts"),
+    })
+}
+
+/// The known name that takes the fewest edits.
+fn nearest<'a>(wrong: &str, known: &[&'a str]) -> &'a str {
+    known.iter().copied().min_by_key(|name| edits(wrong, name)).unwrap_or_default()
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// `/var/lib/coracle` for root, else `~/.local/share/coracle`.
+fn default_data_dir() -> PathBuf {
+    if is_root() {
+        return "/var/lib/coracle".into();
+    }
+    let home = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    home.unwrap_or_else(|| ".".into()).join("coracle")
+}
+
+/// Whether this process may set up containers.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_of_the_file_becomes_the_flag_of_the_same_name() {
+        let flags = flags_of_file("listen: 127.0.0.1:7000\nhollow-nodes: 3\nagent: false\nwithout: [scheduler, controllers]\n").unwrap();
+        assert_eq!(flags, ["--agent=off", "--hollow-nodes=3", "--listen=127.0.0.1:7000", "--without=scheduler,controllers"]);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_the_nearest_name() {
+        let error = flags_of_file("hollow-node: 3").unwrap_err().to_string();
+        assert!(error.contains("`hollow-nodes`"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let line: Vec<String> = ["coracle", "server", "--listen=127.0.0.1:1"].map(String::from).into();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "listen: 127.0.0.1:2\nlog: debug\n").unwrap();
+        let Command::Server(options) = with_file(&line, file.path()).unwrap().command else { panic!("server") };
+        assert_eq!(options.listen, Some("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(options.log, "debug");
+    }
+
+    #[test]
+    fn a_range_with_host_bits_is_refused_with_the_network_it_lies_in() {
+        assert_eq!("10.42.0.0/16".parse::<Cidr>().unwrap().nth(1).to_string(), "10.42.0.1");
+        assert!("10.42.1.0/16".parse::<Cidr>().unwrap_err().contains("10.42.0.0/16"));
+        assert!("10.42.0.0".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
