@@ -3,8 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use coracle_schema::SchemaRef;
+use coracle_store::Key;
+use serde_json::Value;
 
 use super::rules::Rules;
+use crate::wire::status::Subject;
 
 /// `apps/v1, Kind=Deployment`
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -51,9 +54,9 @@ pub enum Verb {
 pub enum NameRule {
     /// RFC 1123 subdomain, 253 characters: most kinds.
     Subdomain,
-    /// RFC 1123 label, 63 characters: namespaces.
+    /// RFC 1123 label, 63 characters: namespaces, services.
     Label,
-    /// RFC 1035 label: services.
+    /// RFC 1035 label: what services were before `RelaxedServiceNameValidation`.
     Label1035,
     /// Any path segment: RBAC kinds.
     PathSegment,
@@ -101,6 +104,8 @@ pub struct Kind {
     pub verbs: Vec<Verb>,
     /// Key prefix of its objects, `/registry/pods/`; `None` for virtual kinds (reviews), which are answered and never stored.
     pub prefix: Option<Arc<str>>,
+    /// How its objects are kept, if that is another version than its own (`autoscaling/v1`, `events.k8s.io`).
+    pub conversion: Option<&'static Conversion>,
     /// The schema of its objects.
     pub schema: SchemaRef,
     /// Its subresources.
@@ -113,13 +118,51 @@ pub struct Kind {
     pub rules: &'static dyn Rules,
 }
 
+/// How a kind's objects relate to the version they are stored in.
+pub struct Conversion {
+    /// `apiVersion` of what is stored.
+    pub stored: &'static str,
+    /// From the kind's version to the stored one, in place.
+    pub to_stored: fn(&mut Value),
+    /// From the stored version to the kind's, in place.
+    pub from_stored: fn(&mut Value),
+}
+
 /// All kinds. Swapped as a whole when a CRD changes.
 #[derive(Default)]
 pub struct Catalog {
     /// In discovery order.
-    pub kinds: Vec<Arc<Kind>>,
-    /// (group, version, plural) -> kind.
-    pub by_resource: HashMap<(Arc<str>, Arc<str>, Arc<str>), Arc<Kind>>,
+    kinds: Vec<Arc<Kind>>,
+    /// Plural -> its kinds in all groups and versions.
+    by_resource: HashMap<Arc<str>, Vec<Arc<Kind>>>,
+}
+
+impl Catalog {
+    /// A catalog of these kinds, in discovery order.
+    pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
+        let mut by_resource: HashMap<Arc<str>, Vec<Arc<Kind>>> = HashMap::new();
+        for kind in &kinds {
+            by_resource.entry(Arc::clone(&kind.id.resource)).or_default().push(Arc::clone(kind));
+        }
+        Self { kinds, by_resource }
+    }
+
+    /// All kinds, in discovery order.
+    pub fn kinds(&self) -> &[Arc<Kind>] {
+        &self.kinds
+    }
+
+    /// The kind a path addresses.
+    pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
+        self.by_resource.get(resource)?.iter().find(|k| &*k.gvk.group == group && &*k.gvk.version == version)
+    }
+
+    /// The kind of a resource in the version it is stored in.
+    pub fn stored(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
+        let mut kinds = self.by_resource.get(resource)?.iter().filter(|k| &*k.id.group == group);
+        let first = kinds.next()?;
+        if first.conversion.is_none() { Some(first) } else { kinds.find(|k| k.conversion.is_none()).or(Some(first)) }
+    }
 }
 
 impl Kind {
@@ -131,6 +174,32 @@ impl Kind {
     /// Whether the kind has a status subresource, hence a status that ordinary writes cannot touch.
     pub fn has_status(&self) -> bool {
         self.subresource("status").is_some()
+    }
+
+    /// Whether the kind has a verb.
+    pub fn has_verb(&self, verb: Verb) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    /// The subject of an error about an object of this kind.
+    pub fn subject<'a>(&'a self, name: &'a str) -> Subject<'a> {
+        Subject { group: &self.id.group, resource: &self.id.resource, name }
+    }
+
+    /// The subject of a validation error: named by kind.
+    pub fn kind_subject<'a>(&'a self, name: &'a str) -> Subject<'a> {
+        Subject { group: &self.gvk.group, resource: &self.gvk.kind, name }
+    }
+
+    /// The key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> Option<Key> {
+        let prefix = self.prefix.as_deref()?;
+        Some(Key::from(if self.is_namespaced() { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }))
     }
 
     /// `apps/v1`, or `v1` in the core group.
@@ -147,6 +216,12 @@ impl GroupVersionKind {
 }
 
 impl Verb {
+    /// From RBAC's spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Get, Self::List, Self::Watch, Self::Create, Self::Update, Self::Patch, Self::Delete, Self::DeleteCollection];
+        all.into_iter().find(|v| v.as_str() == text)
+    }
+
     /// As RBAC spells it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,11 @@
 //! Encodings and the one error. A leaf: knows nothing of verbs or stores.
 
+pub mod answer;
+pub mod body;
+pub mod negotiate;
 pub mod status;
 
+pub use answer::Answer;
+pub use body::Body;
+pub use negotiate::{Encoding, Form, PatchType, Wanted};
 pub use status::Status;

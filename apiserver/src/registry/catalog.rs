@@ -1,0 +1,168 @@
+//! The built-in kinds: rows of the tables, with the few facts tables do not hold (where upstream keeps them, how they are named, when
+//! their generation moves).
+
+use std::sync::Arc;
+
+use coracle_schema::{Resource, SchemaRef, Tables};
+
+use super::{
+    convert,
+    kind::{Catalog, Generation, GroupVersionKind, Kind, NameRule, ResourceId, Scope, Subresource, Verb},
+    rules::Rules,
+};
+
+/// Where keys differ from `/registry/<plural>/` (kube-apiserver `DefaultSpecialStorageResourcePrefixes` and the groups that run on a
+/// generic API server of their own).
+const PREFIXES: &[(&str, &str, &str)] = &[
+    ("", "replicationcontrollers", "controllers"),
+    ("", "endpoints", "services/endpoints"),
+    ("", "nodes", "minions"),
+    ("", "services", "services/specs"),
+    ("networking.k8s.io", "ingresses", "ingress"),
+    ("apiregistration.k8s.io", "apiservices", "apiregistration.k8s.io/apiservices"),
+    ("apiextensions.k8s.io", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions"),
+];
+
+/// Names that follow another rule than RFC 1123 subdomain.
+const NAMING: &[(&str, &str, NameRule)] = &[
+    ("", "namespaces", NameRule::Label),
+    ("", "services", NameRule::Label),
+    ("rbac.authorization.k8s.io", "clusterroles", NameRule::PathSegment),
+    ("rbac.authorization.k8s.io", "clusterrolebindings", NameRule::PathSegment),
+    ("rbac.authorization.k8s.io", "roles", NameRule::PathSegment),
+    ("rbac.authorization.k8s.io", "rolebindings", NameRule::PathSegment),
+    ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
+    ("networking.k8s.io", "ipaddresses", NameRule::PathSegment),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas", NameRule::PathSegment),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", NameRule::PathSegment),
+];
+
+/// Kinds whose strategy counts changes.
+const GENERATIONS: &[(&str, &[&str])] = &[
+    ("", &["pods", "podtemplates", "replicationcontrollers"]),
+    (
+        "admissionregistration.k8s.io",
+        &[
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicybindings",
+            "mutatingwebhookconfigurations",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+            "validatingwebhookconfigurations",
+        ],
+    ),
+    ("apiextensions.k8s.io", &["customresourcedefinitions"]),
+    ("apps", &["daemonsets", "replicasets", "statefulsets"]),
+    ("autoscaling", &["horizontalpodautoscalers"]),
+    ("batch", &["cronjobs", "jobs"]),
+    ("discovery.k8s.io", &["endpointslices"]),
+    ("flowcontrol.apiserver.k8s.io", &["flowschemas", "prioritylevelconfigurations"]),
+    ("networking.k8s.io", &["ingressclasses", "ingresses", "networkpolicies"]),
+    ("policy", &["poddisruptionbudgets"]),
+    ("resource.k8s.io", &["deviceclasses", "devicetaintrules", "resourceslices"]),
+    ("scheduling.k8s.io", &["priorityclasses"]),
+];
+
+/// Kinds that are answered and never stored.
+const VIRTUAL: &[&str] = &["bindings", "componentstatuses"];
+
+/// Builds the catalog; `rules_for` gives a resource's odd rules.
+pub fn built_in(tables: &Tables, rules_for: impl Fn(&str, &str) -> &'static dyn Rules) -> Catalog {
+    let mut kinds = Vec::with_capacity(tables.resources.len());
+    for group in &tables.groups {
+        let of_group = tables.resources.iter().filter(|r| r.group == group.group && r.version == group.version);
+        kinds.extend(of_group.map(|r| Arc::new(kind(tables, r, rules_for(r.group, r.plural)))));
+    }
+    Catalog::new(kinds)
+}
+
+fn kind(tables: &Tables, row: &Resource, rules: &'static dyn Rules) -> Kind {
+    Kind {
+        gvk: GroupVersionKind { group: row.group.into(), version: row.version.into(), kind: row.kind.into() },
+        id: ResourceId { group: row.group.into(), resource: row.plural.into() },
+        singular: row.singular.into(),
+        short_names: row.short_names.iter().map(|s| Arc::from(*s)).collect(),
+        categories: row.categories.iter().map(|s| Arc::from(*s)).collect(),
+        scope: if row.namespaced { Scope::Namespaced } else { Scope::Cluster },
+        verbs: verbs(&row.verbs),
+        prefix: prefix(row),
+        conversion: convert::for_kind(row.group, row.version, row.plural),
+        schema: tables.schema_of(row),
+        subresources: row.subresources.iter().map(|s| subresource(tables, s)).collect(),
+        naming: find(NAMING, row).unwrap_or(NameRule::Subdomain),
+        generation: generation(row),
+        rules,
+    }
+}
+
+fn subresource(tables: &Tables, row: &coracle_schema::tables::Subresource) -> Subresource {
+    Subresource {
+        name: row.name.into(),
+        gvk: GroupVersionKind { group: row.group.into(), version: row.version.into(), kind: row.kind.into() },
+        verbs: verbs(&row.verbs),
+        schema: Some(SchemaRef { schema: Arc::clone(&tables.schema), root: row.type_id }),
+    }
+}
+
+fn verbs(words: &[&str]) -> Vec<Verb> {
+    words.iter().filter_map(|w| Verb::parse(w)).collect()
+}
+
+fn prefix(row: &Resource) -> Option<Arc<str>> {
+    if VIRTUAL.contains(&row.plural) || !row.verbs.contains(&"get") {
+        return None;
+    }
+    Some(format!("/registry/{}/", find(PREFIXES, row).unwrap_or(row.plural)).into())
+}
+
+fn find<T: Copy>(table: &[(&str, &str, T)], row: &Resource) -> Option<T> {
+    table.iter().find(|(group, resource, _)| *group == row.group && *resource == row.plural).map(|(_, _, value)| *value)
+}
+
+fn generation(row: &Resource) -> Generation {
+    let counted = GENERATIONS.iter().any(|(group, resources)| *group == row.group && resources.contains(&row.plural));
+    match (row.group, row.plural) {
+        ("apps", "deployments") => Generation::SpecAndAnnotations,
+        _ if counted => Generation::Spec,
+        _ => Generation::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::rules::PLAIN;
+
+    fn catalog() -> Catalog {
+        built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
+    }
+
+    #[test]
+    fn keys_are_laid_out_as_upstream_lays_them_out() {
+        let catalog = catalog();
+        for (group, version, resource, expected) in [
+            ("", "v1", "pods", "/registry/pods/ns/n"),
+            ("", "v1", "nodes", "/registry/minions/n"),
+            ("", "v1", "services", "/registry/services/specs/ns/n"),
+            ("", "v1", "endpoints", "/registry/services/endpoints/ns/n"),
+            ("apps", "v1", "deployments", "/registry/deployments/ns/n"),
+            ("events.k8s.io", "v1", "events", "/registry/events/ns/n"),
+            ("networking.k8s.io", "v1", "ingresses", "/registry/ingress/ns/n"),
+        ] {
+            let key = catalog.get(group, version, resource).unwrap().key("ns", "n").unwrap();
+            assert_eq!(key.as_str(), expected);
+        }
+        assert!(catalog.get("authorization.k8s.io", "v1", "subjectaccessreviews").unwrap().prefix.is_none());
+    }
+
+    #[test]
+    fn kinds_that_share_storage_agree_on_one_stored_version() {
+        let catalog = catalog();
+        let mut stored: std::collections::HashMap<&str, String> = std::collections::HashMap::new();
+        for kind in catalog.kinds() {
+            let Some(prefix) = kind.prefix.as_deref() else { continue };
+            let version = kind.conversion.map_or_else(|| kind.api_version(), |c| c.stored.to_owned());
+            assert_eq!(stored.entry(prefix).or_insert_with(|| version.clone()), &version, "{prefix}");
+        }
+    }
+}
