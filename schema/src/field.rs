@@ -21,8 +21,12 @@ pub enum ErrorKind {
     NotFound,
     /// The value is too long.
     TooLong,
+    /// The value is too short.
+    TooShort,
     /// The list is too long.
     TooMany,
+    /// The list is too short.
+    TooFew,
     /// The value has the wrong JSON type.
     TypeInvalid,
     /// Something failed while checking.
@@ -55,7 +59,9 @@ impl ErrorKind {
             Self::Forbidden => "FieldValueForbidden",
             Self::NotFound => "FieldValueNotFound",
             Self::TooLong => "FieldValueTooLong",
+            Self::TooShort => "FieldValueTooShort",
             Self::TooMany => "FieldValueTooMany",
+            Self::TooFew => "FieldValueTooFew",
             Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::Internal => "InternalError",
         }
@@ -103,6 +109,30 @@ impl FieldErrors {
     /// `path: Forbidden: detail`
     pub fn forbidden(&mut self, path: impl Into<String>, detail: &str) {
         self.push(ErrorKind::Forbidden, path, joined("Forbidden", detail));
+    }
+
+    /// `path: Not found: VALUE`
+    pub fn not_found(&mut self, path: impl Into<String>, value: impl fmt::Display) {
+        self.push(ErrorKind::NotFound, path, format!("Not found: {value}"));
+    }
+
+    /// `path: Too long: may not be more than N bytes`; `unit` in the singular.
+    pub fn too_long(&mut self, path: impl Into<String>, most: u64, unit: &str) {
+        let plural = if most == 1 { "" } else { "s" };
+        self.push(ErrorKind::TooLong, path, format!("Too long: may not be more than {most} {unit}{plural}"));
+    }
+
+    /// `path: Too many: FOUND: must have at most N items`
+    pub fn too_many(&mut self, path: impl Into<String>, found: usize, most: u64) {
+        let plural = if most == 1 { "" } else { "s" };
+        self.push(ErrorKind::TooMany, path, format!("Too many: {found}: must have at most {most} item{plural}"));
+    }
+
+    /// `path: Invalid value: "text": message`, once for each message of a check of [`crate::name`].
+    pub fn invalid_each(&mut self, path: &str, text: &str, messages: Vec<String>) {
+        for message in messages {
+            self.invalid(path, format!("{text:?}"), &message);
+        }
     }
 
     /// Any other kind, with its whole message.

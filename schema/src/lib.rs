@@ -3,10 +3,14 @@
 //! Nothing here knows a store, a clock or a request. A custom resource definition builds the same [`types::Schema`] value at run time.
 
 pub mod field;
+pub mod name;
+pub mod quantity;
 mod row;
+pub mod selector;
 pub mod tables;
 pub mod types;
 
 pub use field::{ErrorKind, FieldError, FieldErrors};
+pub use quantity::Quantity;
 pub use tables::{Resource, Tables};
 pub use types::{Schema, SchemaRef, Type, TypeId};
