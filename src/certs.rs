@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -99,7 +99,8 @@ impl Authority {
         }
         let certificate = read(&certificate_file)?;
         let key = KeyPair::from_pem(&read(&key_file)?).with_context(|| format!("{} is not a private key", key_file.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate, key).with_context(|| format!("{} is not a certificate", certificate_file.display()))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&certificate, key).with_context(|| format!("{} is not a certificate", certificate_file.display()))?;
         Ok(Self { certificate, issuer })
     }
 

@@ -308,7 +308,8 @@ fn flags_of_file(text: &str) -> Result<Vec<String>> {
     };
     let cli = Cli::command();
     let server = cli.find_subcommand("server").context("no server command")?;
-    let known: Vec<&str> = server.get_arguments().filter_map(clap::Arg::get_long).filter(|name| !["config", "help"].contains(name)).collect();
+    let known: Vec<&str> =
+        server.get_arguments().filter_map(clap::Arg::get_long).filter(|name| !["config", "help"].contains(name)).collect();
     let mut flags = Vec::new();
     for (key, value) in &settings {
         if !known.contains(&key.as_str()) {

@@ -1,0 +1,50 @@
+# Two commands do everything: `make run` starts a cluster, `make test` runs all tests. Both install what they need.
+SHELL := /bin/bash
+DATA ?=
+CARGO ?= cargo
+
+.PHONY: run build test fmt clippy deny tidy unit e2e bench doc needs image clean
+
+build:
+	$(CARGO) build --release
+
+# Builds and starts a one-node cluster. ARGS takes more flags: make run ARGS="--hollow-nodes 10"
+run: build
+	exec target/release/coracle server $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+# The image of examples/hello.yaml, for machines that reach no registry.
+image:
+	deploy/needs.sh busybox-static
+	examples/busybox-image.sh target/busybox.tar docker.io/library/busybox:1.36 docker.io/library/busybox:1.37
+
+test: needs fmt clippy deny unit e2e
+	@echo "all tests passed"
+
+# What the tests start: the real kubectl, a registry, busybox for images, nft to look at rules.
+needs:
+	deploy/needs.sh kubernetes-client:kubectl docker-registry busybox-static nftables:nft iproute2:ip
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+deny:
+	deploy/deny.sh
+
+unit:
+	$(CARGO) test --workspace --exclude coracle --no-fail-fast
+
+# The finished binary, driven from outside; release, because that is what users run.
+e2e:
+	$(CARGO) test --release --package coracle --no-fail-fast -- --test-threads=1
+
+bench:
+	$(CARGO) bench
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,54 @@
+//! Wrong flags, files and machines get one clear error that says what is allowed.
+
+use std::{net::TcpListener, process::Command};
+
+/// Runs `coracle` with arguments that must be refused; what it says.
+fn refused(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_coracle")).args(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?} must be refused");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[test]
+fn a_wrong_flag_or_value_is_refused_with_what_is_allowed() {
+    assert!(refused(&["server", "--hollow-node", "3"]).contains("--hollow-nodes"));
+    assert!(refused(&["server", "--store", "postgres"]).contains("embedded, memory, etcd"));
+    assert!(refused(&["server", "--service-cidr", "10.43.0.1/16"]).contains("10.43.0.0/16"));
+    assert!(refused(&["server", "--listen", "localhost"]).contains("--listen"));
+}
+
+#[test]
+fn a_wrong_configuration_file_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, "data-dirs: /tmp\n").unwrap();
+    let said = refused(&["server", "--config", file.to_str().unwrap()]);
+    assert!(said.contains("`data-dir`") && said.contains("config.yaml"), "{said}");
+    let said = refused(&["server", "--config", "/nonexistent/config.yaml"]);
+    assert!(said.contains("/nonexistent/config.yaml"), "{said}");
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let said = refused(&["server", "--agent=off", "--listen", &address, "--data-dir", folder.path().to_str().unwrap()]);
+    assert!(said.contains(&address) && said.contains("--listen"), "{said}");
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    let said = refused(&["server", "--agent=off", "--data-dir", "/proc/coracle"]);
+    assert!(said.contains("/proc/coracle"), "{said}");
+}
+
+#[test]
+fn the_help_of_every_command_ends_well() {
+    for command in ["server", "agent", "stop", "image", "kubeconfig", "token", "version"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_coracle")).args([command, "--help"]).output().unwrap();
+        assert!(output.status.success() && output.stdout.len() > 100, "{command}");
+    }
+}
