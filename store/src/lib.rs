@@ -5,6 +5,7 @@
 //! In front of a store stands the watch [`cache`]: persistent maps and a ring of events, from which all reads are served.
 
 pub mod cache;
+pub mod embedded;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 

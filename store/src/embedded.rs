@@ -1,0 +1,267 @@
+//! The embedded store: SQLite as an append-only log, one writer thread, group commit.
+//!
+//! Map: `open` (directory, lock, schema, first index), `log` (all SQL), `index` (keys in memory), `group` (which writes succeed; pure),
+//! `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `tail` (watches).
+//!
+//! Invariants: a write is answered after its transaction is on disk (`synchronous=FULL`); the index holds committed writes only; events
+//! are published in revision order before the write is answered. Without a path it is the memory store: same engine, no file, no sync.
+
+mod compaction;
+mod expiry;
+mod group;
+mod index;
+mod log;
+mod open;
+mod room;
+mod tail;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+
+pub use self::open::OpenError;
+use self::{
+    index::{Index, Slot},
+    open::Opened,
+    writer::Ask,
+};
+use crate::{At, Entry, Event, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
+
+/// Writes that may wait for the writer at a time; more wait to be queued.
+const QUEUE: usize = 1024;
+/// Groups of events kept for watches that are slower than the writer; slower ones read the log.
+const GROUPS: usize = 64;
+/// How often a range is read again when compaction removed a row under it.
+const ATTEMPTS: usize = 8;
+
+/// How to open the store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the database, made when missing; `None`: in memory.
+    pub path: Option<PathBuf>,
+    /// The largest value taken, in bytes. 3 MiB, as the largest request upstream takes.
+    pub value_limit: usize,
+    /// How long superseded versions are kept for watches. Five minutes, as upstream's etcd compaction.
+    pub keep: Duration,
+    /// How often versions that are old enough are looked for.
+    pub compact_every: Duration,
+    /// Bytes on disk set aside, given up when the disk is full so that there is room to delete and compact. 0: none.
+    pub ballast: u64,
+    /// The database file never grows beyond this many bytes; at the limit the store behaves as on a full disk.
+    pub size_limit: Option<u64>,
+    /// The wall clock, for times to live.
+    pub clock: fn() -> SystemTime,
+}
+
+impl Options {
+    /// A store in memory, gone when closed.
+    pub fn memory() -> Self {
+        Self {
+            path: None,
+            value_limit: 3 << 20,
+            keep: Duration::from_secs(300),
+            compact_every: Duration::from_secs(60),
+            ballast: 8 << 20,
+            size_limit: None,
+            clock: SystemTime::now,
+        }
+    }
+
+    /// A store in the directory `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: Some(path.into()), ..Self::memory() }
+    }
+}
+
+/// A handle to the embedded store. Dropping it lets the writer finish what is queued and end; [`Embedded::close`] waits for that.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Ask>,
+    permits: Arc<Semaphore>,
+    value_limit: usize,
+    id: String,
+}
+
+/// What writer, readers and watches share.
+struct Shared {
+    /// For messages: the database file, or "memory".
+    name: String,
+    /// The keys and where their values are in the log; changed by the writer only, after each commit.
+    index: RwLock<Index>,
+    /// The index's revision, readable without the lock.
+    head: AtomicU64,
+    /// The connection reads go through. In memory it is also the writer's.
+    reads: Arc<Mutex<Connection>>,
+    /// Committed groups. The writer holds the only strong sender, so that watches end with it.
+    events: broadcast::WeakSender<Arc<[Event]>>,
+    /// Why the store stopped for good.
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Embedded {
+    /// Opens the store, making directory and database when they are missing, and starts the writer. Blocks for a few milliseconds.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let Opened { name, id, index, compacted, engine, reads } = open::open(options)?;
+        let (events, _) = broadcast::channel(GROUPS);
+        let (queue, inbox) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            name,
+            head: AtomicU64::new(index.head().0),
+            index: RwLock::new(index),
+            reads,
+            events: events.downgrade(),
+            failure: watch::channel(None).0,
+        });
+        writer::spawn(engine, compacted, options, inbox, events, shared.clone())?;
+        Ok(Self { shared, queue, permits: Arc::new(Semaphore::new(QUEUE)), value_limit: options.value_limit, id })
+    }
+
+    /// The identity of this database, made when it was created.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether writes can succeed; the reason if the store stopped because its disk failed.
+    pub fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    /// Waits until the store stops for good because its disk failed, and says why. The process should end then and start from disk.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.shared.failure.subscribe();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if failure.changed().await.is_err() {
+                return "store is closed".to_owned();
+            }
+        }
+    }
+
+    /// Writes what is queued, moves the write-ahead log into the database and gives the directory free.
+    pub async fn close(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.queue.send(Ask::Close { answer }).is_ok() {
+            // An error means that the writer has ended already.
+            let _ = done.await;
+        }
+    }
+
+    /// Runs a read on the pool for blocking work.
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || read(&shared)).await {
+            Ok(result) => result,
+            Err(err) => Err(StoreError::Unavailable(format!("read was abandoned: {err}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.shared.health()?;
+        Ok(self.shared.head())
+    }
+
+    fn latest(&self) -> Option<Revision> {
+        Some(self.shared.head())
+    }
+
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        let key = key.clone();
+        self.read(move |shared| shared.get(&key)).await
+    }
+
+    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.read(move |shared| shared.range(&prefix, &page)).await
+    }
+
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
+        if let Write::Put { value, .. } = &write
+            && value.len() > self.value_limit
+        {
+            return Err(StoreError::TooLarge { size: value.len(), limit: self.value_limit });
+        }
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+        let (answer, done) = oneshot::channel();
+        let ask = Ask::Commit { key: key.clone(), expect, write, answer, permit };
+        self.queue.send(ask).map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> Events {
+        tail::events(self.shared.clone(), prefix.to_owned(), from)
+    }
+
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        let (answer, done) = oneshot::channel();
+        self.queue.send(Ask::Compact { to, answer }).map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
+    }
+}
+
+impl Shared {
+    fn head(&self) -> Revision {
+        Revision(self.head.load(Ordering::Acquire))
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        match &*self.failure.borrow() {
+            Some(reason) => Err(StoreError::Unavailable(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        self.health()?;
+        self.consistently(|index| index.get(key.as_str()).map(|slot| (key.clone(), *slot)).into_iter().collect())
+            .map(|At { value, revision }| At { value: value.into_iter().next(), revision })
+    }
+
+    fn range(&self, prefix: &str, page: &Page) -> Result<At<Vec<Entry>>, StoreError> {
+        self.health()?;
+        self.consistently(|index| index.range(prefix, page.after.as_ref(), page.limit))
+    }
+
+    /// Reads the values of the keys `select` names, all as of one revision. A row can vanish between index and log only when it was
+    /// superseded and compacted in that moment; then the answer is taken anew.
+    fn consistently(&self, select: impl Fn(&Index) -> Vec<(Key, Slot)>) -> Result<At<Vec<Entry>>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let (slots, revision) = {
+                let index = self.index.read();
+                (select(&index), index.head())
+            };
+            let connection = self.reads.lock();
+            match log::entries(&connection, slots).map_err(|err| err.naming(&self.name))? {
+                Some(value) => return Ok(At { value, revision }),
+                None if self.head() == revision => {
+                    return Err(StoreError::Corrupt(format!("{}: a row of the log is missing at revision {revision}", self.name)));
+                }
+                None => {}
+            }
+        }
+        Err(StoreError::Unavailable(format!("{}: compaction overtook the read", self.name)))
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("store is closed".to_owned())
+}

@@ -1,0 +1,104 @@
+//! The keys in memory: where each one's last version is in the log.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use crate::{Key, Revision};
+
+/// What the index knows of a key. The value stays on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) revision: Revision,
+    pub(super) created: Revision,
+    /// Writes since it was created, this one included.
+    pub(super) version: u32,
+    /// When it is to be deleted, in milliseconds of Unix time.
+    pub(super) expires: Option<i64>,
+}
+
+/// All live keys at one revision.
+#[derive(Default)]
+pub(super) struct Index {
+    slots: BTreeMap<Key, Slot>,
+    head: Revision,
+}
+
+impl Index {
+    /// The revision at which this is true.
+    pub(super) fn head(&self) -> Revision {
+        self.head
+    }
+
+    /// Moves to a later revision at which nothing else changed (the compaction revision of an empty log).
+    pub(super) fn advance(&mut self, to: Revision) {
+        self.head = self.head.max(to);
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Slot> {
+        self.slots.get(key)
+    }
+
+    /// The key as the index holds it, so that its text exists once.
+    pub(super) fn shared_key(&self, key: &Key) -> Key {
+        self.slots.get_key_value(key).map_or_else(|| key.clone(), |(shared, _)| shared.clone())
+    }
+
+    /// Keys under `prefix` after `after`, in order, at most `limit`.
+    pub(super) fn range(&self, prefix: &str, after: Option<&Key>, limit: Option<usize>) -> Vec<(Key, Slot)> {
+        let start = match after {
+            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
+            _ => Bound::Included(prefix),
+        };
+        self.slots
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.as_str().starts_with(prefix))
+            .take(limit.unwrap_or(usize::MAX))
+            .map(|(key, slot)| (key.clone(), *slot))
+            .collect()
+    }
+
+    /// Applies a committed write: `slot` is what is there now, `None` after a delete.
+    pub(super) fn apply(&mut self, key: &Key, slot: Option<Slot>, revision: Revision) {
+        match slot {
+            Some(slot) => {
+                if let Some(found) = self.slots.get_mut(key.as_str()) {
+                    *found = slot;
+                } else {
+                    self.slots.insert(key.clone(), slot);
+                }
+            }
+            None => {
+                self.slots.remove(key.as_str());
+            }
+        }
+        self.head = revision;
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+        self.slots.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(revision: u64) -> Slot {
+        Slot { revision: Revision(revision), created: Revision(revision), version: 1, expires: None }
+    }
+
+    #[test]
+    fn range_starts_after_a_key_and_ends_with_the_prefix() {
+        let mut index = Index::default();
+        for (n, key) in ["/a/1", "/a/2", "/a/3", "/b/1"].into_iter().enumerate() {
+            index.apply(&key.into(), Some(slot(n as u64 + 1)), Revision(n as u64 + 1));
+        }
+        let keys = |prefix, after: Option<&str>, limit| -> Vec<String> {
+            let after = after.map(Key::from);
+            index.range(prefix, after.as_ref(), limit).into_iter().map(|(key, _)| key.to_string()).collect()
+        };
+        assert_eq!(keys("/a/", None, None), ["/a/1", "/a/2", "/a/3"]);
+        assert_eq!(keys("/a/", Some("/a/1"), Some(1)), ["/a/2"]);
+        assert_eq!(keys("/a/", Some("/"), None), ["/a/1", "/a/2", "/a/3"], "a start before the prefix does not widen the range");
+        assert_eq!(keys("", None, None).len(), 4);
+    }
+}

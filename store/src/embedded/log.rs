@@ -1,0 +1,222 @@
+//! All SQL that touches the log's rows.
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row as SqlRow, params};
+
+use super::index::{Index, Slot};
+use crate::{Entry, Event, Key, Revision, StoreError};
+
+/// Rows of the log looked at in one step of compaction.
+const COMPACTION_PIECE: u16 = 200;
+/// Bounds of one page of history read for a watch.
+const HISTORY_ROWS: usize = 500;
+const HISTORY_BYTES: usize = 4 << 20;
+
+/// One write, as it stands in the log.
+pub(super) struct Row {
+    pub(super) key: Key,
+    pub(super) slot: Slot,
+    /// The revision of the version this one supersedes; 0: none.
+    pub(super) previous: Revision,
+    /// `None`: a delete.
+    pub(super) value: Option<Bytes>,
+}
+
+/// What went wrong in the log.
+#[derive(Debug)]
+pub(super) enum LogError {
+    Sqlite(rusqlite::Error),
+    /// A row does not read back as it was written.
+    Checksum(Revision),
+}
+
+impl From<rusqlite::Error> for LogError {
+    fn from(err: rusqlite::Error) -> Self {
+        Self::Sqlite(err)
+    }
+}
+
+impl LogError {
+    /// The store's error, naming the database.
+    pub(super) fn naming(&self, name: &str) -> StoreError {
+        match self {
+            Self::Checksum(revision) => StoreError::Corrupt(format!("{name}: revision {revision} does not match its checksum")),
+            Self::Sqlite(err) => match err.sqlite_error_code() {
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(format!("{name}: {err}")),
+                _ => StoreError::Unavailable(format!("{name}: {err}")),
+            },
+        }
+    }
+}
+
+/// Appends one write.
+pub(super) fn append(db: &Connection, row: &Row) -> rusqlite::Result<()> {
+    let value = row.value.as_deref();
+    db.prepare_cached(
+        "INSERT INTO log(rev, k, create_rev, version, prev_rev, del, exp, crc, v) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        number(row.slot.revision),
+        row.key.as_str().as_bytes(),
+        number(row.slot.created),
+        row.slot.version,
+        number(row.previous),
+        value.is_none(),
+        row.slot.expires,
+        checksum(row.slot.revision, row.key.as_str().as_bytes(), value.unwrap_or_default()),
+        value,
+    ])?;
+    Ok(())
+}
+
+/// Builds the index from the whole log.
+pub(super) fn index(db: &Connection) -> rusqlite::Result<Index> {
+    let mut index = Index::default();
+    let mut statement = db.prepare("SELECT rev, k, create_rev, version, del, exp FROM log ORDER BY rev")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let slot = Slot { revision: revision(row, 0)?, created: revision(row, 2)?, version: row.get(3)?, expires: row.get(5)? };
+        let deleted: bool = row.get(4)?;
+        index.apply(&key(row, 1)?, (!deleted).then_some(slot), slot.revision);
+    }
+    Ok(index)
+}
+
+/// The values of these keys; `None` when a row is gone (superseded and compacted since the index was read).
+pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option<Vec<Entry>>, LogError> {
+    let mut statement = db.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
+    let mut entries = Vec::with_capacity(slots.len());
+    for (key, slot) in slots {
+        let found = statement
+            .query_row([number(slot.revision)], |row| {
+                let value = row.get_ref(1)?.as_blob_or_null()?.unwrap_or_default();
+                let sound = row.get::<_, u32>(0)? == checksum(slot.revision, key.as_str().as_bytes(), value);
+                Ok(sound.then(|| Bytes::copy_from_slice(value)))
+            })
+            .optional()?;
+        let Some(value) = found else { return Ok(None) };
+        let value = value.ok_or(LogError::Checksum(slot.revision))?;
+        entries.push(Entry { key, value, revision: slot.revision, created: slot.created });
+    }
+    Ok(Some(entries))
+}
+
+/// A page of history.
+pub(super) struct History {
+    /// The revision up to which the log is compacted, as of the same moment.
+    pub(super) compacted: Revision,
+    pub(super) events: Vec<Event>,
+    /// Everything up to here is in `events`.
+    pub(super) reached: Revision,
+}
+
+/// The events after `from` up to `to`, or the first page of them.
+pub(super) fn history(db: &mut Connection, from: Revision, to: Revision) -> Result<History, LogError> {
+    // One transaction, so that rows and compaction revision belong together.
+    let snapshot = db.transaction()?;
+    let mut history = History { compacted: compacted(&snapshot)?, events: Vec::new(), reached: to };
+    {
+        let mut statement =
+            snapshot.prepare_cached("SELECT rev, k, create_rev, del, crc, v FROM log WHERE rev > ?1 AND rev <= ?2 ORDER BY rev")?;
+        let mut rows = statement.query([number(from), number(to)])?;
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let event = event(row)?;
+            bytes += event.after.as_ref().map_or(0, |after| after.value.len());
+            let at = event.revision;
+            history.events.push(event);
+            if history.events.len() >= HISTORY_ROWS || bytes >= HISTORY_BYTES {
+                history.reached = at;
+                break;
+            }
+        }
+    }
+    snapshot.finish()?;
+    Ok(history)
+}
+
+/// Removes what a piece of the log superseded, and its deletes; answers the revision the log is compacted to then.
+pub(super) fn compact_piece(db: &Connection, from: Revision, to: Revision) -> rusqlite::Result<Revision> {
+    let mut doomed = Vec::with_capacity(usize::from(COMPACTION_PIECE));
+    let (mut rows_seen, mut last) = (0, from);
+    {
+        let mut statement = db.prepare_cached("SELECT rev, prev_rev, del FROM log WHERE rev > ?1 AND rev <= ?2 ORDER BY rev LIMIT ?3")?;
+        let mut rows = statement.query(params![number(from), number(to), COMPACTION_PIECE])?;
+        while let Some(row) = rows.next()? {
+            rows_seen += 1;
+            last = revision(row, 0)?;
+            let previous = revision(row, 1)?;
+            if previous.0 > 0 {
+                doomed.push(previous);
+            }
+            if row.get(2)? {
+                doomed.push(last);
+            }
+        }
+    }
+    let mut delete = db.prepare_cached("DELETE FROM log WHERE rev = ?1")?;
+    for revision in doomed {
+        delete.execute([number(revision)])?;
+    }
+    let reached = if rows_seen < COMPACTION_PIECE { to } else { last };
+    db.prepare_cached("UPDATE meta SET v = ?1 WHERE k = 'compact_rev'")?.execute([number(reached)])?;
+    Ok(reached)
+}
+
+/// Gives `step` free pages back to the file system when there are more than `free`; fewer are kept for the next writes.
+pub(super) fn give_back(db: &Connection, free: u32, step: u32) -> rusqlite::Result<()> {
+    let found: u32 = db.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+    if found > free {
+        let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
+        let mut steps = vacuum.query([])?;
+        while steps.next()?.is_some() {}
+    }
+    Ok(())
+}
+
+/// The revision up to which the log is compacted.
+pub(super) fn compacted(db: &Connection) -> rusqlite::Result<Revision> {
+    db.prepare_cached("SELECT v FROM meta WHERE k = 'compact_rev'")?.query_row([], |row| revision(row, 0))
+}
+
+fn event(row: &SqlRow<'_>) -> Result<Event, LogError> {
+    let (at, key) = (revision(row, 0)?, key(row, 1)?);
+    let value = row.get_ref(5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+    if row.get::<_, u32>(4)? != checksum(at, key.as_str().as_bytes(), value.unwrap_or_default()) {
+        return Err(LogError::Checksum(at));
+    }
+    let deleted: bool = row.get(3)?;
+    let after = (!deleted).then(|| Entry {
+        key: key.clone(),
+        value: Bytes::copy_from_slice(value.unwrap_or_default()),
+        revision: at,
+        created: Revision(0),
+    });
+    let created = revision(row, 2)?;
+    Ok(Event { key, revision: at, after: after.map(|entry| Entry { created, ..entry }) })
+}
+
+/// CRC-32 over revision, key and value: a row that was torn, or that stands in another's place, does not match.
+fn checksum(revision: Revision, key: &[u8], value: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&revision.0.to_le_bytes());
+    crc.update(key);
+    crc.update(value);
+    crc.finalize()
+}
+
+/// SQLite's integers are signed; revisions stay far below the difference.
+fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+fn revision(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Revision> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map(Revision).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn key(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Key> {
+    let bytes = row.get_ref(column)?.as_blob()?;
+    let text = std::str::from_utf8(bytes).map_err(|err| rusqlite::Error::Utf8Error(column, err))?;
+    Ok(Key::from(text))
+}

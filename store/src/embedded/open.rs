@@ -1,0 +1,225 @@
+//! Opening: the directory, the lock on it, the database with its settings and schema, the first index.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::{Options, index::Index, log, room::Room};
+use crate::Revision;
+
+/// The layout this program writes. A database of a later one is refused.
+const SCHEMA: i64 = 1;
+const PAGE_SIZE: u64 = 8192;
+/// Earlier versions can lose commits when the write-ahead log is reset.
+const SQLITE_NEEDED: (i32, &str) = (3_051_003, "3.51.3");
+
+const TABLES: &str = "
+    CREATE TABLE log(rev INTEGER PRIMARY KEY, k BLOB NOT NULL, create_rev INT NOT NULL, version INT NOT NULL, prev_rev INT NOT NULL,
+                     del INT NOT NULL, exp INT, crc INT NOT NULL, v BLOB) STRICT;
+    CREATE TABLE meta(k TEXT PRIMARY KEY, v ANY) STRICT;
+    INSERT INTO meta(k, v) VALUES ('id', lower(hex(randomblob(16)))), ('compact_rev', 1), ('schema', 1);
+";
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it cannot be made or read.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was being opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the directory open.
+    #[error("{path} is locked by another process{holder}: a data directory can be open only once")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, as far as is known.
+        holder: String,
+    },
+    /// The database was written by a later version of this program.
+    #[error("{path} has schema {found}, this version knows {SCHEMA}: it was written by a newer version")]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+    /// The linked SQLite is too old to be trusted.
+    #[error("SQLite {found} is linked, at least {} is needed: earlier ones can lose commits", SQLITE_NEEDED.1)]
+    OldSqlite {
+        /// Its version.
+        found: String,
+    },
+    /// SQLite cannot open or read the database.
+    #[error("{path}: {source}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+/// An open database, before its writer runs.
+pub(super) struct Opened {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) index: Index,
+    pub(super) compacted: Revision,
+    pub(super) engine: Engine,
+    /// In memory the same connection as the writer's.
+    pub(super) reads: Arc<Mutex<Connection>>,
+}
+
+/// What the writer owns of it.
+pub(super) struct Engine {
+    pub(super) writes: Arc<Mutex<Connection>>,
+    pub(super) room: Room,
+    pub(super) on_disk: bool,
+    /// Held as long as the writer runs.
+    pub(super) _lock: Option<File>,
+}
+
+/// Opens or makes the database.
+pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
+    if rusqlite::version_number() < SQLITE_NEEDED.0 {
+        return Err(OpenError::OldSqlite { found: rusqlite::version().to_owned() });
+    }
+    match &options.path {
+        Some(dir) => open_directory(dir, options),
+        None => open_memory(options),
+    }
+}
+
+fn open_memory(options: &Options) -> Result<Opened, OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: "memory".into(), source };
+    let db = Connection::open_in_memory().map_err(sqlite)?;
+    let start = || -> rusqlite::Result<_> {
+        db.execute_batch(&format!("PRAGMA page_size={PAGE_SIZE}; PRAGMA auto_vacuum=INCREMENTAL; {TABLES}"))?;
+        settle(&db, options)?;
+        Ok((id(&db)?, log::compacted(&db)?))
+    };
+    let (id, compacted) = start().map_err(sqlite)?;
+    let mut index = Index::default();
+    index.advance(compacted);
+    let db = Arc::new(Mutex::new(db));
+    let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, _lock: None };
+    Ok(Opened { name: "memory".to_owned(), id, index, compacted, engine, reads: db })
+}
+
+fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+    let lock = lock(&dir.join("lock"))?;
+    let path = dir.join("state.db");
+    let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+    // Made here so that only its owner can read it; SQLite gives its other files the same mode.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
+    let db = connect(&path).map_err(sqlite)?;
+    // Only a database that was made completely has this table: it is made in one transaction.
+    let made: Option<i64> =
+        db.query_row("SELECT 1 FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0)).optional().map_err(sqlite)?;
+    if made.is_none() {
+        create(&db, dir, &path).map_err(|err| match err {
+            CreateError::Io(source) => OpenError::Io { path: path.clone(), source },
+            CreateError::Sqlite(source) => OpenError::Sqlite { path: path.clone(), source },
+        })?;
+    }
+    let found: i64 = db.query_row("SELECT v FROM meta WHERE k = 'schema'", [], |row| row.get(0)).map_err(sqlite)?;
+    if found != SCHEMA {
+        return Err(OpenError::Newer { path: path.clone(), found });
+    }
+    let start = || -> rusqlite::Result<_> {
+        settle(&db, options)?;
+        let (id, compacted, mut index) = (id(&db)?, log::compacted(&db)?, log::index(&db)?);
+        index.advance(compacted);
+        let reads = connect(&path)?;
+        reads.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
+        Ok((id, compacted, index, reads))
+    };
+    let (id, compacted, index, reads) = start().map_err(sqlite)?;
+    let room = Room::new(Some(dir.join("ballast")), options.ballast);
+    let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, _lock: Some(lock) };
+    Ok(Opened { name: path.display().to_string(), id, index, compacted, engine, reads: Arc::new(Mutex::new(reads)) })
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // No mutex: each connection stands behind one of ours.
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.set_prepared_statement_cache_capacity(16);
+    Ok(db)
+}
+
+/// The settings of the writing connection; those that are kept in the file were made with it.
+fn settle(db: &Connection, options: &Options) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "PRAGMA synchronous=FULL; PRAGMA cache_size=-4000; PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=16777216;
+         PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;",
+    )?;
+    if let Some(limit) = options.size_limit {
+        db.execute_batch(&format!("PRAGMA max_page_count={}", (limit / PAGE_SIZE).max(1)))?;
+    }
+    Ok(())
+}
+
+enum CreateError {
+    Io(io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+/// Makes a new database. SQLite's own syncs are off, since nothing is acknowledged yet; then file and directory are synced once, so that
+/// no later write-ahead log can stand beside an empty database (SQLite would discard it).
+fn create(db: &Connection, dir: &Path, path: &Path) -> Result<(), CreateError> {
+    db.execute_batch(&format!(
+        "PRAGMA page_size={PAGE_SIZE}; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY;
+         BEGIN; {TABLES} COMMIT; PRAGMA journal_mode=WAL;"
+    ))
+    .map_err(CreateError::Sqlite)?;
+    let sync = || -> io::Result<()> {
+        File::open(path)?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        match dir.parent() {
+            Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    sync().map_err(CreateError::Io)
+}
+
+fn id(db: &Connection) -> rusqlite::Result<String> {
+    db.query_row("SELECT v FROM meta WHERE k = 'id'", [], |row| row.get(0))
+}
+
+/// Takes the lock of the directory, or says who has it.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Only decoration for the message.
+            let _ = file.read_to_string(&mut holder);
+            let holder = if holder.trim().is_empty() { String::new() } else { format!(" (pid {})", holder.trim()) };
+            return Err(OpenError::Locked { path: path.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
+    Ok(file)
+}

@@ -1,0 +1,351 @@
+//! The writer: one thread that owns all changes. It takes what is waiting, decides it against the index, writes it in one transaction,
+//! and then, in this order, moves the index on, publishes the events, answers.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+use tracing::{error, info, warn};
+
+use super::{
+    OpenError, Options, Shared,
+    compaction::Compaction,
+    expiry::Expiry,
+    group::{Answer, Group},
+    log,
+    open::Engine,
+};
+use crate::{Event, Expect, Key, Revision, StoreError, Write};
+
+/// Deletes of expired keys in one group.
+const EXPIRED: usize = 64;
+/// How often a full disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The ballast is made this long after start, away from what must be fast.
+const BALLAST_DELAY: Duration = Duration::from_secs(5);
+/// Free pages in the file before some are given back, and how many at a time.
+const FREE_PAGES: u32 = 1024;
+const VACUUM_PAGES: u32 = 128;
+
+/// What the writer is asked.
+pub(super) enum Ask {
+    Commit { key: Key, expect: Expect, write: Write, answer: Answer, permit: OwnedSemaphorePermit },
+    Compact { to: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// Why a transaction failed.
+enum Trouble {
+    /// There is no room; nothing was written.
+    Full(String),
+    /// Somebody else holds the database; nothing was written.
+    Busy(String),
+    /// The disk or the database cannot be trusted any more.
+    Fatal(String),
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    engine: Engine,
+    inbox: mpsc::Receiver<Ask>,
+    /// Dropped when the writer fails or ends, and with it all watches.
+    events: Option<broadcast::Sender<Arc<[Event]>>>,
+    expiry: Expiry,
+    compaction: Compaction,
+    compacted: Revision,
+    /// Those who asked for compaction, and up to where.
+    compactors: Vec<(Revision, oneshot::Sender<Result<(), StoreError>>)>,
+    clock: fn() -> SystemTime,
+    /// The last transaction found no room, or the database busy: what remains is not tried again at once.
+    stuck: bool,
+    /// When to see to the ballast next.
+    ballast_at: Option<Instant>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+/// Starts the writer's thread; it ends when asked to, or when every sender to `inbox` is gone.
+pub(super) fn spawn(
+    engine: Engine,
+    compacted: Revision,
+    options: &Options,
+    inbox: mpsc::Receiver<Ask>,
+    events: broadcast::Sender<Arc<[Event]>>,
+    shared: Arc<Shared>,
+) -> Result<(), OpenError> {
+    let mut expiry = Expiry::default();
+    for (key, slot) in shared.index.read().iter() {
+        if let Some(deadline) = slot.expires {
+            expiry.add(key.clone(), slot.revision, deadline);
+        }
+    }
+    let now = Instant::now();
+    let writer = Writer {
+        ballast_at: (engine.on_disk && options.ballast > 0).then_some(now + BALLAST_DELAY),
+        shared,
+        engine,
+        inbox,
+        events: Some(events),
+        expiry,
+        compaction: Compaction::new(options.compact_every, options.keep, compacted, now),
+        compacted,
+        compactors: Vec::new(),
+        clock: options.clock,
+        stuck: false,
+        closing: None,
+    };
+    let path = options.path.clone().unwrap_or_default();
+    let spawned = thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
+    spawned.map(drop).map_err(|source| OpenError::Io { path, source })
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let first = match self.pause() {
+                Some(pause) => self.inbox.recv_timeout(pause),
+                None => self.inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            };
+            let mut group = Group::default();
+            let mut orphaned = false;
+            match first {
+                Ok(ask) => self.take(ask, &mut group),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => orphaned = true,
+            }
+            while group.has_room()
+                && let Ok(ask) = self.inbox.try_recv()
+            {
+                self.take(ask, &mut group);
+            }
+            self.look_around(Instant::now(), &mut group);
+            self.write(group);
+            self.answer_compactors();
+            if orphaned || self.closing.is_some() {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    /// How long to wait for work at most; `None`: for ever.
+    fn pause(&self) -> Option<Duration> {
+        if self.has_failed() {
+            return None;
+        }
+        if self.compaction.pending(self.compacted).is_some() {
+            return Some(if self.stuck { RETRY } else { Duration::ZERO });
+        }
+        let now = Instant::now();
+        let pauses = [
+            self.compaction.pause(now, self.shared.head(), self.compacted),
+            self.expiry.pause(self.now_ms()),
+            self.ballast_at.map(|at| at.saturating_duration_since(now)),
+        ];
+        pauses.into_iter().flatten().min()
+    }
+
+    fn take(&mut self, ask: Ask, group: &mut Group) {
+        match ask {
+            Ask::Commit { key, expect, write, answer, permit } => {
+                if let Err(error) = self.accepts(&write) {
+                    group.refuse(error, (answer, permit));
+                } else {
+                    let now_ms = self.now_ms();
+                    group.add(&self.shared.index.read(), (&key, expect, write), now_ms, (answer, permit));
+                }
+            }
+            Ask::Compact { to, answer } => {
+                let to = to.min(self.shared.head());
+                self.compaction.ask(to);
+                self.compactors.push((to, answer));
+            }
+            Ask::Close { answer } => self.closing = Some(answer),
+        }
+    }
+
+    fn accepts(&self, write: &Write) -> Result<(), StoreError> {
+        self.shared.health()?;
+        if self.engine.room.is_full() && matches!(write, Write::Put { .. }) {
+            return Err(StoreError::Unavailable(self.full()));
+        }
+        Ok(())
+    }
+
+    /// What time brings: keys that expire, the schedule of compaction, the ballast.
+    fn look_around(&mut self, now: Instant, group: &mut Group) {
+        if self.has_failed() {
+            return;
+        }
+        self.compaction.tick(now, self.shared.head());
+        let due = self.expiry.due(self.now_ms(), EXPIRED);
+        if !due.is_empty() {
+            let index = self.shared.index.read();
+            for (key, revision) in due {
+                group.expire(&index, &key, revision);
+            }
+        }
+        if self.ballast_at.is_some_and(|at| at <= now) {
+            let was_full = self.engine.room.is_full();
+            self.ballast_at = match self.engine.room.restore() {
+                Ok(()) if was_full => {
+                    info!(store = %self.shared.name, "there is room on the disk again, writes are taken");
+                    None
+                }
+                Ok(()) => None,
+                Err(_) if was_full => Some(now + RETRY),
+                Err(err) => {
+                    warn!(store = %self.shared.name, error = %err, "no room for the ballast file");
+                    None
+                }
+            };
+        }
+    }
+
+    /// Writes the group, and a piece of compaction with it.
+    fn write(&mut self, group: Group) {
+        if self.has_failed() || (group.rows.is_empty() && self.compaction.pending(self.compacted).is_none()) {
+            return group.answer();
+        }
+        let mut result = self.transact(&group);
+        if let Err(Trouble::Full(reason)) = &result {
+            self.make_room(reason);
+            result = self.transact(&group);
+        }
+        self.stuck = result.is_err();
+        match result {
+            Ok(compacted) => {
+                self.compacted = compacted;
+                self.publish(&group);
+                group.answer();
+            }
+            Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.full())),
+            Err(Trouble::Busy(reason)) => group.fail(&StoreError::Unavailable(format!("{}: {reason}", self.shared.name))),
+            Err(Trouble::Fatal(reason)) => self.stop(&reason, group),
+        }
+    }
+
+    /// One transaction: on disk when this returns. Answers the revision the log is compacted to.
+    fn transact(&self, group: &Group) -> Result<Revision, Trouble> {
+        let target = self.compaction.pending(self.compacted);
+        let mut db = self.engine.writes.lock();
+        let run = |db: &mut Connection| -> rusqlite::Result<Revision> {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for row in &group.rows {
+                log::append(&transaction, row)?;
+            }
+            let mut compacted = self.compacted;
+            if let Some(target) = target {
+                compacted = log::compact_piece(&transaction, compacted, target)?;
+                log::give_back(&transaction, FREE_PAGES, VACUUM_PAGES)?;
+            }
+            transaction.commit()?;
+            Ok(compacted)
+        };
+        run(&mut db).map_err(|err| classify(&err))
+    }
+
+    /// After the commit: the index, the events.
+    fn publish(&mut self, group: &Group) {
+        if group.rows.is_empty() {
+            return;
+        }
+        let mut index = self.shared.index.write();
+        for row in &group.rows {
+            if let Some(old) = index.get(row.key.as_str())
+                && let Some(deadline) = old.expires
+            {
+                self.expiry.remove(&row.key, old.revision, deadline);
+            }
+        }
+        for row in &group.rows {
+            index.apply(&row.key, row.value.is_some().then_some(row.slot), row.slot.revision);
+        }
+        let head = index.head();
+        self.shared.head.store(head.0, Ordering::Release);
+        // A version superseded within the group never gets a deadline.
+        for row in &group.rows {
+            if let (Some(deadline), Some(slot)) = (row.slot.expires, index.get(row.key.as_str()))
+                && slot.revision == row.slot.revision
+            {
+                self.expiry.add(row.key.clone(), row.slot.revision, deadline);
+            }
+        }
+        drop(index);
+        if let Some(events) = &self.events {
+            // Nobody watching is no error.
+            let _ = events.send(group.events().into());
+        }
+    }
+
+    fn answer_compactors(&mut self) {
+        let failed = self.shared.health();
+        let compacted = self.compacted;
+        for (to, answer) in std::mem::take(&mut self.compactors) {
+            match &failed {
+                Err(err) => drop(answer.send(Err(err.clone()))),
+                Ok(()) if to <= compacted => drop(answer.send(Ok(()))),
+                Ok(()) => self.compactors.push((to, answer)),
+            }
+        }
+    }
+
+    /// The disk is full: gives the ballast up and compacts everything that can be.
+    fn make_room(&mut self, reason: &str) {
+        if !self.engine.room.is_full() {
+            warn!(store = %self.shared.name, reason, "no room on the disk: only deletes are taken until there is");
+        }
+        self.engine.room.release();
+        self.compaction.ask(self.shared.head());
+        self.ballast_at = Some(Instant::now() + RETRY);
+    }
+
+    fn full(&self) -> String {
+        format!("{}: no room on the disk, only deletes are taken until there is", self.shared.name)
+    }
+
+    /// After an I/O error nobody knows what is on disk: only reading it anew tells. Everything is refused from here on.
+    fn stop(&mut self, reason: &str, group: Group) {
+        let reason = format!("{}: stopped, it must be opened anew: {reason}", self.shared.name);
+        error!(store = %self.shared.name, reason, "the store stops");
+        self.shared.failure.send_replace(Some(reason.clone()));
+        self.events = None;
+        group.fail(&StoreError::Unavailable(reason));
+    }
+
+    fn has_failed(&self) -> bool {
+        self.events.is_none()
+    }
+
+    /// Moves the write-ahead log into the database, so that the next start has nothing to recover.
+    fn finish(mut self) {
+        if self.engine.on_disk && !self.has_failed() {
+            let db = self.engine.writes.lock();
+            if let Err(err) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+                warn!(store = %self.shared.name, error = %err, "the write-ahead log stays for the next start");
+            }
+        }
+        self.events = None;
+        let closing = self.closing.take();
+        drop(self);
+        if let Some(answer) = closing {
+            let _ = answer.send(());
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        let since = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+fn classify(err: &rusqlite::Error) -> Trouble {
+    match err.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Trouble::Full(err.to_string()),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Busy(err.to_string()),
+        _ => Trouble::Fatal(err.to_string()),
+    }
+}
