@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows a store, a clock or a request. A custom resource definition builds the same [`types::Schema`] value at run time.
 
+pub mod decode;
+pub mod default;
 pub mod field;
 pub mod name;
 pub mod quantity;

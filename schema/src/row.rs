@@ -27,11 +27,9 @@ pub(crate) fn parse(line: &str, lookup: impl Fn(&str) -> Option<TypeId>) -> Resu
         "-" => None,
         digits => Some(digits.parse::<u32>().map_err(|_| format!("{digits:?} is not a field number"))?),
     };
-    let (shape, presence) = match shape.as_bytes().last() {
-        Some(b'?') => (&shape[..shape.len() - 1], Presence::Optional),
-        Some(b'!') => (&shape[..shape.len() - 1], Presence::Always),
-        _ => (shape, Presence::WhenSet),
-    };
+    let suffixes = [("?!", Presence::Nullable), ("?", Presence::Optional), ("!", Presence::Always)];
+    let (shape, presence) =
+        suffixes.into_iter().find_map(|(suffix, p)| Some((shape.strip_suffix(suffix)?, p))).unwrap_or((shape, Presence::WhenSet));
     let shape = parse_shape(shape, &lookup)?;
     if name == "(inline)" {
         return match (shape, number) {

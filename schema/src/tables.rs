@@ -332,13 +332,14 @@ impl Builder {
             }
             let mut made = Type::new(draft.name.clone(), fields, members);
             made.union = self.union(&draft.name);
+            made.typed = is_typed(&made);
             if let Some(twice) = made.duplicate() {
                 let file = FILES[draft.file].name;
                 return Err(TableError { file, line: 0, what: format!("field {twice} of {} stands twice", draft.name) });
             }
             types.push(made);
         }
-        let schema = Arc::new(Schema { types, by_name: self.by_name });
+        let schema = Arc::new(Schema::new(types, self.by_name));
         Ok(Tables { schema, groups: self.groups, resources: self.resources })
     }
 
@@ -361,6 +362,13 @@ impl Builder {
         };
         Some(Union { message: *self.by_name.get("apiextensions.JSONSchemaProps")?, other })
     }
+}
+
+/// Whether a message carries `apiVersion` and `kind`: whatever has metadata, but for the templates inside objects, and all options.
+fn is_typed(made: &Type) -> bool {
+    let name = made.short_name();
+    let template = ["PodTemplateSpec", "JobTemplateSpec", "PersistentVolumeClaimTemplate", "ResourceClaimTemplateSpec"].contains(&name);
+    (made.field("metadata").is_some() && !template) || name.ends_with("Options")
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub struct Type {
     pub members: Vec<Member>,
     /// Unknown members are kept (custom resources with `x-kubernetes-preserve-unknown-fields`).
     pub open: bool,
+    /// Its JSON has `apiVersion` and `kind` beside the fields: an object, a list or options.
+    pub typed: bool,
+    /// Some field of it, or of a message below it, has a default. Made by [`Schema::new`].
+    pub defaults: bool,
     /// In JSON the message stands as one of two forms; it has no fields of its own then.
     pub union: Option<Union>,
 }
@@ -147,6 +151,17 @@ pub enum Shape {
     Message(TypeId),
 }
 
+impl Shape {
+    /// The message it holds, directly or in lists and maps.
+    pub fn message(&self) -> Option<TypeId> {
+        match self {
+            Self::Message(id) => Some(*id),
+            Self::List(inner) | Self::Map(inner) => inner.message(),
+            _ => None,
+        }
+    }
+}
+
 /// When a field is written to JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Presence {
@@ -157,6 +172,8 @@ pub enum Presence {
     Optional,
     /// Always written, even when zero.
     Always,
+    /// Always written, as null when it was not given (a pointer without `omitempty`; `?!` in the tables).
+    Nullable,
 }
 
 /// How server-side apply treats a list.
@@ -195,6 +212,23 @@ pub struct Limits {
 }
 
 impl Schema {
+    /// A schema of these messages; knows which of them defaulting must enter.
+    pub fn new(mut types: Vec<Type>, by_name: HashMap<Box<str>, TypeId>) -> Self {
+        loop {
+            let before = types.iter().filter(|t| t.defaults).count();
+            for at in 0..types.len() {
+                types[at].defaults = types[at]
+                    .fields
+                    .iter()
+                    .any(|f| f.default.is_some() || f.shape.message().is_some_and(|id| types[id.0 as usize].defaults))
+                    || types[at].union.is_some_and(|u| types[u.message.0 as usize].defaults);
+            }
+            if types.iter().filter(|t| t.defaults).count() == before {
+                return Self { types, by_name };
+            }
+        }
+    }
+
     /// The message with this id.
     pub fn get(&self, id: TypeId) -> &Type {
         &self.types[id.0 as usize]
@@ -206,7 +240,7 @@ impl Type {
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
         let mut index: Vec<u32> = (0..fields.len() as u32).collect();
         index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
-        Self { name: name.into(), fields, index: index.into(), members, open: false, union: None }
+        Self { name: name.into(), fields, index: index.into(), members, open: false, typed: false, defaults: false, union: None }
     }
 
     /// The position in `fields` of the field with this JSON name.

@@ -1,0 +1,155 @@
+//! From JSON to the form that is stored: parsing, type checks, pruning and normalizing in one pass, guided by a schema.
+//!
+//! The result is what kube-apiserver would have stored and read back: unknown fields are gone, nulls and zero values stand or not as Go's
+//! encoder would write them, quantities and times are canonical. Type errors are worded like Go's decoder's, strict ones like
+//! `sigs.k8s.io/json`'s, because clients and people read them.
+
+mod path;
+mod scalar;
+mod visit;
+mod zero;
+
+use std::cell::{Cell, RefCell};
+
+use serde::de::DeserializeSeed;
+use serde_json::Value;
+
+use crate::types::{Schema, SchemaRef, Shape};
+
+use self::{path::Path, visit::Seed};
+
+/// Largest body that is decoded: as kube-apiserver's limit for requests.
+pub const MAX_BYTES: usize = 3 * 1024 * 1024;
+
+/// Unknown and duplicate fields reported for one object; the rest is dropped in silence.
+const MAX_REPORTS: usize = 100;
+
+/// What to do about unknown and duplicate fields (`?fieldValidation=`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FieldValidation {
+    /// Drop them in silence.
+    Ignore,
+    /// Drop them and report each.
+    #[default]
+    Warn,
+    /// Refuse the object.
+    Strict,
+}
+
+/// A decoded object.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Decoded {
+    /// The pruned, normalized object: always a JSON object.
+    pub value: Value,
+    /// `unknown field "spec.foo"`, `duplicate field "spec.replicas"`: texts for `Warning:` headers.
+    pub reports: Vec<String>,
+}
+
+/// Why a body is not an object of its kind. The text is what upstream puts behind
+/// `Deployment in version "v1" cannot be handled as a Deployment: `.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is larger than [`MAX_BYTES`].
+    #[error("Request entity too large: limit is {MAX_BYTES}")]
+    TooLarge,
+    /// The body is not JSON, or nested too deep.
+    #[error("couldn't get version/kind; json parse error: {0}")]
+    Syntax(String),
+    /// A field has the wrong type, or a text in it does not parse.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Unknown or duplicate fields, in strict mode.
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
+}
+
+/// Decodes a body.
+pub fn from_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(DecodeError::TooLarge);
+    }
+    let session = Session::new(schema, mode);
+    let mut source = serde_json::Deserializer::from_slice(bytes);
+    let read = session.seed(&Shape::Message(schema.root)).deserialize(&mut source).and_then(|value| source.end().map(|()| value));
+    session.finish(read)
+}
+
+/// Decodes a value that was made here: a patched or applied object, an answer of a webhook.
+pub fn from_value(value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    let session = Session::new(schema, mode);
+    let read = session.seed(&Shape::Message(schema.root)).deserialize(value);
+    session.finish(read)
+}
+
+impl FieldValidation {
+    /// From the query parameter; `None` when it is none of the three.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "Ignore" => Some(Self::Ignore),
+            "" | "Warn" => Some(Self::Warn),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+
+impl DecodeError {
+    /// The HTTP status code: 413 or 400.
+    pub fn code(&self) -> u16 {
+        if matches!(self, Self::TooLarge) { 413 } else { 400 }
+    }
+
+    /// The whole message of the answer, for an object of this kind.
+    pub fn describe(&self, kind: &str, version: &str) -> String {
+        match self {
+            Self::TooLarge => self.to_string(),
+            Self::Syntax(_) => format!("the object provided is unrecognized (must be of type {kind}): {self}"),
+            Self::Mismatch(_) | Self::Strict(_) => format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}"),
+        }
+    }
+}
+
+/// One decoding: what it is guided by and what it found.
+struct Session<'s> {
+    schema: &'s Schema,
+    mode: FieldValidation,
+    reports: RefCell<Vec<String>>,
+    /// Set when decoding stopped over a type, not over syntax.
+    mismatch: Cell<Option<String>>,
+}
+
+impl<'s> Session<'s> {
+    fn new(schema: &'s SchemaRef, mode: FieldValidation) -> Self {
+        Self { schema: &schema.schema, mode, reports: RefCell::default(), mismatch: Cell::default() }
+    }
+
+    fn seed<'a>(&'a self, shape: &'a Shape) -> Seed<'a> {
+        Seed { session: self, shape, path: &Path::Root, root: true, coarse: false }
+    }
+
+    fn report(&self, what: &str, path: &Path<'_>) {
+        if self.mode == FieldValidation::Ignore {
+            return;
+        }
+        let mut reports = self.reports.borrow_mut();
+        if reports.len() < MAX_REPORTS {
+            reports.push(format!("{what} field {:?}", path.strict()));
+        }
+    }
+
+    fn finish(self, read: Result<Value, serde_json::Error>) -> Result<Decoded, DecodeError> {
+        let value = match (read, self.mismatch.take()) {
+            (Ok(value), _) => value,
+            (Err(_), Some(mismatch)) => return Err(DecodeError::Mismatch(mismatch)),
+            (Err(error), None) => return Err(DecodeError::Syntax(error.to_string())),
+        };
+        let reports = self.reports.into_inner();
+        if self.mode == FieldValidation::Strict && !reports.is_empty() {
+            return Err(DecodeError::Strict(reports));
+        }
+        Ok(Decoded { value, reports })
+    }
+}
+
+#[cfg(test)]
+mod tests;

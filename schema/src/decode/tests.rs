@@ -1,0 +1,130 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::tables::Tables;
+
+fn decode(message: &str, text: &str, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    let tables = Tables::load().unwrap();
+    from_json(text.as_bytes(), &tables.message(message).unwrap(), mode)
+}
+
+fn value(message: &str, given: &Value) -> Value {
+    decode(message, &given.to_string(), FieldValidation::Strict).unwrap().value
+}
+
+#[test]
+fn unknown_and_duplicate_fields_are_reported_with_their_paths() {
+    let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"1","a":"2"}},"spec":{"nodeName":"x","nodeName":"y",
+        "containers":[{"name":"c"},{"name":"d","Image":"x"}],"foo":{"bar":[1]}}}"#;
+    let reports = [
+        "duplicate field \"metadata.labels.a\"",
+        "duplicate field \"spec.nodeName\"",
+        "unknown field \"spec.containers[1].Image\"",
+        "unknown field \"spec.foo\"",
+    ];
+    let decoded = decode("core.Pod", text, FieldValidation::Warn).unwrap();
+    assert_eq!(decoded.reports, reports);
+    assert_eq!(decoded.value["spec"]["nodeName"], "y");
+    assert!(decoded.value["spec"].get("foo").is_none());
+    assert_eq!(decode("core.Pod", text, FieldValidation::Ignore).unwrap().reports.len(), 0);
+    let refused = decode("core.Pod", text, FieldValidation::Strict).unwrap_err();
+    assert_eq!(
+        refused.describe("Pod", "v1"),
+        format!("Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: {}", reports.join(", "))
+    );
+}
+
+#[test]
+fn type_errors_are_worded_like_gos_decoder() {
+    let wrong = |message, text| decode(message, text, FieldValidation::Ignore).unwrap_err().to_string();
+    assert_eq!(
+        wrong("apps.Deployment", r#"{"spec":{"replicas":"3"}}"#),
+        "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
+    );
+    assert_eq!(
+        wrong("apps.Deployment", r#"{"spec":{"template":{"spec":{"containers":[{"env":[{"name":"a","value":1}]}]}}}}"#),
+        "json: cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string"
+    );
+    assert_eq!(
+        wrong("apps.Deployment", r#"{"spec":{"replicas":9999999999}}"#),
+        "json: cannot unmarshal number 9999999999 into Go struct field DeploymentSpec.spec.replicas of type int32"
+    );
+    assert_eq!(
+        wrong("core.Pod", r#"{"metadata":{"labels":{"a":1}}}"#),
+        "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
+    );
+    assert_eq!(wrong("core.Pod", "[]"), "json: cannot unmarshal array into Go value of type v1.Pod");
+    assert!(wrong("core.Pod", r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#).starts_with("quantities must match"));
+    assert!(wrong("core.Pod", "{").starts_with("couldn't get version/kind; json parse error: "));
+    assert!(wrong("core.Pod", "{} x").starts_with("couldn't get version/kind; json parse error: "));
+}
+
+#[test]
+fn empty_values_are_written_or_not_as_upstream_writes_them() {
+    let pod = value(
+        "core.Pod",
+        &json!({"metadata": {"name": "a", "labels": {}, "creationTimestamp": null}, "spec": {
+        "hostname": "", "hostNetwork": false, "priority": 0, "nodeName": null, "tolerations": [],
+        "containers": [{"name": "c", "env": [{"name": "x", "value": ""}], "resources": {"limits": {"cpu": "1000m", "memory": 1024, "x": 0.0001}}}],
+    }, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
+    assert_eq!(
+        pod,
+        json!({
+            "metadata": {"name": "a"},
+            "spec": {"priority": 0, "containers": [{"name": "c", "env": [{"name": "x"}], "resources": {"limits": {"cpu": "1", "memory": "1024", "x": "1m"}}}]},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null}]},
+        })
+    );
+    assert_eq!(value("rbac.Role", &json!({"rules": null})), json!({"metadata": {}, "rules": null}));
+    assert_eq!(value("core.Node", &json!({}))["status"]["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 0}}));
+    assert_eq!(value("apps.Deployment", &json!({"spec": {}}))["spec"]["selector"], Value::Null);
+}
+
+#[test]
+fn null_items_and_values_become_the_zero_value() {
+    let map = value("core.ConfigMap", &json!({"data": {"a": null}, "metadata": {"finalizers": ["x", null]}}));
+    assert_eq!(map, json!({"data": {"a": ""}, "metadata": {"finalizers": ["x", ""]}}));
+    let pod = value("core.PodSpec", &json!({"containers": [null]}));
+    assert_eq!(pod, json!({"containers": [{"name": "", "resources": {}}]}));
+}
+
+#[test]
+fn json_schemas_of_definitions_are_followed_through_their_unions() {
+    let given = json!({"type": "object", "additionalProperties": false, "default": {"a": null}, "enum": [null, 1], "maximum": 5.0,
+        "items": [{"type": "string"}], "properties": {"x": {"additionalProperties": {"type": "string"}, "dependencies": {"y": ["z"]}}}});
+    let mut expected = given.clone();
+    expected["maximum"] = json!(5);
+    assert_eq!(value("apiextensions.JSONSchemaProps", &given), expected);
+    let wrong = decode("apiextensions.JSONSchemaProps", r#"{"items":{"tipe":"x"}}"#, FieldValidation::Strict).unwrap_err();
+    assert_eq!(wrong, DecodeError::Strict(vec!["unknown field \"items.tipe\"".into()]));
+}
+
+#[test]
+fn type_meta_is_known_where_objects_stand_and_nowhere_else() {
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": {"volumeClaimTemplates": [{"apiVersion": "v1", "kind": "PersistentVolumeClaim"}]}});
+    let decoded = decode("apps.StatefulSet", &set.to_string(), FieldValidation::Strict).unwrap();
+    assert_eq!(decoded.value["spec"]["volumeClaimTemplates"][0]["kind"], "PersistentVolumeClaim");
+    let wrong = json!({"spec": {"template": {"kind": "Pod"}}});
+    let refused = decode("apps.StatefulSet", &wrong.to_string(), FieldValidation::Strict).unwrap_err();
+    assert_eq!(refused.to_string(), "strict decoding error: unknown field \"spec.template.kind\"");
+}
+
+#[test]
+fn a_normalized_object_of_any_type_stays_as_it_is() {
+    let tables = Tables::load().unwrap();
+    for at in 0..tables.schema.types.len() {
+        let schema = crate::types::SchemaRef { schema: tables.schema.clone(), root: crate::types::TypeId(at as u32) };
+        let first = from_value(json!({}), &schema, FieldValidation::Strict).unwrap().value;
+        let again = from_value(first.clone(), &schema, FieldValidation::Strict).unwrap().value;
+        assert_eq!(first, again, "{}", schema.root());
+    }
+}
+
+#[test]
+fn bodies_too_large_or_too_deep_are_refused() {
+    let large = format!("{{\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(MAX_BYTES));
+    assert_eq!(decode("core.ConfigMap", &large, FieldValidation::Ignore).unwrap_err().code(), 413);
+    let deep = format!("{}{}", "{\"not\":".repeat(200), "}".repeat(200));
+    assert!(matches!(decode("apiextensions.JSONSchemaProps", &deep, FieldValidation::Ignore), Err(DecodeError::Syntax(_))));
+}

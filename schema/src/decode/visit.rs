@@ -1,0 +1,332 @@
+//! The one pass: a serde visitor that follows the schema.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::types::{Alternative, Shape, Type, TypeId};
+
+use super::{Session, path::Path, scalar, zero};
+
+/// Decodes one value of a shape.
+#[derive(Clone, Copy)]
+pub(super) struct Seed<'a> {
+    pub(super) session: &'a Session<'a>,
+    pub(super) shape: &'a Shape,
+    pub(super) path: &'a Path<'a>,
+    /// The whole object: `apiVersion` and `kind` are its own, and null is no object.
+    pub(super) root: bool,
+    /// Quantities are rounded up to thousandths: values of a resource list.
+    pub(super) coarse: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
+        match self.shape {
+            Shape::Any | Shape::Object | Shape::Fields => serde::Deserialize::deserialize(source),
+            _ => source.deserialize_any(self),
+        }
+    }
+}
+
+impl<'a> Seed<'a> {
+    fn below(self, shape: &'a Shape, path: &'a Path<'a>) -> Self {
+        Self { shape, path, root: false, coarse: false, ..self }
+    }
+
+    /// Stops: what was found is not what the schema wants.
+    fn mismatch<T, E: serde::de::Error>(self, found: &str) -> Result<T, E> {
+        let wanted = go_type(self.session, self.shape);
+        self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go()))
+    }
+
+    fn stop<T, E: serde::de::Error>(self, message: String) -> Result<T, E> {
+        let error = E::custom(&message);
+        self.session.mismatch.set(Some(message));
+        Err(error)
+    }
+
+    fn text<E: serde::de::Error>(self, text: String) -> Result<Value, E> {
+        let checked = match self.shape {
+            Shape::String | Shape::IntOrString | Shape::Duration => return Ok(Value::String(text)),
+            Shape::Time => scalar::time(&text),
+            Shape::MicroTime => scalar::micro_time(&text),
+            Shape::Bytes => scalar::bytes(text).map(Some),
+            Shape::Quantity => scalar::quantity(&text, self.coarse).map(Some),
+            _ => return self.mismatch("string"),
+        };
+        match checked {
+            Ok(text) => Ok(text.map_or(Value::Null, Value::String)),
+            Err(message) => self.stop(message),
+        }
+    }
+
+    fn number<E: serde::de::Error>(self, number: &Number) -> Result<Value, E> {
+        let narrow = || number.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
+        match self.shape {
+            Shape::Int32 | Shape::IntOrString if narrow() => Ok(Value::Number(number.clone())),
+            Shape::Int64 if number.is_i64() => Ok(Value::Number(number.clone())),
+            Shape::Float64 => Ok(Value::Number(whole(number))),
+            Shape::Quantity => match scalar::quantity(&number.to_string(), self.coarse) {
+                Ok(text) => Ok(Value::String(text)),
+                Err(message) => self.stop(message),
+            },
+            Shape::Int32 | Shape::Int64 | Shape::IntOrString => self.mismatch(&format!("number {number}")),
+            _ => self.mismatch("number"),
+        }
+    }
+
+    fn message<'de, A: MapAccess<'de>>(self, of: &'a Type, mut source: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        let (mut seen, mut kept) = (Bits::default(), Bits::default());
+        while let Some(key) = source.next_key_seed(KeyOf { of, typed: self.root || of.typed })? {
+            match key {
+                Key::Field(at) => {
+                    let field = &of.fields[at];
+                    let path = Path::Field { parent: self.path, owner: of, name: &field.name };
+                    if seen.set(at) {
+                        self.session.report("duplicate", &path);
+                    }
+                    let value = source.next_value_seed(self.below(&field.shape, &path))?;
+                    if zero::is_left_out(field, &value) {
+                        continue;
+                    }
+                    // Null is an absent value for Go: whatever the zero value of the field is, is written instead.
+                    let null = value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object);
+                    let value = if null { zero::absent(self.session.schema, field) } else { Some(value) };
+                    if let Some(value) = value {
+                        kept.set(at);
+                        out.insert(field.name.to_string(), value);
+                    }
+                }
+                Key::TypeMeta(name) => {
+                    let path = Path::Field { parent: self.path, owner: of, name };
+                    let value = source.next_value_seed(self.below(&Shape::String, &path))?;
+                    if out.contains_key(name) {
+                        self.session.report("duplicate", &path);
+                    }
+                    if value.as_str().is_some_and(|text| !text.is_empty()) {
+                        out.insert(name.to_owned(), value);
+                    }
+                }
+                Key::Unknown(name) if of.open => {
+                    let value = source.next_value()?;
+                    out.insert(name, value);
+                }
+                Key::Unknown(name) => {
+                    self.session.report("unknown", &Path::Key { parent: self.path, key: &name });
+                    source.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        for (at, field) in of.fields.iter().enumerate() {
+            if !kept.has(at)
+                && let Some(value) = zero::absent(self.session.schema, field)
+            {
+                out.insert(field.name.to_string(), value);
+            }
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn map<'de, A: MapAccess<'de>>(self, of: &'a Shape, mut source: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = source.next_key::<String>()? {
+            let path = Path::Key { parent: self.path, key: &key };
+            if out.contains_key(&key) {
+                self.session.report("duplicate", &path);
+            }
+            let seed = Seed { coarse: *of == Shape::Quantity, ..self.below(of, &path) };
+            let value = source.next_value_seed(seed)?;
+            let value = if value.is_null() { zero::value(self.session.schema, of) } else { value };
+            out.insert(key, value);
+        }
+        Ok(Value::Object(out))
+    }
+
+    /// The form of a union that is not its message.
+    fn alternative(self, id: TypeId, wanted: Alternative) -> Option<TypeId> {
+        let union = self.session.schema.get(id).union?;
+        (union.other == wanted).then_some(union.message)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        if self.root { self.mismatch("null") } else { Ok(Value::Null) }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        match self.shape {
+            Shape::Bool => Ok(Value::Bool(value)),
+            Shape::Message(id) if self.alternative(*id, Alternative::Bool).is_some() => Ok(Value::Bool(value)),
+            _ => self.mismatch("bool"),
+        }
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.number(&value.into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.number(&value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        match Number::from_f64(value) {
+            Some(number) => self.number(&number),
+            None => Err(E::custom("number is not finite")),
+        }
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.text(value.to_owned())
+    }
+
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        self.text(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
+        let of_union;
+        let of = match self.shape {
+            Shape::List(of) => &**of,
+            Shape::Message(id) => match (self.alternative(*id, Alternative::List), self.alternative(*id, Alternative::Strings)) {
+                (Some(message), _) => {
+                    of_union = Shape::Message(message);
+                    &of_union
+                }
+                (None, Some(_)) => &Shape::String,
+                (None, None) => return self.mismatch("array"),
+            },
+            _ => return self.mismatch("array"),
+        };
+        let mut out = Vec::new();
+        loop {
+            let path = Path::Index { parent: self.path, at: out.len() };
+            let seed = Seed { session: self.session, shape: of, path: &path, root: false, coarse: false };
+            match source.next_element_seed(seed)? {
+                Some(Value::Null) => out.push(zero::value(self.session.schema, of)),
+                Some(value) => out.push(value),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, source: A) -> Result<Value, A::Error> {
+        match self.shape {
+            Shape::Message(id) => {
+                let of = self.session.schema.get(*id);
+                let of = of.union.map_or(of, |union| self.session.schema.get(union.message));
+                self.message(of, source)
+            }
+            Shape::Map(of) => self.map(of, source),
+            _ => self.mismatch("object"),
+        }
+    }
+}
+
+/// A float without a fraction is written as a whole number, as Go does.
+fn whole(number: &Number) -> Number {
+    match number.as_f64() {
+        Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => Number::from(value as i64),
+        _ => number.clone(),
+    }
+}
+
+/// The Go type a shape has upstream, as decoding errors name it.
+fn go_type(session: &Session<'_>, shape: &Shape) -> String {
+    match shape {
+        Shape::String | Shape::Time | Shape::MicroTime | Shape::Duration => "string".to_owned(),
+        Shape::Bool => "bool".to_owned(),
+        Shape::Int32 | Shape::IntOrString => "int32".to_owned(),
+        Shape::Int64 => "int64".to_owned(),
+        Shape::Float64 => "float64".to_owned(),
+        Shape::Bytes => "[]uint8".to_owned(),
+        Shape::Quantity => "resource.Quantity".to_owned(),
+        Shape::Object | Shape::Fields | Shape::Any => "interface {}".to_owned(),
+        Shape::List(of) => format!("[]{}", go_type(session, of)),
+        Shape::Map(of) if **of == Shape::Quantity => "v1.ResourceList".to_owned(),
+        Shape::Map(of) => format!("map[string]{}", go_type(session, of)),
+        Shape::Message(id) => {
+            let of = session.schema.get(*id);
+            let version = if of.name.starts_with("autoscalingv2.") { "v2" } else { "v1" };
+            format!("{version}.{}", of.short_name())
+        }
+    }
+}
+
+/// A member's name, resolved without copying it when it is known.
+enum Key {
+    Field(usize),
+    TypeMeta(&'static str),
+    Unknown(String),
+}
+
+struct KeyOf<'a> {
+    of: &'a Type,
+    typed: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for KeyOf<'_> {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Key, D::Error> {
+        source.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeyOf<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
+        if let Some(at) = self.of.position(name) {
+            return Ok(Key::Field(at));
+        }
+        Ok(match name {
+            "apiVersion" if self.typed => Key::TypeMeta("apiVersion"),
+            "kind" if self.typed => Key::TypeMeta("kind"),
+            _ => Key::Unknown(name.to_owned()),
+        })
+    }
+}
+
+/// A set of field positions; messages have few, custom resources may have many.
+#[derive(Default)]
+struct Bits {
+    small: u128,
+    large: Vec<usize>,
+}
+
+impl Bits {
+    /// Adds one; whether it was there.
+    fn set(&mut self, at: usize) -> bool {
+        let there = self.has(at);
+        match u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at)) {
+            Some(bit) => self.small |= bit,
+            None if !there => self.large.push(at),
+            None => {}
+        }
+        there
+    }
+
+    fn has(&self, at: usize) -> bool {
+        match u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at)) {
+            Some(bit) => self.small & bit != 0,
+            None => self.large.contains(&at),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What stands for a field that was not given, and which given values are left out.
+
+use serde_json::{Map, Value};
+
+use crate::types::{Field, Presence, Schema, Shape, Type};
+
+/// What the encoder writes for a field that was not given; `None` when it writes nothing.
+pub(super) fn absent(schema: &Schema, field: &Field) -> Option<Value> {
+    match field.presence {
+        Presence::Optional => None,
+        Presence::Nullable => Some(Value::Null),
+        Presence::Always => Some(value(schema, &field.shape)),
+        Presence::WhenSet => match field.shape {
+            // Go's `omitempty` does not see an empty struct as empty, so these are written; only this one time has `omitzero`.
+            Shape::Time if &*field.name == "creationTimestamp" => None,
+            Shape::Message(_) | Shape::Time | Shape::MicroTime | Shape::Duration | Shape::Quantity | Shape::IntOrString | Shape::Object => {
+                Some(value(schema, &field.shape))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Whether a decoded value is left out of a field.
+pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
+    match field.presence {
+        Presence::Always | Presence::Nullable => false,
+        Presence::Optional => value.is_null(),
+        Presence::WhenSet => match value {
+            Value::Null => true,
+            Value::Bool(set) => !set,
+            Value::Number(number) => number.as_f64() == Some(0.0) && field.shape != Shape::IntOrString,
+            Value::String(text) => text.is_empty() && field.shape != Shape::IntOrString,
+            Value::Array(items) => items.is_empty() && field.shape != Shape::Any && field.shape != Shape::Object,
+            Value::Object(members) => members.is_empty() && matches!(field.shape, Shape::Map(_)),
+        },
+    }
+}
+
+/// The zero value of a shape, as it is encoded.
+pub(super) fn value(schema: &Schema, shape: &Shape) -> Value {
+    match shape {
+        Shape::String => Value::String(String::new()),
+        Shape::Bool => Value::Bool(false),
+        Shape::Int32 | Shape::Int64 | Shape::Float64 | Shape::IntOrString => Value::from(0),
+        Shape::Duration => Value::from("0s"),
+        Shape::Quantity => Value::from("0"),
+        Shape::Message(id) => message(schema, schema.get(*id)),
+        Shape::Bytes | Shape::Time | Shape::MicroTime | Shape::Object | Shape::Fields | Shape::Any | Shape::List(_) | Shape::Map(_) => {
+            Value::Null
+        }
+    }
+}
+
+fn message(schema: &Schema, of: &Type) -> Value {
+    let mut out = Map::new();
+    for field in &of.fields {
+        if let Some(value) = absent(schema, field) {
+            out.insert(field.name.to_string(), value);
+        }
+    }
+    Value::Object(out)
+}
