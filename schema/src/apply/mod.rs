@@ -1,0 +1,151 @@
+//! Server-side apply: merges what a manager wants into what is there, by ownership (structured-merge-diff's `merge/update.go` and
+//! apimachinery's `util/managedfields`).
+//!
+//! Fields that another version of the kind owns are taken to be the same fields: nothing here converts between versions.
+
+mod check;
+mod conflict;
+mod last_applied;
+mod merge;
+mod owned;
+mod prune;
+
+use serde_json::Value;
+
+pub use conflict::{Conflict, Conflicts};
+
+use crate::{
+    SchemaRef,
+    managed::{self, Delta, Entries, Entry, Who, node::Node},
+};
+
+/// The manager whose applies carry on what `kubectl apply` without `--server-side` began.
+const KUBECTL: &str = "kubectl";
+/// Who owns what was there before anybody applied.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Why an apply was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Others own fields with another value: 409 `Conflict`.
+    #[error("{}", .0.message())]
+    Conflicts(Conflicts),
+    /// The request makes no sense: 400 `BadRequest`.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The configuration does not fit the schema: upstream answers 500 without a reason, with exactly this message.
+    #[error("{0}")]
+    Mistyped(String),
+}
+
+/// The object that results when `who` applies `config` to `live` (nothing: it is created), `metadata.managedFields` included. It is not
+/// defaulted, pruned or validated. `force` takes fields from others instead of failing.
+pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who<'_>, force: bool) -> Result<Value, ApplyError> {
+    check_head(config, who)?;
+    let mistyped = |e: String| {
+        let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let version = if who.api_version.contains('/') { who.api_version.to_owned() } else { format!("/{}", who.api_version) };
+        let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={}): {e}", who.kind);
+        ApplyError::Mistyped(message)
+    };
+    check::check(schema, config).map_err(mistyped)?;
+
+    let mut stored = live.cloned();
+    let list = stored.as_mut().and_then(managed::take_list).unwrap_or_default();
+    let mut entries = Entries::stored(list);
+    if entries.0.is_empty()
+        && let Some(live) = &stored
+    {
+        let mut delta = managed::compare(schema, None, live);
+        managed::record(&mut entries, &mut delta, &Who { manager: BEFORE_FIRST_APPLY, ..*who });
+    }
+
+    let attempt = Attempt { schema, live: stored.as_ref(), config, who };
+    let made = match attempt.run(entries.clone(), force) {
+        Err(conflicts) if who.manager == KUBECTL && !force => match last_applied::remaining(&attempt, conflicts)? {
+            None => attempt.run(entries, true),
+            Some(conflicts) => Err(conflicts),
+        },
+        other => other,
+    };
+    let (mut object, entries) = made.map_err(ApplyError::Conflicts)?;
+    if who.manager == KUBECTL {
+        last_applied::renew(&mut object, config);
+    }
+    managed::put_list(&mut object, entries);
+    Ok(object)
+}
+
+fn check_head(config: &Value, who: &Who<'_>) -> Result<(), ApplyError> {
+    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != who.api_version || kind != who.kind {
+        let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+        return Err(ApplyError::BadRequest(format!("invalid object type: {version}, Kind={kind}")));
+    }
+    match config.pointer("/metadata/managedFields") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(ApplyError::BadRequest("metadata.managedFields must be nil".into())),
+    }
+}
+
+/// One try to apply.
+struct Attempt<'a> {
+    schema: &'a SchemaRef,
+    /// Without its managed fields.
+    live: Option<&'a Value>,
+    config: &'a Value,
+    who: &'a Who<'a>,
+}
+
+impl Attempt<'_> {
+    fn run(&self, mut entries: Entries, force: bool) -> Result<(Value, Entries), Conflicts> {
+        let root = Node::Message(self.schema.root());
+        let schema = &*self.schema.schema;
+        let merged = match self.live {
+            Some(live) => merge::merge(schema, root, live, self.config),
+            None => self.config.clone(),
+        };
+        let reset = managed::set_of_names(self.who.reset);
+        let mut fields = owned::of(schema, root, self.config);
+        managed::subtract_trees(&mut fields, &reset);
+        let mut entry = Entry {
+            manager: self.who.manager.to_owned(),
+            applied: true,
+            api_version: self.who.api_version.to_owned(),
+            subresource: self.who.subresource.to_owned(),
+            time: None,
+            fields,
+        };
+        let last = entries.position(&entry).map(|at| entries.0.remove(at));
+        entry.time = last.as_ref().and_then(|l| l.time.clone());
+        let new = match &last {
+            Some(last) if !last.fields.is_empty() => prune::prune(schema, root, merged, &last.fields, &entry.fields, &entries),
+            _ => merged,
+        };
+
+        let mut delta = match self.live {
+            Some(live) => managed::compare(self.schema, Some(live), &new),
+            None => Delta::default(),
+        };
+        managed::subtract_trees(&mut delta.changed, &reset);
+        managed::subtract_trees(&mut delta.removed, &reset);
+        if !force {
+            conflict::none(&entries, &delta.changed)?;
+        }
+        entries.take(&delta.changed, &delta.removed);
+
+        managed::strip(&mut entry.fields);
+        if self.live != Some(&new) {
+            entry.time = Some(self.who.now.to_owned());
+        }
+        if !entry.fields.is_empty() {
+            entries.0.push(entry);
+        }
+        Ok((new, entries))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Which fields an applied configuration claims (structured-merge-diff's `tofieldset.go`).
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::{
+    managed::{
+        Set, attach, item_element,
+        node::{Node, item_type},
+    },
+    types::Schema,
+};
+
+/// The paths that `value` claims: leaves, items of lists, keys of maps, and empty or null members. A message that is given is not itself
+/// claimed, only what is in it.
+pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
+    let mut set = Set::new();
+    match (node, value) {
+        (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(map)) => {
+            for (key, value) in map {
+                let Some(child) = node.child(schema, key) else { continue };
+                let empty = value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
+                let member = is_leaf(child, value) || empty || !node.names(key);
+                attach(&mut set, format!("f:{key}"), member, of(schema, child, value));
+            }
+        }
+        (Node::List(kind, item), Value::Array(items)) => {
+            let (key_type, child) = (item_type(schema, item), node.item(schema));
+            let keys: Vec<Option<String>> = items.iter().map(|i| item_element(kind, key_type, i).ok()).collect();
+            let mut times: HashMap<&str, usize> = HashMap::new();
+            for key in keys.iter().flatten() {
+                *times.entry(key).or_default() += 1;
+            }
+            for (key, value) in keys.iter().zip(items) {
+                let Some(key) = key else { continue };
+                // An item that stands twice is one opaque mark.
+                let children = if times.get(key.as_str()) == Some(&1) { of(schema, child, value) } else { Set::new() };
+                attach(&mut set, key.clone(), true, children);
+            }
+        }
+        _ => {}
+    }
+    set
+}
+
+/// Whether the value is owned as a whole.
+fn is_leaf(node: Node<'_>, value: &Value) -> bool {
+    match node {
+        Node::Leaf => true,
+        Node::Deduced => !value.is_object(),
+        _ => false,
+    }
+}

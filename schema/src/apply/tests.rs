@@ -1,0 +1,157 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Tables, managed::record_update};
+
+const NOW: &str = "2026-01-01T00:00:00Z";
+const LATER: &str = "2026-01-01T00:01:00Z";
+
+fn schema(name: &str) -> SchemaRef {
+    Tables::load().unwrap().message(name).unwrap()
+}
+
+fn who(manager: &str) -> Who<'_> {
+    Who { manager, api_version: "apps/v1", kind: "Deployment", subresource: "", now: NOW, reset: &[&["status"]] }
+}
+
+fn deployment(spec: &Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "default"}, "spec": spec})
+}
+
+fn containers(list: &Value) -> Value {
+    deployment(&json!({"template": {"spec": {"containers": list}}}))
+}
+
+fn applied(live: Option<&Value>, config: &Value, manager: &str) -> Value {
+    apply(&schema("apps.Deployment"), live, config, &who(manager), false).unwrap()
+}
+
+fn entry<'a>(object: &'a Value, manager: &str) -> Option<&'a Value> {
+    object["metadata"]["managedFields"].as_array()?.iter().find(|e| e["manager"] == manager)
+}
+
+#[test]
+fn a_first_apply_makes_the_object_and_owns_its_leaves() {
+    let config = deployment(
+        &json!({"replicas": 1, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}),
+    );
+    let made = applied(None, &config, "me");
+    let own = entry(&made, "me").unwrap();
+    assert_eq!((&own["operation"], &own["time"]), (&json!("Apply"), &json!(NOW)));
+    let spec = json!({"f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:name": {}}}});
+    let template = json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": spec});
+    assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}, "f:template": template}}));
+}
+
+#[test]
+fn what_is_applied_no_more_and_owned_by_nobody_else_goes() {
+    let live = applied(
+        None,
+        &deployment(&json!({"replicas": 1, "minReadySeconds": 5, "template": {"metadata": {"labels": {"a": "1", "b": "2"}}}})),
+        "me",
+    );
+    let live = applied(Some(&live), &deployment(&json!({"template": {"metadata": {"labels": {"b": "2"}}}})), "you");
+    let next = applied(Some(&live), &deployment(&json!({"replicas": 1})), "me");
+    assert_eq!(next["spec"], json!({"replicas": 1, "template": {"metadata": {"labels": {"b": "2"}}}}));
+}
+
+#[test]
+fn list_items_are_merged_by_key_and_removed_by_owner() {
+    let live = applied(None, &containers(&json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}])), "me");
+    let live = applied(Some(&live), &containers(&json!([{"name": "sidecar", "image": "s"}])), "injector");
+    let next = applied(Some(&live), &containers(&json!([{"name": "b", "image": "2"}])), "me");
+    let list = &next["spec"]["template"]["spec"]["containers"];
+    assert_eq!(list, &json!([{"name": "b", "image": "2"}, {"name": "sidecar", "image": "s"}]));
+}
+
+#[test]
+fn an_item_with_a_field_of_another_stays_with_that_field() {
+    let live = applied(None, &containers(&json!([{"name": "a", "image": "1", "tty": true}])), "me");
+    let live = applied(Some(&live), &containers(&json!([{"name": "a", "stdin": true}])), "you");
+    let next = applied(Some(&live), &deployment(&json!({})), "me");
+    assert_eq!(next["spec"]["template"]["spec"]["containers"], json!([{"name": "a", "stdin": true}]));
+    assert!(entry(&next, "me").is_some_and(|e| e["fieldsV1"] == json!({"f:spec": {}})));
+}
+
+#[test]
+fn a_field_of_another_manager_is_a_conflict_unless_the_value_is_the_same_or_it_is_forced() {
+    let schema = schema("apps.Deployment");
+    let mut live = deployment(&json!({"replicas": 2, "minReadySeconds": 1}));
+    record_update(&schema, None, &mut live, &who("kubectl-client-side-apply"));
+    let error = apply(&schema, Some(&live), &deployment(&json!({"replicas": 3})), &who("me"), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        r#"Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using apps/v1: .spec.replicas"#
+    );
+    let error = apply(&schema, Some(&live), &deployment(&json!({"replicas": 3, "minReadySeconds": 2})), &who("me"), false).unwrap_err();
+    let expected = "Apply failed with 2 conflicts: conflicts with \"kubectl-client-side-apply\" using apps/v1:\n- .spec.minReadySeconds\n- .spec.replicas";
+    assert_eq!(error.to_string(), expected);
+
+    let shared = apply(&schema, Some(&live), &deployment(&json!({"replicas": 2})), &who("me"), false).unwrap();
+    assert!(entry(&shared, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"].get("f:replicas").is_some());
+    assert!(entry(&shared, "me").unwrap().get("time").is_none(), "nothing was written");
+
+    let forced = apply(&schema, Some(&live), &deployment(&json!({"replicas": 3})), &who("me"), true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 3);
+    assert!(entry(&forced, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"].get("f:replicas").is_none());
+}
+
+#[test]
+fn applying_the_same_again_changes_nothing() {
+    let config = deployment(&json!({"replicas": 1}));
+    let live = applied(None, &config, "me");
+    let again = apply(&schema("apps.Deployment"), Some(&live), &config, &Who { now: LATER, ..who("me") }, false).unwrap();
+    assert_eq!(again, live);
+}
+
+#[test]
+fn what_was_there_before_the_first_apply_has_an_owner() {
+    let live = deployment(&json!({"replicas": 2}));
+    let error = apply(&schema("apps.Deployment"), Some(&live), &deployment(&json!({"replicas": 3})), &who("me"), false).unwrap_err();
+    assert_eq!(error.to_string(), r#"Apply failed with 1 conflict: conflict with "before-first-apply" using apps/v1: .spec.replicas"#);
+}
+
+#[test]
+fn an_applied_status_is_ignored_by_the_main_resource() {
+    let mut config = deployment(&json!({"replicas": 1}));
+    config["status"] = json!({"replicas": 1});
+    let made = applied(None, &config, "me");
+    assert_eq!(entry(&made, "me").unwrap()["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+}
+
+#[test]
+fn kubectl_takes_over_what_it_applied_on_the_client_side() {
+    let schema = schema("apps.Deployment");
+    let mut live = deployment(&json!({"replicas": 2, "minReadySeconds": 3}));
+    let last = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 2}}).to_string();
+    live["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": last});
+    record_update(&schema, None, &mut live, &who("kubectl-client-side-apply"));
+    let next = apply(&schema, Some(&live), &deployment(&json!({"replicas": 4})), &who("kubectl"), false).unwrap();
+    assert_eq!(next["spec"]["replicas"], 4);
+    let annotation = next["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str().unwrap();
+    assert!(annotation.contains("\"replicas\":4") && annotation.ends_with("}\n"), "{annotation}");
+    let error =
+        apply(&schema, Some(&live), &deployment(&json!({"replicas": 4, "minReadySeconds": 9})), &who("kubectl"), false).unwrap_err();
+    assert!(error.to_string().ends_with("using apps/v1: .spec.minReadySeconds"), "{error}");
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_is_refused_as_upstream_words_it() {
+    let schema = schema("apps.Deployment");
+    let refused = |config: &Value| apply(&schema, None, config, &who("me"), false).unwrap_err().to_string();
+    let head = "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): ";
+    assert_eq!(refused(&deployment(&json!({"foo": 1}))), format!("{head}.spec.foo: field not declared in schema"));
+    assert_eq!(
+        refused(&deployment(&json!({"replicas": "1"}))),
+        format!("{head}.spec.replicas: expected numeric (int or float), got string")
+    );
+    let twice = containers(&json!([{"name": "a"}, {"name": "a"}]));
+    let where_ = r#".spec.template.spec.containers: duplicate entries for key [name="a"]"#;
+    assert_eq!(refused(&twice), format!("{head}{where_}"));
+    let mut other = deployment(&json!({}));
+    other["apiVersion"] = json!("v1");
+    assert_eq!(refused(&other), "invalid object type: /v1, Kind=Deployment");
+    let mut list = deployment(&json!({}));
+    list["metadata"]["managedFields"] = json!([]);
+    assert_eq!(refused(&list), "metadata.managedFields must be nil");
+}
