@@ -39,9 +39,8 @@ impl Index {
     /// Reads it; absent means empty.
     pub(super) fn load(path: &Path) -> Result<Self> {
         match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                ImageError::Corrupt(format!("{}: {e}; remove the file to start with an empty image list", path.display()))
-            }),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| ImageError::Corrupt(format!("{}: {e}; remove the file to start with an empty image list", path.display()))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(ImageError::io(format!("read {}", path.display()))(e)),
         }

@@ -399,8 +399,7 @@ mod tests {
         if !root() {
             return eprintln!("skipped: whiteouts are device nodes, which need root");
         }
-        let (dir, result) =
-            unpack_raw(&[(EntryType::Regular, "a/.wh.gone", "", b""), (EntryType::Regular, "b/.wh..wh..opq", "", b"")]);
+        let (dir, result) = unpack_raw(&[(EntryType::Regular, "a/.wh.gone", "", b""), (EntryType::Regular, "b/.wh..wh..opq", "", b"")]);
         result.unwrap();
         let gone = std::fs::symlink_metadata(dir.path().join("layer/a/gone")).unwrap();
         assert!(gone.file_type().is_char_device() && gone.rdev() == 0);

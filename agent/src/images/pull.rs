@@ -117,7 +117,8 @@ impl Store {
             user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
-        Client::try_from(config).map_err(|e| ImageError::Unavailable(format!("set up TLS (are root certificates installed?): {}", chain(&e))))
+        Client::try_from(config)
+            .map_err(|e| ImageError::Unavailable(format!("set up TLS (are root certificates installed?): {}", chain(&e))))
     }
 
     async fn pull_layer(&self, client: &Client, reference: &ImageReference, descriptor: &OciDescriptor, diff_id: &str) -> Result<()> {
@@ -180,7 +181,10 @@ struct Resolved {
 impl Resolved {
     async fn small_blob(&self, reference: &ImageReference, descriptor: &OciDescriptor) -> Result<Vec<u8>> {
         if descriptor.size > MAX_CONFIG_BYTES {
-            return Err(ImageError::Corrupt(format!("image configuration of {} bytes, at most {MAX_CONFIG_BYTES} are allowed", descriptor.size)));
+            return Err(ImageError::Corrupt(format!(
+                "image configuration of {} bytes, at most {MAX_CONFIG_BYTES} are allowed",
+                descriptor.size
+            )));
         }
         let mut bytes = Vec::new();
         self.client.pull_blob(reference.inner(), descriptor.digest.as_str(), &mut bytes).await.map_err(|e| translate(e, reference))?;
@@ -349,9 +353,7 @@ mod tests {
     #[test]
     fn the_platform_is_this_machine_and_the_most_common_variant() {
         let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let entry = |digest: &str, platform: serde_json::Value| {
-            serde_json::json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1, "platform": platform})
-        };
+        let entry = |digest: &str, platform: serde_json::Value| serde_json::json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1, "platform": platform});
         let list = entries(serde_json::json!([
             entry("sha256:w", serde_json::json!({"os": "windows", "architecture": arch})),
             entry("sha256:v3", serde_json::json!({"os": "linux", "architecture": arch, "variant": "v3"})),

@@ -113,7 +113,8 @@ mod tests {
     fn upper_case_is_refused_in_kubelet_words() {
         for (written, name) in [("UPPER/Case", "UPPER/Case"), ("Busybox:1", "library/Busybox"), ("example.org/A/b:c", "A/b")] {
             let error = ImageReference::parse(written).unwrap_err().to_string();
-            let wanted = format!("couldn't parse image name {written:?}: invalid reference format: repository name ({name}) must be lowercase");
+            let wanted =
+                format!("couldn't parse image name {written:?}: invalid reference format: repository name ({name}) must be lowercase");
             assert_eq!(error, wanted);
         }
         for bad in ["", "a b", "busybox:", "x:ta g", &"a".repeat(64)] {

@@ -268,7 +268,8 @@ impl Store {
         let mut cached = self.inner.index.lock();
         let lock_path = self.inner.root.join("index.lock");
         let lock = File::create(&lock_path).map_err(ImageError::io(format!("open {}", lock_path.display())))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(ImageError::io(format!("lock {}", lock_path.display())))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(ImageError::io(format!("lock {}", lock_path.display())))?;
         self.refresh(&mut cached)?;
         let mut index = cached.index.clone();
         let answer = change(&mut index)?;
@@ -327,8 +328,9 @@ impl Store {
                 let _ = fs::remove_file(&path);
             }
         }
-        let needed: BTreeSet<String> =
-            self.read(|index| index.layers().into_iter().filter_map(|l| layer_name(l).ok().map(str::to_owned)).collect()).unwrap_or_default();
+        let needed: BTreeSet<String> = self
+            .read(|index| index.layers().into_iter().filter_map(|l| layer_name(l).ok().map(str::to_owned)).collect())
+            .unwrap_or_default();
         for entry in fs::read_dir(self.inner.root.join("layers")).into_iter().flatten().flatten() {
             let path = entry.path();
             let made = entry.metadata().map(|m| ctime(&m)).unwrap_or(now);
