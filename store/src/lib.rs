@@ -1,11 +1,15 @@
 //! The store seam: bytes and revisions, no Kubernetes words.
 //!
 //! Every answer carries the revision at which it was true; every write carries what it expects to find. Implementations:
-//! [`embedded`] (SQLite, group commit; also without a file as the memory store), later etcd. All pass [`contract`].
+//! [`embedded`] (SQLite, group commit; also without a file as the memory store), later etcd. All pass the suite in
+//! `contract`, also behind [`faulty`].
 //! In front of a store stands the watch [`cache`]: persistent maps and a ring of events, from which all reads are served.
 
 pub mod cache;
+#[cfg(test)]
+mod contract;
 pub mod embedded;
+pub mod faulty;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 

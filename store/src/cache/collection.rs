@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Cached, Change, Core, Error, Forms, Freshness, Snapshot, Watcher, ring::Ring};
+use super::{Batch, Cached, Change, Core, Error, Forms, Freshness, Snapshot, Watcher, ring::Ring};
 use crate::{At, Entry, Event, Key, Revision};
 
 /// All objects under one prefix. Reads are from memory; see [`Freshness`] for what they may wait for.
@@ -106,7 +106,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
     }
 
     /// Up to `limit` changes after `cursor`, and the revision known with them.
-    pub(super) fn changes_after(&self, cursor: Revision, epoch: u64, limit: usize) -> Result<(Vec<Arc<Change<F>>>, Revision), Error> {
+    pub(super) fn changes_after(&self, cursor: Revision, epoch: u64, limit: usize) -> Result<Batch<F>, Error> {
         let progress = self.core.seen();
         let state = self.state.read();
         let expired = Error::Expired { oldest: state.ring.floor() };
@@ -119,7 +119,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
             (Some(_), Some(last)) => last.revision,
             _ => progress.max(state.last),
         };
-        Ok((changes, revision))
+        Ok(Batch { changes, revision })
     }
 
     /// Reads the state under its lock with the revision at which that is the whole truth; `None` while loading.

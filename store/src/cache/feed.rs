@@ -133,6 +133,6 @@ impl<F: Send + Sync + 'static> Shared<F> {
     /// Drops old changes everywhere; whether some are left.
     fn trim(&self, now: Instant) -> bool {
         let collections: Vec<_> = self.collections.read().values().cloned().collect();
-        collections.iter().fold(false, |left, collection| collection.trim(now) || left)
+        collections.iter().filter(|collection| collection.trim(now)).count() > 0
     }
 }

@@ -1,1 +1,381 @@
+//! The cache in front of the memory store, also when it breaks.
 
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    Expect, StoreError, Write,
+    contract::{create, put},
+    embedded::{Embedded, Options},
+    faulty::{Faults, Faulty},
+};
+
+/// Wire bytes are `revision:value`; the fact is the value's length.
+struct Plain;
+
+impl Decode<usize> for Plain {
+    fn decode(&self, _key: &Key, stored: &Bytes, revision: Revision) -> Decoded<usize> {
+        Decoded { wire: wire(stored, revision), facts: stored.len() }
+    }
+
+    fn departed(&self, last: &Cached<usize>, revision: Revision) -> Bytes {
+        let value = last.wire.iter().position(|byte| *byte == b':').map(|at| last.wire.slice(at + 1..)).unwrap();
+        wire(&value, revision)
+    }
+}
+
+fn wire(value: &[u8], revision: Revision) -> Bytes {
+    format!("{revision}:{}", std::str::from_utf8(value).unwrap()).into()
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(Embedded::open(&Options::memory()).unwrap())
+}
+
+fn cache(store: &Arc<dyn Store>) -> Cache<usize> {
+    Cache::start(store.clone(), Arc::new(Plain))
+}
+
+fn limited(store: &Arc<dyn Store>, limits: Limits) -> Cache<usize> {
+    Cache::start_with(store.clone(), Arc::new(Plain), limits)
+}
+
+async fn update(store: &dyn Store, key: &str, value: &str) -> Revision {
+    let found = store.get(&key.into()).await.unwrap().value.unwrap();
+    store.commit(&key.into(), Expect::At(found.revision), put(value.to_owned())).await.unwrap()
+}
+
+async fn delete(store: &dyn Store, key: &str) -> Revision {
+    let found = store.get(&key.into()).await.unwrap().value.unwrap();
+    store.commit(&key.into(), Expect::At(found.revision), Write::Delete).await.unwrap()
+}
+
+fn wires(snapshot: &Snapshot<usize>) -> Vec<String> {
+    snapshot.iter().map(|cached| String::from_utf8(cached.wire.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_read_of_the_latest_sees_every_write_acknowledged_before_it() {
+    let store = memory();
+    let before = create(&*store, "/pods/old", "o").await;
+    let cache = cache(&store);
+    let pods = cache.collection("/pods");
+    assert_eq!(pods.prefix(), "/pods/");
+    assert_eq!(pods.get("/pods/old", Freshness::Latest).await.unwrap().wire().unwrap(), &format!("{before}:o"));
+    for n in 0..100 {
+        let revision = create(&*store, &format!("/pods/{n}"), "x").await;
+        let read = pods.get(&format!("/pods/{n}"), Freshness::Latest).await.unwrap();
+        assert!(read.revision >= revision);
+        assert_eq!(read.value.unwrap().revision, revision);
+    }
+    let deleted = delete(&*store, "/pods/old").await;
+    let read = pods.get("/pods/old", Freshness::Latest).await.unwrap();
+    assert!(read.value.is_none() && read.revision >= deleted);
+    let elsewhere = create(&*store, "/nodes/n", "n").await;
+    assert!(pods.snapshot(Freshness::Latest).await.unwrap().revision >= elsewhere, "the revision is the store's, not the collection's");
+}
+
+#[tokio::test]
+async fn a_snapshot_stands_still_and_is_read_from_any_key_on() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    for key in ["/pods/a/1", "/pods/a/2", "/pods/a/3", "/pods/b/1"] {
+        create(&*store, key, "x").await;
+    }
+    let snapshot = pods.snapshot(Freshness::Latest).await.unwrap();
+    delete(&*store, "/pods/a/2").await;
+    let keys = |snapshot: &Snapshot<usize>, prefix, after| -> Vec<String> {
+        snapshot.range(prefix, after).map(|cached| cached.key.to_string()).collect()
+    };
+    assert_eq!(keys(&snapshot, "/pods/a/", None), ["/pods/a/1", "/pods/a/2", "/pods/a/3"]);
+    assert_eq!(keys(&snapshot, "/pods/a/", Some("/pods/a/1")), ["/pods/a/2", "/pods/a/3"]);
+    assert_eq!(keys(&snapshot, "/pods/", Some("/pods/a/3")), ["/pods/b/1"]);
+    assert_eq!((snapshot.len(), snapshot.is_empty()), (4, false));
+    assert_eq!(pods.snapshot(Freshness::Latest).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn the_state_at_an_exact_revision_is_rebuilt_while_the_ring_reaches() {
+    let store = memory();
+    let cache = limited(&store, Limits { events: 50, ..Limits::default() });
+    let pods = cache.collection("/pods/");
+    pods.snapshot(Freshness::Any).await.unwrap();
+    let mut states = Vec::new();
+    for n in 0..60u64 {
+        let key = format!("/pods/{}", n % 4);
+        match (store.get(&key.as_str().into()).await.unwrap().value, n % 7) {
+            (None, _) => create(&*store, &key, &n.to_string()).await,
+            (Some(_), 6) => delete(&*store, &key).await,
+            (Some(_), _) => update(&*store, &key, &n.to_string()).await,
+        };
+        let now = pods.snapshot(Freshness::Latest).await.unwrap();
+        states.push((now.revision, wires(&now)));
+    }
+    let floor = states[states.len() - 51].0;
+    for (revision, expected) in states {
+        match pods.snapshot(Freshness::Exact(revision)).await {
+            Ok(snapshot) => assert_eq!((snapshot.revision, wires(&snapshot)), (revision, expected)),
+            Err(err) => assert!(revision < floor && err == Error::Expired { oldest: floor }, "{revision}: {err}"),
+        }
+    }
+    let read = pods.get("/pods/0", Freshness::Exact(floor)).await.unwrap();
+    assert_eq!(read.revision, floor);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_not_there_yet_is_waited_for_but_not_for_ever() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let now = create(&*store, "/pods/a", "a").await;
+    let next = Revision(now.0 + 1);
+    let (read, written) = tokio::join!(pods.get("/pods/b", Freshness::NotOlderThan(next)), create(&*store, "/pods/b", "b"));
+    assert_eq!((read.unwrap().value.unwrap().revision, written), (next, next));
+    let future = Revision(next.0 + 1000);
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    assert_eq!(pods.snapshot(Freshness::NotOlderThan(future)).await.err(), Some(Error::TooNew { asked: future, current: next }));
+    assert!(began.elapsed() >= Limits::default().wait);
+    assert_eq!(pods.snapshot(Freshness::Exact(future)).await.err(), Some(Error::TooNew { asked: future, current: next }));
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_exactly_where_its_snapshot_ends() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let first = create(&*store, "/pods/a", "1").await;
+    let (snapshot, mut watcher) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    assert_eq!((wires(&snapshot), watcher.try_batch().unwrap().is_none()), (vec![format!("{first}:1")], true));
+    let second = update(&*store, "/pods/a", "22").await;
+    let batch = watcher.next_batch().await.unwrap();
+    assert_eq!(batch.changes.len(), 1);
+    let change = &batch.changes[0];
+    assert_eq!((change.revision, change.before.as_ref().unwrap().revision), (second, first));
+    let after = change.after.as_ref().unwrap();
+    assert_eq!((after.wire.clone(), after.facts, after.created), (format!("{second}:22").into(), 2, first));
+    let third = delete(&*store, "/pods/a").await;
+    let batch = watcher.next_batch().await.unwrap();
+    assert!(batch.changes[0].after.is_none());
+    assert_eq!(batch.changes[0].departed().unwrap(), format!("{third}:22"), "the last state carries the revision of its end");
+    let mut late = pods.watch(first).await.unwrap();
+    let revisions: Vec<_> = late.next_batch().await.unwrap().changes.iter().map(|change| change.revision).collect();
+    assert_eq!(revisions, [second, third]);
+}
+
+#[tokio::test]
+async fn a_watcher_knows_how_far_it_is_without_events_of_its_own() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    let elsewhere = create(&*store, "/nodes/a", "a").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    assert!(watcher.try_batch().unwrap().is_none());
+    assert_eq!(watcher.reached().unwrap(), elsewhere);
+    let own = create(&*store, "/pods/a", "a").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    assert!(watcher.reached().unwrap() < own, "not while a change is waiting for it");
+    assert_eq!(watcher.next_batch().await.unwrap().revision, own);
+    assert_eq!(watcher.reached().unwrap(), own);
+}
+
+#[tokio::test]
+async fn large_backlogs_come_in_batches_without_a_gap() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    for n in 0..600 {
+        create(&*store, &format!("/pods/{n}"), "x").await;
+    }
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    let mut next = Revision(2);
+    let mut batches = 0;
+    while let Some(batch) = watcher.try_batch().unwrap() {
+        assert_eq!(batch.changes.last().unwrap().revision, batch.revision);
+        for change in batch.changes {
+            assert_eq!(change.revision, next);
+            next = Revision(next.0 + 1);
+        }
+        batches += 1;
+    }
+    assert_eq!((next, batches), (Revision(602), 3));
+}
+
+#[tokio::test]
+async fn a_watcher_behind_the_ring_is_told_so() {
+    let store = memory();
+    let cache = limited(&store, Limits { events: 10, ..Limits::default() });
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    for n in 0..11 {
+        create(&*store, &format!("/pods/{n}"), "x").await;
+    }
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    let expired = Error::Expired { oldest: Revision(2) };
+    assert_eq!(watcher.next_batch().await.err(), Some(expired.clone()));
+    assert_eq!(pods.watch(Revision(1)).await.err(), Some(expired));
+    assert!(pods.watch(Revision(2)).await.is_ok());
+}
+
+#[tokio::test]
+async fn old_changes_are_dropped_when_nothing_happens() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    pods.snapshot(Freshness::Any).await.unwrap();
+    create(&*store, "/pods/a", "1").await;
+    let last = update(&*store, "/pods/a", "2").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    assert!(pods.watch(Revision(1)).await.is_ok());
+    tokio::time::pause();
+    tokio::time::sleep(2 * Limits::default().age).await;
+    assert_eq!(pods.watch(Revision(1)).await.err(), Some(Error::Expired { oldest: last }));
+    assert!(pods.watch(last).await.is_ok(), "a reader that missed nothing goes on");
+}
+
+#[tokio::test]
+async fn a_collection_made_later_is_loaded_and_one_removed_is_gone() {
+    let store = memory();
+    let cache = cache(&store);
+    create(&*store, "/crs/a", "a").await;
+    cache.collection("/pods/").snapshot(Freshness::Latest).await.unwrap();
+    let crs = cache.collection("/crs/");
+    assert!(Arc::ptr_eq(&crs, &cache.collection("/crs")));
+    let (snapshot, mut watcher) = crs.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    assert_eq!(snapshot.len(), 1);
+    cache.remove("/crs/");
+    assert!(matches!(watcher.next_batch().await, Err(Error::Expired { .. })));
+    assert!(crs.current().is_none());
+    let again = cache.collection("/crs/");
+    assert!(!Arc::ptr_eq(&crs, &again));
+    assert_eq!(again.snapshot(Freshness::Latest).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn dropping_the_cache_expires_its_watchers() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    drop(cache);
+    assert!(matches!(watcher.next_batch().await, Err(Error::Expired { .. })));
+    assert!(pods.current().is_none());
+}
+
+#[tokio::test]
+async fn a_broken_stream_expires_watchers_and_everything_is_loaded_again() {
+    let inner = memory();
+    let faulty = Arc::new(Faulty::new(inner.clone(), Faults { seed: 1, watch: 1.0, ..Faults::default() }));
+    let store: Arc<dyn Store> = faulty.clone();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    faulty.set(Faults::default());
+    let written = create(&*inner, "/pods/a", "a").await;
+    assert!(matches!(watcher.next_batch().await, Err(Error::Expired { .. })), "the event broke the stream instead of arriving");
+    let (snapshot, mut watcher) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    assert_eq!(wires(&snapshot), [format!("{written}:a")], "what was missed is there");
+    let next = update(&*inner, "/pods/a", "b").await;
+    assert_eq!(watcher.next_batch().await.unwrap().changes[0].revision, next);
+}
+
+#[tokio::test]
+async fn while_the_store_does_not_answer_reads_fail_instead_of_being_stale() {
+    let inner = memory();
+    let broken = Faults { seed: 1, watch: 1.0, ..Faults::default() };
+    let faulty = Arc::new(Faulty::new(inner.clone(), broken));
+    let store: Arc<dyn Store> = faulty.clone();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    faulty.set(Faults { read: 1.0, ..broken });
+    create(&*inner, "/pods/a", "a").await;
+    assert!(watcher.next_batch().await.is_err());
+    tokio::time::pause();
+    for freshness in [Freshness::Any, Freshness::Latest, Freshness::NotOlderThan(Revision(1)), Freshness::Exact(Revision(1))] {
+        assert!(matches!(pods.snapshot(freshness).await, Err(Error::Unavailable(_))), "{freshness:?}");
+    }
+    faulty.set(Faults::default());
+    assert_eq!(pods.snapshot(Freshness::Latest).await.unwrap().len(), 1);
+}
+
+/// A reader as careful clients are: from snapshot to changes, and to a snapshot again when told to.
+async fn follow_until(pods: Arc<Collection<usize>>, end: &str) -> BTreeMap<String, Bytes> {
+    loop {
+        let Ok((snapshot, mut watcher)) = pods.snapshot_and_watch(Freshness::Latest).await else { continue };
+        let mut known: BTreeMap<_, _> = snapshot.iter().map(|cached| (cached.key.to_string(), cached.wire.clone())).collect();
+        let mut last = snapshot.revision;
+        loop {
+            if known.contains_key(end) {
+                return known;
+            }
+            let Ok(batch) = watcher.next_batch().await else { break };
+            for change in batch.changes {
+                assert!(change.revision > last);
+                last = change.revision;
+                let before = change.before.as_ref().map(|cached| &cached.wire);
+                assert_eq!(before, known.get(change.key.as_str()), "before is what this reader knew");
+                match &change.after {
+                    Some(cached) => known.insert(cached.key.to_string(), cached.wire.clone()),
+                    None => known.remove(change.key.as_str()),
+                };
+            }
+            assert!(batch.revision >= last);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_a_breaking_store_end_up_with_the_truth() {
+    for seed in 0..3 {
+        let truth = memory();
+        let faults = Faults { seed, watch: 0.002, read: 0.02, ..Faults::default() };
+        let store: Arc<dyn Store> = Arc::new(Faulty::new(truth.clone(), faults));
+        let cache = limited(&store, Limits { events: 200, ..Limits::default() });
+        let pods = cache.collection("/pods/");
+        let readers: Vec<_> = (0..4).map(|_| tokio::spawn(follow_until(pods.clone(), "/pods/end"))).collect();
+        for n in 0..1500u64 {
+            let key = Key::from(format!("/pods/{}", (n * 7 + seed) % 23));
+            let found = truth.get(&key).await.unwrap().value;
+            let write = if n % 9 == 8 && found.is_some() { Write::Delete } else { put(n.to_string()) };
+            let expect = found.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
+            match truth.commit(&key, expect, write).await {
+                Ok(_) | Err(StoreError::Moved { .. }) => {}
+                Err(err) => panic!("{err}"),
+            }
+        }
+        create(&*truth, "/pods/end", "end").await;
+        let expected = truth.range("/pods/", crate::Page::default()).await.unwrap().value;
+        let expected: BTreeMap<_, _> =
+            expected.into_iter().map(|entry| (entry.key.to_string(), wire(&entry.value, entry.revision))).collect();
+        for reader in readers {
+            let known = tokio::time::timeout(Duration::from_secs(60), reader).await.unwrap().unwrap();
+            assert_eq!(known, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_frame_is_encoded_once_however_many_watch() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let mut watchers = Vec::new();
+    for _ in 0..50 {
+        watchers.push(pods.watch(Revision(1)).await.unwrap());
+    }
+    create(&*store, "/pods/a", "a").await;
+    let mut encoded = 0;
+    for watcher in &mut watchers {
+        let batch = watcher.next_batch().await.unwrap();
+        let frame = batch.changes[0].frames.get_or_make(0, || {
+            encoded += 1;
+            Bytes::from_static(b"frame")
+        });
+        assert_eq!(frame, "frame");
+    }
+    assert_eq!(encoded, 1);
+}

@@ -21,7 +21,7 @@ pub struct Watcher<F> {
 
 /// Some changes, in revision order.
 pub struct Batch<F> {
-    /// The changes; not empty.
+    /// The changes; never empty when a watcher gives them.
     pub changes: Vec<Arc<Change<F>>>,
     /// With these, the watcher knows everything up to this revision (which may be later than the last change: bookmarks).
     pub revision: Revision,
@@ -43,17 +43,18 @@ impl<F: Send + Sync + 'static> Watcher<F> {
 
     /// The changes that are there already; `None` when there are none.
     pub fn try_batch(&mut self) -> Result<Option<Batch<F>>, Error> {
-        let (changes, revision) = self.collection.changes_after(self.cursor, self.epoch, BATCH)?;
-        self.cursor = self.cursor.max(revision);
-        Ok((!changes.is_empty()).then_some(Batch { changes, revision: self.cursor }))
+        let mut batch = self.collection.changes_after(self.cursor, self.epoch, BATCH)?;
+        self.cursor = self.cursor.max(batch.revision);
+        batch.revision = self.cursor;
+        Ok((!batch.changes.is_empty()).then_some(batch))
     }
 
     /// The revision up to which this watcher has been given every change; for bookmarks. Moves on while other collections change,
     /// without waking anybody.
     pub fn reached(&mut self) -> Result<Revision, Error> {
-        let (changes, revision) = self.collection.changes_after(self.cursor, self.epoch, 1)?;
-        if changes.is_empty() {
-            self.cursor = self.cursor.max(revision);
+        let batch = self.collection.changes_after(self.cursor, self.epoch, 1)?;
+        if batch.changes.is_empty() {
+            self.cursor = self.cursor.max(batch.revision);
         }
         Ok(self.cursor)
     }

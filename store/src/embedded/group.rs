@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
@@ -75,7 +76,7 @@ impl Group {
             Write::Put { value, .. } => Some(value),
             Write::Delete => None,
         };
-        self.bytes += value.as_ref().map_or(0, |value| value.len()) + key.as_str().len();
+        self.bytes += value.as_ref().map_or(0, Bytes::len) + key.as_str().len();
         let key = index.shared_key(key);
         self.overlay.insert(key.clone(), value.is_some().then_some(slot));
         self.rows.push(Row { key, slot, previous: found.map_or(Revision(0), |slot| slot.revision), value });

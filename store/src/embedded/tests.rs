@@ -1,1 +1,333 @@
+//! The contract, and what only a store on disk can be asked: reopening, locks, damage, full disks, kill -9.
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, future::join_all};
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+use crate::{
+    contract::{self, contract_tests, create, put},
+    faulty::{Faults, Faulty},
+};
+
+fn on_disk() -> (Arc<dyn Store>, TempDir) {
+    let dir = tempdir().unwrap();
+    (Arc::new(open(dir.path())), dir)
+}
+
+fn in_memory() -> (Arc<dyn Store>, ()) {
+    (Arc::new(Embedded::open(&Options::memory()).unwrap()), ())
+}
+
+fn slow() -> (Arc<dyn Store>, TempDir) {
+    let (store, dir) = on_disk();
+    let faults = Faults { seed: 3, delay: Duration::from_millis(1), ..Faults::default() };
+    (Arc::new(Faulty::new(store, faults)), dir)
+}
+
+fn open(dir: &Path) -> Embedded {
+    Embedded::open(&Options::at(dir)).unwrap()
+}
+
+contract_tests!(disk, on_disk());
+contract_tests!(memory, in_memory());
+contract_tests!(delayed, slow());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_stay_consistent_when_commits_fail_before_and_after() {
+    for seed in 1..4 {
+        let (truth, _) = in_memory();
+        let faults = Faults { seed, before_commit: 0.1, after_commit: 0.1, read: 0.05, ..Faults::default() };
+        contract::histories_are_consistent(Arc::new(Faulty::new(truth.clone(), faults)), truth, seed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_opened_again_is_what_it_was() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let (id, filled) = (store.id().to_owned(), contract::fill(&store).await);
+    store.close().await;
+    assert!(matches!(store.commit(&"/late".into(), Expect::Absent, put("x")).await, Err(StoreError::Unavailable(_))));
+    drop(store);
+    assert!(!dir.path().join("state.db-wal").exists(), "closing leaves nothing to recover");
+    let store = open(dir.path());
+    assert_eq!((store.id(), id.len()), (id.as_str(), 32));
+    contract::is_unchanged(&store, &filled).await;
+}
+
+#[tokio::test]
+async fn revisions_go_on_after_everything_was_deleted_and_compacted() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let created = create(&store, "/a", "1").await;
+    let deleted = store.commit(&"/a".into(), Expect::At(created), Write::Delete).await.unwrap();
+    store.compact(deleted).await.unwrap();
+    store.close().await;
+    let store = open(dir.path());
+    assert_eq!(store.revision().await.unwrap(), deleted);
+    assert!(create(&store, "/a", "2").await > deleted);
+}
+
+#[tokio::test]
+async fn a_time_to_live_goes_on_over_a_restart() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let mortal = Write::Put { value: "m".into(), ttl: Some(Duration::from_millis(50)) };
+    let written = store.commit(&"/m".into(), Expect::Absent, mortal).await.unwrap();
+    store.close().await;
+    let store = open(dir.path());
+    let events = contract::take(&store, "/m", written, 1).await;
+    assert_eq!((events[0].after.clone(), events[0].revision > written), (None, true));
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused_by_name_until_the_first_is_closed() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
+    assert!(refused.contains(dir.path().join("lock").to_str().unwrap()), "{refused}");
+    assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
+    store.close().await;
+    open(dir.path()).close().await;
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("state");
+    let store = open(&path);
+    create(&store, "/secret", "s").await;
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0);
+    for file in fs::read_dir(&path).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{}", file.path().display());
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let dir = tempdir().unwrap();
+    open(dir.path()).close().await;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    db.execute("UPDATE meta SET v = 2 WHERE k = 'schema'", []).unwrap();
+    drop(db);
+    let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
+    assert!(refused.contains("state.db has schema 2, this version knows 1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_directory_is_named() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "x").unwrap();
+    let refused = Embedded::open(&Options::at(&path)).err().unwrap().to_string();
+    assert!(refused.starts_with(path.to_str().unwrap()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_damaged_value_is_reported_and_not_served() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let sound = create(&store, "/sound", "s").await;
+    let damaged = create(&store, "/damaged", "d").await;
+    store.close().await;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    db.execute("UPDATE log SET v = x'00' WHERE rev = ?1", [damaged.to_string()]).unwrap();
+    drop(db);
+    let store = open(dir.path());
+    assert_eq!(store.get(&"/sound".into()).await.unwrap().value.unwrap().revision, sound);
+    let Err(StoreError::Corrupt(reason)) = store.get(&"/damaged".into()).await else { panic!("served") };
+    assert!(reason.contains(&format!("revision {damaged}")), "{reason}");
+    assert!(matches!(store.range("/", Page::default()).await, Err(StoreError::Corrupt(_))));
+    let history: Vec<_> = store.watch("/", Revision(1)).collect().await;
+    assert!(matches!(history[..], [Err(StoreError::Corrupt(_))]), "{history:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_puts_takes_deletes_and_recovers() {
+    let dir = tempdir().unwrap();
+    let options = Options { size_limit: Some(2 << 20), ..Options::at(dir.path()) };
+    let store = Embedded::open(&options).unwrap();
+    let mut written = Vec::new();
+    let refused = loop {
+        let key = Key::from(format!("/fill/{}", written.len()));
+        match store.commit(&key, Expect::Absent, put(vec![1; 64 << 10])).await {
+            Ok(revision) => written.push((key, revision)),
+            Err(err) => break err,
+        }
+    };
+    let StoreError::Unavailable(reason) = refused else { panic!("{refused}") };
+    assert!(reason.contains("no room on the disk"), "{reason}");
+    assert!(written.len() > 20, "{} writes fitted", written.len());
+    assert!(store.get(&written[0].0).await.unwrap().value.is_some(), "reads go on");
+    for (key, revision) in &written {
+        store.commit(key, Expect::At(*revision), Write::Delete).await.unwrap();
+    }
+    store.compact(store.revision().await.unwrap()).await.unwrap();
+    let recovered = async {
+        while store.commit(&"/again".into(), Expect::Absent, put(vec![1; 64 << 10])).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), recovered).await.expect("the store recovers without being opened again");
+    store.health().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_sleeps_through_many_writes_reads_them_from_the_log() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let start = store.revision().await.unwrap();
+    let mut sleepy = store.watch("/s/", start);
+    let first = create(&store, "/s/first", "f").await;
+    assert_eq!(sleepy.next().await.unwrap().unwrap().revision, first);
+    // More groups than are kept for it, and more rows than a page.
+    for _ in 0..2 * GROUPS {
+        let keys: Vec<_> = (0..10).map(|n| Key::from(format!("/s/{}-{n}", store.shared.head()))).collect();
+        join_all(keys.iter().map(|key| store.commit(key, Expect::Absent, put("x"))))
+            .await
+            .into_iter()
+            .for_each(|done| assert!(done.is_ok()));
+    }
+    let end = store.revision().await.unwrap();
+    let mut expected = first;
+    while expected < end {
+        expected = Revision(expected.0 + 1);
+        assert_eq!(sleepy.next().await.unwrap().unwrap().revision, expected);
+    }
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_share_commits() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let mut groups = store.shared.events.upgrade().unwrap().subscribe();
+    let keys: Vec<_> = (0..150).map(|n| Key::from(format!("/boot/{n}"))).collect();
+    let done = join_all(keys.iter().map(|key| store.commit(key, Expect::Absent, put("object")))).await;
+    assert!(done.iter().all(Result::is_ok));
+    let mut sizes = Vec::new();
+    while let Ok(group) = groups.try_recv() {
+        sizes.push(group.len());
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 150);
+    assert!(sizes.len() <= 15, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_an_error_when_the_store_is_closed() {
+    let store = Embedded::open(&Options::memory()).unwrap();
+    let mut events = store.watch("/", Revision(1));
+    store.close().await;
+    assert!(matches!(events.next().await, Some(Err(StoreError::Unavailable(_)))));
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn superseded_versions_are_compacted_in_time_and_their_space_is_used_again() {
+    let dir = tempdir().unwrap();
+    let options = Options { keep: Duration::from_millis(20), compact_every: Duration::from_millis(10), ..Options::at(dir.path()) };
+    let store = Embedded::open(&options).unwrap();
+    let mut at = create(&store, "/k", "0").await;
+    for _ in 0..300 {
+        at = store.commit(&"/k".into(), Expect::At(at), put(vec![5; 10_000])).await.unwrap();
+    }
+    let compacted = async {
+        loop {
+            let first = store.watch("/", Revision(1)).next().await.unwrap();
+            if first.is_err_and(|err| err == StoreError::Compacted { oldest: at }) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), compacted).await.expect("idle stores are compacted, too");
+    store.close().await;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    let rows: u32 = db.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 1);
+}
+
+/// The child of the next test: writes from eight tasks and says what was acknowledged, until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by the crash test"]
+async fn crash_child() {
+    let Ok(dir) = std::env::var("STORE_CRASH_DIR") else { return };
+    let store = Arc::new(open(Path::new(&dir)));
+    let write = |store: Arc<Embedded>, writer: u32| async move {
+        for round in 0u64.. {
+            let key = Key::from(format!("/crash/{writer}/{}", round % 5));
+            let found = store.get(&key).await.unwrap().value;
+            let expect = found.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
+            let delete = found.is_some() && round % 11 == 10;
+            let value = if delete { "-".to_owned() } else { format!("{writer}.{round}.{}", "x".repeat(3000)) };
+            let write = if delete { Write::Delete } else { put(value.clone()) };
+            let revision = store.commit(&key, expect, write).await.unwrap();
+            let line = format!("\nack {key} {revision} {}\n", value.split_once(".x").map_or(value.as_str(), |(head, _)| head));
+            std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+        }
+    };
+    join_all((0..8).map(|writer| tokio::spawn(write(store.clone(), writer)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_minus_nine_loses_nothing_acknowledged() {
+    let dir = tempdir().unwrap();
+    let mut acknowledged = BTreeMap::new();
+    for round in 0..6 {
+        let before = acknowledged.len();
+        write_and_be_killed(dir.path(), 60 + 40 * round, &mut acknowledged);
+        assert!(acknowledged.len() > before, "the child wrote");
+        let store = open(dir.path());
+        let head = store.revision().await.unwrap();
+        let count = usize::try_from(head.0 - 1).unwrap();
+        let history = contract::take(&store, "", Revision(1), count).await;
+        let history: BTreeMap<_, _> = history.into_iter().map(|event| (event.revision.0, event)).collect();
+        for (revision, (key, value)) in &acknowledged {
+            let event = history.get(revision).unwrap_or_else(|| panic!("{key} at {revision} was lost"));
+            assert_eq!(event.key.as_str(), key);
+            match &event.after {
+                Some(entry) => assert!(entry.value.starts_with(value.as_bytes()), "{key} at {revision}"),
+                None => assert_eq!(value, "-", "{key} at {revision}"),
+            }
+        }
+        store.close().await;
+    }
+}
+
+/// Runs the child until it has acknowledged `acks` writes, kills it, and notes all it said: revision to key and value.
+fn write_and_be_killed(dir: &Path, acks: usize, acknowledged: &mut BTreeMap<u64, (String, String)>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "embedded::tests::crash_child", "--ignored", "--nocapture"])
+        .env("STORE_CRASH_DIR", dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    let mut count = 0;
+    while count < acks && said.read_line(&mut text).unwrap() > 0 {
+        count += usize::from(text.lines().last().is_some_and(|line| line.starts_with("ack ")));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    said.read_to_string(&mut text).unwrap();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
+        let mut words = line.split(' ');
+        if let (Some("ack"), Some(key), Some(revision), Some(value)) = (words.next(), words.next(), words.next(), words.next()) {
+            acknowledged.insert(revision.parse().unwrap(), (key.to_owned(), value.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A store that fails on purpose, from a seed: what callers must live with, on demand.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+
+use crate::{At, Entry, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
+
+/// What goes wrong, and how often. Chances are from 0 (never) to 1 (always).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// The same seed and the same calls give the same faults.
+    pub seed: u64,
+    /// Chance that a commit fails and nothing was written.
+    pub before_commit: f64,
+    /// Chance that a commit fails although it was written.
+    pub after_commit: f64,
+    /// Chance that a read fails.
+    pub read: f64,
+    /// Chance, at each event, that a watch breaks instead.
+    pub watch: f64,
+    /// Every call takes up to this much longer.
+    pub delay: Duration,
+}
+
+/// Wraps a store with [`Faults`].
+pub struct Faulty {
+    inner: Arc<dyn Store>,
+    faults: Mutex<Faults>,
+    chance: Mutex<Chance>,
+}
+
+impl Faulty {
+    /// A wrapper around `inner`.
+    pub fn new(inner: Arc<dyn Store>, faults: Faults) -> Self {
+        Self { inner, faults: Mutex::new(faults), chance: Mutex::new(Chance(faults.seed)) }
+    }
+
+    /// Changes what goes wrong from here on; watches that are open keep their chance.
+    pub fn set(&self, faults: Faults) {
+        *self.faults.lock() = faults;
+    }
+
+    fn strikes(&self, chance: f64) -> bool {
+        self.chance.lock().strikes(chance)
+    }
+
+    async fn dawdle(&self) {
+        let longest = self.faults.lock().delay;
+        if !longest.is_zero() {
+            let part = self.chance.lock().fraction();
+            tokio::time::sleep(longest.mul_f64(part)).await;
+        }
+    }
+
+    async fn before_read(&self) -> Result<(), StoreError> {
+        self.dawdle().await;
+        let chance = self.faults.lock().read;
+        if self.strikes(chance) { Err(injected("read")) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.before_read().await?;
+        self.inner.revision().await
+    }
+
+    fn latest(&self) -> Option<Revision> {
+        self.inner.latest()
+    }
+
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        self.before_read().await?;
+        self.inner.get(key).await
+    }
+
+    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
+        self.before_read().await?;
+        self.inner.range(prefix, page).await
+    }
+
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
+        self.dawdle().await;
+        let Faults { before_commit, after_commit, .. } = *self.faults.lock();
+        if self.strikes(before_commit) {
+            return Err(injected("before commit"));
+        }
+        let revision = self.inner.commit(key, expect, write).await?;
+        self.dawdle().await;
+        if self.strikes(after_commit) { Err(injected("after commit")) } else { Ok(revision) }
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> Events {
+        let chance = self.faults.lock().watch;
+        let seed = self.chance.lock().next();
+        let state = Some((self.inner.watch(prefix, from), Chance(seed)));
+        stream::unfold(state, move |state| async move {
+            let (mut events, mut dice) = state?;
+            let event = events.next().await?;
+            if dice.strikes(chance) { Some((Err(injected("watch")), None)) } else { Some((event, Some((events, dice)))) }
+        })
+        .boxed()
+    }
+
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        self.before_read().await?;
+        self.inner.compact(to).await
+    }
+}
+
+fn injected(place: &str) -> StoreError {
+    StoreError::Unavailable(format!("injected fault: {place}"))
+}
+
+/// SplitMix64: small, seeded, good enough for dice.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From 0 to just under 1.
+    #[allow(clippy::cast_precision_loss)]
+    fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn strikes(&mut self, chance: f64) -> bool {
+        chance > 0.0 && self.fraction() < chance
+    }
+}
