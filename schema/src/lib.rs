@@ -2,10 +2,15 @@
 //!
 //! Nothing here knows a store, a clock or a request. A custom resource definition builds the same [`types::Schema`] value at run time.
 
+pub mod apply;
 pub mod decode;
 pub mod default;
+pub mod discovery;
 pub mod field;
+pub mod managed;
 pub mod name;
+pub mod openapi;
+pub mod patch;
 pub mod quantity;
 mod row;
 pub mod selector;

@@ -43,9 +43,11 @@ pub(crate) fn parse(line: &str, lookup: impl Fn(&str) -> Option<TypeId>) -> Resu
         shape,
         presence,
         required: false,
+        optional: false,
         immutable: false,
         list: ListKind::Atomic,
         atomic: false,
+        granular: false,
         patch: PatchStrategy::default(),
         default: None,
         allowed: Vec::new(),
@@ -105,10 +107,11 @@ fn apply(field: &mut Field, flag: &str) -> Result<(), String> {
     let count = || value.parse::<u64>().map_err(|_| format!("{flag:?} needs a whole number"));
     match key {
         "required" => field.required = true,
+        "optional" => field.optional = true,
         "immutable" => field.immutable = true,
         "discriminator" => field.discriminator = true,
         "list" => field.list = list_kind(value)?,
-        "map" => field.atomic = value == "atomic",
+        "map" => (field.atomic, field.granular) = (value == "atomic", value == "granular"),
         "patch" => field.patch = patch_strategy(value)?,
         "default" => field.default = Some(serde_json::from_str(value).map_err(|_| format!("{flag:?} is not JSON"))?),
         "format" => limits(field).format = Some(value.into()),
@@ -146,7 +149,7 @@ fn patch_strategy(text: &str) -> Result<PatchStrategy, String> {
     for strategy in strategies.split(',') {
         match strategy {
             "merge" => made.merge = true,
-            "replace" => made.merge = false,
+            "replace" => made.replace = true,
             "retainKeys" => made.retain_keys = true,
             other => return Err(format!("patch={other} is not merge, replace or retainKeys")),
         }

@@ -43,6 +43,8 @@ pub struct Type {
     pub typed: bool,
     /// Some field of it, or of a message below it, has a default. Made by [`Schema::new`].
     pub defaults: bool,
+    /// Server-side apply owns the message as a whole wherever it stands, unless a field is [`Field::granular`].
+    pub atomic: bool,
     /// In JSON the message stands as one of two forms; it has no fields of its own then.
     pub union: Option<Union>,
 }
@@ -94,12 +96,16 @@ pub struct Field {
     pub presence: Presence,
     /// Must be set.
     pub required: bool,
+    /// Published as not required although it is always written.
+    pub optional: bool,
     /// May not change once set.
     pub immutable: bool,
     /// How lists merge.
     pub list: ListKind,
     /// `map=atomic`: the map or message is owned as a whole.
     pub atomic: bool,
+    /// `map=granular`: owned field by field although its message is atomic elsewhere.
+    pub granular: bool,
     /// How strategic merge patch treats it.
     pub patch: PatchStrategy,
     /// Value when absent.
@@ -191,8 +197,10 @@ pub enum ListKind {
 /// How strategic merge patch treats a field.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PatchStrategy {
-    /// Merge instead of replace.
+    /// Merge lists instead of replacing them.
     pub merge: bool,
+    /// Replace a message instead of merging it.
+    pub replace: bool,
     /// The patch may name the keys to keep.
     pub retain_keys: bool,
     /// The key by which list items are told apart.
@@ -240,7 +248,9 @@ impl Type {
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
         let mut index: Vec<u32> = (0..fields.len() as u32).collect();
         index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
-        Self { name: name.into(), fields, index: index.into(), members, open: false, typed: false, defaults: false, union: None }
+        let name = name.into();
+        let atomic = crate::managed::ATOMIC_TYPES.contains(&&*name);
+        Self { name, fields, index: index.into(), members, open: false, typed: false, defaults: false, atomic, union: None }
     }
 
     /// The position in `fields` of the field with this JSON name.

@@ -163,7 +163,7 @@ impl Entries {
         if length <= MAX_UPDATERS {
             return;
         }
-        self.0.sort_by(|a, b| a.order(b));
+        self.0.sort_by(Entry::order);
         let (mut kept, updaters): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut self.0).into_iter().partition(|e| e.applied);
         // Of each version, where its first entry and then the bucket stands in `kept`.
         let mut first: HashMap<String, usize> = HashMap::new();
@@ -188,7 +188,7 @@ impl Entries {
 
     /// As it is stored; `None` when nobody owns anything.
     pub(crate) fn into_value(mut self) -> Option<Value> {
-        self.0.sort_by(|a, b| a.order(b));
+        self.0.sort_by(Entry::order);
         (!self.0.is_empty()).then(|| Value::Array(self.0.into_iter().map(Entry::into_value).collect()))
     }
 }
