@@ -16,6 +16,7 @@ mod row;
 pub mod selector;
 pub mod tables;
 pub mod types;
+pub mod validate;
 
 pub use field::{ErrorKind, FieldError, FieldErrors};
 pub use quantity::Quantity;
