@@ -1,6 +1,6 @@
 //! A group of writes that share one transaction: which of them succeed, and as what. Pure: nothing is written here.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -68,7 +68,7 @@ impl Group {
             created: found.map_or(revision, |slot| slot.created),
             version: found.map_or(0, |slot| slot.version).saturating_add(1),
             expires: match &write {
-                Write::Put { ttl: Some(ttl), .. } => Some(now_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))),
+                Write::Put { ttl: Some(ttl), .. } => Some(deadline(now_ms, *ttl)),
                 _ => None,
             },
         };
@@ -112,6 +112,12 @@ impl Group {
             let _ = answer.send(Err(error.clone()));
         }
     }
+}
+
+/// Rounded up: `now_ms` is already under way, and nothing goes before its time.
+fn deadline(now_ms: i64, ttl: Duration) -> i64 {
+    let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_add(ttl).saturating_add(1)
 }
 
 fn check(found: Option<&Slot>, expect: Expect, write: &Write) -> Result<(), StoreError> {
