@@ -1,1 +1,40 @@
-//! coracle-controllers
+//! The built-in controllers of a Kubernetes cluster: what kube-controller-manager does.
+//!
+//! They speak to the API through [`kube::Client`] alone, so the room also runs against a stock API server. Each controller
+//! says which changes wake which keys ([`run::Named::reads`]) and decides about one key in a pure function
+//! ([`run::Controller::plan`]); one executor ([`apply`]) carries plans out. All controllers share one watch and one cached
+//! copy per kind ([`caches`]).
+//!
+//! ```text
+//! reflector -> store -> reads() -> queue -> plan(key, now) -> apply -> API
+//!                 ^------- expectations: own writes must show first
+//! ```
+
+pub mod apply;
+pub mod caches;
+pub mod change;
+pub mod events;
+pub mod expectations;
+pub mod object;
+pub mod pod;
+pub mod queue;
+pub mod reflector;
+pub mod run;
+pub mod selector;
+pub mod store;
+pub mod time;
+
+mod claim;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod hash;
+mod lead;
+mod lease;
+mod namespace;
+mod registry;
+mod replicaset;
+mod root_ca;
+mod service_account;
+
+pub use run::{BuildError, Clients, Controllers, Options};

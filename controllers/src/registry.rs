@@ -1,0 +1,35 @@
+//! The list of built-in controllers.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+
+use crate::{
+    caches::Caches,
+    deployment::Deployments,
+    endpoints::{Mirror, PlainEndpoints, Slices},
+    namespace::Namespaces,
+    replicaset::ReplicaSets,
+    root_ca::RootCaPublisher,
+    run::{BuildError, Clients, Options, Planned, Reconcile},
+    service_account::ServiceAccounts,
+};
+
+/// All controllers, in the order in which they are wired. The collector of garbage is the last: it listens to the caches
+/// that the others need.
+pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -> Result<Vec<Arc<dyn Reconcile>>, BuildError> {
+    let mut all: Vec<Arc<dyn Reconcile>> = vec![
+        Arc::new(Planned(Deployments::new(caches.clone()))),
+        Arc::new(Planned(ReplicaSets::<ReplicaSet>::new(caches.clone()))),
+        Arc::new(Planned(ReplicaSets::<ReplicationController>::new(caches.clone()))),
+        Arc::new(Planned(ServiceAccounts::new(caches.clone()))),
+        Arc::new(Namespaces::new(caches.clone())),
+        Arc::new(Planned(PlainEndpoints::new(caches.clone()))),
+        Arc::new(Planned(Slices::new(caches.clone()))),
+        Arc::new(Planned(Mirror::new(caches.clone()))),
+    ];
+    if let Some(pem) = &options.root_ca {
+        all.push(Arc::new(Planned(RootCaPublisher::new(caches.clone(), pem.clone()))));
+    }
+    Ok(all)
+}
