@@ -15,7 +15,7 @@ use crate::{
 
 /// Checks the whole configuration; the text lists everything wrong.
 pub(super) fn check(schema: &SchemaRef, config: &Value) -> Result<(), String> {
-    let mut check = Check { schema: &schema.schema, path: String::new(), errors: Vec::new() };
+    let mut check = Check { schema: &schema.schema, path: Vec::new(), errors: Vec::new() };
     check.message(schema.root, config);
     match check.errors.as_slice() {
         [] => Ok(()),
@@ -24,26 +24,39 @@ pub(super) fn check(schema: &SchemaRef, config: &Value) -> Result<(), String> {
     }
 }
 
-struct Check<'s> {
+struct Check<'s, 'v> {
     schema: &'s Schema,
-    path: String,
+    /// Printed only when something is wrong.
+    path: Vec<Step<'v>>,
     errors: Vec<String>,
 }
 
-impl<'s> Check<'s> {
+enum Step<'v> {
+    Member(&'v str),
+    /// The element text of an item.
+    Item(String),
+    Index(usize),
+}
+
+impl<'s, 'v> Check<'s, 'v> {
     fn wrong(&mut self, what: impl AsRef<str>) {
         let what = what.as_ref();
-        self.errors.push(if self.path.is_empty() { what.to_owned() } else { format!("{}: {what}", self.path) });
+        let printed = |step: &Step<'_>| match step {
+            Step::Member(name) => format!(".{name}"),
+            Step::Item(key) => display(key),
+            Step::Index(at) => format!("[{at}]"),
+        };
+        let path: String = self.path.iter().map(printed).collect();
+        self.errors.push(if path.is_empty() { what.to_owned() } else { format!("{path}: {what}") });
     }
 
-    fn at(&mut self, step: &str, then: impl FnOnce(&mut Self)) {
-        let length = self.path.len();
-        self.path.push_str(step);
+    fn at(&mut self, step: Step<'v>, then: impl FnOnce(&mut Self)) {
+        self.path.push(step);
         then(self);
-        self.path.truncate(length);
+        self.path.pop();
     }
 
-    fn message(&mut self, id: TypeId, value: &Value) {
+    fn message(&mut self, id: TypeId, value: &'v Value) {
         let schema: &'s Schema = self.schema;
         let message: &'s Type = schema.get(id);
         if message.union.is_some() || value.is_null() {
@@ -51,27 +64,27 @@ impl<'s> Check<'s> {
         }
         let Value::Object(map) = value else { return self.wrong(format!("expected map, got {}", printed(value))) };
         for (key, value) in map {
-            let step = format!(".{key}");
+            let step = Step::Member(key);
             match message.field(key) {
-                Some(field) => self.at(&step, |c| c.field(field, value)),
+                Some(field) => self.at(step, |c| c.field(field, value)),
                 None if message.open => {}
-                None if message.typed && is_type_meta(key) => self.at(&step, |c| c.shape(&Shape::String, value)),
+                None if message.typed && is_type_meta(key) => self.at(step, |c| c.shape(&Shape::String, value)),
                 None => {
-                    self.at(&step, |c| c.wrong("field not declared in schema"));
+                    self.at(step, |c| c.wrong("field not declared in schema"));
                     return;
                 }
             }
         }
     }
 
-    fn field(&mut self, field: &'s Field, value: &Value) {
+    fn field(&mut self, field: &'s Field, value: &'v Value) {
         match &field.shape {
             Shape::List(item) => self.list(&field.list, item, value),
             other => self.shape(other, value),
         }
     }
 
-    fn shape(&mut self, shape: &'s Shape, value: &Value) {
+    fn shape(&mut self, shape: &'s Shape, value: &'v Value) {
         let fits = match shape {
             Shape::Message(id) => return self.message(*id, value),
             Shape::List(item) => return self.list(&ListKind::Atomic, item, value),
@@ -91,19 +104,19 @@ impl<'s> Check<'s> {
         }
     }
 
-    fn map(&mut self, inner: &'s Shape, value: &Value) {
+    fn map(&mut self, inner: &'s Shape, value: &'v Value) {
         match value {
             Value::Null => {}
             Value::Object(map) => {
                 for (key, value) in map {
-                    self.at(&format!(".{key}"), |c| c.shape(inner, value));
+                    self.at(Step::Member(key), |c| c.shape(inner, value));
                 }
             }
             other => self.wrong(format!("expected map, got {}", printed(other))),
         }
     }
 
-    fn list(&mut self, kind: &ListKind, item: &'s Shape, value: &Value) {
+    fn list(&mut self, kind: &ListKind, item: &'s Shape, value: &'v Value) {
         let items = match value {
             Value::Null => return,
             Value::Array(items) => items,
@@ -112,18 +125,19 @@ impl<'s> Check<'s> {
         let key_type = item_type(self.schema, item);
         let mut seen = HashSet::new();
         for (at, value) in items.iter().enumerate() {
-            let step = if *kind == ListKind::Atomic {
-                format!("[{at}]")
-            } else {
-                match item_element(kind, key_type, value) {
-                    Ok(key) => display(&key),
-                    Err(why) => return self.wrong(format!("element {at}: {why}")),
-                }
-            };
-            if *kind != ListKind::Atomic && !seen.insert(step.clone()) {
-                self.wrong(format!("duplicate entries for key {step}"));
+            if *kind == ListKind::Atomic {
+                self.at(Step::Index(at), |c| c.shape(item, value));
+                continue;
             }
-            self.at(&step, |c| c.shape(item, value));
+            match item_element(kind, key_type, value) {
+                Ok(key) => {
+                    if !seen.insert(key.clone()) {
+                        self.wrong(format!("duplicate entries for key {}", display(&key)));
+                    }
+                    self.at(Step::Item(key), |c| c.shape(item, value));
+                }
+                Err(why) => return self.wrong(format!("element {at}: {why}")),
+            }
         }
     }
 }

@@ -121,7 +121,10 @@ impl Attempt<'_> {
         let last = entries.position(&entry).map(|at| entries.0.remove(at));
         entry.time = last.as_ref().and_then(|l| l.time.clone());
         let new = match &last {
-            Some(last) if !last.fields.is_empty() => prune::prune(schema, root, merged, &last.fields, &entry.fields, &entries),
+            // All that was applied is applied again: nothing can go.
+            Some(last) if !managed::includes(&entry.fields, &last.fields) => {
+                prune::prune(schema, root, merged, &last.fields, &entry.fields, &entries)
+            }
             _ => merged,
         };
 

@@ -14,7 +14,9 @@ pub(crate) use element::{display, go_json, of_item as item_element};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use node::ATOMIC_TYPES;
 pub use reset::{Path, reset_fields};
-pub(crate) use set::{Set, add, attach, below, has, intersection, is_member, of_names as set_of_names, paths, subtract, subtract_trees};
+pub(crate) use set::{
+    Set, add, attach, below, has, includes, intersection, is_member, of_names as set_of_names, paths, subtract, subtract_trees,
+};
 
 use crate::SchemaRef;
 

@@ -126,6 +126,18 @@ pub(crate) fn intersection(a: &Set, b: &Set) -> Set {
     both
 }
 
+/// Whether every path of `part` is in `whole`.
+pub(crate) fn includes(whole: &Set, part: &Set) -> bool {
+    nodes(part).all(|(key, theirs)| {
+        let Some(ours) = whole.get(key) else { return false };
+        let below = match (ours.as_object(), theirs.as_object()) {
+            (Some(ours), Some(theirs)) => includes(ours, theirs),
+            _ => true,
+        };
+        below && (is_member(ours) || !is_member(theirs))
+    })
+}
+
 /// The set of one path per entry of `paths`, each a list of field names.
 pub(crate) fn of_names(paths: &[&[&str]]) -> Set {
     let mut set = Set::new();
@@ -197,6 +209,14 @@ mod tests {
     fn intersection_knows_members_from_ways() {
         let both = intersection(&set(json!({"f:a": {".": {}, "f:b": {}}})), &set(json!({"f:a": {"f:b": {}, "f:c": {}}})));
         assert_eq!(Value::Object(both), json!({"f:a": {"f:b": {}}}));
+    }
+
+    #[test]
+    fn a_way_to_a_path_is_not_the_path() {
+        let whole = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {"f:d": {}}}));
+        assert!(includes(&whole, &set(json!({"f:a": {"f:b": {}}, "f:c": {"f:d": {}}}))));
+        assert!(!includes(&whole, &set(json!({"f:c": {}}))));
+        assert!(!includes(&whole, &set(json!({"f:a": {"f:x": {}}}))));
     }
 
     #[test]
