@@ -1,6 +1,21 @@
 //! What may pass: built-in admission plugins, in one ordered list, over every write of every kind.
 
+pub mod chain;
+pub mod namespace;
+pub mod priority;
+pub mod serviceaccount;
+pub mod tolerations;
+
+mod look;
+
+#[cfg(test)]
+mod bench;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
+
+pub use chain::{Options, chain};
 
 use crate::{
     authn::User,
@@ -43,6 +58,11 @@ pub trait Admission: Send + Sync {
     /// The plugin's name as in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
 
+    /// Whether the plugin has anything to do with this write. Asked for every write of every kind, so it must be a few comparisons.
+    fn concerns(&self, _attempt: &Attempt<'_>) -> bool {
+        true
+    }
+
     /// May change the object; `new` is absent on delete.
     async fn mutate(&self, _attempt: &mut Attempt<'_>, _new: Option<&mut Object>) -> Result<(), Status> {
         Ok(())
@@ -52,4 +72,24 @@ pub trait Admission: Send + Sync {
     async fn validate(&self, _attempt: &mut Attempt<'_>, _new: Option<&Object>) -> Result<(), Status> {
         Ok(())
     }
+}
+
+/// Lets every plugin change the object, in order; the first refusal ends it.
+pub async fn mutate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
+    for plugin in chain {
+        if plugin.concerns(attempt) {
+            plugin.mutate(attempt, new.as_deref_mut()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows every plugin the final object, in order; the first refusal ends it.
+pub async fn validate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
+    for plugin in chain {
+        if plugin.concerns(attempt) {
+            plugin.validate(attempt, new).await?;
+        }
+    }
+    Ok(())
 }

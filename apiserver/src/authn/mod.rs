@@ -1,6 +1,22 @@
 //! Who asks: client certificates, service-account tokens, in-process identities, anonymous.
 
+pub mod bearer;
+pub mod certificates;
+pub mod claims;
+pub mod issuer;
+pub mod join;
+pub mod keys;
+pub mod reviews;
+pub mod tokens;
+
+mod authenticator;
+
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use authenticator::{Authenticator, Options};
+
+/// The extra that names the credential itself (`JTI=…`, `X509SHA256=…`).
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// An authenticated user.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

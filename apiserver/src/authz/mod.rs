@@ -1,6 +1,24 @@
 //! Who may: one decision before dispatch, from [`crate::request::RequestInfo`] and the user. Handlers never authorize.
 
-use crate::{authn::User, request::RequestInfo};
+pub mod aggregation;
+pub mod escalation;
+pub mod graph;
+pub mod index;
+pub mod node;
+pub mod policy;
+pub mod rbac;
+pub mod reviews;
+pub mod rules;
+
+mod mirror;
+
+use std::sync::Arc;
+
+use crate::{
+    authn::User,
+    request::RequestInfo,
+    wire::{Status, status::Subject},
+};
 
 /// An authorizer's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,4 +35,166 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync {
     /// Decides over what it has in memory; never waits.
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision;
+
+    /// Why it allows the request, for reviews; empty when there is nothing to tell.
+    fn grounds(&self, _user: &User, _request: &RequestInfo) -> String {
+        String::new()
+    }
+
+    /// What it allows the user in a namespace, for SelfSubjectRulesReview.
+    fn rules(&self, _user: &User, _namespace: &str) -> rules::Known {
+        rules::Known::default()
+    }
+}
+
+/// The group whose members may do everything.
+pub const MASTERS: &str = "system:masters";
+
+/// The authorizers in order, before them the superuser group.
+#[derive(Clone, Default)]
+pub struct Chain(Vec<Arc<dyn Authorizer>>);
+
+impl Chain {
+    /// A chain that asks these, in order.
+    pub fn new(authorizers: Vec<Arc<dyn Authorizer>>) -> Self {
+        Self(authorizers)
+    }
+
+    /// Lets the request pass or refuses it as upstream words it.
+    pub fn authorize(&self, user: &User, request: &RequestInfo) -> Result<(), Status> {
+        match self.decide(user, request) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(user, request, &reason)),
+        }
+    }
+}
+
+impl Authorizer for Chain {
+    fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
+        if user.in_group(MASTERS) {
+            return Decision::Allow;
+        }
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.decide(user, request) {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn grounds(&self, user: &User, request: &RequestInfo) -> String {
+        let allows = |a: &&Arc<dyn Authorizer>| a.decide(user, request) == Decision::Allow;
+        if user.in_group(MASTERS) {
+            return String::new();
+        }
+        self.0.iter().find(allows).map(|a| a.grounds(user, request)).unwrap_or_default()
+    }
+
+    fn rules(&self, user: &User, namespace: &str) -> rules::Known {
+        let mut known = rules::Known::default();
+        if user.in_group(MASTERS) {
+            known.resource.push(policy::Rule::everything());
+            known.other.push(policy::Rule::every_path());
+        }
+        for authorizer in &self.0 {
+            known.extend(authorizer.rules(user, namespace));
+        }
+        known
+    }
+}
+
+/// The 403 of a refused request (`endpoints/handlers/responsewriters/errors.go`).
+pub fn forbidden(user: &User, request: &RequestInfo, reason: &str) -> Status {
+    let mut why = refusal(user, request);
+    if !reason.is_empty() {
+        why.push_str(": ");
+        why.push_str(reason);
+    }
+    if !request.is_resource {
+        return Status::forbidden(Subject { group: "", resource: "", name: "" }, &why);
+    }
+    Status::forbidden(Subject { group: &request.group, resource: &request.resource, name: &request.name }, &why)
+}
+
+/// `User "x" cannot list resource "pods" in API group "" in the namespace "default"`
+fn refusal(user: &User, request: &RequestInfo) -> String {
+    let (name, verb) = (&user.name, &request.verb);
+    if !request.is_resource {
+        return format!("User {name:?} cannot {verb} path {:?}", request.path);
+    }
+    let mut resource = request.resource.clone();
+    if !request.subresource.is_empty() {
+        resource.push('/');
+        resource.push_str(&request.subresource);
+    }
+    let place = match request.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?} {place}", request.group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Says(Decision);
+
+    impl Authorizer for Says {
+        fn decide(&self, _: &User, _: &RequestInfo) -> Decision {
+            self.0.clone()
+        }
+    }
+
+    fn chain(decisions: Vec<Decision>) -> Chain {
+        Chain::new(decisions.into_iter().map(|d| Arc::new(Says(d)) as Arc<dyn Authorizer>).collect())
+    }
+
+    fn request() -> RequestInfo {
+        RequestInfo {
+            is_resource: true,
+            verb: "list".into(),
+            resource: "pods".into(),
+            namespace: "default".into(),
+            ..RequestInfo::default()
+        }
+    }
+
+    #[test]
+    fn the_first_that_allows_or_denies_wins() {
+        let jane = User::new("jane", &[]);
+        let none = || Decision::NoOpinion(String::new());
+        assert!(chain(vec![none(), Decision::Allow, Decision::Deny("no".into())]).authorize(&jane, &request()).is_ok());
+        assert!(chain(vec![none(), Decision::Deny("no".into()), Decision::Allow]).authorize(&jane, &request()).is_err());
+        assert!(chain(vec![]).authorize(&jane, &request()).is_err());
+        assert!(chain(vec![Decision::Deny("no".into())]).authorize(&User::new("root", &[MASTERS]), &request()).is_ok());
+    }
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        let jane = User::new("jane", &[]);
+        let message = |request: &RequestInfo| chain(vec![]).authorize(&jane, request).unwrap_err().message;
+        assert_eq!(
+            message(&request()),
+            r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#
+        );
+        let scale = RequestInfo {
+            verb: "update".into(),
+            group: "apps".into(),
+            resource: "deployments".into(),
+            subresource: "scale".into(),
+            name: "web".into(),
+            namespace: String::new(),
+            ..request()
+        };
+        assert_eq!(
+            message(&scale),
+            r#"deployments.apps "web" is forbidden: User "jane" cannot update resource "deployments/scale" in API group "apps" at the cluster scope"#
+        );
+        let path = RequestInfo { verb: "get".into(), path: "/metrics".into(), ..RequestInfo::default() };
+        assert_eq!(message(&path), r#"forbidden: User "jane" cannot get path "/metrics""#);
+    }
 }

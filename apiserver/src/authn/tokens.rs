@@ -1,0 +1,361 @@
+//! Verifies service-account tokens: signature, issuer, audience, time, and that what they are bound to is still there
+//! (`pkg/serviceaccount/jwt.go` and `claims.go`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{
+    CREDENTIAL_ID, User,
+    claims::{self, Binding, Claims, FormError, Reference},
+    keys::VerifyingKey,
+};
+use crate::{registry::Reader, wire::Status};
+
+/// Clocks of issuer and verifier may differ by this much.
+const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// A verified token is believed for this long without another look at what it is bound to, as upstream's token cache does.
+const CACHED: SignedDuration = SignedDuration::from_secs(10);
+
+/// At most so many verified tokens are remembered.
+const CACHE_LIMIT: usize = 4096;
+
+/// Why a token is not good.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Malformed, or not signed by us.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// Signed by us but in another name.
+    #[error("unknown issuer {0:?}")]
+    Issuer(String),
+    /// For somebody else.
+    #[error("token audiences {token:?} is invalid for the target audiences {wanted:?}")]
+    Audience {
+        /// What the token says.
+        token: Vec<String>,
+        /// What was asked for.
+        wanted: Vec<String>,
+    },
+    /// Its time is over.
+    #[error("service account token has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("service account token is not valid yet")]
+    NotYet,
+    /// The account is gone.
+    #[error("serviceaccounts {0:?} not found")]
+    NoAccount(String),
+    /// The subject and the claims name different accounts.
+    #[error("sub claim does not match the service account of the token")]
+    Subject,
+    /// An object it is bound to is gone.
+    #[error("service account token has been invalidated")]
+    Invalidated,
+    /// An object of the same name is another one now.
+    #[error("{kind} UID ({now}) does not match claim ({claimed})")]
+    Uid {
+        /// `service account`, `pod`, …
+        kind: &'static str,
+        /// The object's.
+        now: String,
+        /// The token's.
+        claimed: String,
+    },
+    /// The lookup failed.
+    #[error("cannot check the token now: {0}")]
+    Lookup(Status),
+}
+
+/// A good token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The account.
+    pub user: Arc<User>,
+    /// Those of the audiences asked for that the token is for.
+    pub audiences: Vec<String>,
+}
+
+/// Verifies tokens of this cluster's issuers.
+pub struct Verifier {
+    /// Accepted `iss` values, the current one first.
+    issuers: Vec<String>,
+    keys: Vec<VerifyingKey>,
+    reader: Arc<dyn Reader>,
+    recent: Mutex<HashMap<[u8; 32], Recent>>,
+}
+
+/// A token verified a moment ago.
+struct Recent {
+    user: Arc<User>,
+    audiences: Vec<String>,
+    until: Timestamp,
+}
+
+impl Verifier {
+    /// A verifier over these issuers and keys.
+    pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, reader: Arc<dyn Reader>) -> Self {
+        Self { issuers, keys, reader, recent: Mutex::default() }
+    }
+
+    /// The keys tokens are verified with.
+    pub fn keys(&self) -> &[VerifyingKey] {
+        &self.keys
+    }
+
+    /// Whose token it is, when it is good for one of the `wanted` audiences.
+    pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Verified, TokenError> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some((user, audiences)) = self.remembered(&digest, now) {
+            return meet(user, &audiences, wanted);
+        }
+        let claims = claims::open(token, &self.keys)?;
+        if !self.issuers.contains(&claims.iss) {
+            return Err(TokenError::Issuer(claims.iss));
+        }
+        let expires = check_time(&claims, now)?;
+        self.check_bound(&claims.kubernetes, now).await?;
+        let user = Arc::new(user(&claims)?);
+        self.remember(digest, Recent { user: user.clone(), audiences: claims.aud.clone(), until: expires.min(after(now, CACHED)) }, now);
+        meet(user, &claims.aud, wanted)
+    }
+
+    fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<(Arc<User>, Vec<String>)> {
+        let recent = self.recent.lock();
+        let found = recent.get(digest).filter(|r| r.until > now)?;
+        Some((found.user.clone(), found.audiences.clone()))
+    }
+
+    fn remember(&self, digest: [u8; 32], entry: Recent, now: Timestamp) {
+        let mut recent = self.recent.lock();
+        if recent.len() >= CACHE_LIMIT {
+            recent.retain(|_, r| r.until > now);
+        }
+        if recent.len() >= CACHE_LIMIT {
+            recent.clear();
+        }
+        recent.insert(digest, entry);
+    }
+
+    async fn check_bound(&self, bound: &Binding, now: Timestamp) -> Result<(), TokenError> {
+        let namespace = &bound.namespace;
+        let account = &bound.serviceaccount;
+        match self.check("service account", "serviceaccounts", namespace, account, now).await {
+            Err(TokenError::Invalidated) => return Err(TokenError::NoAccount(account.name.clone())),
+            other => other?,
+        }
+        if let Some(secret) = &bound.secret {
+            self.check("secret", "secrets", namespace, secret, now).await?;
+        }
+        if let Some(pod) = &bound.pod {
+            self.check("pod", "pods", namespace, pod, now).await?;
+        } else if let Some(node) = &bound.node {
+            // Beside a pod the node is information only: the pod dies with it.
+            self.check("node", "nodes", "", node, now).await?;
+        }
+        Ok(())
+    }
+
+    /// That the object is there, is the same, and was not deleted longer ago than the leeway.
+    async fn check(
+        &self,
+        kind: &'static str,
+        resource: &str,
+        namespace: &str,
+        bound: &Reference,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        let found = self.reader.get("", resource, namespace, &bound.name).await.map_err(TokenError::Lookup)?;
+        let found: Named = found.and_then(|b| serde_json::from_slice(&b).ok()).ok_or(TokenError::Invalidated)?;
+        let deleted = found.metadata.deletion_timestamp.and_then(|t| t.parse::<Timestamp>().ok());
+        if deleted.is_some_and(|at| after(at, LEEWAY) < now) {
+            return Err(TokenError::Invalidated);
+        }
+        if found.metadata.uid != bound.uid {
+            return Err(TokenError::Uid { kind, now: found.metadata.uid, claimed: bound.uid.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// The little of an object that a bound token needs.
+#[derive(Deserialize)]
+struct Named {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    uid: String,
+    deletion_timestamp: Option<String>,
+}
+
+/// `time + span`, at the end of time when that is later.
+fn after(time: Timestamp, span: SignedDuration) -> Timestamp {
+    time.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// When the token expires, if it is valid now.
+fn check_time(claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
+    let at = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
+    let expires = at(claims.exp);
+    if after(expires, LEEWAY) < now {
+        return Err(TokenError::Expired);
+    }
+    if at(claims.nbf) > after(now, LEEWAY) || at(claims.iat) > after(now, LEEWAY) {
+        return Err(TokenError::NotYet);
+    }
+    Ok(expires)
+}
+
+/// The account as a user, with the groups of all accounts and the facts about the bound objects.
+fn user(claims: &Claims) -> Result<User, TokenError> {
+    let bound = &claims.kubernetes;
+    let name = format!("system:serviceaccount:{}:{}", bound.namespace, bound.serviceaccount.name);
+    if claims.sub != name {
+        return Err(TokenError::Subject);
+    }
+    let of_namespace = format!("system:serviceaccounts:{}", bound.namespace);
+    let mut user = User::new(&name, &["system:serviceaccounts", &of_namespace]);
+    user.uid = bound.serviceaccount.uid.as_str().into();
+    let mut extra = |key: &str, value: &str| {
+        if !value.is_empty() {
+            user.extra.insert(key.to_owned(), vec![value.to_owned()]);
+        }
+    };
+    if !claims.jti.is_empty() {
+        extra(CREDENTIAL_ID, &format!("JTI={}", claims.jti));
+    }
+    for (kind, reference) in [("pod", &bound.pod), ("node", &bound.node)] {
+        if let Some(reference) = reference {
+            extra(&format!("authentication.kubernetes.io/{kind}-name"), &reference.name);
+            extra(&format!("authentication.kubernetes.io/{kind}-uid"), &reference.uid);
+        }
+    }
+    Ok(user)
+}
+
+/// The audiences wanted that the token is for; there must be one.
+fn meet(user: Arc<User>, audiences: &[String], wanted: &[String]) -> Result<Verified, TokenError> {
+    let both: Vec<String> = wanted.iter().filter(|w| audiences.contains(w)).cloned().collect();
+    if both.is_empty() {
+        return Err(TokenError::Audience { token: audiences.to_vec(), wanted: wanted.to_vec() });
+    }
+    Ok(Verified { user, audiences: both })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{authn::keys::SigningKey, registry::fake::FakeReader};
+
+    struct Fixture {
+        key: SigningKey,
+        reader: Arc<FakeReader>,
+        verifier: Verifier,
+        now: Timestamp,
+    }
+
+    fn fixture() -> Fixture {
+        let key = SigningKey::from_pem(rcgen::KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap();
+        let reader = Arc::new(FakeReader::default());
+        reader.put("", "serviceaccounts", json!({"metadata": {"name": "a", "namespace": "ns", "uid": "sa-1"}}));
+        reader.put("", "pods", json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pod-1"}}));
+        let verifier = Verifier::new(vec!["https://issuer".into()], vec![key.public().clone()], reader.clone());
+        Fixture { key, reader, verifier, now: "2026-11-21T12:00:00Z".parse().unwrap() }
+    }
+
+    fn claims(now: Timestamp) -> Claims {
+        let reference = |name: &str, uid: &str| Reference { name: name.into(), uid: uid.into() };
+        Claims {
+            aud: vec!["api".into(), "vault".into()],
+            exp: now.as_second() + 600,
+            iat: now.as_second(),
+            iss: "https://issuer".into(),
+            jti: "j".into(),
+            kubernetes: Binding {
+                namespace: "ns".into(),
+                serviceaccount: reference("a", "sa-1"),
+                pod: Some(reference("p", "pod-1")),
+                node: Some(reference("n", "node-1")),
+                ..Binding::default()
+            },
+            nbf: now.as_second(),
+            sub: "system:serviceaccount:ns:a".into(),
+        }
+    }
+
+    async fn verify(f: &Fixture, change: impl Fn(&mut Claims), now: Timestamp) -> Result<Verified, String> {
+        let mut claims = claims(f.now);
+        change(&mut claims);
+        let token = claims::seal(&claims, &f.key).unwrap();
+        f.verifier.verify(&token, &["api".into()], now).await.map_err(|e| e.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_good_token_is_the_account_with_its_groups_and_extras() {
+        let f = fixture();
+        let verified = verify(&f, |_| {}, f.now).await.unwrap();
+        assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
+        assert_eq!(&*verified.user.uid, "sa-1");
+        assert_eq!(verified.audiences, ["api"]);
+        for group in ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"] {
+            assert!(verified.user.in_group(group), "{group}");
+        }
+        let extra = |key: &str| verified.user.extra[&format!("authentication.kubernetes.io/{key}")][0].as_str();
+        assert_eq!([extra("pod-name"), extra("pod-uid"), extra("node-name"), extra("credential-id")], ["p", "pod-1", "n", "JTI=j"]);
+    }
+
+    #[tokio::test]
+    async fn each_wrong_claim_is_refused_with_its_reason() {
+        let f = fixture();
+        type Case = (fn(&mut Claims), &'static str);
+        let cases: [Case; 7] = [
+            (|c| c.iss = "x".into(), "unknown issuer"),
+            (|c| c.aud = vec!["other".into()], "invalid for the target audiences"),
+            (|c| c.exp -= 661, "expired"),
+            (|c| c.nbf += 61, "not valid yet"),
+            (|c| c.sub = "system:serviceaccount:ns:b".into(), "sub claim"),
+            (|c| c.kubernetes.serviceaccount.uid = "sa-0".into(), "service account UID (sa-1) does not match"),
+            (|c| c.kubernetes.secret = Some(Reference { name: "s".into(), uid: "s".into() }), "invalidated"),
+        ];
+        for (change, reason) in cases {
+            let error = verify(&f, change, f.now).await.unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_dies_with_its_pod_once_the_cache_forgets() {
+        let f = fixture();
+        verify(&f, |_| {}, f.now).await.unwrap();
+        f.reader.remove("", "pods", "ns", "p");
+        let signed = claims::seal(&claims(f.now), &f.key).unwrap();
+        let wanted = ["api".to_owned()];
+        assert!(f.verifier.verify(&signed, &wanted, f.now).await.is_err(), "another signature is another token");
+        let f2 = fixture();
+        let token = claims::seal(&claims(f2.now), &f2.key).unwrap();
+        f2.verifier.verify(&token, &wanted, f2.now).await.unwrap();
+        f2.reader.remove("", "pods", "ns", "p");
+        let soon = after(f2.now, SignedDuration::from_secs(9));
+        let later = after(f2.now, SignedDuration::from_secs(11));
+        assert!(f2.verifier.verify(&token, &wanted, soon).await.is_ok());
+        assert!(matches!(f2.verifier.verify(&token, &wanted, later).await, Err(TokenError::Invalidated)));
+    }
+
+    #[tokio::test]
+    async fn a_deleted_but_lingering_pod_ends_the_token_after_the_leeway() {
+        let f = fixture();
+        let deleted = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pod-1", "deletionTimestamp": "2026-11-21T11:58:59Z"}});
+        f.reader.put("", "pods", deleted);
+        assert!(verify(&f, |_| {}, f.now).await.unwrap_err().contains("invalidated"));
+    }
+}

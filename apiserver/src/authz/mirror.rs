@@ -1,0 +1,22 @@
+//! Following a resource without missing what was deleted before the following began.
+
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+
+use crate::{
+    registry::{Change, Reader},
+    wire::Status,
+};
+
+/// What is there now, and a stream of changes that began before it was read: it repeats some of it, and misses nothing.
+pub(super) async fn begin(reader: &dyn Reader, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+    let mut changes = reader.follow(group, resource);
+    // Streams start when first polled.
+    let first = futures::poll!(changes.next());
+    let now = reader.list(group, resource, "").await?;
+    let changes = match first {
+        std::task::Poll::Ready(Some(change)) => futures::stream::once(std::future::ready(change)).chain(changes).boxed(),
+        _ => changes,
+    };
+    Ok((now, changes))
+}

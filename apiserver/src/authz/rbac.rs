@@ -1,0 +1,249 @@
+//! Role-based access control over an index kept fresh from the watch cache (`plugin/pkg/auth/authorizer/rbac`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use parking_lot::RwLock;
+use tracing::warn;
+
+use super::{
+    Authorizer, Decision,
+    index::{Grant, Index, RoleKey, Subject},
+    mirror,
+    policy::Rule,
+    rules::Known,
+};
+use crate::{
+    authn::User,
+    registry::{Change, Reader},
+    request::RequestInfo,
+    wire::Status,
+};
+
+/// Group of all RBAC kinds.
+pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// The RBAC authorizer.
+#[derive(Default)]
+pub struct Rbac {
+    index: RwLock<Index>,
+}
+
+/// The changes still to come after [`Rbac::load`].
+pub struct Changes(Vec<(Source, BoxStream<'static, Change>)>);
+
+#[derive(Clone, Copy)]
+enum Source {
+    Roles,
+    Bindings,
+}
+
+/// What feeds the index.
+const SOURCES: [(Source, &str); 4] = [
+    (Source::Roles, "clusterroles"),
+    (Source::Roles, "roles"),
+    (Source::Bindings, "clusterrolebindings"),
+    (Source::Bindings, "rolebindings"),
+];
+
+impl Rbac {
+    /// Reads all roles and bindings. Decisions are right from here on; [`Rbac::follow`] keeps them so.
+    pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
+        let mut streams = Vec::new();
+        for (source, resource) in SOURCES {
+            let (now, changes) = mirror::begin(reader, GROUP, resource).await?;
+            let mut index = self.index.write();
+            now.iter().for_each(|object| put(&mut index, source, object));
+            streams.push((source, changes));
+        }
+        Ok(Changes(streams))
+    }
+
+    /// Applies changes until the server stops; run it as a task.
+    pub async fn follow(self: Arc<Self>, changes: Changes) {
+        let tagged = changes.0.into_iter().map(|(source, stream)| stream.map(move |c| (source, c)).boxed());
+        let mut all = futures::stream::select_all(tagged);
+        while let Some((source, change)) = all.next().await {
+            self.apply(source, &change);
+        }
+    }
+
+    /// What of `asked` the user does not hold, by rules bound in `namespace` (empty: at cluster level only).
+    pub fn not_held(&self, user: &User, namespace: &str, asked: &[Rule]) -> Vec<Rule> {
+        super::policy::uncovered(&self.index.read().rules_of(user, namespace), asked)
+    }
+
+    /// The rules of a role as they are now; `namespace` is empty for a ClusterRole.
+    pub fn role(&self, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
+        self.index.read().role(&RoleKey::new(namespace, name)).cloned()
+    }
+
+    fn apply(&self, source: Source, change: &Change) {
+        let mut index = self.index.write();
+        match (&change.object, source) {
+            (Some(object), _) => put(&mut index, source, object),
+            (None, Source::Roles) => index.remove_role(&change.namespace, &change.name),
+            (None, Source::Bindings) => index.remove_binding(&change.namespace, &change.name),
+        }
+    }
+
+    /// The first grant that allows the request, or the roles that were bound but are not there.
+    fn grant<T>(&self, user: &User, request: &RequestInfo, found: impl Fn(&Grant, &Subject) -> T) -> Result<T, Vec<String>> {
+        let index = self.index.read();
+        let mut missing = Vec::new();
+        let allowed = index.find_grant(user, &request.namespace, |grant, subject| match index.role(&grant.role) {
+            Some(rules) => rules.iter().any(|r| r.allows(request)).then(|| found(grant, subject)),
+            None => {
+                missing.push(Index::missing(&grant.role));
+                None
+            }
+        });
+        allowed.ok_or(missing)
+    }
+}
+
+impl Authorizer for Rbac {
+    fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
+        match self.grant(user, request, |_, _| ()) {
+            Ok(()) => Decision::Allow,
+            Err(missing) if missing.is_empty() => Decision::NoOpinion(String::new()),
+            Err(mut missing) => {
+                missing.sort();
+                missing.dedup();
+                let text = if missing.len() == 1 { missing.remove(0) } else { format!("[{}]", missing.join(", ")) };
+                Decision::NoOpinion(format!("RBAC: {text}"))
+            }
+        }
+    }
+
+    fn grounds(&self, user: &User, request: &RequestInfo) -> String {
+        self.grant(user, request, describe).unwrap_or_default()
+    }
+
+    fn rules(&self, user: &User, namespace: &str) -> Known {
+        Known::of(self.index.read().rules_of(user, namespace))
+    }
+}
+
+fn put(index: &mut Index, source: Source, object: &Bytes) {
+    let understood = match source {
+        Source::Roles => index.put_role(object),
+        Source::Bindings => index.put_binding(object),
+    };
+    if !understood {
+        warn!(object = %String::from_utf8_lossy(&object[..object.len().min(200)]), "role or binding that cannot be read is ignored");
+    }
+}
+
+/// `RBAC: allowed by ClusterRoleBinding "x" of ClusterRole "y" to Group "z"`
+fn describe(grant: &Grant, subject: &Subject) -> String {
+    let binding = match &*grant.namespace {
+        "" => format!("ClusterRoleBinding {:?}", grant.binding),
+        namespace => format!("RoleBinding {:?}", format!("{}/{namespace}", grant.binding)),
+    };
+    let role = if grant.role.namespace.is_empty() { "ClusterRole" } else { "Role" };
+    let subject = match subject {
+        Subject::Group(name) => format!("Group {name:?}"),
+        Subject::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':')) {
+            Some((namespace, name)) => format!("ServiceAccount {:?}", format!("{name}/{namespace}")),
+            None => format!("User {name:?}"),
+        },
+    };
+    format!("RBAC: allowed by {binding} of {role} {:?} to {subject}", grant.role.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::registry::fake::FakeReader;
+
+    fn role(reader: &FakeReader, namespace: &str, name: &str, rules: Value) {
+        let resource = if namespace.is_empty() { "clusterroles" } else { "roles" };
+        reader.put(GROUP, resource, json!({"metadata": {"name": name, "namespace": namespace}, "rules": rules}));
+    }
+
+    fn bind(reader: &FakeReader, namespace: &str, name: &str, role: &str, subject: Value) {
+        let resource = if namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
+        let (kind, role) = role.split_once('/').unwrap();
+        let object = json!({
+            "metadata": {"name": name, "namespace": namespace},
+            "roleRef": {"apiGroup": GROUP, "kind": kind, "name": role}, "subjects": [subject],
+        });
+        reader.put(GROUP, resource, object);
+    }
+
+    fn request(verb: &str, namespace: &str, resource: &str) -> RequestInfo {
+        RequestInfo {
+            is_resource: true,
+            verb: verb.into(),
+            namespace: namespace.into(),
+            resource: resource.into(),
+            ..RequestInfo::default()
+        }
+    }
+
+    async fn fixture() -> (Arc<FakeReader>, Arc<Rbac>, Changes) {
+        let reader = Arc::new(FakeReader::default());
+        let read = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]);
+        role(&reader, "", "reader", read.clone());
+        role(&reader, "dev", "local", json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}]));
+        bind(&reader, "", "readers", "ClusterRole/reader", json!({"kind": "Group", "name": "readers"}));
+        bind(&reader, "dev", "jane", "ClusterRole/reader", json!({"kind": "User", "name": "jane"}));
+        bind(&reader, "dev", "robots", "Role/local", json!({"kind": "ServiceAccount", "name": "robot"}));
+        bind(&reader, "dev", "lost", "Role/absent", json!({"kind": "User", "name": "joe"}));
+        let rbac = Arc::new(Rbac::default());
+        let changes = rbac.load(&*reader).await.unwrap();
+        (reader, rbac, changes)
+    }
+
+    #[tokio::test]
+    async fn bindings_allow_their_subjects_in_their_place_only() {
+        let (_, rbac, _) = fixture().await;
+        assert_eq!(rbac.index.read().sizes(), (2, 4));
+        let robot = User::new("system:serviceaccount:dev:robot", &[]);
+        let (jane, reader) = (User::new("jane", &[]), User::new("x", &["readers"]));
+        for (user, request, expected) in [
+            (&reader, request("list", "", "pods"), true),
+            (&reader, request("list", "dev", "pods"), true),
+            (&reader, request("delete", "dev", "pods"), false),
+            (&jane, request("list", "dev", "pods"), true),
+            (&jane, request("list", "prod", "pods"), false),
+            (&jane, request("list", "", "pods"), false),
+            (&robot, request("create", "dev", "secrets"), true),
+            (&robot, request("list", "dev", "pods"), false),
+        ] {
+            assert_eq!(rbac.decide(user, &request) == Decision::Allow, expected, "{} {request:?}", user.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn grounds_and_missing_roles_are_named() {
+        let (_, rbac, _) = fixture().await;
+        let jane = User::new("jane", &[]);
+        assert_eq!(
+            rbac.grounds(&jane, &request("get", "dev", "pods")),
+            r#"RBAC: allowed by RoleBinding "jane/dev" of ClusterRole "reader" to User "jane""#
+        );
+        let joe = rbac.decide(&User::new("joe", &[]), &request("get", "dev", "pods"));
+        assert_eq!(joe, Decision::NoOpinion(r#"RBAC: role.rbac.authorization.k8s.io "absent" not found"#.into()));
+    }
+
+    #[tokio::test]
+    async fn changes_take_effect_as_they_are_followed() {
+        let (reader, rbac, changes) = fixture().await;
+        let task = tokio::spawn(rbac.clone().follow(changes));
+        bind(&reader, "prod", "jane", "ClusterRole/reader", json!({"kind": "User", "name": "jane"}));
+        reader.remove(GROUP, "rolebindings", "dev", "jane");
+        // The follower runs whenever this test yields; a few turns are enough for what is queued.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let jane = User::new("jane", &[]);
+        assert_eq!(rbac.decide(&jane, &request("get", "prod", "pods")), Decision::Allow);
+        assert_ne!(rbac.decide(&jane, &request("get", "dev", "pods")), Decision::Allow);
+        task.abort();
+    }
+}

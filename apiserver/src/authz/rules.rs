@@ -1,0 +1,95 @@
+//! SelfSubjectRulesReview: what a user may do in a namespace, as far as the authorizers can tell.
+
+use serde_json::{Value, json};
+
+use super::{Authorizer, Chain, policy::Rule};
+use crate::{authn::User, registry::Object, wire::Status};
+
+/// What authorizers allow a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// On resources.
+    pub resource: Vec<Rule>,
+    /// On other paths.
+    pub other: Vec<Rule>,
+    /// Why the lists are not the whole truth; empty when they are.
+    pub incomplete: String,
+}
+
+impl Known {
+    /// Sorts rules into those of resources and those of paths.
+    pub fn of(rules: Vec<Rule>) -> Self {
+        let (other, resource) = rules.into_iter().partition(|r| !r.non_resource_urls.is_empty());
+        Self { resource, other, incomplete: String::new() }
+    }
+
+    /// Adds what another authorizer knows.
+    pub fn extend(&mut self, more: Self) {
+        self.resource.extend(more.resource);
+        self.other.extend(more.other);
+        if self.incomplete.is_empty() {
+            self.incomplete = more.incomplete;
+        }
+    }
+}
+
+/// Fills the status of a SelfSubjectRulesReview.
+pub fn self_subject_rules_review(chain: &Chain, user: &User, mut review: Object) -> Result<Object, Status> {
+    let namespace = review.text("/spec/namespace").to_owned();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let known = chain.rules(user, &namespace);
+    let mut status = json!({
+        "resourceRules": known.resource.iter().map(resource_rule).collect::<Vec<_>>(),
+        "nonResourceRules": known.other.iter().map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls})).collect::<Vec<_>>(),
+        "incomplete": !known.incomplete.is_empty(),
+    });
+    if !known.incomplete.is_empty() {
+        status["evaluationError"] = known.incomplete.into();
+    }
+    if let Some(root) = review.value_mut().as_object_mut() {
+        root.insert("status".into(), status);
+    }
+    Ok(review)
+}
+
+fn resource_rule(rule: &Rule) -> Value {
+    let mut value = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+    if !rule.resource_names.is_empty() {
+        value["resourceNames"] = json!(rule.resource_names);
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{authz::rbac::Rbac, registry::fake::FakeReader};
+
+    #[tokio::test]
+    async fn the_rules_bound_in_the_namespace_are_listed() {
+        let reader = FakeReader::default();
+        let group = crate::authz::rbac::GROUP;
+        let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}, {"nonResourceURLs": ["/x"], "verbs": ["get"]}]);
+        reader.put(group, "clusterroles", json!({"metadata": {"name": "r"}, "rules": rules}));
+        let role = json!({"kind": "ClusterRole", "name": "r"});
+        let binding =
+            json!({"metadata": {"name": "b", "namespace": "dev"}, "roleRef": role, "subjects": [{"kind": "User", "name": "jane"}]});
+        reader.put(group, "rolebindings", binding);
+        let rbac = Arc::new(Rbac::default());
+        rbac.load(&reader).await.unwrap();
+        let chain = Chain::new(vec![rbac]);
+        let jane = User::new("jane", &[]);
+        let review = |namespace: &str| Object::new(json!({"spec": {"namespace": namespace}})).unwrap();
+        let status = self_subject_rules_review(&chain, &jane, review("dev")).unwrap().into_value()["status"].take();
+        assert_eq!(status["resourceRules"], json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]));
+        assert_eq!(status["nonResourceRules"], json!([{"verbs": ["get"], "nonResourceURLs": ["/x"]}]));
+        assert_eq!(status["incomplete"], false);
+        let elsewhere = self_subject_rules_review(&chain, &jane, review("prod")).unwrap();
+        assert_eq!(elsewhere.value()["status"]["resourceRules"], json!([]));
+        assert_eq!(self_subject_rules_review(&chain, &jane, review("")).unwrap_err().code, 400);
+    }
+}

@@ -1,0 +1,212 @@
+//! What a first start creates and every start sees to: namespaces, default roles, the API's own service and other system objects.
+//!
+//! When everything is there it costs reads from memory and no write.
+
+pub mod objects;
+pub mod settle;
+pub mod table;
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+use tracing::{debug, info, warn};
+
+pub use objects::Facts;
+use settle::{Care, Step, Wanted, settle, status_differs};
+
+use crate::{
+    registry::{Catalog, Reader, Writer},
+    wire::Status,
+};
+
+/// So many writes run at once; those that arrive during one fsync share the next.
+const AT_ONCE: usize = 256;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Objects that were not there.
+    pub created: usize,
+    /// Objects, or their status, that were not as they should be.
+    pub updated: usize,
+}
+
+/// What is there: (resource, namespace, name) -> object.
+type There = HashMap<(&'static str, String, String), Value>;
+
+/// Creates what is missing and mends what is wrong. Namespaces and cluster objects come first, then what lives in namespaces.
+/// An object that cannot be written is told in the log and does not stop the others, save for namespaces and roles.
+pub async fn run(reader: &dyn Reader, writer: &dyn Writer, facts: &Facts, catalog: &Catalog) -> Result<Report, Status> {
+    let wanted = wanted(facts, catalog)?;
+    let there = look(reader, &wanted).await?;
+    let (first, later): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(|w| w.namespace.is_empty());
+    let mut report = Report::default();
+    for stage in [first, later] {
+        let done: Vec<Report> =
+            stream::iter(stage).map(|w| write(writer, there.get(&key(w)), w)).buffer_unordered(AT_ONCE).try_collect().await?;
+        report.created += done.iter().map(|r| r.created).sum::<usize>();
+        report.updated += done.iter().map(|r| r.updated).sum::<usize>();
+    }
+    if report != Report::default() {
+        info!(created = report.created, updated = report.updated, "system objects written");
+    }
+    Ok(report)
+}
+
+/// Everything that should be there.
+fn wanted(facts: &Facts, catalog: &Catalog) -> Result<Vec<Wanted>, Status> {
+    let mut wanted = objects::all(facts, catalog);
+    let rows = table::rows().map_err(Status::internal)?;
+    wanted.extend(rows.into_iter().map(|row| {
+        let care = if row.resource.ends_with("bindings") { Care::Binding } else { Care::Role };
+        Wanted { resource: row.resource, namespace: row.namespace, object: row.object, status: Value::Null, care }
+    }));
+    Ok(wanted)
+}
+
+async fn look(reader: &dyn Reader, wanted: &[Wanted]) -> Result<There, Status> {
+    let names: BTreeSet<(&'static str, &str, &str)> = wanted.iter().map(|w| (w.resource, w.namespace.as_str(), name(&w.object))).collect();
+    let resources: BTreeSet<(&str, &'static str)> = wanted.iter().map(|w| (group(&w.object), w.resource)).collect();
+    let mut there = There::new();
+    for (group, resource) in resources {
+        for object in reader.list(group, resource, "").await? {
+            let Ok(object) = serde_json::from_slice::<Value>(&object) else { continue };
+            let (namespace, name) = (object["metadata"]["namespace"].as_str().unwrap_or_default(), name(&object));
+            if names.contains(&(resource, namespace, name)) {
+                there.insert((resource, namespace.to_owned(), name.to_owned()), object);
+            }
+        }
+    }
+    Ok(there)
+}
+
+/// Writes one object if need be, then its status.
+async fn write(writer: &dyn Writer, now: Option<&Value>, wanted: &Wanted) -> Result<Report, Status> {
+    let mut report = Report::default();
+    let written = match settle(now, wanted) {
+        Step::Nothing => Ok(None),
+        Step::Create => {
+            report.created += 1;
+            writer.create(wanted.resource, &wanted.namespace, wanted.object.clone()).await.map(Some)
+        }
+        Step::Update(mut next) => {
+            report.updated += 1;
+            name_kind(&mut next, &wanted.object);
+            writer.update(wanted.resource, "", &wanted.namespace, next).await.map(Some)
+        }
+    };
+    let written = match written {
+        Ok(written) => written,
+        Err(status) => return refused(wanted, status),
+    };
+    if !status_differs(written.as_ref().or(now), wanted) {
+        return Ok(report);
+    }
+    let Some(mut next) = written.or_else(|| now.cloned()) else { return Ok(report) };
+    next["status"] = wanted.status.clone();
+    name_kind(&mut next, &wanted.object);
+    report.updated += 1;
+    match writer.update(wanted.resource, "status", &wanted.namespace, next).await {
+        Ok(_) => Ok(report),
+        Err(status) => refused(wanted, status),
+    }
+}
+
+/// Another server was first, or the object cannot be written: only namespaces and roles are worth failing for.
+fn refused(wanted: &Wanted, status: Status) -> Result<Report, Status> {
+    let (resource, name) = (wanted.resource, name(&wanted.object));
+    if status.code == 409 {
+        debug!(resource, name, "written by another server meanwhile");
+        return Ok(Report::default());
+    }
+    if wanted.resource == "namespaces" || matches!(wanted.care, Care::Role | Care::Binding) {
+        return Err(status);
+    }
+    warn!(resource, name, %status, "system object cannot be written");
+    Ok(Report::default())
+}
+
+/// Objects from lists may lack their kind.
+fn name_kind(object: &mut Value, like: &Value) {
+    for member in ["apiVersion", "kind"] {
+        object[member] = like[member].clone();
+    }
+}
+
+fn key(wanted: &Wanted) -> (&'static str, String, String) {
+    (wanted.resource, wanted.namespace.clone(), name(&wanted.object).to_owned())
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn group(object: &Value) -> &str {
+    object["apiVersion"].as_str().and_then(|v| v.split_once('/')).map(|(g, _)| g).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_schema::Tables;
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::{catalog, fake::FakeReader, rules::PLAIN};
+
+    fn facts() -> Facts {
+        Facts {
+            advertise_address: "192.0.2.7".parse().unwrap(),
+            secure_port: 6443,
+            service_cidrs: vec!["10.96.0.0/12".into()],
+            service_address: "10.96.0.1".parse().unwrap(),
+            client_ca: "PEM".into(),
+            now: "2026-11-21T12:00:00Z".parse().unwrap(),
+        }
+    }
+
+    fn built_in() -> Catalog {
+        catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
+    }
+
+    #[tokio::test]
+    async fn a_first_start_makes_everything_and_a_second_writes_nothing() {
+        let (reader, catalog) = (FakeReader::default(), built_in());
+        let report = run(&reader, &reader, &facts(), &catalog).await.unwrap();
+        assert_eq!(report.created, wanted(&facts(), &catalog).unwrap().len());
+        for (group, resource, namespace, name) in [
+            ("", "namespaces", "", "kube-node-lease"),
+            ("", "services", "default", "kubernetes"),
+            ("discovery.k8s.io", "endpointslices", "default", "kubernetes"),
+            ("rbac.authorization.k8s.io", "clusterroles", "", "cluster-admin"),
+            ("scheduling.k8s.io", "priorityclasses", "", "system-node-critical"),
+            ("apiregistration.k8s.io", "apiservices", "", "v1.apps"),
+            ("apiregistration.k8s.io", "apiservices", "", "v1."),
+            ("flowcontrol.apiserver.k8s.io", "flowschemas", "", "catch-all"),
+            ("networking.k8s.io", "servicecidrs", "", "kubernetes"),
+            ("", "configmaps", "kube-system", "extension-apiserver-authentication"),
+        ] {
+            assert!(reader.look(group, resource, namespace, name).is_some(), "{resource} {name}");
+        }
+        let writes = reader.writes();
+        let later = Facts { now: "2026-11-22T12:00:00Z".parse().unwrap(), ..facts() };
+        assert_eq!(run(&reader, &reader, &later, &catalog).await.unwrap(), Report::default());
+        assert_eq!(reader.writes(), writes);
+    }
+
+    #[tokio::test]
+    async fn a_new_address_is_told_and_a_spoiled_role_mended() {
+        let (reader, catalog) = (FakeReader::default(), built_in());
+        run(&reader, &reader, &facts(), &catalog).await.unwrap();
+        let group = "rbac.authorization.k8s.io";
+        let mut role = reader.look(group, "clusterroles", "", "system:node").unwrap();
+        role["rules"] = json!([]);
+        reader.put(group, "clusterroles", role);
+        let moved = Facts { advertise_address: "192.0.2.8".parse().unwrap(), ..facts() };
+        let report = run(&reader, &reader, &moved, &catalog).await.unwrap();
+        assert_eq!(report, Report { created: 0, updated: 3 });
+        let endpoints = reader.look("", "endpoints", "default", "kubernetes").unwrap();
+        assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.8");
+        assert!(!reader.look(group, "clusterroles", "", "system:node").unwrap()["rules"].as_array().unwrap().is_empty());
+    }
+}

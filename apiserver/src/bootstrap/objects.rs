@@ -1,0 +1,220 @@
+//! What a cluster has from its first start, beside roles: namespaces, priority classes, the API's own service, flow control, API services.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::settle::{Care, Wanted};
+use crate::registry::{Catalog, Kind};
+
+/// The facts about this server that objects tell.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Address clients outside reach the API at.
+    pub advertise_address: IpAddr,
+    /// Its port.
+    pub secure_port: u16,
+    /// Service networks (`10.96.0.0/12`), the first address of the first being the API's own service.
+    pub service_cidrs: Vec<String>,
+    /// That first address.
+    pub service_address: IpAddr,
+    /// PEM of the authority of client certificates; empty when there is none.
+    pub client_ca: String,
+    /// For the times of conditions.
+    pub now: Timestamp,
+}
+
+/// Priorities of API groups in discovery (`pkg/controlplane/apiserver/aggregator.go` and `pkg/kubeapiserver`).
+const GROUPS: [(&str, u32); 22] = [
+    ("", 18000),
+    ("apps", 17800),
+    ("events.k8s.io", 17750),
+    ("authentication.k8s.io", 17700),
+    ("authorization.k8s.io", 17600),
+    ("autoscaling", 17500),
+    ("batch", 17400),
+    ("certificates.k8s.io", 17300),
+    ("networking.k8s.io", 17200),
+    ("policy", 17100),
+    ("rbac.authorization.k8s.io", 17000),
+    ("storage.k8s.io", 16800),
+    ("apiextensions.k8s.io", 16700),
+    ("admissionregistration.k8s.io", 16700),
+    ("scheduling.k8s.io", 16600),
+    ("coordination.k8s.io", 16500),
+    ("node.k8s.io", 16300),
+    ("discovery.k8s.io", 16200),
+    ("flowcontrol.apiserver.k8s.io", 16100),
+    ("internal.apiserver.k8s.io", 16000),
+    ("resource.k8s.io", 15900),
+    ("storagemigration.k8s.io", 15800),
+];
+
+/// All of them.
+pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow_control()).collect();
+    wanted.push(service_cidr(facts));
+    wanted.extend(service(facts));
+    if !facts.client_ca.is_empty() {
+        wanted.push(authentication(facts));
+    }
+    wanted.extend(api_services(facts, catalog));
+    wanted
+}
+
+fn object(resource: &'static str, object: Value, care: Care) -> Wanted {
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+    Wanted { resource, namespace, object, status: Value::Null, care }
+}
+
+fn namespaces() -> impl Iterator<Item = Wanted> {
+    ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .into_iter()
+        .map(|name| object("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}), Care::Keep))
+}
+
+fn priority_classes() -> impl Iterator<Item = Wanted> {
+    let critical = [
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ];
+    critical.into_iter().map(|(name, value, description)| {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority",
+        });
+        object("priorityclasses", class, Care::Keep)
+    })
+}
+
+/// The mandatory levels and schemas: `exempt` and `catch-all`.
+fn flow_control() -> impl Iterator<Item = Wanted> {
+    let make = |resource: &'static str, kind: &str, name: &str, spec: Value| {
+        let annotations = json!({"apf.kubernetes.io/autoupdate-spec": "true"});
+        let metadata = json!({"name": name, "annotations": annotations});
+        let value = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
+        object(resource, value, Care::Keep)
+    };
+    let level = |name: &str, spec: Value| make("prioritylevelconfigurations", "PriorityLevelConfiguration", name, spec);
+    let schema = |name: &str, precedence: u32, more: Value, groups: &[&str]| {
+        let all = json!(["*"]);
+        let subjects: Vec<Value> = groups.iter().map(|g| json!({"kind": "Group", "group": {"name": g}})).collect();
+        let resources = json!([{"verbs": all, "apiGroups": all, "resources": all, "clusterScope": true, "namespaces": all}]);
+        let rules =
+            json!([{"subjects": subjects, "resourceRules": resources, "nonResourceRules": [{"verbs": all, "nonResourceURLs": all}]}]);
+        let mut spec = json!({"priorityLevelConfiguration": {"name": name}, "matchingPrecedence": precedence, "rules": rules});
+        if !more.is_null() {
+            spec["distinguisherMethod"] = more;
+        }
+        make("flowschemas", "FlowSchema", name, spec)
+    };
+    let limited = json!({"nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}});
+    [
+        level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})),
+        level("catch-all", json!({"type": "Limited", "limited": limited})),
+        schema("exempt", 1, Value::Null, &["system:masters"]),
+        schema("catch-all", 10_000, json!({"type": "ByUser"}), &["system:unauthenticated", "system:authenticated"]),
+    ]
+    .into_iter()
+}
+
+fn service_cidr(facts: &Facts) -> Wanted {
+    let metadata = json!({"name": "kubernetes"});
+    let cidr =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": {"cidrs": facts.service_cidrs}});
+    let condition = json!({
+        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": time(facts),
+    });
+    Wanted { status: json!({"conditions": [condition]}), ..object("servicecidrs", cidr, Care::Keep) }
+}
+
+/// The service `kubernetes` with its endpoints in both forms.
+fn service(facts: &Facts) -> [Wanted; 3] {
+    let (address, port) = (facts.service_address.to_string(), facts.secure_port);
+    let (advertised, family) = (facts.advertise_address.to_string(), family(facts.service_address));
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            "sessionAffinity": "None", "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
+        },
+    });
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": advertised}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    });
+    let address_type = self::family(facts.advertise_address);
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": address_type,
+        "endpoints": [{"addresses": [advertised], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    [
+        object("services", service, Care::Same(&["/spec/ports"])),
+        object("endpoints", endpoints, Care::Same(&["/subsets"])),
+        object("endpointslices", slice, Care::Same(&["/endpoints", "/ports"])),
+    ]
+}
+
+/// Where extension API servers learn whose client certificates to believe.
+fn authentication(facts: &Facts) -> Wanted {
+    let metadata = json!({"name": "extension-apiserver-authentication", "namespace": "kube-system"});
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"client-ca-file": facts.client_ca}});
+    object("configmaps", map, Care::Same(&["/data"]))
+}
+
+/// An APIService for every group and version served here.
+fn api_services(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
+    let mut versions: Vec<(&str, &str)> = catalog.kinds().iter().map(|k: &std::sync::Arc<Kind>| (&*k.gvk.group, &*k.gvk.version)).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let known = versions.into_iter().filter_map(|(group, version)| {
+        let (_, priority) = GROUPS.iter().find(|(g, _)| *g == group)?;
+        let spec = json!({
+            "group": group, "version": version, "groupPriorityMinimum": priority, "versionPriority": version_priority(group, version),
+        });
+        let labels = json!({"kube-aggregator.kubernetes.io/automanaged": "onstart"});
+        let service = json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("{version}.{group}"), "labels": labels}, "spec": spec,
+        });
+        let condition = json!({
+            "type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available",
+            "lastTransitionTime": time(facts),
+        });
+        let wanted = object("apiservices", service, Care::Same(&["/spec"]));
+        Some(Wanted { status: json!({"conditions": [condition]}), ..wanted })
+    });
+    known.collect()
+}
+
+/// Newer versions come first.
+fn version_priority(group: &str, version: &str) -> u32 {
+    match (group, version) {
+        ("", _) => 1,
+        ("autoscaling", "v2") => 30,
+        ("flowcontrol.apiserver.k8s.io", "v1") => 21,
+        (_, "v1") => 15,
+        (_, beta) if beta.contains("beta") => 9,
+        _ => 1,
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn time(facts: &Facts) -> String {
+    facts.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
