@@ -82,11 +82,15 @@ pub(super) fn index(db: &Connection) -> rusqlite::Result<Index> {
     Ok(index)
 }
 
-/// The values of these keys; `None` when a row is gone (superseded and compacted since the index was read).
+/// The values of these keys, in their order; `None` when a row is gone (superseded and compacted since the index was read).
 pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option<Vec<Entry>>, LogError> {
+    // Neighbours by revision share pages: read in that order, each page is fetched once.
+    let mut order: Vec<usize> = (0..slots.len()).collect();
+    order.sort_unstable_by_key(|at| slots[*at].1.revision);
+    let mut values = vec![Bytes::new(); slots.len()];
     let mut statement = db.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
-    let mut entries = Vec::with_capacity(slots.len());
-    for (key, slot) in slots {
+    for at in order {
+        let (key, slot) = &slots[at];
         let found = statement
             .query_row([number(slot.revision)], |row| {
                 let value = row.get_ref(1)?.as_blob_or_null()?.unwrap_or_default();
@@ -95,10 +99,10 @@ pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option
             })
             .optional()?;
         let Some(value) = found else { return Ok(None) };
-        let value = value.ok_or(LogError::Checksum(slot.revision))?;
-        entries.push(Entry { key, value, revision: slot.revision, created: slot.created });
+        values[at] = value.ok_or(LogError::Checksum(slot.revision))?;
     }
-    Ok(Some(entries))
+    let entry = |((key, slot), value): ((Key, Slot), Bytes)| Entry { key, value, revision: slot.revision, created: slot.created };
+    Ok(Some(slots.into_iter().zip(values).map(entry).collect()))
 }
 
 /// A page of history.
@@ -163,15 +167,33 @@ pub(super) fn compact_piece(db: &Connection, from: Revision, to: Revision) -> ru
     Ok(reached)
 }
 
-/// Gives `step` free pages back to the file system when there are more than `free`; fewer are kept for the next writes.
-pub(super) fn give_back(db: &Connection, free: u32, step: u32) -> rusqlite::Result<()> {
+/// Gives `step` free pages back to the file system when there are more than `free`; fewer are kept for the next writes. Whether it did.
+pub(super) fn give_back(db: &Connection, free: u32, step: u32) -> rusqlite::Result<bool> {
     let found: u32 = db.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
-    if found > free {
-        let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
-        let mut steps = vacuum.query([])?;
-        while steps.next()?.is_some() {}
+    if found <= free {
+        return Ok(false);
+    }
+    let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
+    let mut steps = vacuum.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(true)
+}
+
+/// Makes the files as small as they can be, in at most `steps` steps of `step` pages, each small enough for a disk that is almost full.
+pub(super) fn shrink(db: &Connection, step: u32, steps: u32) -> rusqlite::Result<()> {
+    checkpoint(db)?;
+    for _ in 0..steps {
+        if !give_back(db, 0, step)? {
+            break;
+        }
+        checkpoint(db)?;
     }
     Ok(())
+}
+
+/// Moves the write-ahead log into the database and empties it.
+pub(super) fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 /// The revision up to which the log is compacted.

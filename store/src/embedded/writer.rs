@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi::SQLITE_IOERR_SHMSIZE};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     OpenError, Options, Shared,
@@ -30,6 +30,8 @@ const BALLAST_DELAY: Duration = Duration::from_secs(5);
 /// Free pages in the file before some are given back, and how many at a time.
 const FREE_PAGES: u32 = 1024;
 const VACUUM_PAGES: u32 = 128;
+/// Such steps at one go when the disk is full: 16 MiB.
+const SHRINK_STEPS: u32 = 16;
 
 /// What the writer is asked.
 pub(super) enum Ask {
@@ -189,20 +191,32 @@ impl Writer {
             }
         }
         if self.ballast_at.is_some_and(|at| at <= now) {
-            let was_full = self.engine.room.is_full();
-            self.ballast_at = match self.engine.room.restore() {
-                Ok(()) if was_full => {
-                    info!(store = %self.shared.name, "there is room on the disk again, writes are taken");
-                    None
-                }
-                Ok(()) => None,
-                Err(_) if was_full => Some(now + RETRY),
-                Err(err) => {
-                    warn!(store = %self.shared.name, error = %err, "no room for the ballast file");
-                    None
-                }
-            };
+            self.see_to_room(now);
         }
+    }
+
+    /// Makes the ballast; on a full disk first gives back what deletes and compaction left free in the files.
+    fn see_to_room(&mut self, now: Instant) {
+        let was_full = self.engine.room.is_full();
+        if was_full && self.engine.on_disk {
+            let db = self.engine.writes.lock();
+            if let Err(err) = log::shrink(&db, VACUUM_PAGES, SHRINK_STEPS) {
+                debug!(store = %self.shared.name, error = %err, "no room given back yet");
+            }
+        }
+        self.ballast_at = match self.engine.room.restore() {
+            Ok(()) => {
+                if was_full {
+                    info!(store = %self.shared.name, "there is room on the disk again, writes are taken");
+                }
+                None
+            }
+            Err(_) if was_full => Some(now + RETRY),
+            Err(err) => {
+                warn!(store = %self.shared.name, error = %err, "no room for the ballast file");
+                None
+            }
+        };
     }
 
     /// Writes the group, and a piece of compaction with it.
@@ -324,7 +338,7 @@ impl Writer {
     fn finish(mut self) {
         if self.engine.on_disk && !self.has_failed() {
             let db = self.engine.writes.lock();
-            if let Err(err) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            if let Err(err) = log::checkpoint(&db) {
                 warn!(store = %self.shared.name, error = %err, "the write-ahead log stays for the next start");
             }
         }
@@ -345,6 +359,8 @@ impl Writer {
 fn classify(err: &rusqlite::Error) -> Trouble {
     match err.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Trouble::Full(err.to_string()),
+        // The index of the write-ahead log could not grow: also for want of room, and before anything was written.
+        _ if err.sqlite_error().is_some_and(|err| err.extended_code == SQLITE_IOERR_SHMSIZE) => Trouble::Full(err.to_string()),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Busy(err.to_string()),
         _ => Trouble::Fatal(err.to_string()),
     }
