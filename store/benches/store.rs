@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ fn main() {
         None => tempfile::tempdir().unwrap(),
     };
     println!("{:<44} {:>12} {:>14}", "", "wall", "CPU");
+    sync_of(dir.path());
     runtime.block_on(async {
         first_start(dir.path()).await;
         for writers in [1, 16, 64] {
@@ -64,6 +66,17 @@ impl Meter {
 fn cpu() -> Duration {
     let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(usage.tv_sec).unwrap(), u32::try_from(usage.tv_nsec).unwrap())
+}
+
+/// What one sync costs on this disk: no single writer can be faster, and without this figure puts per second say nothing.
+fn sync_of(dir: &Path) {
+    let mut file = fs::File::create(dir.join("sync")).unwrap();
+    let meter = Meter::start();
+    for _ in 0..200 {
+        file.write_all(&[1; 8192]).unwrap();
+        file.sync_all().unwrap();
+    }
+    meter.print("this disk: append 8 KiB and sync", "each", 200);
 }
 
 /// Making a store, and the objects every cluster begins with, committed at once.

@@ -88,7 +88,9 @@ pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option
     let mut order: Vec<usize> = (0..slots.len()).collect();
     order.sort_unstable_by_key(|at| slots[*at].1.revision);
     let mut values = vec![Bytes::new(); slots.len()];
-    let mut statement = db.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
+    // One transaction: otherwise each row takes and gives back the file locks.
+    let snapshot = db.unchecked_transaction()?;
+    let mut statement = snapshot.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
     for at in order {
         let (key, slot) = &slots[at];
         let found = statement
@@ -101,6 +103,8 @@ pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option
         let Some(value) = found else { return Ok(None) };
         values[at] = value.ok_or(LogError::Checksum(slot.revision))?;
     }
+    drop(statement);
+    snapshot.finish()?;
     let entry = |((key, slot), value): ((Key, Slot), Bytes)| Entry { key, value, revision: slot.revision, created: slot.created };
     Ok(Some(slots.into_iter().zip(values).map(entry).collect()))
 }
