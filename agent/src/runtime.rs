@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 
@@ -87,7 +88,7 @@ pub enum RuntimeError {
 pub type Result<T> = std::result::Result<T, RuntimeError>;
 
 /// Which namespace a sandbox or container shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NamespaceMode {
     /// One for the pod, shared by its containers (network, ipc; pid with `shareProcessNamespace`).
     #[default]
@@ -99,7 +100,7 @@ pub enum NamespaceMode {
 }
 
 /// Namespaces of a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// `Pod` or `Node` (hostNetwork).
     pub network: NamespaceMode,
@@ -116,7 +117,7 @@ impl Default for Namespaces {
 }
 
 /// Transport protocol of a port mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -127,7 +128,7 @@ pub enum Protocol {
 }
 
 /// A host port that leads to a pod's port. Absent for host-network pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// Protocol of both ports.
     pub protocol: Protocol,
@@ -140,7 +141,7 @@ pub struct PortMapping {
 }
 
 /// Content of the pod's `/etc/resolv.conf`. The agent also mounts the file itself; runtimes that write their own use this.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsConfig {
     /// `nameserver` lines.
     pub servers: Vec<String>,
@@ -151,7 +152,7 @@ pub struct DnsConfig {
 }
 
 /// Everything needed to make a pod's sandbox: namespaces, address, cgroup.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SandboxConfig {
     /// Pod name.
     pub name: String,
@@ -219,7 +220,7 @@ pub struct Sandbox {
 }
 
 /// How mounts made on one side appear on the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Propagation {
     /// `rprivate`.
     #[default]
@@ -231,7 +232,7 @@ pub enum Propagation {
 }
 
 /// A bind mount into a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// File or directory on the host; exists.
     pub host_path: PathBuf,
@@ -246,7 +247,7 @@ pub struct Mount {
 }
 
 /// Limits of one container. `None` and 0 mean: not set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// CFS shares in cgroup v1 terms (1024 = one core, at least 2); v2 runtimes convert to a weight.
     pub cpu_shares: Option<u64>,
@@ -265,7 +266,7 @@ pub struct Resources {
 }
 
 /// Which system-call filter applies.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seccomp {
     /// None (kubelet's default when nothing is asked for).
     #[default]
@@ -277,7 +278,7 @@ pub enum Seccomp {
 }
 
 /// How groups of the image's `/etc/group` and the given supplemental groups combine (KEP-3619).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum GroupsPolicy {
     /// Both.
     #[default]
@@ -287,7 +288,7 @@ pub enum GroupsPolicy {
 }
 
 /// Who a container runs as and what it may do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecurityContext {
     /// Numeric user; `None` = the image's user (name or number, resolved against the image's `/etc/passwd`), else root.
     pub uid: Option<i64>,
@@ -314,7 +315,7 @@ pub struct SecurityContext {
 }
 
 /// Everything needed to make one container.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Name in the pod.
     pub name: String,
