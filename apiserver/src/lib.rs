@@ -6,8 +6,122 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod kinds;
 pub mod registry;
 pub mod request;
 pub mod verbs;
 pub mod wire;
+
+mod build;
+
+use std::sync::Arc;
+
+use coracle_store::Store;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use registry::claims::Ranges;
+pub use request::serve::{Service, Tls, tls_config};
+pub use verbs::Clock;
+
+use request::layers::Layers;
+
+/// What a server is built of.
+pub struct Options {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// How users are recognised, and how tokens are issued.
+    pub authentication: authn::Options,
+    /// Addresses and ports of services.
+    pub service_ranges: Ranges,
+    /// What the system objects of a first start tell.
+    pub facts: bootstrap::Facts,
+    /// Plugins beyond those that are on anyway (`--enable-admission-plugins`).
+    pub enable_admission: Vec<String>,
+    /// Plugins that are off (`--disable-admission-plugins`).
+    pub disable_admission: Vec<String>,
+    /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
+    pub agent_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Reads in flight at most (`--max-requests-inflight`).
+    pub max_reads: usize,
+    /// Writes in flight at most (`--max-mutating-requests-inflight`).
+    pub max_writes: usize,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why a server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A mistake in the built-in tables.
+    #[error("built-in API: {0}")]
+    Tables(#[from] coracle_schema::tables::TableError),
+    /// An option is wrong; says which and what is allowed.
+    #[error("{0}")]
+    Options(String),
+    /// The store did not answer, or refused what every start writes.
+    #[error("start: {0}")]
+    Start(#[from] wire::Status),
+}
+
+/// A server: ready to answer in-process; serves the network while [`Server::run`] runs.
+pub struct Server {
+    layers: Arc<Layers>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Builds the server over its store: loads roles, writes what every cluster has, starts what follows changes.
+    pub async fn build(options: Options) -> Result<Self, Error> {
+        build::server(options).await
+    }
+
+    /// The server as a service inside this process. The caller is the `User` (or `Arc<User>`) in a request's extensions.
+    pub fn service(&self) -> Service {
+        Service::new(Arc::clone(&self.layers))
+    }
+
+    /// Whether it is ready: what `/readyz` answers.
+    pub fn ready(&self) -> bool {
+        self.layers.paths.is_ready()
+    }
+
+    /// Ends the readiness without ending anything else: the first step of stopping.
+    pub fn unready(&self) {
+        self.layers.paths.set_ready(false);
+    }
+
+    /// Ends all watches, each with a last bookmark: clients go on elsewhere or later where they were.
+    pub fn close_watches(&self) {
+        self.layers.api.drain.cancel();
+    }
+
+    /// Serves a listener until `stop`; then not ready, watches closed, requests ended (within seconds).
+    pub async fn run(&self, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+        let serving = stop.child_token();
+        let end = async {
+            stop.cancelled().await;
+            self.unready();
+            self.close_watches();
+        };
+        tokio::join!(request::serve::run(Arc::clone(&self.layers), listener, tls, serving), end);
+    }
+
+    /// Ends the server's own tasks. In-process callers get errors afterwards only where they need those tasks.
+    pub async fn close(&self) {
+        self.unready();
+        self.close_watches();
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -7,9 +7,10 @@ use coracle_schema::{Resource, SchemaRef, Tables};
 
 use super::{
     convert,
-    kind::{Catalog, Generation, GroupVersionKind, Kind, NameRule, ResourceId, Scope, Subresource, Verb},
+    kind::{Catalog, Generation, GroupVersionKind, Kind, NameRule, ResourceId, Scope, Subresource, Traits, Verb},
     rules::Rules,
 };
+use crate::wire::table::Printer;
 
 /// Where keys differ from `/registry/<plural>/` (kube-apiserver `DefaultSpecialStorageResourcePrefixes` and the groups that run on a
 /// generic API server of their own).
@@ -63,20 +64,60 @@ const GENERATIONS: &[(&str, &[&str])] = &[
     ("scheduling.k8s.io", &["priorityclasses"]),
 ];
 
+/// Kinds whose storage differs from most.
+const TRAITS: &[(&str, &str, Traits)] = &[
+    ("", "nodes", Traits { status_on_create: true, ..NONE }),
+    ("", "namespaces", Traits { spec_finalizers: true, ..NONE }),
+    ("", "services", Traits { returns_deleted: true, claims: true, ..NONE }),
+    ("", "pods", RETURNED),
+    ("", "persistentvolumes", RETURNED),
+    ("", "persistentvolumeclaims", RETURNED),
+    ("", "podtemplates", RETURNED),
+    ("", "resourcequotas", RETURNED),
+    ("", "serviceaccounts", RETURNED),
+    ("storage.k8s.io", "csidrivers", RETURNED),
+    ("storage.k8s.io", "csinodes", RETURNED),
+    ("storage.k8s.io", "storageclasses", RETURNED),
+    ("storage.k8s.io", "volumeattachments", RETURNED),
+    ("resource.k8s.io", "deviceclasses", RETURNED),
+    ("resource.k8s.io", "resourceclaims", RETURNED),
+    ("resource.k8s.io", "resourceclaimtemplates", RETURNED),
+    ("resource.k8s.io", "resourceslices", RETURNED),
+    ("", "replicationcontrollers", Traits { orphans: true, ..NONE }),
+    ("batch", "jobs", Traits { orphans: true, ..NONE }),
+];
+const NONE: Traits = Traits { status_on_create: false, spec_finalizers: false, returns_deleted: false, claims: false, orphans: false };
+const RETURNED: Traits = Traits { returns_deleted: true, ..NONE };
+
 /// Kinds that are answered and never stored.
 const VIRTUAL: &[&str] = &["bindings", "componentstatuses"];
 
-/// Builds the catalog; `rules_for` gives a resource's odd rules.
-pub fn built_in(tables: &Tables, rules_for: impl Fn(&str, &str) -> &'static dyn Rules) -> Catalog {
+/// What is odd about a resource and stands in code.
+#[derive(Clone, Copy)]
+pub struct Odd {
+    /// Its rules.
+    pub rules: &'static dyn Rules,
+    /// How it is printed.
+    pub printer: Option<&'static dyn Printer>,
+}
+
+impl<R: Rules> From<&'static R> for Odd {
+    fn from(rules: &'static R) -> Self {
+        Self { rules, printer: None }
+    }
+}
+
+/// Builds the catalog; `odd` gives what a group's resource has of its own.
+pub fn built_in<O: Into<Odd>>(tables: &Tables, odd: impl Fn(&str, &str) -> O) -> Catalog {
     let mut kinds = Vec::with_capacity(tables.resources.len());
     for group in &tables.groups {
         let of_group = tables.resources.iter().filter(|r| r.group == group.group && r.version == group.version);
-        kinds.extend(of_group.map(|r| Arc::new(kind(tables, r, rules_for(r.group, r.plural)))));
+        kinds.extend(of_group.map(|r| Arc::new(kind(tables, r, odd(r.group, r.plural).into()))));
     }
     Catalog::new(kinds)
 }
 
-fn kind(tables: &Tables, row: &Resource, rules: &'static dyn Rules) -> Kind {
+fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
     Kind {
         gvk: GroupVersionKind { group: row.group.into(), version: row.version.into(), kind: row.kind.into() },
         id: ResourceId { group: row.group.into(), resource: row.plural.into() },
@@ -91,7 +132,9 @@ fn kind(tables: &Tables, row: &Resource, rules: &'static dyn Rules) -> Kind {
         subresources: row.subresources.iter().map(|s| subresource(tables, s)).collect(),
         naming: find(NAMING, row).unwrap_or(NameRule::Subdomain),
         generation: generation(row),
-        rules,
+        traits: find(TRAITS, row).unwrap_or_default(),
+        printer: odd.printer,
+        rules: odd.rules,
     }
 }
 

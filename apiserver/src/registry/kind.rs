@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use coracle_schema::SchemaRef;
+use coracle_schema::{SchemaRef, decode};
 use coracle_store::Key;
 use serde_json::Value;
 
-use super::rules::Rules;
-use crate::wire::status::Subject;
+use super::{object::Object, rules::Rules};
+use crate::wire::{status::Subject, table::Printer};
 
 /// `apps/v1, Kind=Deployment`
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -114,8 +114,27 @@ pub struct Kind {
     pub naming: NameRule,
     /// When generation moves.
     pub generation: Generation,
+    /// Switches that upstream's storage of the kind has.
+    pub traits: Traits,
+    /// How its objects are printed in tables.
+    pub printer: Option<&'static dyn Printer>,
     /// Its odd rules; [`super::rules::PLAIN`] for most.
     pub rules: &'static dyn Rules,
+}
+
+/// How the storage of a kind differs from most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traits {
+    /// A new object keeps the status it was sent with (nodes).
+    pub status_on_create: bool,
+    /// `spec.finalizers` must be empty, too, before an object goes (namespaces).
+    pub spec_finalizers: bool,
+    /// DELETE answers with the object instead of a Status.
+    pub returns_deleted: bool,
+    /// Objects hold addresses and ports that no other may hold (services).
+    pub claims: bool,
+    /// Dependents are set free unless a delete says otherwise (replication controllers).
+    pub orphans: bool,
 }
 
 /// How a kind's objects relate to the version they are stored in.
@@ -176,6 +195,23 @@ impl Kind {
         self.subresource("status").is_some()
     }
 
+    /// Sets the status of a new object to the empty one of its type.
+    pub fn reset_status(&self, object: &mut Object) {
+        let empty = decode::from_value(Value::Object(serde_json::Map::new()), &self.schema, decode::FieldValidation::Ignore);
+        let status = empty.ok().and_then(|mut e| e.value.as_object_mut().and_then(|m| m.remove("status")));
+        match (status, object.value_mut().as_object_mut()) {
+            (Some(status), Some(members)) => members.insert("status".into(), status),
+            (None, Some(members)) => members.remove("status"),
+            (_, None) => None,
+        };
+    }
+
+    /// How many finalizers stand in the spec, where they count.
+    pub fn spec_finalizers(&self, object: &Object) -> usize {
+        let list = object.value().pointer("/spec/finalizers").and_then(Value::as_array);
+        if self.traits.spec_finalizers { list.map_or(0, Vec::len) } else { 0 }
+    }
+
     /// Whether the kind has a verb.
     pub fn has_verb(&self, verb: Verb) -> bool {
         self.verbs.contains(&verb)
@@ -200,6 +236,18 @@ impl Kind {
     pub fn key(&self, namespace: &str, name: &str) -> Option<Key> {
         let prefix = self.prefix.as_deref()?;
         Some(Key::from(if self.is_namespaced() { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }))
+    }
+
+    /// The key prefix of the objects of a namespace, or of all when it is empty.
+    pub fn list_prefix(&self, namespace: &str) -> String {
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        if self.is_namespaced() && !namespace.is_empty() { format!("{prefix}{namespace}/") } else { prefix.to_owned() }
+    }
+
+    /// Namespace (empty for cluster kinds) and name in a key.
+    pub fn split_key<'k>(&self, key: &'k str) -> (&'k str, &'k str) {
+        let rest = key.strip_prefix(self.prefix.as_deref().unwrap_or_default()).unwrap_or(key);
+        if self.is_namespaced() { rest.split_once('/').unwrap_or(("", rest)) } else { ("", rest) }
     }
 
     /// `apps/v1`, or `v1` in the core group.

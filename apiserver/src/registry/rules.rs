@@ -1,6 +1,7 @@
 //! The odd rules of a kind: synchronous and pure, no store, no clock, no client.
 
 use coracle_schema::FieldErrors;
+use serde_json::Value;
 
 use super::object::Object;
 
@@ -57,8 +58,18 @@ pub trait Rules: Send + Sync {
         Vec::new()
     }
 
+    /// Seconds an object of a graceful kind gets to end when a delete names none.
+    fn default_grace_seconds(&self, object: &Object) -> i64 {
+        object.value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default()
+    }
+
+    /// Whether an object of a graceful kind has nothing to end: it never got a node, or is over.
+    fn ends_at_once(&self, object: &Object) -> bool {
+        object.text("/spec/nodeName").is_empty() || matches!(object.text("/status/phase"), "Succeeded" | "Failed")
+    }
+
     /// Fields beyond `metadata.name` and `metadata.namespace` that field selectors may name, with their values in `object`.
-    fn selectable(&self, _object: &serde_json::Value) -> Vec<(&'static str, String)> {
+    fn selectable(&self, _object: &Value) -> Vec<(&'static str, String)> {
         Vec::new()
     }
 }

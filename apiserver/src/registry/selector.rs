@@ -2,6 +2,8 @@
 //!
 //! Grammar and texts are those of apimachinery's `pkg/labels/selector.go` and `pkg/fields/selector.go`.
 
+use serde_json::Value;
+
 use super::names;
 
 /// A parsed label selector; the default selects everything.
@@ -51,6 +53,27 @@ impl LabelSelector {
                 other => return Err(format!("found '{}', expected: ',' or 'end of string'", other.text())),
             }
         }
+    }
+
+    /// From a `meta/v1 LabelSelector`; `None` when it is malformed. An empty one selects everything.
+    pub fn of_value(selector: &Value) -> Option<Self> {
+        let mut terms = Vec::new();
+        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+            terms.push(LabelTerm { key: key.clone(), test: Test::In(vec![value.as_str()?.to_owned()]) });
+        }
+        for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+            let values: Vec<String> = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            let test = match expression.get("operator")?.as_str()? {
+                "In" => Test::In(values),
+                "NotIn" => Test::NotIn(values),
+                "Exists" => Test::Exists,
+                "DoesNotExist" => Test::Absent,
+                _ => return None,
+            };
+            terms.push(LabelTerm { key: expression.get("key")?.as_str()?.to_owned(), test });
+        }
+        Some(Self(terms))
     }
 
     /// Whether everything is selected.

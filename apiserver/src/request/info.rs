@@ -30,6 +30,8 @@ pub struct RequestInfo {
     pub name: String,
     /// Path segments after the subresource (proxy).
     pub rest: Vec<String>,
+    /// Field selector of list, watch and deletecollection: what nodes may see depends on it.
+    pub fields: FieldSelector,
 }
 
 /// Prefixes that stand for the verb itself (deprecated, still served).
@@ -103,10 +105,11 @@ impl RequestInfo {
         if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
             && let Some(text) = query.get("fieldSelector")
             && let Ok(selector) = FieldSelector::parse(text)
-            && let Some(name) = selector.requires("metadata.name")
-            && is_path_segment(name)
         {
-            name.clone_into(&mut self.name);
+            if let Some(name) = selector.requires("metadata.name").filter(|n| is_path_segment(n)) {
+                name.clone_into(&mut self.name);
+            }
+            self.fields = selector;
         }
     }
 

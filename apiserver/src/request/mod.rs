@@ -1,7 +1,13 @@
 //! From an HTTP request to a typed one: path grammar, options, then the layers in order.
 
+pub mod impersonate;
 pub mod info;
+pub mod layers;
+pub mod limits;
+pub mod metrics;
+pub mod paths;
 pub mod query;
+pub mod serve;
 
 pub use info::RequestInfo;
 pub use query::Query;

@@ -1,7 +1,7 @@
 //! Typed options of each verb, from the query and, for deletes, from the body; with apimachinery's checks and texts
 //! (`apis/meta/v1/validation`, `apis/meta/internalversion/validation`).
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, decode::FieldValidation};
 use serde_json::Value;
 
 use crate::{
@@ -42,18 +42,6 @@ pub struct ListOptions {
 pub enum VersionMatch {
     Exact,
     NotOlderThan,
-}
-
-/// What to do with unknown and duplicate fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// Drop them silently.
-    Ignore,
-    /// Drop them and say so in a warning.
-    #[default]
-    Warn,
-    /// Refuse the request.
-    Strict,
 }
 
 /// Options of create, update and patch.
@@ -236,15 +224,10 @@ impl WriteOptions {
                 &format!("should only contain printable characters. Character at {at} is not printable"),
             );
         }
-        let field_validation = match query.text("fieldValidation") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                errors.not_supported("fieldValidation", format!("{other:?}"), &["", "Ignore", "Strict", "Warn"]);
-                FieldValidation::Warn
-            }
-        };
+        let field_validation = FieldValidation::parse(query.text("fieldValidation")).unwrap_or_else(|| {
+            errors.not_supported("fieldValidation", format!("{:?}", query.text("fieldValidation")), &["", "Ignore", "Strict", "Warn"]);
+            FieldValidation::Warn
+        });
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let field_manager = if manager.is_empty() { manager_of(user_agent) } else { manager.to_owned() };
         (Self { dry_run, field_manager, field_validation, force: false }, errors)

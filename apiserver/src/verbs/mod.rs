@@ -1,1 +1,159 @@
-//! The verbs, one file each, over any kind.
+//! The verbs, one file each, over any kind. [`dispatch`] is the only place that maps a request to one of them.
+
+pub mod apply;
+pub mod binding;
+pub mod create;
+pub mod delete;
+pub mod eviction;
+pub mod filter;
+pub mod get;
+pub mod list;
+pub mod patch;
+pub mod render;
+pub mod reviews;
+pub mod scale;
+pub mod update;
+pub mod watch;
+pub mod write;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coracle_schema::Tables;
+use http::{HeaderMap, Method, Uri, header};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Admission,
+    authn::{Authenticator, User},
+    authz,
+    registry::{Kind, Storage, Subresource, Verb, claims::Claims},
+    request::{Query, RequestInfo},
+    wire::{Answer, Status, answer},
+};
+
+/// The time, so that tests may choose it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What the verbs work with.
+pub struct Api {
+    /// Objects.
+    pub storage: Arc<Storage>,
+    /// The built-in API.
+    pub tables: Arc<Tables>,
+    /// Admission plugins, in order.
+    pub admission: Vec<Arc<dyn Admission>>,
+    /// Recognises users; issues tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// What only one object may hold.
+    pub claims: Claims,
+    /// Decides who may; answers access reviews.
+    pub authorizer: authz::Chain,
+    /// The time.
+    pub clock: Clock,
+    /// Ends watches when the server drains.
+    pub drain: CancellationToken,
+}
+
+/// A request past the layers: authorized, its body read.
+pub struct Call {
+    /// What it asks for.
+    pub info: RequestInfo,
+    /// Its options.
+    pub query: Query,
+    /// HTTP method.
+    pub method: Method,
+    /// Whole URI.
+    pub uri: Uri,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub user: Arc<User>,
+    /// Body.
+    pub body: Bytes,
+    /// The connection, for streams that leave HTTP.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Api {
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+impl Call {
+    /// The same request without its body and connection, to be aimed at another object.
+    pub fn again(&self) -> Self {
+        Self {
+            info: self.info.clone(),
+            query: self.query.clone(),
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            user: Arc::clone(&self.user),
+            body: Bytes::new(),
+            upgrade: None,
+        }
+    }
+
+    /// The User-Agent; empty when there is none.
+    pub fn user_agent(&self) -> &str {
+        self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The namespace objects of `kind` are in: that of the path, or none for cluster kinds.
+    pub fn namespace_of(&self, kind: &Kind) -> &str {
+        if kind.is_namespaced() { &self.info.namespace } else { "" }
+    }
+}
+
+/// Answers a request for API objects.
+pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
+    let info = &call.info;
+    let catalog = api.storage.catalog();
+    let Some(kind) = catalog.get(&info.group, &info.version, &info.resource).cloned() else {
+        return Ok(answer::not_found());
+    };
+    let verb = Verb::parse(&info.verb).ok_or_else(Status::method_not_allowed)?;
+    if !info.subresource.is_empty() {
+        let Some(subresource) = kind.subresource(&info.subresource) else { return Ok(answer::not_found()) };
+        if !subresource.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed());
+        }
+        return part(api, &call, &kind, subresource, verb).await;
+    }
+    if !kind.has_verb(verb) {
+        return Err(Status::method_not_allowed());
+    }
+    if kind.prefix.is_none() {
+        return reviews::answer(api, &call, &kind).await;
+    }
+    match verb {
+        Verb::Get => get::get(api, &call, &kind).await,
+        Verb::List => list::list(api, &call, &kind).await,
+        Verb::Watch => watch::watch(api, &call, &kind).await,
+        Verb::Create => create::create(api, &call, &kind).await,
+        Verb::Update => update::update(api, &call, &kind).await,
+        Verb::Patch => patch::patch(api, &call, &kind).await,
+        Verb::Delete => delete::delete(api, &call, &kind).await,
+        Verb::DeleteCollection => delete::delete_collection(api, &call, &kind).await,
+    }
+}
+
+/// Answers a request for a subresource: of its own kind (scale, binding, …), a stream, or a part of the object itself.
+async fn part(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, subresource: &Subresource, verb: Verb) -> Result<Answer, Status> {
+    match &*subresource.gvk.kind {
+        "Scale" => scale::scale(api, call, kind, subresource, verb).await,
+        "Binding" => binding::bind(api, call, kind).await,
+        "Eviction" => eviction::evict(api, call, kind).await,
+        "TokenRequest" => reviews::token(api, call, subresource).await,
+        _ => match verb {
+            Verb::Get => get::get(api, call, kind).await,
+            Verb::Update => update::update(api, call, kind).await,
+            Verb::Patch => patch::patch(api, call, kind).await,
+            _ => Err(Status::method_not_allowed()),
+        },
+    }
+}

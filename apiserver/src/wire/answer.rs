@@ -62,3 +62,8 @@ pub fn warn(answer: &mut Answer, warnings: &[String]) {
         }
     }
 }
+
+/// The answer to a path nobody serves, as go-restful words it.
+pub fn not_found() -> Answer {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod body;
 pub mod negotiate;
 pub mod status;
+pub mod table;
 
 pub use answer::Answer;
 pub use body::Body;

@@ -15,6 +15,8 @@ pub struct Status {
     pub message: String,
     /// What it was about; `Null` if nothing more is known.
     pub details: Value,
+    /// Of an expired list: a continue token for the rest, as it is now.
+    pub resume: Option<String>,
     /// The cause, for the log.
     pub log: Option<String>,
 }
@@ -55,7 +57,7 @@ impl Subject<'_> {
 impl Status {
     /// Any code and reason.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null, log: None }
+        Self { code, reason, message: message.into(), details: Value::Null, resume: None, log: None }
     }
 
     /// 404 of an object.
@@ -125,6 +127,16 @@ impl Status {
         Self { log: Some(message.clone()), ..Self::new(500, "InternalError", format!("Internal error occurred: {message}")) }
     }
 
+    /// 429: try again after so many seconds.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u64) -> Self {
+        Self { details: json!({"retryAfterSeconds": retry_after_seconds}), ..Self::new(429, "TooManyRequests", message) }
+    }
+
+    /// 504: it took too long.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self { details: json!({}), ..Self::new(504, "Timeout", message) }
+    }
+
     /// 503: nothing was done, try again.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message)
@@ -138,6 +150,9 @@ impl Status {
         });
         if !self.details.is_null() {
             value["details"] = self.details.clone();
+        }
+        if let Some(token) = &self.resume {
+            value["metadata"]["continue"] = token.as_str().into();
         }
         value
     }

@@ -1,0 +1,88 @@
+//! From options to a running server: everything is put together here, in order.
+
+use std::sync::Arc;
+
+use coracle_schema::{Tables, discovery};
+use futures::FutureExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use crate::{
+    Error, Options, Server, admission,
+    authn::Authenticator,
+    authz::{Chain, aggregation, node::NodeAuthorizer, rbac::Rbac},
+    bootstrap::{self, ApiWriter},
+    registry::{
+        Reader, Storage, Writer,
+        catalog::{self, Odd},
+        claims::Claims,
+        rules::PLAIN,
+    },
+    request::{layers::Layers, limits::Limits, metrics::Metrics, paths::Paths},
+    verbs::Api,
+};
+
+/// Builds the server.
+pub(crate) async fn server(options: Options) -> Result<Server, Error> {
+    let tables = Arc::new(Tables::load()?);
+    let kinds = catalog::built_in(&tables, odd);
+    let storage = Storage::start(options.store, kinds);
+    let reader: Arc<dyn Reader> = storage.clone();
+    let rows = bootstrap::table::rows().map_err(Error::Options)?;
+    let rbac = Arc::new(Rbac::default());
+    let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
+    let writer = Arc::new(ApiWriter::default());
+    let plugins = admission::Options { reader: reader.clone(), enable: options.enable_admission, disable: options.disable_admission };
+    let api = Arc::new(Api {
+        admission: admission::chain(&plugins).map_err(Error::Options)?,
+        authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone())),
+        authorizer: Chain::new(vec![nodes.clone(), rbac.clone()]),
+        claims: Claims::new(options.service_ranges, storage.clone()),
+        clock: options.clock,
+        drain: CancellationToken::new(),
+        tables: tables.clone(),
+        storage: storage.clone(),
+    });
+    writer.connect(&api);
+    bootstrap::run(&*reader, &*writer, &options.facts, &storage.catalog()).await?;
+
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let spawn = |task: futures::future::BoxFuture<'static, ()>| {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    };
+    let role_changes = rbac.load(&*reader).await?;
+    spawn(rbac.clone().follow(role_changes).boxed());
+    let node_changes = nodes.load(&*reader).await?;
+    spawn(nodes.clone().follow(node_changes).boxed());
+    let aggregating: Arc<dyn Writer> = writer;
+    spawn(
+        aggregation::follow(reader, aggregating)
+            .map(|end| {
+                if let Err(status) = end {
+                    warn!(%status, "roles are not aggregated")
+                }
+            })
+            .boxed(),
+    );
+
+    let address = std::net::SocketAddr::new(options.facts.advertise_address, options.facts.secure_port).to_string();
+    let layers = Arc::new(Layers {
+        api,
+        limits: Limits::new(options.max_reads, options.max_writes),
+        metrics: Metrics::default(),
+        paths: Paths::new(discovery::built_in(&tables), address),
+    });
+    layers.paths.set_ready(true);
+    Ok(Server { layers, tasks, stop })
+}
+
+/// What the kinds have of their own.
+fn odd(_group: &str, _resource: &str) -> Odd {
+    Odd { rules: &PLAIN, printer: None }
+}

@@ -1,0 +1,126 @@
+//! What every request passes on its way in, in one list: see [`Layers::pass`].
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, Request};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error};
+
+use super::{
+    Query, RequestInfo,
+    impersonate::impersonate,
+    limits::{self, Limits},
+    metrics::Metrics,
+    paths::Paths,
+};
+use crate::{
+    authn::User,
+    verbs::{self, Api, Call},
+    wire::{Answer, Status, answer},
+};
+
+/// How a request came here.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Over a connection; with the user of its verified client certificate, if it has one.
+    Network(Option<Arc<User>>),
+    /// From a part of this process, as this user.
+    Process(Arc<User>),
+}
+
+/// The way in.
+pub struct Layers {
+    /// What the verbs work with.
+    pub api: Arc<Api>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Everything that is not an API object.
+    pub paths: Paths,
+}
+
+impl Layers {
+    /// Answers a request. The outermost layers: panic guard, trace and metrics.
+    pub async fn serve<B>(self: &Arc<Self>, origin: Origin, request: Request<B>) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
+            Ok(info) => info,
+            Err(text) => return answer::error(&Status::bad_request(text)),
+        };
+        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query)).catch_unwind();
+        let mut made = match passing.await {
+            Ok(Ok(made)) => made,
+            Ok(Err(status)) => answer::error(&status),
+            Err(_) => {
+                error!(verb = info.verb, path = info.path, "a request panicked");
+                answer::error(&Status::internal("this request panicked; the server's log has the details"))
+            }
+        };
+        let took = started.elapsed();
+        self.metrics.observe(&info, made.status().as_u16(), took);
+        let id = uuid::Uuid::new_v4().to_string();
+        debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            made.headers_mut().insert("audit-id", id);
+        }
+        made
+    }
+
+    /// The layers, in order: limits, authentication, impersonation, authorization, (audit), body, dispatch.
+    async fn pass<B>(self: &Arc<Self>, origin: Origin, request: Request<B>, info: &RequestInfo, query: Query) -> Result<Answer, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let slot = self.limits.enter(info)?;
+        let work = async {
+            let (mut parts, body) = request.into_parts();
+            let user = match origin {
+                Origin::Process(user) => user,
+                Origin::Network(peer) => self.api.authenticator.authenticate(peer.as_ref(), &parts.headers, self.api.now()).await?,
+            };
+            let user = impersonate(user, &parts.headers, &self.api.authorizer)?;
+            self.api.authorizer.authorize(&user, info)?;
+            // Audit stands here: it sees who asks for what, and nothing was done yet.
+            let call = Call {
+                info: info.clone(),
+                query,
+                method: parts.method,
+                uri: parts.uri,
+                user,
+                body: limits::read_body(body).await?,
+                upgrade: parts.extensions.remove(),
+                headers: parts.headers,
+            };
+            self.dispatch(call).await
+        };
+        if info.is_long_running() {
+            let made = work.await?;
+            return Ok(held(made, slot));
+        }
+        let made = timeout(limits::TIMEOUT, work).await;
+        made.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Answer, Status> {
+        if call.info.is_resource { verbs::dispatch(&self.api, call).await } else { self.paths.answer(self, &call).await }
+    }
+}
+
+/// Keeps the place of a watch taken until its body ends.
+fn held(mut made: Answer, slot: limits::Slot) -> Answer {
+    made.extensions_mut().insert(Arc::new(slot));
+    made
+}
+
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,200 @@
+//! The network: TLS connections in, requests to the layers, and an end without breaking anybody off.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use super::layers::{Layers, Origin};
+use crate::{
+    authn::{User, certificates},
+    wire::Body,
+};
+
+/// A client has this long to shake hands.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// And this long to send a request's head.
+const HEADERS: Duration = Duration::from_secs(32);
+/// Streams of one HTTP/2 connection (upstream's default).
+const STREAMS: u32 = 250;
+/// Requests in flight have this long to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// What the server shows and whom it believes.
+pub struct Tls {
+    /// The serving certificate and its chain.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// Authorities of client certificates; none: no client certificates.
+    pub client_authorities: Vec<CertificateDer<'static>>,
+}
+
+/// Builds the TLS configuration. The error names what is unusable.
+pub fn tls_config(tls: Tls) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = if tls.client_authorities.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        for authority in tls.client_authorities {
+            roots.add(authority)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
+        builder.with_client_cert_verifier(verifier.map_err(|e| rustls::Error::General(e.to_string()))?)
+    };
+    let mut config = builder.with_single_cert(tls.chain, tls.key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Serves connections until `stop`; then lets requests end, within bounds.
+pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(Arc::clone(&layers), acceptor.clone(), stream, stop.clone()));
+            }
+            Err(error) => refused(&error).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(DRAIN, connections.wait()).await.is_err() {
+        info!(connections = connections.len(), "connections still open after the time to drain");
+    }
+}
+
+/// Out of file descriptors and the like: wait a moment instead of spinning.
+async fn refused(error: &io::Error) {
+    warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {
+    // Answers are written whole; waiting for more only delays them.
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
+        Err(_) => return debug!("TLS handshake took too long"),
+    };
+    let peer = peer(stream.get_ref().1.peer_certificates());
+    let service = NetworkService { layers, peer };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(Duration::from_secs(30))
+        .adaptive_window(true);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// The user of the connection's certificate, which rustls has verified against the client authorities.
+fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
+    let leaf = chain?.first()?;
+    match certificates::user(leaf) {
+        Ok(user) => Some(Arc::new(user)),
+        Err(error) => {
+            debug!(%error, "client certificate names no user");
+            None
+        }
+    }
+}
+
+/// One connection's requests.
+#[derive(Clone)]
+struct NetworkService {
+    layers: Arc<Layers>,
+    peer: Option<Arc<User>>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for NetworkService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.layers.serve(Origin::Network(this.peer), request).await) })
+    }
+}
+
+/// The server as a service inside the process: who calls is the `User` in the request's extensions, nobody in particular without one.
+#[derive(Clone)]
+pub struct Service {
+    layers: Arc<Layers>,
+}
+
+impl Service {
+    /// Over the same layers as the network.
+    pub fn new(layers: Arc<Layers>) -> Self {
+        Self { layers }
+    }
+}
+
+impl<B> tower::Service<Request<B>> for Service
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let layers = Arc::clone(&self.layers);
+        let user = request.extensions_mut().remove::<Arc<User>>().or_else(|| request.extensions_mut().remove::<User>().map(Arc::new));
+        let origin = user.map_or(Origin::Network(None), Origin::Process);
+        Box::pin(async move { Ok(layers.serve(origin, request).await) })
+    }
+}

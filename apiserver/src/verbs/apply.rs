@@ -1,0 +1,53 @@
+//! Server-side apply: a PATCH whose body says what its manager wants.
+
+use std::sync::Arc;
+
+use coracle_schema::apply::{self, ApplyError, Conflict};
+use serde_json::{Value, json};
+
+use super::{
+    Api, Call,
+    write::{Made, Writing},
+};
+use crate::{
+    registry::{Kind, Object, Part, meta},
+    request::query::WriteOptions,
+    wire::{Answer, Status, negotiate},
+};
+
+/// Merges the configuration in the body into what is there, by ownership; creates the object when it is not there.
+pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let options = WriteOptions::parse_patch(&call.query, call.user_agent(), true)?;
+    let mut writing = Writing::new(api, call, kind, options);
+    let config = negotiate::parse_yaml(&call.body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    let mut config = Object::new(config).ok_or_else(|| Status::bad_request("the configuration is not an object"))?;
+    let (version, now) = (kind.api_version(), meta::time_text(api.now()));
+    meta::match_request(&mut config, kind, call.namespace_of(kind), &call.info.name)?;
+    let creates = writing.part == Part::Whole;
+    let outcome = writing
+        .change(creates, |writing, old| {
+            let who = writing.who(&version, &now);
+            let live = old.map(Object::value);
+            let merged = apply::apply(&kind.schema, live, config.value(), &who, writing.options.force).map_err(refused)?;
+            let mut object = writing.decode_value(merged)?;
+            if old.is_none() {
+                object.metadata_mut().remove("resourceVersion");
+            }
+            Ok(Made { object, owned: true })
+        })
+        .await?;
+    writing.answer(&outcome)
+}
+
+/// What a refused apply tells the client.
+pub fn refused(error: ApplyError) -> Status {
+    match error {
+        ApplyError::Conflicts(conflicts) => {
+            let cause = |c: &Conflict| json!({"reason": "FieldManagerConflict", "message": c.message(), "field": c.path});
+            let causes: Vec<Value> = conflicts.0.iter().map(cause).collect();
+            Status { details: json!({"causes": causes}), ..Status::new(409, "Conflict", conflicts.message()) }
+        }
+        ApplyError::BadRequest(text) => Status::bad_request(text),
+        ApplyError::Mistyped(text) => Status::new(500, "", text),
+    }
+}

@@ -1,0 +1,245 @@
+//! DELETE of an object and of a collection (apiserver `registry/rest/delete.go`, `registry/generic/registry/store.go`).
+
+use std::sync::Arc;
+
+use coracle_store::{Expect, StoreError, cache::Freshness};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Api, Call, list, render};
+use crate::{
+    admission::{self, Attempt, Operation},
+    registry::{
+        Kind, Object, items,
+        meta::{self, FOREGROUND, ORPHAN},
+        storage::{Stored, WriteError, Written},
+    },
+    request::query::{DeleteOptions, ListOptions, Propagation},
+    wire::{Answer, Status, answer, negotiate},
+};
+
+const RETRIES: usize = 30;
+
+/// What became of the object.
+pub enum Deleted {
+    /// It is gone; its last state.
+    Gone(bytes::Bytes, Object),
+    /// It is on its way out.
+    Leaving(bytes::Bytes),
+}
+
+/// Deletes the object, or marks it so when it takes time.
+pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let wanted = negotiate::accept(&call.headers)?;
+    let options = options(call)?;
+    let mut warnings = Vec::new();
+    let deleted = remove(api, call, kind, &call.info.name, &options, &mut warnings).await?;
+    let mut made = match deleted {
+        Deleted::Gone(_, object) if !kind.traits.returns_deleted => {
+            let details = json!({"name": object.name(), "group": &*kind.id.group, "kind": &*kind.id.resource, "uid": object.uid()});
+            answer::value(StatusCode::OK, wanted.encoding, &success(Some(details)))
+        }
+        Deleted::Gone(wire, _) | Deleted::Leaving(wire) => render::shown(api, call, kind, wanted, StatusCode::OK, &wire)?,
+    };
+    answer::warn(&mut made, &warnings);
+    Ok(made)
+}
+
+/// Deletes what a list with the same options shows; answers with that list.
+pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let wanted = negotiate::accept(&call.headers)?;
+    let options = options(call)?;
+    let listing = ListOptions::parse(&call.query, false)?;
+    let page = list::page(api, call, kind, &listing).await?;
+    let mut warnings = Vec::new();
+    for cached in &page.items {
+        let (namespace, name) = kind.split_key(cached.key.as_str());
+        let mut info = call.info.clone();
+        name.clone_into(&mut info.name);
+        if kind.is_namespaced() {
+            namespace.clone_into(&mut info.namespace);
+        }
+        let one = Call { info, ..call.again() };
+        match remove(api, &one, kind, name, &options, &mut warnings).await {
+            Ok(_) => {}
+            Err(status) if status.code == 404 => {}
+            Err(status) => return Err(status),
+        }
+    }
+    let items = list::wires(kind, &page.items)?;
+    let meta = json!({"resourceVersion": page.revision.to_string()});
+    let mut made = list::respond(wanted.encoding, kind.api_version(), &format!("{}List", kind.gvk.kind), &meta, items)?;
+    answer::warn(&mut made, &warnings);
+    Ok(made)
+}
+
+/// A `Status` that says all went well.
+pub fn success(details: Option<Value>) -> Value {
+    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+    if let Some(details) = details {
+        let empty = |v: &Value| v.as_str().is_some_and(str::is_empty);
+        let members = details.as_object().into_iter().flatten().filter(|(_, v)| !empty(v));
+        status["details"] = Value::Object(members.map(|(k, v)| (k.clone(), v.clone())).collect());
+    }
+    status
+}
+
+fn options(call: &Call) -> Result<DeleteOptions, Status> {
+    if call.body.is_empty() {
+        return DeleteOptions::parse(&call.query, None);
+    }
+    let encoding = negotiate::body_encoding(&call.headers)?;
+    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    DeleteOptions::parse(&call.query, Some(&body))
+}
+
+/// Deletes one object with options at hand; for DELETE, collections and evictions.
+pub async fn remove(
+    api: &Api,
+    call: &Call,
+    kind: &Arc<Kind>,
+    name: &str,
+    options: &DeleteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Deleted, Status> {
+    for _ in 0..RETRIES {
+        let found = api.storage.read(kind, call.namespace_of(kind), name, Freshness::Latest).await?;
+        let old = found.ok_or_else(|| Status::not_found(kind.subject(name)))?;
+        check_preconditions(kind, &old.object, options)?;
+        admit(api, call, kind, &old.object, options.dry_run, warnings).await?;
+        let plan = plan(api, kind, &old.object, options);
+        match carry_out(api, kind, &old, plan, options.dry_run).await {
+            Ok(deleted) => return Ok(deleted),
+            Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
+            Err(error) => return Err(error.into_status()),
+        }
+    }
+    Err(Status::conflict(kind.subject(name), "the object is changed faster than it can be deleted; try again"))
+}
+
+fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+    let subject = kind.subject(old.name());
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != old.uid()) {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+        return Err(Status::conflict(subject, &why));
+    }
+    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != old.resource_version()) {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            old.resource_version()
+        );
+        return Err(Status::conflict(subject, &why));
+    }
+    Ok(())
+}
+
+async fn admit(api: &Api, call: &Call, kind: &Kind, old: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<(), Status> {
+    let mut attempt = Attempt {
+        operation: Operation::Delete,
+        request: &call.info,
+        kind,
+        user: &call.user,
+        old: Some(old),
+        dry_run,
+        warnings: Vec::new(),
+    };
+    admission::mutate(&api.admission, &mut attempt, None).await?;
+    admission::validate(&api.admission, &mut attempt, None).await?;
+    warnings.append(&mut attempt.warnings);
+    Ok(())
+}
+
+/// What a delete does to an object.
+enum Plan {
+    /// Take it out of the store.
+    Remove,
+    /// Write it with marks.
+    Mark(Object),
+    /// It is on its way already.
+    Leave,
+}
+
+fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
+    let finalizers = finalizers(kind, old, options);
+    let grace = grace(kind, old, options);
+    let blocked = !finalizers.is_empty() || kind.spec_finalizers(old) > 0;
+    let mut new = old.clone();
+    meta::set_finalizers(&mut new, &finalizers);
+    match (old.is_deleting(), grace) {
+        (false, 0) if !blocked => return Plan::Remove,
+        (false, grace) => {
+            meta::mark_deleted(&mut new, api.now(), grace);
+            if kind.traits.spec_finalizers {
+                new.member_mut("status").insert("phase".into(), "Terminating".into());
+            }
+        }
+        (true, wanted) => {
+            let left = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
+            if wanted == 0 && !blocked {
+                return Plan::Remove;
+            }
+            // A second delete may only shorten the grace.
+            if wanted < left {
+                new.set_metadata("deletionGracePeriodSeconds", wanted);
+                let at = api.now().saturating_add(jiff::SignedDuration::from_secs(wanted)).unwrap_or_else(|_| api.now());
+                new.set_metadata("deletionTimestamp", meta::time_text(at));
+            }
+        }
+    }
+    if new == *old { Plan::Leave } else { Plan::Mark(new) }
+}
+
+/// Seconds the object gets to end; 0 for kinds without grace.
+fn grace(kind: &Kind, old: &Object, options: &DeleteOptions) -> i64 {
+    if !kind.rules.policy().graceful {
+        return 0;
+    }
+    let left = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let asked = match options.grace_seconds {
+        Some(seconds) => seconds,
+        None => match left {
+            Some(left) => return left,
+            None => kind.rules.default_grace_seconds(old),
+        },
+    };
+    if kind.rules.ends_at_once(old) {
+        return 0;
+    }
+    // Negative means "at once, but gracefully".
+    if asked < 0 { 1 } else { asked }
+}
+
+/// The finalizers the object has from now on: the propagation policy decides about the garbage collector's two.
+fn finalizers(kind: &Kind, old: &Object, options: &DeleteOptions) -> Vec<String> {
+    let has = |name: &str| old.finalizers().contains(&name);
+    let (orphan, foreground) = match options.propagation {
+        Some(Propagation::Orphan) => (true, false),
+        Some(Propagation::Foreground) => (false, true),
+        Some(Propagation::Background) => (false, false),
+        None if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
+        None => (kind.traits.orphans, false),
+    };
+    let others = old.finalizers().into_iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).map(str::to_owned);
+    let ours = [(orphan, ORPHAN), (foreground, FOREGROUND)].into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned());
+    others.chain(ours).collect()
+}
+
+async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bool) -> Result<Deleted, WriteError> {
+    let plain = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
+    let key = kind.key(old.object.namespace(), old.object.name()).ok_or_else(|| WriteError::Status(Status::no_such_path()))?;
+    match plan {
+        Plan::Leave => Ok(Deleted::Leaving(items::splice(&plain(&old.object)?, old.revision))),
+        Plan::Mark(object) if dry_run => Ok(Deleted::Leaving(items::splice(&plain(&object)?, old.revision))),
+        Plan::Mark(object) => {
+            let Written { wire, .. } = api.storage.put(kind, &key, Expect::At(old.revision), &object, None).await?;
+            Ok(Deleted::Leaving(wire))
+        }
+        Plan::Remove => {
+            let revision = if dry_run { old.revision } else { api.storage.delete(&key, old.revision).await? };
+            if !dry_run {
+                api.claims.release(kind, &old.object);
+            }
+            Ok(Deleted::Gone(items::splice(&plain(&old.object)?, revision), old.object.clone()))
+        }
+    }
+}

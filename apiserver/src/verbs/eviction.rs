@@ -1,0 +1,130 @@
+//! `pods/eviction`: a delete that asks the pod's disruption budget first (kube-apiserver `core/pod/storage/eviction.go`).
+
+use std::sync::Arc;
+
+use coracle_store::{Expect, StoreError, cache::Freshness};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    Api, Call,
+    delete::{Deleted, remove, success},
+};
+use crate::{
+    registry::{Kind, LabelSelector, Object, meta, storage::WriteError},
+    request::{Query, query::DeleteOptions},
+    wire::{Answer, Status, answer, negotiate},
+};
+
+const RETRIES: usize = 30;
+
+/// Deletes the pod if its budget allows; 429 if not now.
+pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let encoding = negotiate::body_encoding(&call.headers)?;
+    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let eviction = Object::new(body).ok_or_else(|| Status::bad_request("the body is not an Eviction"))?;
+    if !eviction.name().is_empty() && eviction.name() != call.info.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let mut options = DeleteOptions::parse(&Query::default(), eviction.value().get("deleteOptions"))?;
+    options.dry_run |= call.query.text("dryRun") == "All";
+    let name = &call.info.name;
+    let found = api.storage.read(kind, &call.info.namespace, name, Freshness::Latest).await?;
+    let pod = found.ok_or_else(|| Status::not_found(kind.subject(name)))?.object;
+    if !needs_no_budget(&pod) {
+        charge(api, call, &pod, options.dry_run).await?;
+    }
+    let mut warnings = Vec::new();
+    match remove(api, call, kind, name, &options, &mut warnings).await? {
+        Deleted::Gone(..) | Deleted::Leaving(_) => {}
+    }
+    let mut status = success(None);
+    status["code"] = 201.into();
+    let mut made = answer::value(StatusCode::CREATED, encoding, &status);
+    answer::warn(&mut made, &warnings);
+    Ok(made)
+}
+
+/// Pods that are over, not begun, or going may go without asking.
+fn needs_no_budget(pod: &Object) -> bool {
+    matches!(pod.text("/status/phase"), "Succeeded" | "Failed" | "Pending") || pod.is_deleting()
+}
+
+/// Takes one disruption from the pod's budget.
+async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(), Status> {
+    let catalog = api.storage.catalog();
+    let Some(kind) = catalog.get("policy", "v1", "poddisruptionbudgets").cloned() else { return Ok(()) };
+    for _ in 0..RETRIES {
+        let snapshot = api.storage.collection(&kind)?.snapshot(Freshness::Latest).await.map_err(crate::registry::storage::read_error)?;
+        let prefix = kind.list_prefix(&call.info.namespace);
+        let mut budgets = Vec::new();
+        for cached in snapshot.range(&prefix, None) {
+            let budget = crate::registry::storage::parse(&kind, &cached.wire)?;
+            if covers(&budget, pod) {
+                budgets.push((budget, cached.revision));
+            }
+        }
+        let (mut budget, revision) = match budgets.len() {
+            0 => return Ok(()),
+            1 => budgets.remove(0),
+            _ => {
+                let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                return Err(Status::internal(text));
+            }
+        };
+        if is_free(&budget, pod) {
+            return Ok(());
+        }
+        spend(&mut budget, pod, api)?;
+        if dry_run {
+            return Ok(());
+        }
+        let key = kind.key(budget.namespace(), budget.name()).ok_or_else(Status::no_such_path)?;
+        match api.storage.put(&kind, &key, Expect::At(revision), &budget, None).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
+            Err(error) => return Err(error.into_status()),
+        }
+    }
+    Err(Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10))
+}
+
+/// An unready pod goes freely if the budget says so, or if enough others are healthy.
+fn is_free(budget: &Object, pod: &Object) -> bool {
+    let conditions = pod.value().pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let ready = conditions.filter(|c| c["type"] == "Ready").any(|c| c["status"] == "True");
+    let number = |p: &str| budget.value().pointer(p).and_then(Value::as_i64).unwrap_or_default();
+    let healthy = number("/status/currentHealthy") >= number("/status/desiredHealthy") && number("/status/desiredHealthy") > 0;
+    !ready && (budget.text("/spec/unhealthyPodEvictionPolicy") == "AlwaysAllow" || healthy)
+}
+
+fn spend(budget: &mut Object, pod: &Object, api: &Api) -> Result<(), Status> {
+    let name = budget.name().to_owned();
+    let observed = budget.value().pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or_default();
+    let refused = |cause: String, wait: u64| {
+        let mut status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", wait);
+        status.details["causes"] = json!([{"reason": "DisruptionBudget", "message": cause}]);
+        status
+    };
+    if observed < budget.generation() {
+        return Err(refused(format!("The disruption budget {name} is still being processed by the server."), 10));
+    }
+    let number = |p: &str| budget.value().pointer(p).and_then(Value::as_i64).unwrap_or_default();
+    let allowed = number("/status/disruptionsAllowed");
+    if allowed <= 0 {
+        let (desired, current) = (number("/status/desiredHealthy"), number("/status/currentHealthy"));
+        return Err(refused(format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"), 0));
+    }
+    let time = meta::time_text(api.now());
+    let status = budget.member_mut("status");
+    status.insert("disruptionsAllowed".into(), (allowed - 1).into());
+    let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
+    disrupted[pod.name()] = time.into();
+    Ok(())
+}
+
+/// Whether a budget speaks of the pod.
+fn covers(budget: &Object, pod: &Object) -> bool {
+    let Some(selector) = budget.value().pointer("/spec/selector") else { return false };
+    LabelSelector::of_value(selector).is_some_and(|s| s.matches(|key| pod.label(key)))
+}

@@ -1,0 +1,29 @@
+//! GET of one object.
+
+use coracle_store::{Revision, cache::Freshness};
+
+use super::{Api, Call, render};
+use crate::{
+    registry::Kind,
+    wire::{Answer, Status, negotiate},
+};
+
+/// Answers with the object; 404 when it is not there.
+pub async fn get(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
+    let wanted = negotiate::accept(&call.headers)?;
+    let found = api.storage.cached(kind, call.namespace_of(kind), &call.info.name, freshness(call.query.text("resourceVersion"))?).await?;
+    let cached = found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?;
+    render::object(api, call, kind, wanted, http::StatusCode::OK, &cached.wire)
+}
+
+/// `resourceVersion` of a get: unset is the latest, 0 is anything, else not older than that.
+fn freshness(version: &str) -> Result<Freshness, Status> {
+    match version {
+        "" => Ok(Freshness::Latest),
+        "0" => Ok(Freshness::Any),
+        text => {
+            let at = text.parse().map_err(|_| Status::bad_request(format!("invalid resource version: {text:?}")))?;
+            Ok(Freshness::NotOlderThan(Revision(at)))
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Kinds that are answered and never stored: reviews, token requests, bindings by name, component statuses.
+
+use std::sync::Arc;
+
+use coracle_schema::decode::{self, FieldValidation};
+use http::StatusCode;
+use serde_json::json;
+
+use super::{Api, Call, binding, list};
+use crate::{
+    authn, authz,
+    registry::{Kind, Object, Subresource},
+    wire::{Answer, Status, answer, negotiate},
+};
+
+/// Answers a request for a kind without storage.
+pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let user = &*call.user;
+    if &*kind.gvk.kind == "Binding" {
+        let catalog = api.storage.catalog();
+        let pods = catalog.get("", "v1", "pods").cloned().ok_or_else(Status::no_such_path)?;
+        return binding::bind(api, call, &pods).await;
+    }
+    if &*kind.gvk.kind == "ComponentStatus" {
+        return component_statuses(call, kind);
+    }
+    let review = decoded(call, kind)?;
+    let made = match &*kind.gvk.kind {
+        "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
+        "SelfSubjectReview" => authn::reviews::self_subject_review(user, review, api.now()),
+        "SubjectAccessReview" => authz::reviews::subject_access_review(&api.authorizer, review)?,
+        "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, &call.info.namespace, review)?,
+        "SelfSubjectAccessReview" => authz::reviews::self_subject_access_review(&api.authorizer, user, review)?,
+        "SelfSubjectRulesReview" => authz::reviews::self_subject_rules_review(&api.authorizer, user, review)?,
+        _ => return Err(Status::method_not_allowed()),
+    };
+    let wanted = negotiate::accept(&call.headers)?;
+    Ok(answer::value(StatusCode::CREATED, wanted.encoding, made.value()))
+}
+
+/// `serviceaccounts/token`: a new token for the account.
+pub async fn token(api: &Api, call: &Call, part: &Subresource) -> Result<Answer, Status> {
+    let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
+    let request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
+    let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
+    let mut warnings = Vec::new();
+    let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
+    let wanted = negotiate::accept(&call.headers)?;
+    let mut made = answer::value(StatusCode::CREATED, wanted.encoding, made.value());
+    answer::warn(&mut made, &warnings);
+    Ok(made)
+}
+
+fn decoded(call: &Call, kind: &Kind) -> Result<Object, Status> {
+    decoded_as(call, &kind.schema, &kind.gvk.kind, &kind.gvk.version, &kind.api_version())
+}
+
+fn decoded_as(call: &Call, schema: &coracle_schema::SchemaRef, kind: &str, version: &str, api_version: &str) -> Result<Object, Status> {
+    let encoding = negotiate::body_encoding(&call.headers)?;
+    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let made = decode::from_value(body, schema, FieldValidation::Ignore).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
+    let mut object = Object::new(made.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
+    coracle_schema::default::apply(object.value_mut(), schema);
+    object.value_mut()["apiVersion"] = api_version.into();
+    object.value_mut()["kind"] = kind.into();
+    Ok(object)
+}
+
+/// Deprecated upstream since 1.19; here the parts are one process and its health is `/readyz`.
+fn component_statuses(call: &Call, kind: &Kind) -> Result<Answer, Status> {
+    let wanted = negotiate::accept(&call.headers)?;
+    if !call.info.name.is_empty() {
+        return Err(Status::not_found(kind.subject(&call.info.name)));
+    }
+    list::respond(wanted.encoding, kind.api_version(), "ComponentStatusList", &json!({}), Vec::new())
+}

@@ -1,0 +1,183 @@
+//! The `scale` subresource: how many replicas, seen and set through `autoscaling/v1 Scale`, whatever the kind.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use coracle_schema::{FieldErrors, apply, decode};
+use coracle_store::cache::Freshness;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    Api, Call,
+    patch::Patch,
+    write::{Made, Outcome, Writing},
+};
+use crate::{
+    registry::{Kind, Object, Subresource, Verb, meta, storage},
+    request::query::WriteOptions,
+    wire::{Answer, PatchType, Status, answer, negotiate, status::Subject},
+};
+
+/// Shows or sets the scale.
+pub async fn scale(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource, verb: Verb) -> Result<Answer, Status> {
+    let wanted = negotiate::accept(&call.headers)?;
+    let (object, warnings) = match verb {
+        Verb::Get => {
+            let found = api.storage.read(kind, call.namespace_of(kind), &call.info.name, Freshness::Latest).await?;
+            (found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?.object, Vec::new())
+        }
+        Verb::Update => put(api, call, kind, part).await?,
+        _ => patch(api, call, kind, part).await?,
+    };
+    let mut made = answer::value(StatusCode::OK, wanted.encoding, &of_object(&object));
+    answer::warn(&mut made, &warnings);
+    Ok(made)
+}
+
+async fn put(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Result<(Object, Vec<String>), Status> {
+    let options = WriteOptions::parse(&call.query, call.user_agent(), "UpdateOptions")?;
+    let mut writing = Writing::new(api, call, kind, options);
+    let encoding = negotiate::body_encoding(&call.headers)?;
+    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let sent = decoded(body, part)?;
+    let outcome = writing.change(false, |_, old| scaled(kind, old, &sent)).await?;
+    finish(writing, &outcome)
+}
+
+async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Result<(Object, Vec<String>), Status> {
+    let of = negotiate::patch_type(&call.headers)?;
+    let options = WriteOptions::parse_patch(&call.query, call.user_agent(), of == PatchType::Apply)?;
+    let mut writing = Writing::new(api, call, kind, options);
+    if of == PatchType::Apply {
+        let sent = negotiate::parse_yaml(&call.body).map_err(Status::bad_request)?;
+        let outcome = apply(&mut writing, &sent).await?;
+        return finish(writing, &outcome);
+    }
+    let patch = Patch::parse(of, &call.body)?;
+    let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
+    let outcome = writing
+        .change(false, |_, old| {
+            let shown = old.map(of_object).unwrap_or_default();
+            scaled(kind, old, &decoded(patch.apply(schema, &shown)?, part)?)
+        })
+        .await?;
+    finish(writing, &outcome)
+}
+
+/// Applies `spec.replicas` alone, in the name of the kind itself: that is whose field it is.
+async fn apply(writing: &mut Writing<'_>, sent: &Value) -> Result<Outcome, Status> {
+    let kind = writing.kind;
+    let (version, now) = (kind.api_version(), meta::time_text(writing.api.now()));
+    let name = &writing.call.info.name;
+    let mut config = json!({"apiVersion": version, "kind": &*kind.gvk.kind, "metadata": {"name": name}, "spec": {}});
+    if let Some(replicas) = sent.pointer("/spec/replicas") {
+        config["spec"]["replicas"] = replicas.clone();
+    }
+    writing
+        .change(false, |writing, old| {
+            let who = writing.who(&version, &now);
+            let merged = apply::apply(&kind.schema, old.map(Object::value), &config, &who, writing.options.force);
+            let merged = merged.map_err(super::apply::refused)?;
+            Ok(Made { object: writing.decode_value(merged)?, owned: true })
+        })
+        .await
+}
+
+fn finish(writing: Writing<'_>, outcome: &Outcome) -> Result<(Object, Vec<String>), Status> {
+    let object = storage::parse_wire(&outcome.wire)?;
+    Ok((object, writing.warnings))
+}
+
+fn decoded(value: Value, part: &Subresource) -> Result<Value, Status> {
+    let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
+    let decoded = decode::from_value(value, schema, decode::FieldValidation::Ignore);
+    Ok(decoded.map_err(|e| Status::bad_request(e.describe("Scale", "v1")))?.value)
+}
+
+/// The object with the replicas of a Scale.
+fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Status> {
+    let mut object = old.ok_or_else(Status::no_such_path)?.clone();
+    let name = scale.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if name != object.name() {
+        let text = format!("the name of the object ({name}) does not match the name on the URL ({})", object.name());
+        return Err(Status::bad_request(text));
+    }
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
+    if replicas < 0 {
+        let mut errors = FieldErrors::none();
+        errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid(Subject { group: "autoscaling", resource: "Scale", name: object.name() }, &errors));
+    }
+    for field in ["resourceVersion", "uid"] {
+        if let Some(value) = scale.pointer(&format!("/metadata/{field}")).filter(|v| *v != "") {
+            object.set_metadata(field, value.clone());
+        } else if field == "resourceVersion" && !kind.rules.policy().unconditional_update {
+            object.metadata_mut().remove(field);
+        }
+    }
+    object.member_mut("spec").insert("replicas".into(), replicas.into());
+    Ok(Made { object, owned: false })
+}
+
+/// The Scale of an object.
+fn of_object(object: &Object) -> Value {
+    let mut meta = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        let text = object.text(&format!("/metadata/{field}"));
+        if !text.is_empty() {
+            meta[field] = text.into();
+        }
+    }
+    let number = |pointer: &str| object.value().pointer(pointer).and_then(Value::as_i64);
+    let mut spec = json!({});
+    if let Some(replicas) = number("/spec/replicas").filter(|r| *r != 0) {
+        spec["replicas"] = replicas.into();
+    }
+    let mut status = json!({"replicas": number("/status/replicas").unwrap_or_default()});
+    let selector = object.value().pointer("/spec/selector").map(selector_text).unwrap_or_default();
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+}
+
+/// A selector as text: of a `LabelSelector`, or of the plain map replication controllers have.
+fn selector_text(selector: &Value) -> String {
+    let structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
+    let labels = if structured { selector.get("matchLabels") } else { Some(selector) };
+    let mut terms: BTreeMap<String, String> = BTreeMap::new();
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        terms.insert(key.clone(), format!("{key}={}", value.as_str().unwrap_or_default()));
+    }
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = expression["key"].as_str().unwrap_or_default();
+        let mut values: Vec<&str> = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let text = match expression["operator"].as_str().unwrap_or_default() {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        };
+        terms.insert(key.to_owned(), text);
+    }
+    terms.into_values().collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_shows_replicas_and_selector_of_its_object() {
+        let object = json!({
+            "metadata": {"name": "web", "namespace": "d", "resourceVersion": "4"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}},
+            "status": {"replicas": 2},
+        });
+        let scale = of_object(&Object::new(object).unwrap());
+        assert_eq!(scale["spec"]["replicas"], 3);
+        assert_eq!(scale["status"], json!({"replicas": 2, "selector": "a in (x,y),b=1"}));
+        assert_eq!(scale["metadata"]["resourceVersion"], "4");
+    }
+}

@@ -1,0 +1,460 @@
+//! The one write path: create, update, patch, apply and scale differ only in how they compute the new object from the old.
+//!
+//! decode → default → own fields → mutating admission → prepare → validate → validating admission → claim → commit → answer.
+//! The loop re-reads when somebody else was first; whoever sent a resource version then gets the conflict.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use coracle_schema::{
+    FieldErrors, SchemaRef,
+    decode::{self, FieldValidation},
+    default,
+    managed::{self, Path, Who},
+};
+use coracle_store::{Expect, Key, StoreError, cache::Freshness};
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{Api, Call};
+use crate::{
+    admission::{self, Attempt, Operation},
+    registry::{
+        Kind, Object, Part, items, meta,
+        storage::{Stored, WriteError, Written, store_error},
+    },
+    request::query::WriteOptions,
+    wire::{Answer, Status, Wanted, answer, negotiate},
+};
+
+/// How often a write that lost a race reads again before it gives up.
+const RETRIES: usize = 30;
+/// How many generated names are tried (`RetryGenerateName`).
+const NAMES: usize = 8;
+
+const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+/// An object computed from what was there.
+pub struct Made {
+    /// Decoded and defaulted, in the kind's version.
+    pub object: Object,
+    /// Its managed fields are up to date (apply).
+    pub owned: bool,
+}
+
+/// What a write came to.
+pub struct Outcome {
+    /// The object as it goes on the wire.
+    pub wire: Bytes,
+    /// Whether it is new.
+    pub created: bool,
+}
+
+/// One write request.
+pub struct Writing<'a> {
+    /// What verbs work with.
+    pub api: &'a Api,
+    /// The request.
+    pub call: &'a Call,
+    /// The kind whose object is written.
+    pub kind: &'a Arc<Kind>,
+    /// Which part of it.
+    pub part: Part<'a>,
+    /// Options.
+    pub options: WriteOptions,
+    /// Texts for `Warning:` headers so far.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Writing<'a> {
+    /// A write to `kind`, or to the part of it that the request's subresource is.
+    pub fn new(api: &'a Api, call: &'a Call, kind: &'a Arc<Kind>, options: WriteOptions) -> Self {
+        let part = match call.info.subresource.as_str() {
+            "" => Part::Whole,
+            "status" => Part::Status,
+            other => Part::Other(other),
+        };
+        Self { api, call, kind, part, options, warnings: Vec::new() }
+    }
+
+    /// Decodes the body as an object of the kind and fills in defaults.
+    pub fn decode_body(&mut self) -> Result<Object, Status> {
+        let kind = self.kind;
+        let decoded = match negotiate::body_encoding(&self.call.headers)? {
+            negotiate::Encoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
+            negotiate::Encoding::Yaml => {
+                let value = negotiate::parse_yaml(&self.call.body).map_err(Status::bad_request)?;
+                decode::from_value(value, &kind.schema, self.options.field_validation)
+            }
+        };
+        self.finish_decoding(decoded)
+    }
+
+    /// Decodes a value that a patch made.
+    pub fn decode_value(&mut self, value: Value) -> Result<Object, Status> {
+        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
+        self.finish_decoding(decoded)
+    }
+
+    fn finish_decoding(&mut self, decoded: Result<decode::Decoded, decode::DecodeError>) -> Result<Object, Status> {
+        let kind = self.kind;
+        let decoded = decoded.map_err(|e| decode_error(&e, kind))?;
+        if self.options.field_validation == FieldValidation::Warn {
+            for report in decoded.reports {
+                if !self.warnings.contains(&report) {
+                    self.warnings.push(report);
+                }
+            }
+        }
+        let mut object = Object::new(decoded.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
+        check_type(&object, kind)?;
+        object.value_mut()["apiVersion"] = kind.api_version().into();
+        object.value_mut()["kind"] = (*kind.gvk.kind).into();
+        self.default(&mut object);
+        Ok(object)
+    }
+
+    /// The defaults of the table and of the kind's rules.
+    pub fn default(&self, object: &mut Object) {
+        default::apply(object.value_mut(), &self.kind.schema);
+        self.kind.rules.default(object);
+    }
+
+    /// Creates the object.
+    pub async fn create(&mut self, object: Object) -> Result<Outcome, Status> {
+        if !object.resource_version().is_empty() && object.resource_version() != "0" {
+            return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
+        for attempt in 1.. {
+            let made = Made { object: object.clone(), owned: false };
+            match self.commit_new(made).await {
+                Err(Lost::Race(name)) if !generated || attempt == NAMES => {
+                    return Err(Status::already_exists(self.kind.subject(&name)));
+                }
+                Err(Lost::Race(_)) => {}
+                Err(Lost::Refused(status)) => return Err(status),
+                Ok(outcome) => return Ok(outcome),
+            }
+        }
+        Err(Status::internal("no name was generated"))
+    }
+
+    /// Changes the object named by the request: `compute` makes the new one from the old, or, where nothing is there and `creates` says
+    /// so, from nothing.
+    pub async fn change(
+        &mut self,
+        creates: bool,
+        mut compute: impl FnMut(&mut Self, Option<&Object>) -> Result<Made, Status>,
+    ) -> Result<Outcome, Status> {
+        let (namespace, name) = (self.call.namespace_of(self.kind), self.call.info.name.as_str());
+        for _ in 0..RETRIES {
+            let old = self.api.storage.read(self.kind, namespace, name, Freshness::Latest).await?;
+            let Some(old) = old else {
+                if !creates {
+                    return Err(Status::not_found(self.kind.subject(name)));
+                }
+                let made = compute(self, None)?;
+                self.may_create(&made.object)?;
+                match self.commit_new(made).await {
+                    Err(Lost::Race(_)) => continue,
+                    Err(Lost::Refused(status)) => return Err(status),
+                    Ok(outcome) => return Ok(outcome),
+                }
+            };
+            let made = compute(self, Some(&old.object))?;
+            match self.commit_change(made, &old).await {
+                Err(Lost::Race(_)) => {}
+                Err(Lost::Refused(status)) => return Err(status),
+                Ok(outcome) => return Ok(outcome),
+            }
+        }
+        Err(Status::conflict(self.kind.subject(name), MODIFIED))
+    }
+
+    /// Creating by PUT or apply needs what creating needs.
+    fn may_create(&self, object: &Object) -> Result<(), Status> {
+        if !object.uid().is_empty() {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
+            return Err(Status::conflict(self.kind.subject(&self.call.info.name), &why));
+        }
+        let mut info = self.call.info.clone();
+        "create".clone_into(&mut info.verb);
+        self.api.authorizer.authorize(&self.call.user, &info)
+    }
+
+    async fn commit_new(&mut self, made: Made) -> Result<Outcome, Lost> {
+        let Made { mut object, owned } = made;
+        let kind = self.kind;
+        let namespace = self.call.namespace_of(kind);
+        meta::match_request(&mut object, kind, namespace, &self.call.info.name)?;
+        meta::fill_new(&mut object, kind, self.api.now());
+        if !owned {
+            self.own(None, &mut object);
+        }
+        self.admit_mutating(Operation::Create, &mut object, None).await?;
+        if kind.has_status() && !kind.traits.status_on_create {
+            kind.reset_status(&mut object);
+        }
+        kind.rules.prepare(&mut object, None, self.part);
+        self.refuse(meta::validate(&object, kind), &object, None)?;
+        self.admit_validating(Operation::Create, &object, None).await?;
+        let claim = self.api.claims.take(kind, &mut object, None).await?;
+        if self.options.dry_run {
+            return Ok(Outcome { wire: unversioned(&object)?, created: true });
+        }
+        let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
+        let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
+        match self.api.storage.put(kind, &key, Expect::Absent, &object, ttl).await {
+            Ok(Written { wire, .. }) => {
+                claim.keep();
+                Ok(Outcome { wire, created: true })
+            }
+            Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => Err(Lost::Race(object.name().to_owned())),
+            Err(other) => Err(other.into_status().into()),
+        }
+    }
+
+    async fn commit_change(&mut self, made: Made, old: &Stored) -> Result<Outcome, Lost> {
+        let Made { mut object, owned } = made;
+        let kind = self.kind;
+        meta::match_request(&mut object, kind, self.call.namespace_of(kind), &self.call.info.name)?;
+        self.expect_version(&object, &old.object)?;
+        meta::carry_over(&mut object, &old.object);
+        if !owned {
+            self.own(Some(&old.object), &mut object);
+        }
+        self.keep_apart(&mut object, &old.object);
+        self.admit_mutating(Operation::Update, &mut object, Some(&old.object)).await?;
+        self.keep_apart(&mut object, &old.object);
+        kind.rules.prepare(&mut object, Some(&old.object), self.part);
+        if self.part != Part::Status {
+            meta::advance_generation(&mut object, &old.object, kind);
+        }
+        let mut errors = meta::validate(&object, kind);
+        errors.extend(meta::validate_update(&object, &old.object));
+        self.refuse(errors, &object, Some(&old.object))?;
+        self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
+        let claim = self.api.claims.take(kind, &mut object, Some(&old.object)).await?;
+        let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
+        if same || self.options.dry_run {
+            let wire = items::splice(&unversioned(&object)?, old.revision);
+            return Ok(Outcome { wire, created: false });
+        }
+        let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
+        let outcome = self.store_change(&key, &object, old).await?;
+        claim.keep();
+        Ok(outcome)
+    }
+
+    /// Stores the changed object, or removes it when that was all it waited for.
+    async fn store_change(&self, key: &Key, object: &Object, old: &Stored) -> Result<Outcome, Lost> {
+        let kind = self.kind;
+        if ends_with_change(kind, object, &old.object) {
+            return match self.api.storage.delete(key, old.revision).await {
+                Ok(revision) => {
+                    self.api.claims.release(kind, &old.object);
+                    Ok(Outcome { wire: items::splice(&unversioned(object)?, revision), created: false })
+                }
+                Err(error) => Err(lost(error, object.name())),
+            };
+        }
+        let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
+        match self.api.storage.put(kind, key, Expect::At(old.revision), object, ttl).await {
+            Ok(Written { wire, .. }) => Ok(Outcome { wire, created: false }),
+            Err(error) => Err(lost(error, object.name())),
+        }
+    }
+
+    /// What the writer believes must be so: uid and resource version, where they were sent.
+    fn expect_version(&self, new: &Object, old: &Object) -> Result<(), Status> {
+        let subject = self.kind.subject(&self.call.info.name);
+        if !new.uid().is_empty() && new.uid() != old.uid() {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
+            return Err(Status::conflict(subject, &why));
+        }
+        match new.resource_version() {
+            "" | "0" if self.kind.rules.policy().unconditional_update => Ok(()),
+            "" | "0" => {
+                let mut errors = FieldErrors::none();
+                errors.invalid("metadata.resourceVersion", "0x0", "must be specified for an update");
+                Err(Status::invalid(self.kind.kind_subject(&self.call.info.name), &errors))
+            }
+            version if version == old.resource_version() => Ok(()),
+            _ => Err(Status::conflict(subject, MODIFIED)),
+        }
+    }
+
+    /// Puts back what this endpoint does not write.
+    fn keep_apart(&self, new: &mut Object, old: &Object) {
+        match self.part {
+            Part::Whole => {
+                for path in self.reset() {
+                    restore(new.value_mut(), old.value(), path);
+                }
+            }
+            Part::Status => {
+                for path in self.reset() {
+                    if *path == ["metadata"] {
+                        meta::keep_metadata(new, old);
+                    } else {
+                        restore(new.value_mut(), old.value(), path);
+                    }
+                }
+                meta::keep_ownership(new, old);
+            }
+            Part::Other(_) => {}
+        }
+    }
+
+    fn reset(&self) -> &'static [Path] {
+        let id = &self.kind.id;
+        managed::reset_fields(&id.group, &id.resource, &self.call.info.subresource, self.kind.has_status())
+    }
+
+    /// Notes which fields this write owns.
+    fn own(&self, old: Option<&Object>, new: &mut Object) {
+        let (version, now) = (self.kind.api_version(), meta::time_text(self.api.now()));
+        managed::record_update(&self.kind.schema, old.map(Object::value), new.value_mut(), &self.who(&version, &now));
+    }
+
+    /// Who writes, for managed fields.
+    pub fn who<'w>(&'w self, api_version: &'w str, now: &'w str) -> Who<'w> {
+        Who {
+            manager: &self.options.field_manager,
+            api_version,
+            kind: &self.kind.gvk.kind,
+            subresource: &self.call.info.subresource,
+            now,
+            reset: self.reset(),
+        }
+    }
+
+    fn attempt<'t>(&'t self, operation: Operation, old: Option<&'t Object>) -> Attempt<'t> {
+        Attempt {
+            operation,
+            request: &self.call.info,
+            kind: self.kind,
+            user: &self.call.user,
+            old,
+            dry_run: self.options.dry_run,
+            warnings: Vec::new(),
+        }
+    }
+
+    async fn admit_mutating(&mut self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+        let mut attempt = self.attempt(operation, old);
+        let result = admission::mutate(&self.api.admission, &mut attempt, Some(object)).await;
+        let warnings = attempt.warnings;
+        self.warnings.extend(warnings);
+        result
+    }
+
+    async fn admit_validating(&mut self, operation: Operation, object: &Object, old: Option<&Object>) -> Result<(), Status> {
+        let mut attempt = self.attempt(operation, old);
+        let result = admission::validate(&self.api.admission, &mut attempt, Some(object)).await;
+        let warnings = attempt.warnings;
+        self.warnings.extend(warnings);
+        result
+    }
+
+    /// Validates by table and rules; `errors` are those found so far. Notes the rules' warnings.
+    fn refuse(&mut self, mut errors: FieldErrors, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+        errors.extend(structural(&self.kind.schema, new, old));
+        errors.extend(self.kind.rules.validate(new, old, self.part));
+        if !errors.is_empty() {
+            return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
+        }
+        self.warnings.extend(self.kind.rules.warnings(new, old));
+        Ok(())
+    }
+
+    /// The answer: the object in the form wanted, 201 when it is new.
+    pub fn answer(&self, outcome: &Outcome) -> Result<Answer, Status> {
+        let wanted = negotiate::accept(&self.call.headers)?;
+        self.answer_as(wanted, outcome)
+    }
+
+    fn answer_as(&self, wanted: Wanted, outcome: &Outcome) -> Result<Answer, Status> {
+        let code = if outcome.created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut made = super::render::shown(self.api, self.call, self.kind, wanted, code, &outcome.wire)?;
+        answer::warn(&mut made, &self.warnings);
+        Ok(made)
+    }
+}
+
+/// Why a commit did not happen.
+enum Lost {
+    /// Somebody else was first; the name it was about.
+    Race(String),
+    /// For good.
+    Refused(Status),
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+fn lost(error: WriteError, name: &str) -> Lost {
+    match error {
+        WriteError::Store(StoreError::Moved { .. } | StoreError::Absent | StoreError::Exists { .. }) => Lost::Race(name.to_owned()),
+        WriteError::Store(error) => Lost::Refused(store_error(&error)),
+        WriteError::Status(status) => Lost::Refused(status),
+    }
+}
+
+/// Whether the object goes away with this write: it is being deleted, without grace, and the last finalizer was taken off
+/// (`ShouldDeleteDuringUpdate`).
+pub fn ends_with_change(kind: &Kind, new: &Object, old: &Object) -> bool {
+    let grace = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
+    old.is_deleting() && grace == 0 && new.finalizers().is_empty() && kind.spec_finalizers(new) == 0
+}
+
+fn structural(schema: &SchemaRef, new: &Object, old: Option<&Object>) -> FieldErrors {
+    let _ = (schema, new, old);
+    FieldErrors::none()
+}
+
+fn unversioned(object: &Object) -> Result<Bytes, Status> {
+    items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))
+}
+
+/// Puts the value at `path` back to what it is in `old`.
+fn restore(new: &mut Value, old: &Value, path: Path) {
+    let Some((last, parents)) = path.split_last() else { return };
+    let before = path.iter().try_fold(old, |at, name| at.get(*name));
+    let mut at = new;
+    for name in parents {
+        let Some(next) = at.get_mut(*name) else { return };
+        at = next;
+    }
+    let Some(members) = at.as_object_mut() else { return };
+    match before {
+        Some(value) => members.insert((*last).to_owned(), value.clone()),
+        None => members.remove(*last),
+    };
+}
+
+/// The body must say it is what the path says (apiserver `endpoints/handlers/create.go`).
+fn check_type(object: &Object, kind: &Kind) -> Result<(), Status> {
+    let (version, name) = (object.text("/apiVersion"), object.text("/kind"));
+    if !version.is_empty() && version != kind.api_version() {
+        let text = format!("the API version in the data ({version}) does not match the expected API version ({})", kind.api_version());
+        return Err(Status::bad_request(text));
+    }
+    if !name.is_empty() && name != &*kind.gvk.kind {
+        let text = format!("the kind in the data ({name}) does not match the expected kind ({})", kind.gvk.kind);
+        return Err(Status::bad_request(text));
+    }
+    Ok(())
+}
+
+fn decode_error(error: &decode::DecodeError, kind: &Kind) -> Status {
+    let message = error.describe(&kind.gvk.kind, &kind.gvk.version);
+    match error.code() {
+        413 => Status::new(413, "RequestEntityTooLarge", message),
+        _ => Status::bad_request(message),
+    }
+}

@@ -1,0 +1,198 @@
+//! The verbs over objects, one behaviour a test.
+
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::house::House;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"a": "1"}})
+}
+
+#[tokio::test]
+async fn what_is_created_can_be_read_listed_changed_and_deleted() {
+    let house = House::new().await;
+    let made = house.post(MAPS, &map("one")).await;
+    assert_eq!(made.code, StatusCode::CREATED);
+    let made = made.ok();
+    assert!(made["metadata"]["uid"].is_string() && made["metadata"]["resourceVersion"].is_string(), "{made}");
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Update");
+
+    let mut read = house.get(&format!("{MAPS}/one")).await.ok();
+    assert_eq!(read, made);
+    read["data"]["a"] = "2".into();
+    let changed = house.put(&format!("{MAPS}/one"), &read).await.ok();
+    assert_ne!(changed["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let stale = house.put(&format!("{MAPS}/one"), &made).await;
+    assert_eq!(stale.code, StatusCode::CONFLICT);
+    assert!(stale.json()["message"].as_str().unwrap().contains("the object has been modified"), "{}", stale.json());
+
+    let list = house.get(&format!("{MAPS}?labelSelector=app%3Done")).await.ok();
+    assert_eq!((list["kind"].as_str(), list["items"].as_array().unwrap().len()), (Some("ConfigMapList"), 1));
+    let gone = house.delete(&format!("{MAPS}/one")).await.ok();
+    assert_eq!((gone["status"].as_str(), gone["details"]["kind"].as_str()), (Some("Success"), Some("configmaps")));
+    assert_eq!(house.get(&format!("{MAPS}/one")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_keeps_the_version() {
+    let house = House::new().await;
+    let made = house.post(MAPS, &map("same")).await.ok();
+    let again = house.put(&format!("{MAPS}/same"), &made).await.ok();
+    assert_eq!(again, made);
+    let patched = house.patch(&format!("{MAPS}/same"), "application/merge-patch+json", &json!({"data": {"a": "1"}})).await.ok();
+    assert_eq!(patched["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn every_patch_type_changes_the_object() {
+    let house = House::new().await;
+    house.post(MAPS, &map("p")).await.ok();
+    let path = format!("{MAPS}/p");
+    let ops = json!([{"op": "add", "path": "/data/b", "value": "2"}]);
+    assert_eq!(house.patch(&path, "application/json-patch+json", &ops).await.ok()["data"]["b"], "2");
+    let merge = json!({"data": {"a": null}});
+    assert!(house.patch(&path, "application/merge-patch+json", &merge).await.ok()["data"].get("a").is_none());
+    let strategic = json!({"data": {"c": "3"}});
+    assert_eq!(house.patch(&path, "application/strategic-merge-patch+json", &strategic).await.ok()["data"]["c"], "3");
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "p"}, "data": {"d": "4"}});
+    let applied = house.patch(&format!("{path}?fieldManager=me"), "application/apply-patch+yaml", &config).await.ok();
+    assert_eq!(applied["data"]["d"], "4");
+    assert_eq!(house.patch(&path, "text/plain", &merge).await.code, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn apply_creates_what_is_not_there_and_others_fields_conflict() {
+    let house = House::new().await;
+    let path = format!("{MAPS}/a?fieldManager=me");
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "mine"}});
+    let first = house.patch(&path, "application/apply-patch+yaml", &config).await;
+    assert_eq!(first.code, StatusCode::CREATED, "{}", first.json());
+    let again = house.patch(&path, "application/apply-patch+yaml", &config).await.ok();
+    assert_eq!(again["metadata"]["resourceVersion"], first.json()["metadata"]["resourceVersion"]);
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "yours"}});
+    let conflict = house.patch(&format!("{MAPS}/a?fieldManager=you"), "application/apply-patch+yaml", &other).await;
+    assert_eq!(conflict.code, StatusCode::CONFLICT);
+    assert_eq!(conflict.json()["details"]["causes"][0]["field"], ".data.k");
+    let forced = house.patch(&format!("{MAPS}/a?fieldManager=you&force=true"), "application/apply-patch+yaml", &other).await.ok();
+    assert_eq!(forced["data"]["k"], "yours");
+}
+
+#[tokio::test]
+async fn names_are_generated_and_bad_ones_refused() {
+    let house = House::new().await;
+    let mut object = map("x");
+    object["metadata"] = json!({"generateName": "gen-"});
+    let made = house.post(MAPS, &object).await.ok();
+    assert!(made["metadata"]["name"].as_str().unwrap().starts_with("gen-"));
+    let bad = house.post(MAPS, &map("Not_A_Name")).await;
+    assert_eq!(bad.code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(bad.json()["details"]["causes"][0]["field"], "metadata.name");
+    house.post(MAPS, &map("twice")).await.ok();
+    let twice = house.post(MAPS, &map("twice")).await.json();
+    assert_eq!((twice["reason"].as_str(), twice["message"].as_str()), (Some("AlreadyExists"), Some("configmaps \"twice\" already exists")));
+}
+
+#[tokio::test]
+async fn pages_are_consistent_and_know_how_many_follow() {
+    let house = House::new().await;
+    for i in 0..5 {
+        house.post(MAPS, &map(&format!("m{i}"))).await.ok();
+    }
+    let first = house.get(&format!("{MAPS}?limit=2")).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(first["metadata"]["remainingItemCount"], 3);
+    house.post(MAPS, &map("m9")).await.ok();
+    let rest = house.get(&format!("{MAPS}?limit=10&continue={token}")).await.ok();
+    let names: Vec<&str> = rest["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m2", "m3", "m4"]);
+    assert!(rest["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_the_last_is_gone() {
+    let house = House::new().await;
+    let mut object = map("held");
+    object["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    house.post(MAPS, &object).await.ok();
+    let path = format!("{MAPS}/held");
+    let marked = house.delete(&path).await.ok();
+    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+    let added = json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}});
+    assert_eq!(house.patch(&path, "application/merge-patch+json", &added).await.code, StatusCode::UNPROCESSABLE_ENTITY);
+    let emptied = json!({"metadata": {"finalizers": null}});
+    house.patch(&path, "application/merge-patch+json", &emptied).await.ok();
+    assert_eq!(house.get(&path).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_watch_sees_what_enters_changes_and_leaves_its_selection() {
+    let house = House::new().await;
+    let start = house.get(MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let path = format!("{MAPS}?watch=true&resourceVersion={start}&labelSelector=app%3Dw&timeoutSeconds=5");
+    let mut body = house.open(Method::GET, &path, &[], "").await.into_body();
+    house.post(MAPS, &map("other")).await.ok();
+    house.post(MAPS, &map("w")).await.ok();
+    let at = format!("{MAPS}/w");
+    house.patch(&at, "application/merge-patch+json", &json!({"data": {"a": "9"}})).await.ok();
+    house.patch(&at, "application/merge-patch+json", &json!({"metadata": {"labels": {"app": "x"}}})).await.ok();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        for line in frame.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            seen.push((event["type"].as_str().unwrap().to_owned(), event["object"]["metadata"]["name"].as_str().unwrap().to_owned()));
+        }
+    }
+    let expected = ["ADDED", "MODIFIED", "DELETED"].map(|t| (t.to_owned(), "w".to_owned()));
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn initial_events_end_with_their_bookmark() {
+    let house = House::new().await;
+    house.post(MAPS, &map("a")).await.ok();
+    let query =
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&fieldSelector=metadata.name%3Da";
+    let mut body = house.open(Method::GET, &format!("{MAPS}?{query}"), &[], "").await.into_body();
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let lines: Vec<Value> = frame.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).unwrap()).collect();
+    assert_eq!((lines[0]["type"].as_str(), lines[1]["type"].as_str()), (Some("ADDED"), Some("BOOKMARK")));
+    assert_eq!(lines[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test]
+async fn unknown_fields_warn_or_are_refused_as_asked() {
+    let house = House::new().await;
+    let mut object = map("u");
+    object["nonsense"] = 1.into();
+    let strict = house.post(&format!("{MAPS}?fieldValidation=Strict"), &object).await;
+    assert_eq!(strict.code, StatusCode::BAD_REQUEST);
+    assert!(strict.json()["message"].as_str().unwrap().contains("unknown field \"nonsense\""), "{}", strict.json());
+    let warned = house.post(MAPS, &object).await;
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"nonsense\\\"\"");
+    assert!(warned.ok().get("nonsense").is_none());
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_no_trace() {
+    let house = House::new().await;
+    let made = house.post(&format!("{MAPS}?dryRun=All"), &map("dry")).await;
+    assert_eq!(made.code, StatusCode::CREATED);
+    assert_eq!(house.get(&format!("{MAPS}/dry")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_as_selected() {
+    let house = House::new().await;
+    for name in ["a", "b"] {
+        house.post(MAPS, &map(name)).await.ok();
+    }
+    let gone = house.delete(&format!("{MAPS}?labelSelector=app%3Da")).await.ok();
+    assert_eq!(gone["items"].as_array().unwrap().len(), 1);
+    assert_eq!(house.get(&format!("{MAPS}/a")).await.code, StatusCode::NOT_FOUND);
+    assert_eq!(house.get(&format!("{MAPS}/b")).await.code, StatusCode::OK);
+}

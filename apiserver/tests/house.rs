@@ -1,0 +1,112 @@
+//! A server over the memory store, and one function that asks it something.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use bytes::Bytes;
+use coracle_apiserver::{Options, Ranges, Server, Service, authn, authn::User, bootstrap::Facts};
+use coracle_store::embedded;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A running server and who asks it.
+pub(crate) struct House {
+    pub(crate) server: Server,
+    pub(crate) user: Arc<User>,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) code: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The body of a success; anything else ends the test with what the server said.
+    pub(crate) fn ok(&self) -> Value {
+        assert!(self.code.is_success(), "{} {}", self.code, String::from_utf8_lossy(&self.body));
+        self.json()
+    }
+}
+
+impl House {
+    pub(crate) async fn new() -> Self {
+        let store = embedded::Embedded::open(&embedded::Options::memory()).unwrap();
+        let facts = Facts {
+            advertise_address: Ipv4Addr::LOCALHOST.into(),
+            secure_port: 6443,
+            service_cidrs: vec!["10.96.0.0/12".into()],
+            service_address: Ranges::default().first(),
+            client_ca: String::new(),
+            now: jiff::Timestamp::now(),
+        };
+        let options = Options {
+            store: Arc::new(store),
+            authentication: authn::Options { anonymous: true, ..authn::Options::default() },
+            service_ranges: Ranges::default(),
+            facts,
+            enable_admission: Vec::new(),
+            disable_admission: vec!["ServiceAccount".into()],
+            agent_tls: None,
+            max_reads: 400,
+            max_writes: 200,
+            clock: Arc::new(jiff::Timestamp::now),
+        };
+        let server = Server::build(options).await.unwrap();
+        Self { server, user: Arc::new(User::new("admin", &["system:masters"])) }
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.server.service()
+    }
+
+    /// The raw response, for streams.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> http::Response<coracle_apiserver::wire::Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Full::new(body.into())).unwrap();
+        request.extensions_mut().insert(self.user.clone());
+        self.service().oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        let (parts, body) = self.open(method, path, headers, body).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Reply { code: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.ask(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, value: &Value) -> Reply {
+        self.ask(Method::POST, path, &[("content-type", "application/json")], value.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, value: &Value) -> Reply {
+        self.ask(Method::PUT, path, &[("content-type", "application/json")], value.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, of: &str, value: &Value) -> Reply {
+        self.ask(Method::PATCH, path, &[("content-type", of)], value.to_string()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
+        self.ask(Method::DELETE, path, &[], "").await
+    }
+}
