@@ -47,7 +47,8 @@ macro_rules! caches {
                 let mut all: Vec<(Resource, BoxFuture<'static, ()>)> = Vec::new();
                 $(
                     if self.$field.is_needed() {
-                        let run = reflector::run(self.$field.clone(), client.clone(), stop.clone());
+                        let collection = reflector::Collection::of::<$kind>();
+                        let run = reflector::run::<$kind, _>(collection, self.$field.clone(), client.clone(), stop.clone());
                         all.push((self.$field.resource(), Box::pin(run)));
                     }
                 )*

@@ -111,7 +111,9 @@ impl Note {
 }
 
 impl Change {
-    fn new(resource: Resource, key: Key, verb: Verb) -> Self {
+    /// A change of an object of any kind.
+    #[must_use]
+    pub fn new(resource: Resource, key: Key, verb: Verb) -> Self {
         Self { resource, key, verb, on_success: None, on_failure: None, tolerate: Tolerate::Nothing }
     }
 

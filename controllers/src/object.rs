@@ -168,8 +168,6 @@ where
 pub trait Kind: Object + DeserializeOwned + Clone + Debug {
     /// How the API names it.
     const RESOURCE: Resource;
-    /// Ask the server for `PartialObjectMetadata` only.
-    const METADATA_ONLY: bool = false;
     /// Watch only the objects this field selector chooses; such a store is not the whole collection.
     const FIELDS: Option<&'static str> = None;
     /// Drops what no controller reads before the object is cached.

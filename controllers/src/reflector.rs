@@ -1,7 +1,7 @@
-//! Keeps a [`Store`] equal to the server's collection: list once in pages, then watch, and list again only when the server
+//! Keeps a [`Sink`] equal to the server's collection: list once in pages, then watch, and list again only when the server
 //! no longer has the history (410).
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
@@ -12,20 +12,84 @@ use kube::{
         params::{ListParams, WatchParams},
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{object::Kind, store::Store};
+use crate::{
+    object::{Kind, Object, Resource},
+    store::Store,
+};
 
 /// Objects per page of a list: bounds the memory of a start on a large cluster.
 const PAGE: u32 = 500;
-/// How long one watch lasts, and how much longer we wait for its end before we call it dead.
-const WATCH: Duration = Duration::from_secs(290);
+/// Seconds one watch lasts, and how much longer we wait for its end before we call it dead.
+const WATCH_SECONDS: u32 = 290;
 const GRACE: Duration = Duration::from_secs(15);
 /// Back-off between attempts.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// Where a reflector puts what it reads.
+pub trait Sink<K>: Send + Sync {
+    /// Takes the whole of the collection as read at `version`.
+    fn replace(&self, objects: Vec<K>, version: u64);
+    /// Takes one new or changed object.
+    fn put(&self, object: K);
+    /// Takes one deletion, seen at `version`.
+    fn remove(&self, object: &K, version: u64);
+    /// All changes up to `version` are in.
+    fn advance(&self, version: u64);
+}
+
+impl<K: Kind> Sink<K> for Store<K> {
+    fn replace(&self, objects: Vec<K>, version: u64) {
+        self.replace(objects, version);
+    }
+    fn put(&self, object: K) {
+        self.put(object);
+    }
+    fn remove(&self, object: &K, version: u64) {
+        self.remove(object, version);
+    }
+    fn advance(&self, version: u64) {
+        self.advance(version);
+    }
+}
+
+/// What is read.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// The kind.
+    pub resource: Resource,
+    /// Only the objects this field selector chooses.
+    pub fields: Option<&'static str>,
+    /// Only their metadata.
+    pub metadata_only: bool,
+}
+
+impl Collection {
+    /// All objects of a kind, in all namespaces.
+    #[must_use]
+    pub fn of<K: Kind>() -> Self {
+        Self { resource: K::RESOURCE, fields: K::FIELDS, metadata_only: false }
+    }
+
+    fn list(&self, after: Option<String>) -> Result<http::Request<Vec<u8>>, kube::Error> {
+        let request = Request::new(self.resource.path(""));
+        let mut params = ListParams::default().limit(PAGE);
+        (params.field_selector, params.continue_token) = (self.fields.map(str::to_owned), after);
+        if self.metadata_only { request.list_metadata(&params) } else { request.list(&params) }.map_err(kube::Error::BuildRequest)
+    }
+
+    fn watch(&self, version: &str) -> Result<http::Request<Vec<u8>>, kube::Error> {
+        let request = Request::new(self.resource.path(""));
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.field_selector = self.fields.map(str::to_owned);
+        if self.metadata_only { request.watch_metadata(&params, version) } else { request.watch(&params, version) }
+            .map_err(kube::Error::BuildRequest)
+    }
+}
 
 #[derive(Deserialize)]
 struct List<K> {
@@ -43,23 +107,27 @@ enum End {
     Gone,
 }
 
-/// Runs until `stop`.
-pub async fn run<K: Kind>(store: Arc<Store<K>>, client: Client, stop: CancellationToken) {
+/// Reads `collection` into `sink` until `stop`.
+pub async fn run<K, S>(collection: Collection, sink: Arc<S>, client: Client, stop: CancellationToken)
+where
+    K: Object + DeserializeOwned + Clone + Debug,
+    S: Sink<K>,
+{
     let mut pause = FIRST;
     while !stop.is_cancelled() {
         let worked = tokio::select! {
             () = stop.cancelled() => return,
-            result = follow(&store, &client) => result,
+            result = follow::<K, S>(&collection, &sink, &client) => result,
         };
         pause = match worked {
             Ok(()) => FIRST,
-            Err(kube::Error::Api(status)) if status.is_not_found() => {
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.code == 405 => {
                 // The server does not serve this kind (yet): for its readers there are no objects of it.
-                store.replace(Vec::new(), 0);
+                sink.replace(Vec::new(), 0);
                 LONGEST
             }
             Err(error) => {
-                tracing::warn!(kind = %K::RESOURCE.kind, %error, retry_in = ?pause, "cannot list");
+                tracing::warn!(kind = %collection.resource.kind, %error, retry_in = ?pause, "cannot list");
                 pause
             }
         };
@@ -72,16 +140,20 @@ pub async fn run<K: Kind>(store: Arc<Store<K>>, client: Client, stop: Cancellati
 }
 
 /// Lists, then watches for as long as the history holds.
-async fn follow<K: Kind>(store: &Store<K>, client: &Client) -> Result<(), kube::Error> {
-    let mut version = list(store, client).await?;
+async fn follow<K, S>(collection: &Collection, sink: &S, client: &Client) -> Result<(), kube::Error>
+where
+    K: Object + DeserializeOwned + Clone + Debug,
+    S: Sink<K>,
+{
+    let mut version = list(collection, sink, client).await?;
     let mut pause = FIRST;
     loop {
         let began = Instant::now();
-        match watch(store, client, &mut version).await {
+        match watch(collection, sink, client, &mut version).await {
             Ok(End::Again) => {}
             Ok(End::Gone) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 410 || status.is_not_found() => return Ok(()),
-            Err(error) => tracing::debug!(kind = %K::RESOURCE.kind, %error, "watch ended"),
+            Err(error) => tracing::debug!(kind = %collection.resource.kind, %error, "watch ended"),
         }
         if began.elapsed() > LONGEST {
             pause = FIRST;
@@ -92,36 +164,31 @@ async fn follow<K: Kind>(store: &Store<K>, client: &Client) -> Result<(), kube::
     }
 }
 
-async fn list<K: Kind>(store: &Store<K>, client: &Client) -> Result<String, kube::Error> {
-    let request = Request::new(K::RESOURCE.path(""));
-    let mut params = ListParams::default().limit(PAGE);
-    params.field_selector = K::FIELDS.map(str::to_owned);
-    let mut objects = Vec::new();
+async fn list<K, S>(collection: &Collection, sink: &S, client: &Client) -> Result<String, kube::Error>
+where
+    K: DeserializeOwned,
+    S: Sink<K>,
+{
+    let (mut objects, mut after) = (Vec::new(), None);
     loop {
-        let call = if K::METADATA_ONLY { request.list_metadata(&params) } else { request.list(&params) };
-        let page: List<K> = client.request(call.map_err(kube::Error::BuildRequest)?).await?;
-        objects.extend(page.items.unwrap_or_default().into_iter().map(|mut object| {
-            object.trim();
-            object
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => {
-                let version = page.metadata.resource_version.unwrap_or_default();
-                store.replace(objects, version.parse().unwrap_or_default());
-                return Ok(version);
-            }
+        let page: List<K> = client.request(collection.list(after)?).await?;
+        objects.extend(page.items.unwrap_or_default());
+        after = page.metadata.continue_.filter(|token| !token.is_empty());
+        if after.is_none() {
+            let version = page.metadata.resource_version.unwrap_or_default();
+            sink.replace(objects, version.parse().unwrap_or_default());
+            return Ok(version);
         }
     }
 }
 
-async fn watch<K: Kind>(store: &Store<K>, client: &Client, version: &mut String) -> Result<End, kube::Error> {
-    let request = Request::new(K::RESOURCE.path(""));
-    let mut params = WatchParams::default().timeout(u32::try_from(WATCH.as_secs()).unwrap_or(290));
-    params.field_selector = K::FIELDS.map(str::to_owned);
-    let call = if K::METADATA_ONLY { request.watch_metadata(&params, version) } else { request.watch(&params, version) };
-    let deadline = Instant::now() + WATCH + GRACE;
-    let mut events = std::pin::pin!(client.request_events::<K>(call.map_err(kube::Error::BuildRequest)?).await?);
+async fn watch<K, S>(collection: &Collection, sink: &S, client: &Client, version: &mut String) -> Result<End, kube::Error>
+where
+    K: Object + DeserializeOwned + Clone + Debug,
+    S: Sink<K>,
+{
+    let deadline = Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + GRACE;
+    let mut events = std::pin::pin!(client.request_events::<K>(collection.watch(version)?).await?);
     loop {
         let event: Result<Option<WatchEvent<K>>, kube::Error> = match tokio::time::timeout_at(deadline, events.try_next()).await {
             Ok(event) => event,
@@ -131,14 +198,14 @@ async fn watch<K: Kind>(store: &Store<K>, client: &Client, version: &mut String)
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 object.resource_version().clone_into(version);
-                store.put(object);
+                sink.put(object);
             }
             WatchEvent::Deleted(object) => {
                 object.resource_version().clone_into(version);
-                store.remove(&object, object.resource_version().parse().unwrap_or_default());
+                sink.remove(&object, object.resource_version().parse().unwrap_or_default());
             }
             WatchEvent::Bookmark(bookmark) => {
-                store.advance(bookmark.metadata.resource_version.parse().unwrap_or_default());
+                sink.advance(bookmark.metadata.resource_version.parse().unwrap_or_default());
                 *version = bookmark.metadata.resource_version;
             }
             WatchEvent::Error(status) if status.code == 410 => return Ok(End::Gone),

@@ -8,12 +8,17 @@ use crate::{
     caches::Caches,
     deployment::Deployments,
     endpoints::{Mirror, PlainEndpoints, Slices},
+    garbage::Garbage,
     namespace::Namespaces,
+    node::{NodeIpam, NodeLifecycle, PodGc, TaintEviction},
     replicaset::ReplicaSets,
     root_ca::RootCaPublisher,
     run::{BuildError, Clients, Options, Planned, Reconcile},
     service_account::ServiceAccounts,
 };
+
+/// Controllers that only run when an option gives them something to do; their names are always known.
+pub(crate) const CONDITIONAL: [&str; 2] = ["node-ipam-controller", "root-ca-certificate-publisher-controller"];
 
 /// All controllers, in the order in which they are wired. The collector of garbage is the last: it listens to the caches
 /// that the others need.
@@ -27,9 +32,16 @@ pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -
         Arc::new(Planned(PlainEndpoints::new(caches.clone()))),
         Arc::new(Planned(Slices::new(caches.clone()))),
         Arc::new(Planned(Mirror::new(caches.clone()))),
+        Arc::new(Planned(NodeLifecycle::new(caches.clone(), options.node_grace))),
+        Arc::new(Planned(TaintEviction::new(caches.clone()))),
+        Arc::new(Planned(PodGc::new(caches.clone(), options.terminated_pods))),
     ];
+    if let Some(cidr) = options.cluster_cidr {
+        all.push(Arc::new(Planned(NodeIpam::new(caches.clone(), cidr, options.node_mask)?)));
+    }
     if let Some(pem) = &options.root_ca {
         all.push(Arc::new(Planned(RootCaPublisher::new(caches.clone(), pem.clone()))));
     }
+    all.push(Arc::new(Garbage::new(caches.clone())));
     Ok(all)
 }

@@ -1,6 +1,6 @@
 //! Wiring of the room: options, the controllers chosen by them, their queues and workers, and the order of start and stop.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -147,6 +147,10 @@ pub trait Named: Send + Sync + 'static {
     fn pace(&self) -> Duration {
         Duration::ZERO
     }
+    /// Keys worked on at once, if not as many as the room's options say.
+    fn workers(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A controller whose decisions need nothing but the caches.
@@ -180,6 +184,9 @@ impl<C: Controller> Named for Planned<C> {
     }
     fn pace(&self) -> Duration {
         self.0.pace()
+    }
+    fn workers(&self) -> Option<usize> {
+        self.0.workers()
     }
 }
 
@@ -216,11 +223,12 @@ impl Controllers {
     pub fn build(clients: &Clients, options: Options) -> Result<Self, BuildError> {
         let caches = Arc::new(Caches::default());
         let all = registry::all(&caches, clients, &options)?;
-        let known: Vec<&str> = all.iter().map(|controller| controller.name()).collect();
+        let known: BTreeSet<&str> = all.iter().map(|controller| controller.name()).chain(registry::CONDITIONAL).collect();
         for chosen in &options.controllers {
             let name = chosen.trim_start_matches('-');
-            if name != "*" && !known.contains(&name) {
-                return Err(BuildError::Unknown { name: name.to_owned(), known: known.join(", ") });
+            if name != "*" && !known.contains(name) {
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                return Err(BuildError::Unknown { name: name.to_owned(), known });
             }
         }
         let mut workers = Vec::new();
@@ -262,7 +270,7 @@ impl Controllers {
             tasks.spawn(sender.run(work.clone()));
             tasks.spawn(background(worker.controller.clone(), worker.client.clone(), work.clone()));
             let executor = Arc::new(Executor::new(worker.client, recorder, &stores));
-            for _ in 0..self.options.workers.max(1) {
+            for _ in 0..worker.controller.workers().unwrap_or(self.options.workers).max(1) {
                 tasks.spawn(run_worker(worker.controller.clone(), worker.queue.clone(), executor.clone(), work.clone()));
             }
         }
