@@ -2,29 +2,146 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::{
-    Admission, namespace::NamespaceLifecycle, priority::Priority, serviceaccount::ServiceAccount, tolerations::DefaultTolerationSeconds,
+    Admission,
+    certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest},
+    escalation::RoleEscalation,
+    ingress::DefaultIngressClass,
+    limits::LimitRanger,
+    namespace::NamespaceLifecycle,
+    noderestriction::NodeRestriction,
+    priority::Priority,
+    quota::ResourceQuota,
+    runtimeclass::RuntimeClass,
+    serviceaccount::ServiceAccount,
+    storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection},
+    taints::TaintNodesByCondition,
+    tolerations::DefaultTolerationSeconds,
 };
-use crate::registry::Reader;
+use crate::{
+    authz::{self, escalation::Escalation, rbac::Rbac},
+    registry::{Reader, Writer},
+};
 
 /// What plugins need, and which are wanted.
 pub struct Options {
     /// Where plugins look at other objects.
     pub reader: Arc<dyn Reader>,
+    /// Through which quotas are counted.
+    pub writer: Arc<dyn Writer>,
+    /// Who decides about signers and roles.
+    pub authorizer: authz::Chain,
+    /// The role index, when RBAC is on: roles are then guarded against escalation.
+    pub rbac: Option<Arc<Rbac>>,
     /// `--enable-admission-plugins`: beyond those that are on anyway.
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
     pub disable: Vec<String>,
 }
 
-/// The plugins in upstream's order. The error names an unknown plugin.
+/// Upstream's plugins that do not run here: asking for one is told in the log, so that start lines made for kube-apiserver work.
+const ABSENT: [&str; 19] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "DenyServiceExternalIPs",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
+    "LimitPodHardAntiAffinityTopology",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "OwnerReferencesPermissionEnforcement",
+    "PodNodeSelector",
+    "PodSecurity",
+    "PodTolerationRestriction",
+    "PodTopologyLabels",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
+
+/// The plugins in upstream's order. The error names an unknown one and what is known.
 pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
+    let mut plugins = built(options);
+    let known: Vec<&str> = plugins.iter().map(|p| p.name()).collect();
+    for (flag, names) in [("enable-admission-plugins", &options.enable), ("disable-admission-plugins", &options.disable)] {
+        for name in names.iter().filter(|n| !known.contains(&n.as_str())) {
+            if !ABSENT.contains(&name.as_str()) {
+                return Err(format!("{flag} plugin {name:?} is unknown; known: {}", known.join(", ")));
+            }
+            if flag.starts_with("enable") {
+                warn!(plugin = name, "admission plugin is not available here and does not run");
+            }
+        }
+    }
+    if let Some(both) = options.enable.iter().find(|n| options.disable.contains(n)) {
+        return Err(format!("{both:?} is in both enable-admission-plugins and disable-admission-plugins"));
+    }
+    plugins.retain(|p| !options.disable.iter().any(|d| d == p.name()));
+    if let Some(rbac) = options.rbac.clone() {
+        let check = Escalation { rbac, chain: options.authorizer.clone() };
+        plugins.push(Arc::new(RoleEscalation(check)));
+    }
+    Ok(plugins)
+}
+
+fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
     let reader = || options.reader.clone();
-    let all: Vec<(bool, Arc<dyn Admission>)> = vec![
-        (true, Arc::new(NamespaceLifecycle { reader: reader() })),
-        (true, Arc::new(ServiceAccount { reader: reader() })),
-        (true, Arc::new(Priority { reader: reader() })),
-        (true, Arc::new(DefaultTolerationSeconds::default())),
-    ];
-    Ok(all.into_iter().map(|(_, plugin)| plugin).collect())
+    let authorizer = || options.authorizer.clone();
+    vec![
+        Arc::new(NamespaceLifecycle { reader: reader() }),
+        Arc::new(LimitRanger { reader: reader() }),
+        Arc::new(ServiceAccount { reader: reader() }),
+        Arc::new(NodeRestriction { reader: reader() }),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(Priority { reader: reader() }),
+        Arc::new(DefaultTolerationSeconds::default()),
+        Arc::new(DefaultStorageClass { reader: reader() }),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(PersistentVolumeClaimResize { reader: reader() }),
+        Arc::new(RuntimeClass { reader: reader() }),
+        Arc::new(CertificateApproval { authorizer: authorizer() }),
+        Arc::new(CertificateSigning { authorizer: authorizer() }),
+        Arc::new(ClusterTrustBundleAttest { authorizer: authorizer() }),
+        Arc::new(CertificateSubjectRestriction),
+        Arc::new(DefaultIngressClass { reader: reader() }),
+        Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fake::FakeReader;
+
+    fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
+        let reader = Arc::new(FakeReader::default());
+        let texts = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
+        let options = Options {
+            reader: reader.clone(),
+            writer: reader,
+            authorizer: authz::Chain::default(),
+            rbac: Some(Arc::new(Rbac::default())),
+            enable: texts(enable),
+            disable: texts(disable),
+        };
+        chain(&options).map(|plugins| plugins.iter().map(|p| p.name()).collect())
+    }
+
+    #[test]
+    fn plugins_run_in_upstreams_order_with_quota_last_before_roles() {
+        let names = names(&["ValidatingAdmissionPolicy"], &["ServiceAccount"]).unwrap();
+        assert_eq!(names[..3], ["NamespaceLifecycle", "LimitRanger", "NodeRestriction"]);
+        assert_eq!(names[names.len() - 2..], ["ResourceQuota", "RoleEscalation"]);
+    }
+
+    #[test]
+    fn unknown_and_contradictory_names_are_refused() {
+        assert!(names(&["Nonsense"], &[]).unwrap_err().starts_with("enable-admission-plugins plugin \"Nonsense\" is unknown"));
+        assert!(names(&["Priority"], &["Priority"]).unwrap_err().contains("both"));
+    }
 }

@@ -1,12 +1,22 @@
 //! What may pass: built-in admission plugins, in one ordered list, over every write of every kind.
 
+pub mod certificates;
 pub mod chain;
+pub mod escalation;
+pub mod ingress;
+pub mod limits;
 pub mod namespace;
+pub mod noderestriction;
 pub mod priority;
+pub mod quota;
+pub mod runtimeclass;
 pub mod serviceaccount;
+pub mod storage;
+pub mod taints;
 pub mod tolerations;
 
 mod look;
+mod resources;
 
 #[cfg(test)]
 mod bench;

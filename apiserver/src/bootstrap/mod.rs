@@ -5,6 +5,7 @@
 pub mod objects;
 pub mod settle;
 pub mod table;
+pub mod writer;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tracing::{debug, info, warn};
 
 pub use objects::Facts;
+pub use writer::ApiWriter;
 use settle::{Care, Step, Wanted, settle, status_differs};
 
 use crate::{

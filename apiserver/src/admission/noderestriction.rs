@@ -1,0 +1,406 @@
+//! NodeRestriction: a node writes only what is its own (`plugin/pkg/admission/noderestriction`).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::{
+    Admission, Attempt, Operation,
+    look::{self, list, text},
+};
+use crate::{
+    authz::node::identity,
+    registry::{Object, Reader},
+    wire::{Status, status::Subject},
+};
+
+/// Marks pods that stand for a node's own files.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Kubernetes labels a node may set on itself (`kubelet/pkg/apis/well_known_labels.go`).
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+];
+
+/// Prefixes of further labels it may set.
+const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+/// The plugin.
+pub struct NodeRestriction {
+    /// Where pods and nodes are looked up.
+    pub reader: Arc<dyn Reader>,
+}
+
+#[async_trait]
+impl Admission for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn concerns(&self, attempt: &Attempt<'_>) -> bool {
+        attempt.user.name.starts_with("system:node:") && identity(attempt.user).is_some() && attempt.operation != Operation::Connect
+    }
+
+    async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
+        let node = identity(attempt.user).unwrap_or_default();
+        if node.is_empty() {
+            return Err(look::forbidden(attempt, new, &format!("could not determine node from user {:?}", attempt.user.name)));
+        }
+        match self.judge(attempt, node, new).await {
+            Ok(()) => Ok(()),
+            Err(Refusal::Why(why)) => Err(look::forbidden(attempt, new, &why)),
+            Err(Refusal::Status(status)) => Err(status),
+        }
+    }
+}
+
+/// Why not.
+enum Refusal {
+    Why(String),
+    Status(Status),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Why(why)
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl NodeRestriction {
+    async fn judge(&self, attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), Refusal> {
+        let request = attempt.request;
+        let name = new.map(Object::name).filter(|n| !n.is_empty()).unwrap_or(&request.name);
+        match (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()) {
+            ("", "pods", "") | ("", "pods", "eviction") => self.pod(attempt, node, new).await,
+            ("", "pods", "status") => Ok(pod_status(attempt, node, new)?),
+            ("", "pods", other) => {
+                Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed").into())
+            }
+            ("", "nodes", _) => Ok(own_node(attempt, node, name, new)?),
+            ("", "persistentvolumeclaims", "status") => Ok(claim_status(attempt, node, new)?),
+            ("", "persistentvolumeclaims", _) => Err("may only update PVC status".to_owned().into()),
+            ("", "serviceaccounts", "token") if attempt.operation == Operation::Create => self.token(attempt, node, new).await,
+            ("coordination.k8s.io", "leases", _) if request.namespace != "kube-node-lease" => {
+                Err(r#"can only access leases in the "kube-node-lease" system namespace"#.to_owned().into())
+            }
+            ("coordination.k8s.io", "leases", _) if name != node => {
+                Err("can only access node lease with the same name as the requesting node".to_owned().into())
+            }
+            ("storage.k8s.io", "csinodes", _) if name != node => {
+                Err("can only access CSINode with the same name as the requesting node".to_owned().into())
+            }
+            ("resource.k8s.io", "resourceslices", _) => Ok(slice(attempt, new)?.map_or(Ok(()), |of| of_node(&of, node))?),
+            _ => Ok(()),
+        }
+    }
+
+    async fn pod(&self, attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), Refusal> {
+        let request = attempt.request;
+        match (attempt.operation, request.subresource.as_str(), new) {
+            (Operation::Delete, ..) => {
+                let bound = attempt.old.map(|o| o.text("/spec/nodeName")).unwrap_or_default();
+                if bound == node { Ok(()) } else { Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself").into()) }
+            }
+            (Operation::Create, "eviction", _) => {
+                let pod = self.found("pods", &request.namespace, &request.name).await?;
+                let own = pod.text("/spec/nodeName") == node;
+                if own { Ok(()) } else { Err(format!("node {node} can only evict pods with spec.nodeName set to itself").into()) }
+            }
+            (Operation::Create, _, Some(pod)) => self.mirror(node, pod).await,
+            _ => Err(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods").into()),
+        }
+    }
+
+    /// A node makes only mirror pods of itself, which open nothing.
+    async fn mirror(&self, node: &str, pod: &Object) -> Result<(), Refusal> {
+        let refuse = |why: &str| Err(Refusal::Why(why.to_owned()));
+        if pod.annotation(MIRROR).is_none() {
+            return refuse(&format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+        }
+        if pod.text("/spec/nodeName") != node {
+            return refuse(&format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+        }
+        let owner = match list(pod.value(), "/metadata/ownerReferences") {
+            [] => return refuse(&format!("node {node:?} can only create pods with an owner reference set to itself")),
+            [one] => one,
+            _ => return refuse(&format!("node {node:?} can only create pods with a single owner reference set to itself")),
+        };
+        if (text(owner, "apiVersion"), text(owner, "kind"), text(owner, "name")) != ("v1", "Node", node) {
+            return refuse(&format!("node {node:?} can only create pods with an owner reference set to itself"));
+        }
+        let flag = |name: &str| owner.get(name).and_then(Value::as_bool).unwrap_or_default();
+        if !flag("controller") {
+            return refuse(&format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+        }
+        if flag("blockOwnerDeletion") {
+            return refuse(&format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+        }
+        let own = self.found("nodes", "", node).await?;
+        if own.uid() != text(owner, "uid") {
+            return refuse(&format!("node {node} UID mismatch: expected {} got {}", text(owner, "uid"), own.uid()));
+        }
+        match opened(pod) {
+            Some("a service account") => refuse(&format!("node {node:?} can not create pods that reference a service account")),
+            Some(what) => refuse(&format!("node {node:?} can not create pods that reference {what}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Tokens only for the accounts of its pods, bound to them.
+    async fn token(&self, attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), Refusal> {
+        let bound = new.and_then(|o| o.value().pointer("/spec/boundObjectRef")).unwrap_or(&Value::Null);
+        if text(bound, "apiVersion") != "v1" || text(bound, "kind") != "Pod" || text(bound, "name").is_empty() {
+            return Err("node requested token not bound to a pod".to_owned().into());
+        }
+        let uid = text(bound, "uid");
+        if uid.is_empty() {
+            return Err("node requested token with a pod binding without a uid".to_owned().into());
+        }
+        let pod = self.found("pods", &attempt.request.namespace, text(bound, "name")).await?;
+        if pod.uid() != uid {
+            return Err(format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            )
+            .into());
+        }
+        if pod.text("/spec/nodeName") != node {
+            return Err("node requested token bound to a pod scheduled on a different node".to_owned().into());
+        }
+        Ok(())
+    }
+
+    async fn found(&self, resource: &str, namespace: &str, name: &str) -> Result<Object, Status> {
+        let found: Option<Value> = look::one(&*self.reader, "", resource, namespace, name).await?;
+        found.and_then(Object::new).ok_or_else(|| Status::not_found(Subject { group: "", resource, name }))
+    }
+}
+
+/// What of the cluster a pod would open to its node; `None` when nothing.
+fn opened(pod: &Object) -> Option<&'static str> {
+    if !pod.text("/spec/serviceAccountName").is_empty() {
+        return Some("a service account");
+    }
+    let text = pod.value().get("spec").map(Value::to_string).unwrap_or_default();
+    // Spec members that name other objects; each name occurs in a pod spec in that sense only.
+    let members = [
+        ("secrets", &["\"secretRef\":", "\"secretKeyRef\":", "\"secret\":", "\"secretName\":", "\"imagePullSecrets\":"][..]),
+        ("configmaps", &["\"configMapRef\":", "\"configMapKeyRef\":", "\"configMap\":"][..]),
+        ("clustertrustbundles", &["\"clusterTrustBundle\":"][..]),
+        ("persistentvolumeclaims", &["\"persistentVolumeClaim\":"][..]),
+    ];
+    members.into_iter().find(|(_, names)| names.iter().any(|n| text.contains(n))).map(|(what, _)| what)
+}
+
+fn pod_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), String> {
+    let (Operation::Update, Some(old), Some(new)) = (attempt.operation, attempt.old, new) else {
+        return Err("unexpected operation, only updates of pod status are allowed".into());
+    };
+    if old.text("/spec/nodeName") != node {
+        return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+    }
+    if labels(Some(old)) != labels(Some(new)) {
+        return Err(format!("node {node:?} cannot update labels through pod status"));
+    }
+    if list(old.value(), "/status/resourceClaimStatuses") != list(new.value(), "/status/resourceClaimStatuses") {
+        return Err(format!("node {node:?} cannot update resource claim statues"));
+    }
+    Ok(())
+}
+
+fn own_node(attempt: &Attempt<'_>, node: &str, name: &str, new: Option<&Object>) -> Result<(), String> {
+    if name != node {
+        return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
+    }
+    let forbidden = forbidden_labels(labels(attempt.old), labels(new)).join(", ");
+    match attempt.operation {
+        Operation::Create if !forbidden.is_empty() => Err(format!("node {node:?} is not allowed to set the following labels: {forbidden}")),
+        Operation::Update => {
+            let taints = |o: Option<&Object>| o.map(|o| list(o.value(), "/spec/taints").to_vec()).unwrap_or_default();
+            if taints(attempt.old) != taints(new) {
+                return Err(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if forbidden.is_empty() { Ok(()) } else { Err(format!("is not allowed to modify labels: {forbidden}")) }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn claim_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), String> {
+    let (Operation::Update, Some(old), Some(new)) = (attempt.operation, attempt.old, new) else {
+        return Err("unexpected operation, only updates of claim status are allowed".into());
+    };
+    let rest = |object: &Object| {
+        let mut value = object.value().clone();
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.remove("resourceVersion");
+            metadata.remove("managedFields");
+        }
+        if let Some(status) = value["status"].as_object_mut() {
+            for own in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+                status.remove(own);
+            }
+        }
+        value
+    };
+    if rest(old) == rest(new) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions"))
+}
+
+/// The node a new slice says it is of; slices that are there already are the authorizer's matter.
+fn slice(attempt: &Attempt<'_>, new: Option<&Object>) -> Result<Option<String>, String> {
+    match (attempt.operation, new) {
+        (Operation::Create, Some(slice)) => Ok(Some(slice.text("/spec/nodeName").to_owned())),
+        (Operation::Delete, _) => Ok(attempt.old.map(|o| o.text("/spec/nodeName").to_owned())),
+        _ => Ok(None),
+    }
+}
+
+fn of_node(of: &str, node: &str) -> Result<(), String> {
+    if of == node { Ok(()) } else { Err("can only create or delete ResourceSlices with the same NodeName as the requesting node".into()) }
+}
+
+fn labels(object: Option<&Object>) -> Map<String, Value> {
+    let found = object.and_then(|o| o.value().pointer("/metadata/labels")).and_then(Value::as_object);
+    found.cloned().unwrap_or_default()
+}
+
+/// The labels changed that are not a node's to change, sorted.
+fn forbidden_labels(old: Map<String, Value>, new: Map<String, Value>) -> Vec<String> {
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = keys.into_iter().filter(|k| old.get(*k) != new.get(*k));
+    changed.filter(|k| is_forbidden(k)).cloned().collect()
+}
+
+fn is_forbidden(label: &str) -> bool {
+    let prefix = label.split_once('/').map_or("", |(prefix, _)| prefix);
+    let within = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    if within("node-restriction.kubernetes.io") {
+        return true;
+    }
+    let kubernetes = within("kubernetes.io") || within("k8s.io");
+    kubernetes && !OWN_LABELS.contains(&label) && !OWN_PREFIXES.iter().any(|p| within(p))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        admission::bench::{Bench, pod},
+        authn::User,
+    };
+
+    fn bench() -> (Bench, NodeRestriction) {
+        let mut bench = Bench::new();
+        bench.user = User::new("system:node:a", &["system:nodes"]);
+        bench.reader.put("", "nodes", json!({"metadata": {"name": "a", "uid": "node-a"}}));
+        bench.reader.put("", "pods", json!({"metadata": {"name": "mine", "namespace": "live", "uid": "p1"}, "spec": {"nodeName": "a"}}));
+        bench.reader.put("", "pods", json!({"metadata": {"name": "other", "namespace": "live", "uid": "p2"}, "spec": {"nodeName": "b"}}));
+        let plugin = NodeRestriction { reader: bench.reader.clone() };
+        (bench, plugin)
+    }
+
+    fn mirror() -> Value {
+        let mut mirror = pod();
+        mirror["metadata"]["annotations"] = json!({MIRROR: "x"});
+        mirror["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "node-a", "controller": true}]);
+        mirror["spec"]["nodeName"] = "a".into();
+        mirror
+    }
+
+    fn node(labels: Value) -> Value {
+        json!({"metadata": {"name": "a", "labels": labels}, "spec": {}})
+    }
+
+    #[tokio::test]
+    async fn others_than_nodes_are_not_concerned() {
+        let (mut b, plugin) = bench();
+        b.user = User::new("jane", &[]);
+        assert!(b.create(&plugin, "pods live web", pod()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_node_makes_only_mirror_pods_that_open_nothing() {
+        let (b, plugin) = bench();
+        assert!(b.create(&plugin, "pods live web", mirror()).await.is_ok());
+        let cases: [(fn(&mut Value), &str); 5] = [
+            (|p| p["metadata"]["annotations"] = json!({}), "can only create mirror pods"),
+            (|p| p["spec"]["nodeName"] = "b".into(), "spec.nodeName set to itself"),
+            (|p| p["metadata"]["ownerReferences"][0]["uid"] = "x".into(), "UID mismatch"),
+            (|p| p["spec"]["serviceAccountName"] = "x".into(), "reference a service account"),
+            (|p| p["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]), "reference secrets"),
+        ];
+        for (change, expected) in cases {
+            let mut changed = mirror();
+            change(&mut changed);
+            let refused = b.create(&plugin, "pods live web", changed).await.unwrap_err();
+            assert!(refused.message.contains(expected), "{}", refused.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_touches_only_itself_and_its_own_labels() {
+        let (b, plugin) = bench();
+        let set = async |labels: Value| b.create(&plugin, "nodes - a", node(labels)).await.map_err(|s| s.message);
+        assert!(set(json!({"kubernetes.io/hostname": "a", "node.kubernetes.io/x": "1", "mine": "1"})).await.is_ok());
+        let refused = set(json!({"node-role.kubernetes.io/control-plane": ""})).await.unwrap_err();
+        assert!(refused.ends_with("is not allowed to set the following labels: node-role.kubernetes.io/control-plane"), "{refused}");
+        assert!(set(json!({"team.node-restriction.kubernetes.io/x": "1"})).await.is_err());
+        let mut other = node(json!({}));
+        other["metadata"]["name"] = "b".into();
+        assert!(b.create(&plugin, "nodes - b", other).await.unwrap_err().message.contains(r#"not allowed to modify node "b""#));
+        let mut tainted = node(json!({}));
+        tainted["spec"]["taints"] = json!([{"key": "k"}]);
+        assert!(b.update(&plugin, "nodes - a", tainted, node(json!({}))).await.unwrap_err().message.contains("modify taints"));
+    }
+
+    #[tokio::test]
+    async fn statuses_evictions_and_tokens_are_for_its_own_pods() {
+        let (b, plugin) = bench();
+        let of = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
+        assert!(b.update(&plugin, "pods/status live p", of("a"), of("a")).await.is_ok());
+        assert!(b.update(&plugin, "pods/status live p", of("b"), of("b")).await.is_err());
+        assert!(b.create(&plugin, "pods/eviction live mine", json!({})).await.is_ok());
+        assert!(b.create(&plugin, "pods/eviction live other", json!({})).await.is_err());
+        let token = |name: &str, uid: &str| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}}});
+        assert!(b.create(&plugin, "serviceaccounts/token live default", token("mine", "p1")).await.is_ok());
+        for (request, expected) in [
+            (token("other", "p2"), "scheduled on a different node"),
+            (token("mine", "p9"), "does not match the UID in record"),
+            (token("mine", ""), "without a uid"),
+            (json!({"spec": {}}), "not bound to a pod"),
+        ] {
+            let refused = b.create(&plugin, "serviceaccounts/token live default", request).await.unwrap_err();
+            assert!(refused.message.contains(expected), "{}", refused.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn leases_are_its_own() {
+        let (b, plugin) = bench();
+        let lease = |name: &str| json!({"metadata": {"name": name}});
+        assert!(b.create(&plugin, "leases.coordination.k8s.io kube-node-lease a", lease("a")).await.is_ok());
+        assert!(b.create(&plugin, "leases.coordination.k8s.io kube-node-lease b", lease("b")).await.is_err());
+        assert!(b.create(&plugin, "leases.coordination.k8s.io live a", lease("a")).await.is_err());
+    }
+}

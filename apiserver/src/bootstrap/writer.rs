@@ -1,0 +1,112 @@
+//! The write path for the server's own parts: the verbs themselves, as `system:apiserver`, without HTTP.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coracle_schema::decode::FieldValidation;
+use http::{HeaderMap, Method, Uri};
+use serde_json::Value;
+
+use crate::{
+    authn::User,
+    authz::MASTERS,
+    registry::{Kind, Writer},
+    request::{Query, RequestInfo, query::WriteOptions},
+    verbs::{
+        Api, Call,
+        write::{Made, Outcome, Writing},
+    },
+    wire::Status,
+};
+
+/// Who the server is to itself.
+const NAME: &str = "system:apiserver";
+
+/// What owns the fields it writes.
+const FIELD_MANAGER: &str = "kube-apiserver";
+
+/// Writes through an [`Api`]. Made before the API, because admission plugins need it, and connected afterwards.
+pub struct ApiWriter {
+    api: OnceLock<Weak<Api>>,
+    user: Arc<User>,
+}
+
+impl Default for ApiWriter {
+    fn default() -> Self {
+        Self { api: OnceLock::new(), user: Arc::new(User::new(NAME, &[MASTERS])) }
+    }
+}
+
+impl ApiWriter {
+    /// From here on writes go through this API; only the first call counts.
+    pub fn connect(&self, api: &Arc<Api>) {
+        // A second connection would be to the same API: there is one in a server.
+        let _ = self.api.set(Arc::downgrade(api));
+    }
+
+    fn api(&self) -> Result<Arc<Api>, Status> {
+        self.api.get().and_then(Weak::upgrade).ok_or_else(|| Status::unavailable("the server is starting or stopping"))
+    }
+
+    fn call(&self, verb: &str, kind: &Kind, namespace: &str, name: &str, subresource: &str) -> Call {
+        let info = RequestInfo {
+            is_resource: true,
+            verb: verb.to_owned(),
+            group: kind.gvk.group.to_string(),
+            version: kind.gvk.version.to_string(),
+            namespace: namespace.to_owned(),
+            resource: kind.id.resource.to_string(),
+            subresource: subresource.to_owned(),
+            name: name.to_owned(),
+            ..RequestInfo::default()
+        };
+        Call {
+            info,
+            query: Query::default(),
+            method: if verb == "create" { Method::POST } else { Method::PUT },
+            uri: Uri::default(),
+            headers: HeaderMap::new(),
+            user: self.user.clone(),
+            body: Bytes::new(),
+            upgrade: None,
+        }
+    }
+}
+
+#[async_trait]
+impl Writer for ApiWriter {
+    async fn create(&self, resource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+        let api = self.api()?;
+        let kind = kind_of(&api, resource, &object)?;
+        let call = self.call("create", &kind, namespace, "", "");
+        let mut writing = Writing::new(&api, &call, &kind, options());
+        let object = writing.decode_value(object)?;
+        read(&writing.create(object).await?)
+    }
+
+    async fn update(&self, resource: &str, subresource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+        let api = self.api()?;
+        let kind = kind_of(&api, resource, &object)?;
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let call = self.call("update", &kind, namespace, &name, subresource);
+        let mut writing = Writing::new(&api, &call, &kind, options());
+        let object = writing.decode_value(object)?;
+        read(&writing.change(false, |_, _| Ok(Made { object: object.clone(), owned: false })).await?)
+    }
+}
+
+/// The kind an object says it is.
+fn kind_of(api: &Api, resource: &str, object: &Value) -> Result<Arc<Kind>, Status> {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    api.storage.catalog().get(group, version, resource).cloned().ok_or_else(Status::no_such_path)
+}
+
+fn options() -> WriteOptions {
+    WriteOptions { dry_run: false, field_manager: FIELD_MANAGER.to_owned(), field_validation: FieldValidation::Ignore, force: false }
+}
+
+fn read(outcome: &Outcome) -> Result<Value, Status> {
+    serde_json::from_slice(&outcome.wire).map_err(|e| Status::internal(format!("a written object cannot be read: {e}")))
+}
