@@ -1,1 +1,3 @@
 //! The odd rules of single kinds, one file each.
+
+pub mod columns;

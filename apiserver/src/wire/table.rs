@@ -1,7 +1,5 @@
 //! `meta.k8s.io/v1 Table`: objects as rows that a client prints as they come (apiserver's `endpoints/handlers/response.go`).
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -21,16 +19,16 @@ pub enum Include {
 }
 
 /// The definition of a column.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Column {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Column<'a> {
     /// Its head.
-    pub name: Cow<'static, str>,
+    pub name: &'a str,
     /// OpenAPI type: `string`, `integer`, `boolean`, `date`, `number`.
-    pub kind: Cow<'static, str>,
+    pub kind: &'a str,
     /// OpenAPI format; `name` for the object's name.
-    pub format: Cow<'static, str>,
+    pub format: &'a str,
     /// What it shows.
-    pub description: Cow<'static, str>,
+    pub description: &'a str,
     /// 0: always shown; 1: only in wide output.
     pub priority: i32,
 }
@@ -49,7 +47,7 @@ pub struct Row {
 /// How objects of a kind are printed.
 pub trait Printer: Send + Sync {
     /// The columns.
-    fn columns(&self) -> &[Column];
+    fn columns(&self) -> Vec<Column<'_>>;
 
     /// The cells of an object, one for each column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
@@ -60,7 +58,7 @@ pub trait Printer: Send + Sync {
     }
 
     /// Reorders or marks the rows of a whole list. `None`: rows stand for themselves, in the order of the list.
-    fn arrange(&self) -> Option<fn(&mut Vec<Row>)> {
+    fn arrange(&self) -> Option<fn(&mut [Row])> {
         None
     }
 }
@@ -88,39 +86,33 @@ impl Include {
     }
 }
 
-impl Column {
+impl<'a> Column<'a> {
     /// A column, all of it.
-    pub const fn new(name: &'static str, kind: &'static str, format: &'static str, description: &'static str, priority: i32) -> Self {
-        Self {
-            name: Cow::Borrowed(name),
-            kind: Cow::Borrowed(kind),
-            format: Cow::Borrowed(format),
-            description: Cow::Borrowed(description),
-            priority,
-        }
+    pub const fn new(name: &'a str, kind: &'a str, format: &'a str, description: &'a str, priority: i32) -> Self {
+        Self { name, kind, format, description, priority }
     }
 
     /// A column of text.
-    pub const fn text(name: &'static str, description: &'static str) -> Self {
+    pub const fn text(name: &'a str, description: &'a str) -> Self {
         Self::new(name, "string", "", description, 0)
     }
 
     /// A column of text that only wide output shows.
-    pub const fn wide(name: &'static str, description: &'static str) -> Self {
+    pub const fn wide(name: &'a str, description: &'a str) -> Self {
         Self::new(name, "string", "", description, 1)
     }
 
     /// A column of whole numbers.
-    pub const fn integer(name: &'static str, description: &'static str) -> Self {
+    pub const fn integer(name: &'a str, description: &'a str) -> Self {
         Self::new(name, "integer", "", description, 0)
     }
 
     /// A column of truth values.
-    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+    pub const fn boolean(name: &'a str, description: &'a str) -> Self {
         Self::new(name, "boolean", "", description, 0)
     }
 
-    fn to_value(&self) -> Value {
+    fn to_value(self) -> Value {
         json!({
             "name": self.name, "type": self.kind, "format": self.format, "description": self.description, "priority": self.priority,
         })
@@ -168,7 +160,8 @@ fn parse(wire: &Bytes) -> Result<Value, Status> {
 }
 
 fn head(printer: &dyn Printer, meta: &Value, options: TableOptions) -> Vec<u8> {
-    let columns: Value = if options.headers { printer.columns().iter().map(Column::to_value).collect() } else { Value::Array(Vec::new()) };
+    let columns: Value =
+        if options.headers { printer.columns().into_iter().map(Column::to_value).collect() } else { Value::Array(Vec::new()) };
     let text = format!(r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#);
     text.into_bytes()
 }
@@ -214,16 +207,15 @@ mod tests {
     struct Names;
 
     impl Printer for Names {
-        fn columns(&self) -> &[Column] {
-            static COLUMNS: [Column; 2] = [Column::new("Name", "string", "name", "n", 0), Column::wide("More", "m")];
-            &COLUMNS
+        fn columns(&self) -> Vec<Column<'_>> {
+            vec![Column::new("Name", "string", "name", "n", 0), Column::wide("More", "m")]
         }
 
         fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
             vec![object["metadata"]["name"].clone(), 1.into()]
         }
 
-        fn arrange(&self) -> Option<fn(&mut Vec<Row>)> {
+        fn arrange(&self) -> Option<fn(&mut [Row])> {
             Some(|rows| rows.reverse())
         }
     }
