@@ -182,7 +182,8 @@ mod tests {
         let authorizer = Chain::new(vec![Arc::new(Rule)]);
         let (approval, signing) = (CertificateApproval { authorizer: authorizer.clone() }, CertificateSigning { authorizer });
         let at = |part: &str| format!("certificatesigningrequests.certificates.k8s.io/{part} - r");
-        for (signer, approves, signs) in [("example.com/one", true, true), ("example.com/two", true, false), ("other.com/x", false, false)] {
+        for (signer, approves, signs) in [("example.com/one", true, true), ("example.com/two", true, false), ("other.com/x", false, false)]
+        {
             let approved = b.update(&approval, &at("approval"), csr(signer, ""), csr(signer, "")).await;
             let signed = b.update(&signing, &at("status"), csr(signer, ""), csr(signer, "pem")).await;
             assert_eq!((approved.is_ok(), signed.is_ok()), (approves, signs), "{signer}");

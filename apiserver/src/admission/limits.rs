@@ -209,6 +209,7 @@ fn claim_errors(item: &Value, claim: &Value) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use serde_json::json;
 
@@ -247,7 +248,10 @@ mod tests {
             (json!({"min": {"cpu": "200m"}}), "minimum cpu usage per Container is 200m, but request is 100m"),
             (json!({"max": {"cpu": "100m"}}), "maximum cpu usage per Container is 100m, but limit is 300m"),
             (json!({"max": {"memory": "1Gi"}, "default": {}}), ""),
-            (json!({"maxLimitRequestRatio": {"cpu": "2"}}), "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000"),
+            (
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000",
+            ),
         ];
         for (mut item, expected) in cases {
             item["type"] = "Container".into();
@@ -263,7 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn pods_are_measured_as_a_whole_and_claims_by_their_size() {
-        let (b, plugin) = bench(json!([{"type": "Pod", "max": {"cpu": "1"}}, {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}]));
+        let (b, plugin) =
+            bench(json!([{"type": "Pod", "max": {"cpu": "1"}}, {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}]));
         let mut two = asking(json!({"cpu": "600m"}), json!({"cpu": "600m"}));
         let second = two["spec"]["containers"][0].clone();
         two["spec"]["containers"].as_array_mut().unwrap().push(second);

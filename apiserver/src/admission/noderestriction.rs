@@ -90,9 +90,7 @@ impl NodeRestriction {
         match (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()) {
             ("", "pods", "") | ("", "pods", "eviction") => self.pod(attempt, node, new).await,
             ("", "pods", "status") => Ok(pod_status(attempt, node, new)?),
-            ("", "pods", other) => {
-                Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed").into())
-            }
+            ("", "pods", other) => Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed").into()),
             ("", "nodes", _) => Ok(own_node(attempt, node, name, new)?),
             ("", "persistentvolumeclaims", "status") => Ok(claim_status(attempt, node, new)?),
             ("", "persistentvolumeclaims", _) => Err("may only update PVC status".to_owned().into()),
@@ -116,7 +114,11 @@ impl NodeRestriction {
         match (attempt.operation, request.subresource.as_str(), new) {
             (Operation::Delete, ..) => {
                 let bound = attempt.old.map(|o| o.text("/spec/nodeName")).unwrap_or_default();
-                if bound == node { Ok(()) } else { Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself").into()) }
+                if bound == node {
+                    Ok(())
+                } else {
+                    Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself").into())
+                }
             }
             (Operation::Create, "eviction", _) => {
                 let pod = self.found("pods", &request.namespace, &request.name).await?;
@@ -228,7 +230,7 @@ fn own_node(attempt: &Attempt<'_>, node: &str, name: &str, new: Option<&Object>)
     if name != node {
         return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
     }
-    let forbidden = forbidden_labels(labels(attempt.old), labels(new)).join(", ");
+    let forbidden = forbidden_labels(&labels(attempt.old), &labels(new)).join(", ");
     match attempt.operation {
         Operation::Create if !forbidden.is_empty() => Err(format!("node {node:?} is not allowed to set the following labels: {forbidden}")),
         Operation::Update => {
@@ -284,7 +286,7 @@ fn labels(object: Option<&Object>) -> Map<String, Value> {
 }
 
 /// The labels changed that are not a node's to change, sorted.
-fn forbidden_labels(old: Map<String, Value>, new: Map<String, Value>) -> Vec<String> {
+fn forbidden_labels(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let changed = keys.into_iter().filter(|k| old.get(*k) != new.get(*k));
     changed.filter(|k| is_forbidden(k)).cloned().collect()
@@ -301,6 +303,7 @@ fn is_forbidden(label: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use serde_json::json;
 
@@ -323,7 +326,8 @@ mod tests {
     fn mirror() -> Value {
         let mut mirror = pod();
         mirror["metadata"]["annotations"] = json!({MIRROR: "x"});
-        mirror["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "node-a", "controller": true}]);
+        mirror["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "node-a", "controller": true}]);
         mirror["spec"]["nodeName"] = "a".into();
         mirror
     }
@@ -343,7 +347,8 @@ mod tests {
     async fn a_node_makes_only_mirror_pods_that_open_nothing() {
         let (b, plugin) = bench();
         assert!(b.create(&plugin, "pods live web", mirror()).await.is_ok());
-        let cases: [(fn(&mut Value), &str); 5] = [
+        type Case = (fn(&mut Value), &'static str);
+        let cases: [Case; 5] = [
             (|p| p["metadata"]["annotations"] = json!({}), "can only create mirror pods"),
             (|p| p["spec"]["nodeName"] = "b".into(), "spec.nodeName set to itself"),
             (|p| p["metadata"]["ownerReferences"][0]["uid"] = "x".into(), "UID mismatch"),
@@ -382,7 +387,8 @@ mod tests {
         assert!(b.update(&plugin, "pods/status live p", of("b"), of("b")).await.is_err());
         assert!(b.create(&plugin, "pods/eviction live mine", json!({})).await.is_ok());
         assert!(b.create(&plugin, "pods/eviction live other", json!({})).await.is_err());
-        let token = |name: &str, uid: &str| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}}});
+        let token =
+            |name: &str, uid: &str| json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}}});
         assert!(b.create(&plugin, "serviceaccounts/token live default", token("mine", "p1")).await.is_ok());
         for (request, expected) in [
             (token("other", "p2"), "scheduled on a different node"),

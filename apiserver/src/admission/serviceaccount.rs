@@ -265,10 +265,14 @@ mod tests {
     async fn the_pods_word_on_mounting_goes_before_the_accounts() {
         for (of_account, of_pod, mounted) in [(Some(false), None, false), (Some(false), Some(true), true), (None, Some(false), false)] {
             let mut account = account();
-            of_account.map(|a| account["automountServiceAccountToken"] = a.into());
+            if let Some(wants) = of_account {
+                account["automountServiceAccountToken"] = wants.into();
+            }
             let (b, plugin) = bench(account);
             let mut new = pod();
-            of_pod.map(|p| new["spec"]["automountServiceAccountToken"] = p.into());
+            if let Some(wants) = of_pod {
+                new["spec"]["automountServiceAccountToken"] = wants.into();
+            }
             let pod = b.create(&plugin, "pods live web", new).await.unwrap();
             assert_eq!(pod["spec"].get("volumes").is_some(), mounted);
         }

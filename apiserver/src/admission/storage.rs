@@ -167,7 +167,8 @@ mod tests {
     }
 
     fn claim(class: Value, size: &str) -> Value {
-        let mut claim = json!({"metadata": {"name": "d"}, "spec": {"resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}});
+        let mut claim =
+            json!({"metadata": {"name": "d"}, "spec": {"resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}});
         if !class.is_null() {
             claim["spec"]["storageClassName"] = class;
         }

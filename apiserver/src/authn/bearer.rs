@@ -23,6 +23,18 @@ pub fn token(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok().filter(|t| !t.is_empty())
 }
 
+/// Takes the token out of a request's headers, before they are passed on to somebody else.
+pub fn remove(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    let kept: Vec<&str> = all.flat_map(|v| v.split(',')).map(str::trim).filter(|p| !p.starts_with(PROTOCOL_PREFIX)).collect();
+    let kept = kept.join(", ");
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let (false, Ok(value)) = (kept.is_empty(), kept.parse()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
+}
+
 /// Reads a `--token-auth-file`: lines `token,user,uid` with an optional quoted, comma-separated list of groups. The error names the line.
 pub fn fixed_tokens(text: &str) -> Result<HashMap<String, Arc<User>>, String> {
     let mut tokens = HashMap::new();

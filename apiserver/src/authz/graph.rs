@@ -27,11 +27,14 @@ pub enum Vertex {
 /// An object; the namespace is empty for cluster kinds.
 type Id = (Vertex, Arc<str>, Arc<str>);
 
+/// A namespace and a name.
+type Name = (Arc<str>, Arc<str>);
+
 /// References from pods (by their node), volumes, attachments and slices.
 #[derive(Default)]
 pub(super) struct Graph {
     /// Pod -> its node and what it refers to.
-    pods: HashMap<(Arc<str>, Arc<str>), (Arc<str>, Vec<Id>)>,
+    pods: HashMap<Name, (Arc<str>, Vec<Id>)>,
     /// Object -> node -> how many pods on the node refer to it.
     referred: HashMap<Id, HashMap<Arc<str>, usize>>,
     /// Volume -> its claim and the secrets it names.

@@ -35,11 +35,14 @@ pub(super) struct RoleKey {
     pub(super) name: Arc<str>,
 }
 
+/// A namespace, empty at cluster level, and a name.
+type Name = (Arc<str>, Arc<str>);
+
 /// All roles and bindings. Namespace, empty at cluster level, is the first key everywhere.
 #[derive(Default)]
 pub(super) struct Index {
     roles: HashMap<RoleKey, Arc<[Rule]>>,
-    bindings: HashMap<(Arc<str>, Arc<str>), (Arc<Grant>, Vec<Subject>)>,
+    bindings: HashMap<Name, (Arc<Grant>, Vec<Subject>)>,
     by_subject: HashMap<Arc<str>, HashMap<Subject, Vec<Arc<Grant>>>>,
 }
 
@@ -170,7 +173,7 @@ impl Index {
 
     /// All rules the user has, in no particular order, each once.
     pub(super) fn rules_of(&self, user: &User, namespace: &str) -> Vec<Rule> {
-        let mut roles: BTreeMap<(Arc<str>, Arc<str>), Arc<[Rule]>> = BTreeMap::new();
+        let mut roles: BTreeMap<Name, Arc<[Rule]>> = BTreeMap::new();
         let none: Option<()> = self.find_grant(user, namespace, |grant, _| {
             if let Some(rules) = self.role(&grant.role) {
                 roles.insert((grant.role.namespace.clone(), grant.role.name.clone()), rules.clone());

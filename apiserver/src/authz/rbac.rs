@@ -154,6 +154,7 @@ fn describe(grant: &Grant, subject: &Subject) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use serde_json::{Value, json};
 

@@ -156,6 +156,7 @@ fn answer(chain: &Chain, user: &User, mut review: Object) -> Object {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use std::sync::Arc;
 

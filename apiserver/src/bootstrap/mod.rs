@@ -14,8 +14,8 @@ use serde_json::Value;
 use tracing::{debug, info, warn};
 
 pub use objects::Facts;
-pub use writer::ApiWriter;
 use settle::{Care, Step, Wanted, settle, status_differs};
+pub use writer::ApiWriter;
 
 use crate::{
     registry::{Catalog, Reader, Writer},

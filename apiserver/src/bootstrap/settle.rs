@@ -168,6 +168,7 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use serde_json::json;
 

@@ -190,6 +190,7 @@ fn refusal(quota: &Value, over: &[String], more: &List, used: &List, hard: &List
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use super::*;
     use crate::admission::bench::{Bench, pod};

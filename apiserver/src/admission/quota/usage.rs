@@ -9,8 +9,12 @@ use super::super::{
 };
 
 /// The names by which pods are measured beside their counts.
-const COMPUTE: [(&str, &str); 4] =
-    [("cpu", "requests.cpu"), ("memory", "requests.memory"), ("ephemeral-storage", "requests.ephemeral-storage"), ("storage", "requests.storage")];
+const COMPUTE: [(&str, &str); 4] = [
+    ("cpu", "requests.cpu"),
+    ("memory", "requests.memory"),
+    ("ephemeral-storage", "requests.ephemeral-storage"),
+    ("storage", "requests.storage"),
+];
 
 /// Core resources whose count has a name of its own beside `count/…`.
 const COUNTED: [&str; 6] = ["configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "secrets", "services"];
@@ -133,7 +137,8 @@ fn scope_fits(scope: &str, operator: &str, values: &[Value], pod: &Value) -> boo
     let ends = pod.pointer("/spec/activeDeadlineSeconds").is_some_and(Value::is_number);
     let best_effort = || {
         let all = ["containers", "initContainers"].into_iter().flat_map(|c| list(pod, &format!("/spec/{c}")));
-        let nothing = |c: &Value| [Half::Requests, Half::Limits].iter().all(|h| resources::of_container(c, *h).values().all(|q| q.is_zero()));
+        let nothing =
+            |c: &Value| [Half::Requests, Half::Limits].iter().all(|h| resources::of_container(c, *h).values().all(|q| q.is_zero()));
         all.into_iter().all(nothing) && resources::of_pod(pod, Half::Requests).values().all(|q| q.is_zero())
     };
     match scope {
@@ -180,10 +185,8 @@ pub(super) fn unsaid(hard: &List, pod: &Value) -> Option<String> {
             continue;
         }
         let containers = ["containers", "initContainers"].into_iter().flat_map(|c| list(pod, &format!("/spec/{c}")));
-        let mut silent: Vec<&str> = containers
-            .filter(|c| !resources::of_container(c, half).contains_key(plain))
-            .map(|c| text(c, "name"))
-            .collect();
+        let mut silent: Vec<&str> =
+            containers.filter(|c| !resources::of_container(c, half).contains_key(plain)).map(|c| text(c, "name")).collect();
         silent.sort_unstable();
         if !silent.is_empty() {
             missing.push(format!("{name} for: {}", silent.join(",")));
@@ -193,6 +196,7 @@ pub(super) fn unsaid(hard: &List, pod: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use serde_json::json;
 

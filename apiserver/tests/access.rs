@@ -1,0 +1,227 @@
+//! Who may do what, and what a first start leaves behind, seen from outside.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use coracle_apiserver::{
+    Options, Ranges, Server,
+    authn::{self, User, keys::SigningKey},
+    bootstrap::Facts,
+};
+use coracle_store::{Store, embedded};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::house::{House, Reply};
+
+const ISSUER: &str = "https://kubernetes.default.svc";
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap())
+}
+
+async fn start(store: Arc<dyn Store>, key: &str) -> House {
+    let facts = Facts {
+        advertise_address: Ipv4Addr::new(192, 0, 2, 7).into(),
+        secure_port: 6443,
+        service_cidrs: vec!["10.96.0.0/12".into()],
+        service_address: Ranges::default().first(),
+        client_ca: "PEM".into(),
+        now: jiff::Timestamp::now(),
+    };
+    let authentication = authn::Options {
+        issuers: vec![ISSUER.into()],
+        signing_key: Some(SigningKey::from_pem(key.as_bytes()).unwrap()),
+        anonymous: true,
+        ..authn::Options::default()
+    };
+    let options = Options {
+        store,
+        authentication,
+        service_ranges: Ranges::default(),
+        facts,
+        enable_admission: Vec::new(),
+        disable_admission: Vec::new(),
+        agent_tls: None,
+        max_reads: 400,
+        max_writes: 200,
+        clock: Arc::new(jiff::Timestamp::now),
+    };
+    House { server: Server::build(options).await.unwrap(), user: Arc::new(User::new("admin", &["system:masters"])) }
+}
+
+fn key() -> String {
+    rcgen::KeyPair::generate().unwrap().serialize_pem()
+}
+
+impl House {
+    fn become_user(&mut self, name: &str, groups: &[&str]) {
+        self.user = Arc::new(User::new(name, groups));
+    }
+}
+
+/// Asks as whoever the headers say, as over the network.
+async fn outside(house: &House, path: &str, token: Option<&str>) -> Reply {
+    let mut request = Request::builder().method(Method::GET).uri(path);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let response = house.service().oneshot(request.body(Full::default()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    Reply { code: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+}
+
+/// Asks until the answer has this code: roles take effect in a moment, as upstream.
+async fn until(house: &House, path: &str, code: StatusCode) {
+    let settled = async {
+        while house.get(path).await.code != code {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), settled).await.expect("the answer never came to be that");
+}
+
+fn rules(resource: &str, verbs: &[&str]) -> Value {
+    json!([{"apiGroups": [""], "resources": [resource], "verbs": verbs}])
+}
+
+#[tokio::test]
+async fn a_first_start_makes_system_objects_and_a_second_writes_nothing() {
+    let (store, key) = (memory(), key());
+    let house = start(store.clone(), &key).await;
+    for path in [
+        "/api/v1/namespaces/kube-node-lease",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/api/v1/namespaces/default/endpoints/kubernetes",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication",
+        "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+        "/apis/networking.k8s.io/v1/servicecidrs/kubernetes",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/exempt",
+    ] {
+        house.get(path).await.ok();
+    }
+    let apps = house.get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps").await.ok();
+    assert_eq!(apps["status"]["conditions"][0]["reason"], "Local", "{apps}");
+    assert!(house.get(&format!("{RBAC}/clusterroles")).await.ok()["items"].as_array().unwrap().len() > 60);
+    house.server.close().await;
+    let before = store.revision().await.unwrap();
+    let again = start(store.clone(), &key).await;
+    again.server.close().await;
+    assert_eq!(store.revision().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn anybody_may_ask_for_health_and_nobody_for_secrets() {
+    let house = start(memory(), &key()).await;
+    assert_eq!(outside(&house, "/healthz", None).await.code, StatusCode::OK);
+    let refused = outside(&house, "/api/v1/namespaces/default/secrets", None).await;
+    assert_eq!(refused.code, StatusCode::FORBIDDEN);
+    assert_eq!(
+        refused.json()["message"],
+        r#"secrets is forbidden: User "system:anonymous" cannot list resource "secrets" in API group "" in the namespace "default""#
+    );
+    assert_eq!(outside(&house, "/api", Some("nonsense")).await.code, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn roles_and_bindings_take_effect_and_end() {
+    let mut house = start(memory(), &key()).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let role = json!({"metadata": {"name": "reader"}, "rules": rules("pods", &["list"])});
+    let reference = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"});
+    let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]);
+    let binding = json!({"metadata": {"name": "jane"}, "roleRef": reference, "subjects": subjects});
+    let admin = house.user.clone();
+    house.post(&format!("{RBAC}/namespaces/default/roles"), &role).await.ok();
+    house.post(&format!("{RBAC}/namespaces/default/rolebindings"), &binding).await.ok();
+    house.become_user("jane", &[]);
+    until(&house, pods, StatusCode::OK).await;
+    assert_eq!(house.get("/api/v1/pods").await.code, StatusCode::FORBIDDEN);
+    let wider = json!({"metadata": {"name": "wide"}, "rules": rules("secrets", &["get"])});
+    assert_eq!(house.post(&format!("{RBAC}/namespaces/default/roles"), &wider).await.code, StatusCode::FORBIDDEN);
+    house.user = admin;
+    house.delete(&format!("{RBAC}/namespaces/default/rolebindings/jane")).await.ok();
+    house.become_user("jane", &[]);
+    until(&house, pods, StatusCode::FORBIDDEN).await;
+}
+
+#[tokio::test]
+async fn nobody_grants_more_than_he_holds() {
+    let mut house = start(memory(), &key()).await;
+    let writer = json!({
+        "metadata": {"name": "role-writer"},
+        "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["create", "get"]}],
+    });
+    house.post(&format!("{RBAC}/clusterroles"), &writer).await.ok();
+    let reference = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "role-writer"});
+    let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]);
+    let binding = json!({"metadata": {"name": "jane"}, "roleRef": reference, "subjects": subjects});
+    house.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.ok();
+    house.become_user("jane", &[]);
+    until(&house, &format!("{RBAC}/clusterroles/view"), StatusCode::OK).await;
+    let wide = json!({"metadata": {"name": "wide"}, "rules": rules("secrets", &["get"])});
+    let refused = house.post(&format!("{RBAC}/clusterroles"), &wide).await;
+    assert_eq!(refused.code, StatusCode::FORBIDDEN);
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains(
+            r#"permissions not currently held:
+{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#
+        ),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn labelled_roles_flow_into_the_roles_that_aggregate_them() {
+    let house = start(memory(), &key()).await;
+    let labels = json!({"rbac.authorization.k8s.io/aggregate-to-view": "true"});
+    let rule = json!([{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"]}]);
+    house.post(&format!("{RBAC}/clusterroles"), &json!({"metadata": {"name": "widgets", "labels": labels}, "rules": rule})).await.ok();
+    let flowed = async {
+        for name in ["view", "edit", "admin"] {
+            while !house.get(&format!("{RBAC}/clusterroles/{name}")).await.ok()["rules"].to_string().contains("widgets") {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), flowed).await.expect("the rule never flowed");
+}
+
+#[tokio::test]
+async fn a_pod_runs_as_an_account_whose_token_is_believed_until_the_pod_is_gone() {
+    let house = start(memory(), &key()).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    house.post(accounts, &json!({"metadata": {"name": "default"}})).await.ok();
+    let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let pod = house.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    assert_eq!(pod["spec"]["serviceAccountName"], "default");
+    assert_eq!(pod["spec"]["priority"], 0);
+    assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert!(pod["spec"]["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"), "{pod}");
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": pod["metadata"]["uid"]});
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}});
+    let made = house.post(&format!("{accounts}/default/token"), &request).await.ok();
+    let token = made["status"]["token"].as_str().unwrap();
+    let refused = outside(&house, "/api/v1/pods", Some(token)).await;
+    assert_eq!(refused.code, StatusCode::FORBIDDEN);
+    assert!(refused.json()["message"].as_str().unwrap().contains(r#"User "system:serviceaccount:default:default""#));
+    assert_eq!(outside(&house, "/apis", Some(token)).await.code, StatusCode::OK);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let reviewed = house.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.ok();
+    assert_eq!(reviewed["status"]["authenticated"], true, "{reviewed}");
+    assert_eq!(reviewed["status"]["audiences"], json!([ISSUER]));
+    assert_eq!(reviewed["status"]["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["web"]));
+}
+
+#[tokio::test]
+async fn keys_and_issuer_are_published() {
+    let house = start(memory(), &key()).await;
+    let keys = house.get("/openid/v1/jwks").await.ok();
+    assert_eq!(keys["keys"][0]["alg"], "ES256", "{keys}");
+    assert_eq!(house.get("/.well-known/openid-configuration").await.ok()["issuer"], ISSUER);
+}
