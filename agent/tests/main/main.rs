@@ -1,0 +1,6 @@
+//! The agent over the hollow runtime against a small API server in memory.
+
+#![allow(clippy::unwrap_used)]
+
+mod api_server;
+mod pods;
