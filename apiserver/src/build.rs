@@ -12,6 +12,7 @@ use crate::{
     authn::Authenticator,
     authz::{Chain, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
+    kinds,
     registry::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
@@ -19,7 +20,7 @@ use crate::{
         rules::PLAIN,
     },
     request::{layers::Layers, limits::Limits, metrics::Metrics, paths::Paths},
-    verbs::Api,
+    verbs::{Api, connect::Agents},
 };
 
 /// Builds the server.
@@ -32,11 +33,20 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let rbac = Arc::new(Rbac::default());
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
-    let plugins = admission::Options { reader: reader.clone(), enable: options.enable_admission, disable: options.disable_admission };
+    let authorizer = Chain::new(vec![nodes.clone(), rbac.clone()]);
+    let plugins = admission::Options {
+        reader: reader.clone(),
+        writer: writer.clone(),
+        authorizer: authorizer.clone(),
+        rbac: Some(rbac.clone()),
+        enable: options.enable_admission,
+        disable: options.disable_admission,
+    };
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
         authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone())),
-        authorizer: Chain::new(vec![nodes.clone(), rbac.clone()]),
+        authorizer,
+        agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone()),
         clock: options.clock,
         drain: CancellationToken::new(),
@@ -83,6 +93,6 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
 }
 
 /// What the kinds have of their own.
-fn odd(_group: &str, _resource: &str) -> Odd {
-    Odd { rules: &PLAIN, printer: None }
+fn odd(group: &str, resource: &str) -> Odd {
+    Odd { rules: &PLAIN, printer: Some(kinds::columns::columns_for(group, resource)) }
 }

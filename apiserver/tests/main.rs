@@ -5,3 +5,4 @@ mod bench;
 mod crud;
 mod every_kind;
 mod house;
+mod network;

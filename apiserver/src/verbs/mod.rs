@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod binding;
+pub mod connect;
 pub mod create;
 pub mod delete;
 pub mod eviction;
@@ -46,6 +47,8 @@ pub struct Api {
     pub admission: Vec<Arc<dyn Admission>>,
     /// Recognises users; issues tokens.
     pub authenticator: Arc<Authenticator>,
+    /// How node agents are reached.
+    pub agents: connect::Agents,
     /// What only one object may hold.
     pub claims: Claims,
     /// Decides who may; answers access reviews.
@@ -121,6 +124,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         let Some(subresource) = kind.subresource(&info.subresource) else { return Ok(answer::not_found()) };
         if !subresource.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
+        }
+        if connect::leads_out(subresource) {
+            return connect::connect(api, call, &kind).await;
         }
         return part(api, &call, &kind, subresource, verb).await;
     }

@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_schema::{
-    FieldErrors, SchemaRef,
+    FieldErrors,
     decode::{self, FieldValidation},
     default,
     managed::{self, Path, Who},
+    validate::{self, Rigour},
 };
 use coracle_store::{Expect, Key, StoreError, cache::Freshness};
 use http::StatusCode;
@@ -360,7 +361,7 @@ impl<'a> Writing<'a> {
 
     /// Validates by table and rules; `errors` are those found so far. Notes the rules' warnings.
     fn refuse(&mut self, mut errors: FieldErrors, new: &Object, old: Option<&Object>) -> Result<(), Status> {
-        errors.extend(structural(&self.kind.schema, new, old));
+        errors.extend(validate::structure(new.value(), old.map(Object::value), &self.kind.schema, Rigour::BuiltIn));
         errors.extend(self.kind.rules.validate(new, old, self.part));
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
@@ -410,11 +411,6 @@ fn lost(error: WriteError, name: &str) -> Lost {
 pub fn ends_with_change(kind: &Kind, new: &Object, old: &Object) -> bool {
     let grace = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
     old.is_deleting() && grace == 0 && new.finalizers().is_empty() && kind.spec_finalizers(new) == 0
-}
-
-fn structural(schema: &SchemaRef, new: &Object, old: Option<&Object>) -> FieldErrors {
-    let _ = (schema, new, old);
-    FieldErrors::none()
 }
 
 fn unversioned(object: &Object) -> Result<Bytes, Status> {

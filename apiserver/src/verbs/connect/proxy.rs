@@ -1,0 +1,160 @@
+//! `proxy` of pods, services and nodes: the rest of the path is asked of the object itself.
+
+use std::sync::Arc;
+
+use coracle_store::cache::Freshness;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use serde_json::Value;
+
+use super::agent::{Target, kept, passed_on};
+use crate::{
+    registry::{Kind, Object, names, storage},
+    verbs::{Api, Call},
+    wire::{Answer, Body, Status, answer},
+};
+
+/// `name`, `name:port` or `scheme:name:port` of a proxy request.
+#[derive(Debug, PartialEq, Eq)]
+struct Address<'a> {
+    scheme: &'a str,
+    name: &'a str,
+    port: &'a str,
+}
+
+/// Passes the request on.
+pub(super) async fn proxy(api: &Api, call: Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let marker = "/proxy";
+    let raw = call.uri.path();
+    let rest = raw.find(marker).map_or("", |at| &raw[at + marker.len()..]);
+    if rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(to_directory(&call));
+    }
+    let address = Address::parse(&call.info.name)
+        .ok_or_else(|| Status::bad_request(format!("invalid {} request {:?}", kind.singular, call.info.name)))?;
+    let target = target(api, &call, kind, &address).await?;
+    let path = if rest.is_empty() { "/" } else { rest };
+    let uri = call.uri.query().map_or_else(|| path.to_owned(), |q| format!("{path}?{q}"));
+    let mut request = Request::builder().method(call.method.clone()).uri(uri);
+    if let Some(headers) = request.headers_mut() {
+        headers.clone_from(&call.headers);
+        crate::authn::bearer::remove(headers);
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    let request = request.body(Full::new(call.body)).map_err(|e| Status::internal(e.to_string()))?;
+    let said = api.agents.send(&target, request).await.map_err(|s| Status { code: 503, reason: "ServiceUnavailable", ..s })?;
+    let (parts, body) = said.into_parts();
+    let mut made = http::Response::new(passed_on(body));
+    *made.status_mut() = parts.status;
+    *made.headers_mut() = kept(&parts.headers);
+    Ok(made)
+}
+
+/// Relative links of the page behind need a directory's address.
+fn to_directory(call: &Call) -> Answer {
+    let query = call.uri.query().map_or_else(String::new, |q| format!("?{q}"));
+    let mut made = answer::bytes(StatusCode::MOVED_PERMANENTLY, "text/plain", Body::empty());
+    if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", call.uri.path())) {
+        made.headers_mut().insert(header::LOCATION, location);
+    }
+    made
+}
+
+impl<'a> Address<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let (scheme, name, port) = match parts.as_slice() {
+            [name] => ("", *name, ""),
+            [name, port] => ("", *name, *port),
+            [scheme, name, port] if matches!(*scheme, "" | "http" | "https") => (*scheme, *name, *port),
+            _ => return None,
+        };
+        names::subdomain(name).is_empty().then_some(Self { scheme, name, port })
+    }
+}
+
+async fn target(api: &Api, call: &Call, kind: &Arc<Kind>, address: &Address<'_>) -> Result<Target, Status> {
+    let found = api.storage.read(kind, call.namespace_of(kind), address.name, Freshness::Latest).await?;
+    let object = found.ok_or_else(|| Status::not_found(kind.subject(address.name)))?.object;
+    match &*kind.id.resource {
+        "nodes" => {
+            let agent = Target::of_node(&object)?;
+            match address.port {
+                "" => Ok(agent),
+                port if port == agent.port.to_string() => Ok(agent),
+                port => Ok(Target { host: agent.host, port: number(port)?, tls: address.scheme == "https" }),
+            }
+        }
+        "services" => of_service(api, &object, address).await,
+        _ => of_pod(&object, address),
+    }
+}
+
+fn of_pod(pod: &Object, address: &Address<'_>) -> Result<Target, Status> {
+    let host = pod.text("/status/podIP");
+    if host.is_empty() {
+        return Err(Status::bad_request("address not allowed"));
+    }
+    let containers = pod.value().pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let mut ports = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten());
+    let port = match address.port {
+        "" => ports.find_map(|p| p["containerPort"].as_u64()).and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
+        text => match ports.find(|p| p["name"] == text).and_then(|p| p["containerPort"].as_u64()) {
+            Some(port) => u16::try_from(port).unwrap_or(80),
+            None => number(text)?,
+        },
+    };
+    Ok(Target { host: host.to_owned(), port, tls: address.scheme == "https" })
+}
+
+/// A ready endpoint of the service's port.
+async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Result<Target, Status> {
+    let none = || Status::unavailable(format!("no endpoints available for service {:?}", service.name()));
+    let ports = service.value().pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
+    let wanted = ports.iter().find(|p| match address.port {
+        "" => true,
+        text => p["name"] == text || p["port"].as_u64().map(|n| n.to_string()).as_deref() == Some(text),
+    });
+    let wanted =
+        wanted.ok_or_else(|| Status::unavailable(format!("no service port {:?} found for service {:?}", address.port, service.name())))?;
+    let name = wanted["name"].as_str().unwrap_or_default();
+    let catalog = api.storage.catalog();
+    let kind = catalog.get("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
+    let snapshot = api.storage.collection(kind)?.snapshot(Freshness::Latest).await.map_err(storage::read_error)?;
+    let mut found = Vec::new();
+    for cached in snapshot.range(&kind.list_prefix(service.namespace()), None) {
+        if cached.facts.label("kubernetes.io/service-name") != Some(service.name()) {
+            continue;
+        }
+        let slice = storage::parse(kind, &cached.wire)?;
+        let ports = slice.value()["ports"].as_array().into_iter().flatten();
+        let Some(port) = ports.filter(|p| p["name"].as_str().unwrap_or_default() == name).find_map(|p| p["port"].as_u64()) else {
+            continue;
+        };
+        let ready = slice.value()["endpoints"].as_array().into_iter().flatten().filter(|e| e["conditions"]["ready"] != false);
+        found.extend(ready.filter_map(|e| Some((e["addresses"][0].as_str()?.to_owned(), port))));
+    }
+    let pick = usize::from(uuid::Uuid::new_v4().as_bytes()[0]) % found.len().max(1);
+    let (host, port) = found.into_iter().nth(pick).ok_or_else(none)?;
+    Ok(Target { host, port: u16::try_from(port).map_err(|_| none())?, tls: address.scheme == "https" })
+}
+
+fn number(text: &str) -> Result<u16, Status> {
+    text.parse().map_err(|_| Status::bad_request(format!("invalid port {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_may_carry_scheme_and_port() {
+        let address = |scheme, name, port| Some(Address { scheme, name, port });
+        assert_eq!(Address::parse("web"), address("", "web", ""));
+        assert_eq!(Address::parse("web:http"), address("", "web", "http"));
+        assert_eq!(Address::parse("https:web:443"), address("https", "web", "443"));
+        assert_eq!(Address::parse("ftp:web:21"), None);
+        assert_eq!(Address::parse("../x"), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! The server on a socket: TLS, client certificates, an orderly end.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use coracle_apiserver::{Tls, tls_config};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::house::House;
+
+/// An authority and what it signed.
+pub(crate) struct Pki {
+    pub(crate) authority: String,
+    pub(crate) server: (String, String),
+    pub(crate) admin: (String, String),
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test-ca");
+        let key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        let sign = |names: Vec<String>, cn: &str, org: &str, of: ExtendedKeyUsagePurpose| {
+            let mut params = CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(DnType::CommonName, cn);
+            params.distinguished_name.push(DnType::OrganizationName, org);
+            params.extended_key_usages.push(of);
+            let key = KeyPair::generate().unwrap();
+            (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+        };
+        let server = sign(vec!["127.0.0.1".into(), "localhost".into()], "server", "x", ExtendedKeyUsagePurpose::ServerAuth);
+        let admin = sign(Vec::new(), "admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+        Self { authority, server, admin }
+    }
+
+    pub(crate) fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        let tls = Tls { chain: vec![der(&self.server.0)], key: key(&self.server.1), client_authorities: vec![der(&self.authority)] };
+        Arc::new(tls_config(tls).unwrap())
+    }
+
+    fn client_config(&self, with_certificate: bool) -> Arc<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der(&self.authority)).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        Arc::new(if with_certificate {
+            builder.with_client_auth_cert(vec![der(&self.admin.0)], key(&self.admin.1)).unwrap()
+        } else {
+            builder.with_no_client_auth()
+        })
+    }
+}
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+fn key(pem: &str) -> PrivateKeyDer<'static> {
+    use rustls::pki_types::pem::PemObject;
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+async fn get(port: u16, tls: Arc<rustls::ClientConfig>, path: &str) -> http::Response<hyper::body::Incoming> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = TlsConnector::from(tls).connect(name, stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", "127.0.0.1").body(Empty::<Bytes>::new()).unwrap();
+    sender.send_request(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_makes_the_user_and_a_watch_ends_cleanly_when_the_server_stops() {
+    let (house, pki) = (Arc::new(House::new().await), Pki::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, tls) = (CancellationToken::new(), pki.server_config());
+    let running = tokio::spawn({
+        let (house, stop) = (house.clone(), stop.clone());
+        async move { house.server.run(listener, tls, stop).await }
+    });
+    let known = get(port, pki.client_config(true), "/api/v1/namespaces").await;
+    assert_eq!(known.status(), StatusCode::OK);
+    let unknown = get(port, pki.client_config(false), "/api/v1/namespaces").await;
+    assert_eq!(unknown.status(), StatusCode::FORBIDDEN);
+    let health = get(port, pki.client_config(false), "/healthz").await;
+    assert_eq!(health.status(), StatusCode::OK);
+
+    let mut watch =
+        get(port, pki.client_config(true), "/api/v1/namespaces?watch=true&allowWatchBookmarks=true&resourceVersion=1").await.into_body();
+    stop.cancel();
+    let last = watch.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(last.starts_with(b"{\"type\":"), "{last:?}");
+    while let Some(frame) = watch.frame().await {
+        frame.unwrap();
+    }
+    tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
+    assert!(!house.server.ready());
+}
