@@ -73,3 +73,6 @@ impl ImageError {
 
 /// Shorthand for results of the store.
 pub(crate) type Result<T> = std::result::Result<T, ImageError>;
+
+#[cfg(test)]
+pub(crate) use archive::tests;

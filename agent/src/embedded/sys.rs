@@ -1,0 +1,41 @@
+//! System calls that no safe crate offers. The only file of this crate with unsafe code.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use seccompiler::sock_filter;
+use tokio::io::unix::AsyncFd;
+
+/// Loads a system-call filter for this thread and its descendants, without setting `no_new_privs` (which would disarm set-user-id
+/// programs, so that only the pod's own `allowPrivilegeEscalation: false` may ask for it).
+///
+/// # Errors
+/// `EINVAL` for an invalid program; `EACCES` without CAP_SYS_ADMIN and without `no_new_privs`.
+pub(super) fn load_filter(program: &[sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // `seccompiler::sock_filter` is `repr(C)` with the fields of the kernel's structure, but not libc's type.
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    // SAFETY: `program` points to `length` valid instructions that live until the call returns; the kernel copies and does not write them.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a signal by number, real-time ones too.
+///
+/// # Errors
+/// `ESRCH` when there is no such process, `EINVAL` when there is no such signal.
+pub(super) fn kill(pid: rustix::process::Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: `kill` takes two numbers and touches no memory; a `Pid` is never 0 or negative, so no group is meant.
+    let result = unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Registers a file descriptor with the async runtime.
+///
+/// # Errors
+/// When the kernel cannot poll it.
+pub(super) fn poll_async(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` that is owned by the `AsyncFd` names the same open file until both are dropped.
+    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+}
