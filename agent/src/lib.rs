@@ -16,6 +16,7 @@ mod dns;
 mod downward;
 pub mod env;
 pub mod hollow;
+pub mod embedded;
 pub mod images;
 pub mod machine;
 pub mod network;

@@ -295,3 +295,200 @@ fn wind_down(pod: &BoundPod, seen: &Seen, now: Timestamp) -> Plan {
         _ => plan,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::{Ending, Instance, SandboxView};
+    use super::*;
+    use crate::runtime::Image;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("valid")
+    }
+
+    fn pod(spec: &str) -> BoundPod {
+        BoundPod::decode(format!("{{\"metadata\":{{\"name\":\"p\"}},\"spec\":{spec}}}").as_bytes()).expect("a pod")
+    }
+
+    /// A state in one line: `name:state` words, where state is `-` (nothing), `run`, `exit<code>@<second>`; `!` begins a kill request.
+    fn seen(pod: &BoundPod, words: &str) -> Seen {
+        let mut seen = Seen { volumes: VolumeState::Mounted, started_at: Some(at(0)), ..Seen::default() };
+        seen.sandbox = Some(SandboxView { id: "s1".to_owned(), attempt: 0, ready: true, addresses: Vec::new() });
+        seen.follow(pod);
+        for word in words.split_whitespace() {
+            let (name, state) = word.split_once(':').expect("name:state");
+            let container = seen.container_mut(name).expect("in the spec");
+            container.image = ImageState::Present(Arc::new(Image::default()));
+            let instance = |state: ContainerState, exit_code: i32, end: i64| Instance {
+                id: format!("c-{name}"),
+                sandbox_id: "s1".to_owned(),
+                attempt: 0,
+                state,
+                created_at: at(0),
+                started_at: Some(at(0)),
+                finished_at: Some(at(end)),
+                exit_code,
+                reason: String::new(),
+                message: String::new(),
+                image: String::new(),
+                image_id: String::new(),
+                hash: String::new(),
+                log_path: PathBuf::new(),
+            };
+            if state.starts_with("run") {
+                container.current = Some(instance(ContainerState::Running, 0, 0));
+                container.started = true;
+            }
+            if let Some((code, end)) = state.strip_prefix("exit").and_then(|s| s.split_once('@')) {
+                container.current = Some(instance(ContainerState::Exited, code.parse().expect("code"), end.parse().expect("second")));
+            }
+            if state.ends_with('!') {
+                container.unhealthy = Some("unhealthy".to_owned());
+            }
+        }
+        seen
+    }
+
+    /// Actions in one line.
+    fn decided(pod: &BoundPod, seen: &Seen, now: i64) -> String {
+        let plan = plan(pod, seen, at(now));
+        let name = |index: usize| seen.containers[index].name.clone();
+        let actions = plan.actions.iter().map(|action| match action {
+            Action::EnsureImage { index } => format!("image {}", name(*index)),
+            Action::Start { index } => format!("start {}", name(*index)),
+            Action::AnnounceBackoff { index } => format!("announce {}", name(*index)),
+            Action::Stop { index, grace, .. } => format!("stop {} {}", name(*index), grace.as_secs()),
+            other => format!("{other:?}").to_lowercase(),
+        });
+        let wake = plan.wake_at.map(|at| format!("wake {}", at.as_second()));
+        actions.chain(wake).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn containers_are_kept_as_their_restart_policy_wants() {
+        let always = r#"{"containers":[{"name":"a"},{"name":"b"}]}"#;
+        let on_failure = r#"{"restartPolicy":"OnFailure","containers":[{"name":"a"},{"name":"b"}]}"#;
+        let never = r#"{"restartPolicy":"Never","containers":[{"name":"a"},{"name":"b"}]}"#;
+        let own = r#"{"restartPolicy":"Never","containers":[{"name":"a","restartPolicy":"Never","restartPolicyRules":[{"action":"Restart","exitCodes":{"operator":"In","values":[42]}}]},{"name":"b"}]}"#;
+        for (spec, state, wanted) in [
+            (always, "a:- b:-", "start a, start b"),
+            (always, "a:run b:run", ""),
+            (always, "a:run b:exit0@5", "start b"),
+            (always, "a:run! b:run", "stop a 30"),
+            (on_failure, "a:exit0@5 b:exit1@5", "start b"),
+            (on_failure, "a:exit0@5 b:run", ""),
+            (on_failure, "a:exit0@5 b:exit0@5", "conclude"),
+            (never, "a:exit1@5 b:run", ""),
+            (never, "a:exit1@5 b:exit0@5", "conclude"),
+            (own, "a:exit42@5 b:exit1@5", "start a"),
+            (own, "a:exit41@5 b:exit1@5", "conclude"),
+        ] {
+            let pod = pod(spec);
+            assert_eq!(decided(&pod, &seen(&pod, state), 10), wanted, "{spec} {state}");
+        }
+    }
+
+    #[test]
+    fn init_containers_run_in_order_and_sidecars_stay() {
+        let spec = r#"{"initContainers":[{"name":"i"},{"name":"s","restartPolicy":"Always"},{"name":"j"}],"containers":[{"name":"a"}]}"#;
+        let never = r#"{"restartPolicy":"Never","initContainers":[{"name":"i"}],"containers":[{"name":"a"}]}"#;
+        for (spec, state, wanted) in [
+            (spec, "i:- s:- j:- a:-", "start i"),
+            (spec, "i:run s:- j:- a:-", ""),
+            (spec, "i:exit1@5 s:- j:- a:-", "start i"),
+            (spec, "i:exit0@5 s:- j:- a:-", "start s"),
+            (spec, "i:exit0@5 s:run j:- a:-", "start j"),
+            (spec, "i:exit0@5 s:run j:exit0@6 a:-", "start a"),
+            (spec, "i:exit0@5 s:exit1@9 j:exit0@6 a:run", "start s"),
+            (spec, "i:- s:run j:- a:run", ""),
+            (never, "i:exit1@5 a:-", "conclude"),
+        ] {
+            let pod = pod(spec);
+            assert_eq!(decided(&pod, &seen(&pod, state), 10), wanted, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_restart_waits_for_its_back_off_and_is_announced_once() {
+        let pod = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let mut seen = seen(&pod, "a:exit1@100");
+        seen.containers[0].backoff.step(at(90), at(90));
+        assert_eq!(decided(&pod, &seen, 101), "announce a, wake 110");
+        seen.containers[0].announced = Some(0);
+        assert_eq!(decided(&pod, &seen, 101), "wake 110");
+        assert_eq!(decided(&pod, &seen, 110), "start a");
+    }
+
+    #[test]
+    fn what_a_pod_stands_on_comes_first() {
+        let pod = pod(r#"{"activeDeadlineSeconds":60,"containers":[{"name":"a"}]}"#);
+        let mut state = seen(&pod, "");
+        assert_eq!(decided(&pod, &state, 1), "image a, wake 60");
+        state.sandbox = None;
+        assert_eq!(decided(&pod, &state, 1), "createsandbox { attempt: 0 }, wake 60");
+        state.sandbox_retry = Some(at(9));
+        assert_eq!(decided(&pod, &state, 1), "wake 9");
+        state.volumes = VolumeState::Failed { retry_at: at(5) };
+        assert_eq!(decided(&pod, &state, 1), "wake 5");
+        assert_eq!(decided(&pod, &state, 5), "mountvolumes, wake 60");
+        assert_eq!(decided(&pod, &state, 60), "expire");
+    }
+
+    #[test]
+    fn a_lost_sandbox_is_replaced_and_everything_runs_again_in_order() {
+        let pod = pod(r#"{"initContainers":[{"name":"i"}],"containers":[{"name":"a"}]}"#);
+        let mut state = seen(&pod, "i:exit0@5 a:exit137@50");
+        if let Some(sandbox) = &mut state.sandbox {
+            sandbox.ready = false;
+        }
+        assert_eq!(decided(&pod, &state, 60), "createsandbox { attempt: 1 }");
+        state.sandbox = Some(SandboxView { id: "s2".to_owned(), attempt: 1, ready: true, addresses: Vec::new() });
+        assert_eq!(decided(&pod, &state, 60), "start i");
+    }
+
+    #[test]
+    fn a_pod_ends_with_its_containers_then_sidecars_backwards_then_the_rest() {
+        let spec = r#"{"initContainers":[{"name":"s","restartPolicy":"Always"},{"name":"t","restartPolicy":"Always"}],"containers":[{"name":"a"},{"name":"b"}]}"#;
+        let pod = pod(spec);
+        let ending = |state: &str| {
+            let mut seen = seen(&pod, state);
+            seen.ending = Some(Ending { cause: Cause::Deleted, deadline: at(130) });
+            seen
+        };
+        assert_eq!(decided(&pod, &ending("s:run t:run a:run b:run"), 100), "stop a 30, stop b 30, wake 130");
+        assert_eq!(decided(&pod, &ending("s:run t:run a:exit0@1 b:exit0@1"), 110), "stop t 20, wake 130");
+        assert_eq!(decided(&pod, &ending("s:run t:exit0@1 a:exit0@1 b:exit0@1"), 120), "stop s 10, wake 130");
+        assert_eq!(decided(&pod, &ending("s:run t:run a:run b:run"), 130), "stop s 0, stop t 0, stop a 0, stop b 0");
+        let mut done = ending("s:exit0@1 t:exit0@1 a:exit0@1 b:exit0@1");
+        assert_eq!(decided(&pod, &done, 121), "stopsandbox");
+        done.sandbox = None;
+        assert_eq!(decided(&pod, &done, 121), "cleanup");
+        done.cleaned = true;
+        assert_eq!(decided(&pod, &done, 121), "finish");
+    }
+
+    #[test]
+    fn a_shorter_grace_period_is_passed_on() {
+        let pod = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let mut state = seen(&pod, "a:run");
+        state.containers[0].stopping = Some(at(130));
+        state.ending = Some(Ending { cause: Cause::Deleted, deadline: at(130) });
+        assert_eq!(decided(&pod, &state, 100), "wake 130");
+        state.ending = Some(Ending { cause: Cause::Deleted, deadline: at(103) });
+        assert_eq!(decided(&pod, &state, 100), "stop a 3, wake 103");
+    }
+
+    #[test]
+    fn failed_pulls_are_shown_announced_and_tried_again() {
+        let pod = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let mut state = seen(&pod, "");
+        state.containers[0].image = ImageState::Failed { reason: "ErrImagePull", message: String::new(), at: at(10), retry_at: at(20) };
+        assert_eq!(decided(&pod, &state, 10), "wake 12");
+        assert_eq!(decided(&pod, &state, 12), "announce a, wake 20");
+        assert_eq!(decided(&pod, &state, 20), "image a");
+        state.containers[0].image = ImageState::Pulling;
+        assert_eq!(decided(&pod, &state, 20), "");
+    }
+}

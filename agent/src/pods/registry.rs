@@ -121,6 +121,7 @@ pub struct PodHandle {
     bell: Notify,
     view: RwLock<PodView>,
     over: AtomicBool,
+    shown: Notify,
 }
 
 impl PodHandle {
@@ -138,6 +139,7 @@ impl PodHandle {
             bell: Notify::new(),
             view: RwLock::new(view),
             over: AtomicBool::new(false),
+            shown: Notify::new(),
         }
     }
 
@@ -196,6 +198,12 @@ impl PodHandle {
     /// Shows others the present state.
     pub fn show(&self, view: PodView) {
         *self.view.write() = view;
+        self.shown.notify_waiters();
+    }
+
+    /// Completes when the view has changed after this was called (and enabled or polled).
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.shown.notified()
     }
 
     /// Shows others the status last written.
