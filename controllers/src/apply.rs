@@ -192,9 +192,9 @@ impl Run<'_> {
         match self.write(&mut change).await {
             Ok(written) => {
                 self.expect(&change, &written);
-                if let Some(mut note) = on_success {
-                    note.message = note.message.replace("{name}", &written.metadata.name);
-                    self.executor.recorder.record(note);
+                if let Some(note) = on_success {
+                    let message = note.message.replace("{name}", &written.metadata.name);
+                    self.executor.recorder.record(Note { message, ..note.as_ref().clone() });
                 }
                 Ok(match change.verb {
                     Verb::Create(_) => Done::Created,
@@ -207,7 +207,7 @@ impl Run<'_> {
     }
 
     /// Whether a failure is one.
-    fn judge(&self, change: &Change, error: kube::Error, on_failure: Option<Note>) -> Result<Done, Error> {
+    fn judge(&self, change: &Change, error: kube::Error, on_failure: Option<Arc<Note>>) -> Result<Done, Error> {
         let deletes_by_uid = matches!(change.verb, Verb::Delete { uid: Some(_), version: None, .. });
         if let kube::Error::Api(status) = &error {
             let tolerated = match change.tolerate {
@@ -227,9 +227,9 @@ impl Run<'_> {
                 return Err(Error::Conflict { resource: change.resource.plural.to_string(), key: change.key.clone() });
             }
         }
-        if let Some(mut note) = on_failure {
-            note.message = note.message.replace("{error}", &words(&error));
-            self.executor.recorder.record(note);
+        if let Some(note) = on_failure {
+            let message = note.message.replace("{error}", &words(&error));
+            self.executor.recorder.record(Note { message, ..note.as_ref().clone() });
         }
         Err(Error::Refused {
             verb: match change.verb {

@@ -21,9 +21,9 @@ pub struct Change {
     /// What is done to it.
     pub verb: Verb,
     /// Told when it worked. `{name}` in the message becomes the object's name.
-    pub on_success: Option<Note>,
+    pub on_success: Option<Arc<Note>>,
     /// Told when it failed. `{error}` in the message becomes the server's message.
-    pub on_failure: Option<Note>,
+    pub on_failure: Option<Arc<Note>>,
     /// Answers that count as success.
     pub tolerate: Tolerate,
 }
@@ -180,14 +180,14 @@ impl Change {
     /// With an event for success.
     #[must_use]
     pub fn on_success(mut self, note: Note) -> Self {
-        self.on_success = Some(note);
+        self.on_success = Some(Arc::new(note));
         self
     }
 
     /// With an event for failure.
     #[must_use]
     pub fn on_failure(mut self, note: Note) -> Self {
-        self.on_failure = Some(note);
+        self.on_failure = Some(Arc::new(note));
         self
     }
 

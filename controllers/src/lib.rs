@@ -30,6 +30,7 @@ mod discovery;
 mod endpoints;
 mod garbage;
 mod hash;
+mod job;
 mod lead;
 mod lease;
 mod namespace;

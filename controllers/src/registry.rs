@@ -9,6 +9,7 @@ use crate::{
     deployment::Deployments,
     endpoints::{Mirror, PlainEndpoints, Slices},
     garbage::Garbage,
+    job::{Jobs, TtlAfterFinished},
     namespace::Namespaces,
     node::{NodeIpam, NodeLifecycle, PodGc, TaintEviction},
     replicaset::ReplicaSets,
@@ -34,6 +35,8 @@ pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -
         Arc::new(Planned(Mirror::new(caches.clone()))),
         Arc::new(Planned(NodeLifecycle::new(caches.clone(), options.node_grace))),
         Arc::new(Planned(TaintEviction::new(caches.clone()))),
+        Arc::new(Planned(Jobs::new(caches.clone()))),
+        Arc::new(Planned(TtlAfterFinished::new(caches.clone()))),
         Arc::new(Planned(PodGc::new(caches.clone(), options.terminated_pods))),
     ];
     if let Some(cidr) = options.cluster_cidr {

@@ -28,7 +28,7 @@ pub const ROOM: &str = "kube-controller-manager";
 /// Waits of a key that has not seen its own writes yet, should no event wake it.
 const RECHECK: Duration = Duration::from_millis(500);
 /// How long workers may take to finish what they began when the room stops.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_millis(1500);
 
 /// How the room works. Defaults are upstream's.
 #[derive(Clone, Debug)]

@@ -20,7 +20,6 @@ use crate::{
     change::{Change, Note, Plan},
     claim::claim,
     object::{Key, Object},
-    pod::Pod,
     run::{Controller, Named, Wake},
     selector,
 };
@@ -91,22 +90,10 @@ impl Controller for Deployments {
             return selecting_all(&deployment);
         }
         let claimed = claim(deployment.as_ref(), &self.caches.replica_sets, |set| selects(&deployment, set), |_| true);
-        let view = View {
-            pods: Box::new(|set: &ReplicaSet| self.caches.pods.owned_by(set.uid())),
-            named: Box::new(|name: &str| self.caches.replica_sets.get(&key.namespace, name)),
-        };
         let mut plan = Plan::nothing();
         plan.parallel(claimed.changes);
-        Rollout::new(&deployment, claimed.mine, &view, now).plan(plan)
+        Rollout::new(&deployment, claimed.mine, &self.caches, now).plan(plan)
     }
-}
-
-/// What a rollout reads beside the deployment and its sets.
-struct View<'a> {
-    /// The pods of a set.
-    pods: Box<dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>> + 'a>,
-    /// Any replica set of this name, whoever owns it.
-    named: Box<dyn Fn(&str) -> Option<Arc<ReplicaSet>> + 'a>,
 }
 
 fn selecting_all(deployment: &Deployment) -> Plan {

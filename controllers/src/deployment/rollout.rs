@@ -11,10 +11,11 @@ use k8s_openapi::{
 };
 
 use super::{
-    HASH_LABEL, View, annotations, condition,
+    HASH_LABEL, annotations, condition,
     strategy::{self, deadline_seconds, size, wanted},
 };
 use crate::{
+    caches::Caches,
     change::{Change, Note, Plan},
     hash,
     object::{Object, controller_reference},
@@ -41,7 +42,7 @@ pub(super) struct Rollout<'a> {
     pub(super) old: Vec<Set>,
     /// The set of the present template.
     pub(super) new: Option<Set>,
-    pub(super) view: &'a View<'a>,
+    pub(super) caches: &'a Caches,
     pub(super) now: Timestamp,
     /// Another set has the name we need: the hash must be salted.
     collided: bool,
@@ -49,13 +50,13 @@ pub(super) struct Rollout<'a> {
 
 impl<'a> Rollout<'a> {
     /// The rollout of `deployment` over `sets`, all of which are its own.
-    pub(super) fn new(deployment: &'a Deployment, mut sets: Vec<Arc<ReplicaSet>>, view: &'a View<'a>, now: Timestamp) -> Self {
+    pub(super) fn new(deployment: &'a Deployment, mut sets: Vec<Arc<ReplicaSet>>, caches: &'a Caches, now: Timestamp) -> Self {
         sets.sort_by(|a, b| a.created().cmp(&b.created()).then_with(|| a.name().cmp(b.name())));
         let same =
             |set: &Arc<ReplicaSet>| set.spec.template.as_ref().is_some_and(|theirs| hash::same_template(&deployment.spec.template, theirs));
         let new = sets.iter().position(same).map(|at| sets.remove(at)).map(Set::existing);
         let old = sets.into_iter().map(Set::existing).collect();
-        Self { deployment: deployment.clone(), before: deployment, old, new, view, now, collided: false }
+        Self { deployment: deployment.clone(), before: deployment, old, new, caches, now, collided: false }
     }
 
     /// Decides, and states the changes after those already in `plan`.
@@ -77,9 +78,9 @@ impl<'a> Rollout<'a> {
             return self.finish(status, plan);
         }
         if strategy::is_recreate(&self.deployment) {
-            self.recreate()
+            self.recreate();
         } else {
-            self.roll()
+            self.roll();
         }
         let status = if self.collided { self.deployment.status.clone().unwrap_or_default() } else { self.rollout_status() };
         self.finish(status, plan)
@@ -123,7 +124,7 @@ impl<'a> Rollout<'a> {
         let status = self.deployment.status.get_or_insert_default();
         let hash = hash::word(&spec.template, status.collision_count);
         let name = format!("{}-{hash}", self.before.name());
-        if let Some(other) = (self.view.named)(&name) {
+        if let Some(other) = self.caches.replica_sets.get(self.before.namespace(), &name) {
             // Not ours, or ours with another template: the same word for two templates.
             tracing::debug!(%name, owner = ?other.controller().map(|owner| &owner.uid), "hash of the pod template collides");
             status.collision_count = Some(status.collision_count.unwrap_or_default() + 1);
@@ -241,7 +242,7 @@ impl Set {
         let Some(before) = &self.before else {
             let failed = format!("Failed to create new replica set {new:?}: {{error}}");
             let mut change = Change::create(&self.now).on_failure(Note::warning(deployment, "ReplicaSetCreateError", failed));
-            change.on_success = self.note;
+            change.on_success = self.note.map(Arc::new);
             return Some(change);
         };
         if self.doomed {
@@ -251,7 +252,7 @@ impl Set {
             return None;
         }
         let mut change = Change::update(&self.now);
-        change.on_success = self.note;
+        change.on_success = self.note.map(Arc::new);
         Some(change)
     }
 }

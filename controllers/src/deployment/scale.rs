@@ -5,6 +5,7 @@ use super::{
     rollout::{Rollout, Set},
     strategy::{actual, available, is_recreate, max_surge, max_unavailable, size, wanted},
 };
+use crate::object::Object;
 
 impl Rollout<'_> {
     /// One step of a rolling update: up with the new set, or else down with the old ones.
@@ -82,7 +83,7 @@ impl Rollout<'_> {
 
     fn old_pods_run(&self) -> bool {
         self.old.iter().any(|set| actual(&set.now) > 0)
-            || self.old.iter().any(|set| (self.view.pods)(&set.now).iter().any(|pod| !pod.is_terminal()))
+            || self.old.iter().any(|set| self.caches.pods.owned_by(set.now.uid()).iter().any(|pod| !pod.is_terminal()))
     }
 
     /// Brings the sets to the wanted number without rolling: the deployment is paused, or only its size changed.

@@ -17,6 +17,7 @@ use super::*;
 use crate::{
     change::{Outcome, Verb},
     object::controller_reference,
+    pod::Pod,
 };
 
 fn at(second: i64) -> Timestamp {
@@ -136,7 +137,8 @@ fn the_first_set_is_made_at_full_size_with_revision_one() {
 #[test]
 fn a_rolling_update_keeps_to_surge_and_unavailability() {
     // size and availability of the old and the new set, surge, unavailable -> new sizes written
-    let cases: &[((i32, i32), Option<(i32, i32)>, i32, i32, &[(&str, i64)])] = &[
+    type Case<'a> = ((i32, i32), Option<(i32, i32)>, i32, i32, &'a [(&'a str, i64)]);
+    let cases: &[Case<'_>] = &[
         ((10, 10), None, 2, 2, &[("new", 2), ("old", 8)]),
         ((10, 10), None, 2, 0, &[("new", 2)]),
         ((10, 10), Some((2, 0)), 2, 2, &[("old", 8)]),

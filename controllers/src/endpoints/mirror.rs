@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn plan(labels: serde_json::Value, selector: serde_json::Value) -> usize {
+    fn plan(labels: &serde_json::Value, selector: &serde_json::Value) -> usize {
         let caches = Arc::new(Caches::default());
         let service = json!({"metadata": {"name": "db", "namespace": "a"}, "spec": {"selector": selector}});
         caches.services.put(serde_json::from_value(service).unwrap());
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn endpoints_of_services_without_selector_are_mirrored_by_family() {
-        assert_eq!(plan(json!({}), json!(null)), 2);
-        assert_eq!(plan(json!({}), json!({"app": "db"})), 0, "the service has a selector");
-        assert_eq!(plan(json!({SKIP: "true"}), json!(null)), 0, "the endpoints ask not to be");
+        assert_eq!(plan(&json!({}), &json!(null)), 2);
+        assert_eq!(plan(&json!({}), &json!({"app": "db"})), 0, "the service has a selector");
+        assert_eq!(plan(&json!({SKIP: "true"}), &json!(null)), 0, "the endpoints ask not to be");
     }
 }

@@ -114,7 +114,7 @@ impl Controller for NodeLifecycle {
         };
         let silent = now.duration_since(since) >= grace;
         let mut plan = Plan::nothing();
-        if silent && ready(&node) != "Unknown" || silent && first {
+        if silent && (first || ready(&node) != "Unknown") {
             plan.push(mark_unknown(&node, now));
             if ready(&node) == "True" {
                 plan.tell(Note::normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", node.name())));
@@ -190,7 +190,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn node(name: &str, status: Option<&str>, taints: Value) -> Node {
+    fn node(name: &str, status: Option<&str>, taints: &Value) -> Node {
         let conditions = status.map(|status| json!([{"type": "Ready", "status": status}]));
         serde_json::from_value(json!({
             "metadata": {"name": name, "uid": name, "resourceVersion": "7", "creationTimestamp": time::api(at(0))},
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_silent_node_becomes_unknown_after_the_grace_period() {
-        let controller = controller(vec![node("n", Some("True"), json!(null)), node("other", Some("True"), json!(null))]);
+        let controller = controller(vec![node("n", Some("True"), &json!(null)), node("other", Some("True"), &json!(null))]);
         let plan = controller.plan(&Key::new("", "n"), at(0));
         assert_eq!((plan.changes().count(), plan.again.unwrap().as_secs()), (0, 50));
         let plan = controller.plan(&Key::new("", "n"), at(50));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_node_that_never_reported_has_a_minute() {
-        let controller = controller(vec![node("n", None, json!(null))]);
+        let controller = controller(vec![node("n", None, &json!(null))]);
         assert_eq!(controller.plan(&Key::new("", "n"), at(20)).again.unwrap().as_secs(), 40);
         let plan = controller.plan(&Key::new("", "n"), at(61));
         assert_eq!(bodies(&plan)[0]["status"]["conditions"][0]["reason"], "NodeStatusNeverUpdated");
@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn an_unknown_node_is_tainted_for_eviction_only_while_another_is_alive() {
         let key = Key::new("", "n");
-        let silent = || node("n", Some("Unknown"), json!(null));
-        let plan = controller(vec![silent(), node("other", Some("True"), json!(null))]).plan(&key, at(0));
+        let silent = || node("n", Some("Unknown"), &json!(null));
+        let plan = controller(vec![silent(), node("other", Some("True"), &json!(null))]).plan(&key, at(0));
         assert_eq!(bodies(&plan)[0]["spec"]["taints"].as_array().unwrap().len(), 2);
         let plan = controller(vec![silent()]).plan(&key, at(0));
         assert_eq!(bodies(&plan)[0]["spec"]["taints"][0]["effect"], "NoSchedule");
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn pods_of_a_node_that_is_not_ready_are_not_ready() {
-        let controller = controller(vec![node("n", Some("False"), json!([{"key": taints::NOT_READY, "effect": "NoSchedule"}]))]);
+        let controller = controller(vec![node("n", Some("False"), &json!([{"key": taints::NOT_READY, "effect": "NoSchedule"}]))]);
         let pod = json!({"metadata": {"name": "p", "namespace": "a", "uid": "p"}, "spec": {"nodeName": "n"},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         controller.caches.pods.put(serde_json::from_value(pod).unwrap());
