@@ -11,6 +11,7 @@ pub mod managed;
 pub mod name;
 pub mod openapi;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 mod row;
 pub mod selector;

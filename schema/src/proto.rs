@@ -1,0 +1,465 @@
+//! From Kubernetes' protobuf to JSON values, by the field numbers of the tables: what typed clients (kubectl create among them) send.
+//!
+//! The envelope is apimachinery's `runtime/serializer/protobuf`: four magic bytes and a `runtime.Unknown`. The value that comes out is
+//! what the same object would be as JSON before it is decoded: zero values and unknown fields are the decoder's business. The other
+//! direction belongs here, too, once answers are sent as protobuf.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::types::{Alternative, Field, Member, Schema, SchemaRef, Shape, Type, TypeId};
+
+/// What every protobuf body begins with.
+pub const MAGIC: &[u8] = b"k8s\0";
+
+/// Messages nested deeper than this are refused, as in JSON.
+const DEPTH: usize = 100;
+
+/// Why a body is not what it says.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProtoError {
+    /// It does not begin with the magic bytes.
+    #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
+    NotProtobuf,
+    /// It breaks off within a field.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// A field has another wire type than its table says, or its content does not read.
+    #[error("field {0} does not read as the type it has")]
+    Mismatch(String),
+    /// Nested too deep.
+    #[error("nested deeper than {DEPTH} messages")]
+    TooDeep,
+}
+
+/// Decodes a body into the value of a message; `apiVersion` and `kind` come from the envelope.
+pub fn decode(body: &[u8], schema: &SchemaRef) -> Result<Value, ProtoError> {
+    let unknown = Unknown::read(body)?;
+    let reader = Reader { schema: &schema.schema, depth: 0 };
+    let mut value = reader.message(schema.root, unknown.raw)?;
+    if let Some(members) = value.as_object_mut() {
+        for (name, text) in [("apiVersion", unknown.api_version), ("kind", unknown.kind)] {
+            if !text.is_empty() {
+                members.insert(name.to_owned(), text.into());
+            }
+        }
+    }
+    Ok(value)
+}
+
+/// `runtime.Unknown`
+#[derive(Default)]
+struct Unknown<'a> {
+    api_version: String,
+    kind: String,
+    raw: &'a [u8],
+}
+
+impl<'a> Unknown<'a> {
+    fn read(body: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut made = Self::default();
+        for part in Parts(body.strip_prefix(MAGIC).ok_or(ProtoError::NotProtobuf)?) {
+            match part? {
+                (1, Wire::Bytes(meta)) => {
+                    for part in Parts(meta) {
+                        match part? {
+                            (1, Wire::Bytes(text)) => made.api_version = String::from_utf8_lossy(text).into_owned(),
+                            (2, Wire::Bytes(text)) => made.kind = String::from_utf8_lossy(text).into_owned(),
+                            _ => {}
+                        }
+                    }
+                }
+                (2, Wire::Bytes(raw)) => made.raw = raw,
+                _ => {}
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// A value on the wire.
+#[derive(Clone, Copy)]
+enum Wire<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+/// The fields of a message, in wire order.
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = Result<(u32, Wire<'a>), ProtoError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let part = self.part();
+        if part.is_err() {
+            self.0 = &[];
+        }
+        Some(part)
+    }
+}
+
+impl<'a> Parts<'a> {
+    fn part(&mut self) -> Result<(u32, Wire<'a>), ProtoError> {
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).map_err(|_| ProtoError::Mismatch("tag".into()))?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => Wire::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| ProtoError::Truncated)?;
+                Wire::Bytes(self.take(length)?)
+            }
+            5 => Wire::Fixed32(u32::from_le_bytes(self.array()?)),
+            _ => return Err(ProtoError::Mismatch(number.to_string())),
+        };
+        Ok((number, wire))
+    }
+
+    fn varint(&mut self) -> Result<u64, ProtoError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array::<1>()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(ProtoError::Truncated)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], ProtoError> {
+        let (head, tail) = self.0.split_at_checked(length).ok_or(ProtoError::Truncated)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtoError> {
+        self.take(N)?.try_into().map_err(|_| ProtoError::Truncated)
+    }
+}
+
+struct Reader<'s> {
+    schema: &'s Schema,
+    depth: usize,
+}
+
+impl Reader<'_> {
+    fn deeper(&self) -> Result<Self, ProtoError> {
+        if self.depth >= DEPTH {
+            return Err(ProtoError::TooDeep);
+        }
+        Ok(Self { schema: self.schema, depth: self.depth + 1 })
+    }
+
+    fn message(&self, id: TypeId, raw: &[u8]) -> Result<Value, ProtoError> {
+        let inner = self.deeper()?;
+        let of = self.schema.get(id);
+        if let Some(union) = of.union {
+            return inner.union(union.message, union.other, raw);
+        }
+        let mut members = Map::new();
+        inner.fields(of, raw, &mut members)?;
+        Ok(Value::Object(members))
+    }
+
+    /// Reads the fields of a message into a map; those of inline messages stand in the same map.
+    fn fields(&self, of: &Type, raw: &[u8], into: &mut Map<String, Value>) -> Result<(), ProtoError> {
+        for part in Parts(raw) {
+            let (number, wire) = part?;
+            for member in &of.members {
+                match member {
+                    Member::Field(at) => {
+                        let field = &of.fields[*at as usize];
+                        if field.number == Some(number) {
+                            self.field(field, wire, into)?;
+                        }
+                    }
+                    Member::Inline { number: at, message } if *at == number => {
+                        let Wire::Bytes(raw) = wire else { return Err(ProtoError::Mismatch(number.to_string())) };
+                        self.deeper()?.fields(self.schema.get(*message), raw, into)?;
+                    }
+                    Member::Inline { .. } => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&self, field: &Field, wire: Wire<'_>, into: &mut Map<String, Value>) -> Result<(), ProtoError> {
+        let mismatch = || ProtoError::Mismatch(field.name.to_string());
+        match &field.shape {
+            Shape::List(item) => {
+                let list = into.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let list = list.as_array_mut().ok_or_else(mismatch)?;
+                match (&**item, wire) {
+                    // Repeated numbers may come packed.
+                    (Shape::Int32 | Shape::Int64 | Shape::Bool, Wire::Bytes(packed)) => {
+                        let mut rest = Parts(packed);
+                        while !rest.0.is_empty() {
+                            list.push(self.value(item, Wire::Varint(rest.varint()?)).ok_or_else(mismatch)??);
+                        }
+                    }
+                    _ => list.push(self.value(item, wire).ok_or_else(mismatch)??),
+                }
+            }
+            Shape::Map(item) => {
+                let Wire::Bytes(entry) = wire else { return Err(mismatch()) };
+                let (mut key, mut value) = (String::new(), None);
+                for part in Parts(entry) {
+                    match part? {
+                        (1, Wire::Bytes(text)) => key = String::from_utf8_lossy(text).into_owned(),
+                        (2, wire) => value = Some(self.map_value(item, wire).ok_or_else(mismatch)??),
+                        _ => {}
+                    }
+                }
+                let value = match value {
+                    Some(value) => value,
+                    None => self.map_value(item, Wire::Bytes(&[])).or_else(|| self.value(item, Wire::Varint(0))).ok_or_else(mismatch)??,
+                };
+                let map = into.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
+                map.as_object_mut().ok_or_else(mismatch)?.insert(key, value);
+            }
+            shape => {
+                let value = self.value(shape, wire).ok_or_else(mismatch)??;
+                // A zero time is an empty message: nothing.
+                if !value.is_null() {
+                    into.insert(field.name.to_string(), value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A list as a map's value is a message of its own (`ExtraValue`).
+    fn map_value(&self, shape: &Shape, wire: Wire<'_>) -> Option<Result<Value, ProtoError>> {
+        let (Shape::List(item), Wire::Bytes(raw)) = (shape, wire) else { return self.value(shape, wire) };
+        let mut list = Vec::new();
+        for part in Parts(raw) {
+            match part {
+                Ok((1, wire)) => match self.value(item, wire)? {
+                    Ok(value) => list.push(value),
+                    Err(error) => return Some(Err(error)),
+                },
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(Value::Array(list)))
+    }
+
+    /// One value; `None` when the wire type does not fit the shape.
+    fn value(&self, shape: &Shape, wire: Wire<'_>) -> Option<Result<Value, ProtoError>> {
+        let value = match (shape, wire) {
+            (Shape::String, Wire::Bytes(text)) => std::str::from_utf8(text).ok()?.into(),
+            (Shape::Bool, Wire::Varint(n)) => (n != 0).into(),
+            #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "negative numbers are sign-extended varints")]
+            (Shape::Int32, Wire::Varint(n)) => (n as i64 as i32).into(),
+            #[expect(clippy::cast_possible_wrap, reason = "two's complement on the wire")]
+            (Shape::Int64, Wire::Varint(n)) => (n as i64).into(),
+            (Shape::Float64, Wire::Fixed64(bits)) => f64::from_bits(bits).into(),
+            (Shape::Float64, Wire::Fixed32(bits)) => f64::from(f32::from_bits(bits)).into(),
+            (Shape::Bytes, Wire::Bytes(raw)) => STANDARD.encode(raw).into(),
+            (Shape::Time | Shape::MicroTime, Wire::Bytes(raw)) => return Some(time(raw, *shape == Shape::MicroTime)),
+            (Shape::Duration, Wire::Bytes(raw)) => return Some(number_in(raw).map(|n| duration_text(n).into())),
+            (Shape::Quantity, Wire::Bytes(raw)) => return Some(text_in(raw).map(Value::from)),
+            (Shape::IntOrString, Wire::Bytes(raw)) => return Some(int_or_string(raw)),
+            (Shape::Object | Shape::Fields | Shape::Any, Wire::Bytes(raw)) => return Some(raw_json(raw)),
+            (Shape::Message(id), Wire::Bytes(raw)) => return Some(self.message(*id, raw)),
+            _ => return None,
+        };
+        Some(Ok(value))
+    }
+
+    /// `JSONSchemaPropsOrArray`, `…OrBool`, `…OrStringArray`: their JSON is one of their two fields.
+    fn union(&self, message: TypeId, other: Alternative, raw: &[u8]) -> Result<Value, ProtoError> {
+        let (mut schema, mut list, mut allows) = (None, Vec::new(), false);
+        let schema_number = if other == Alternative::Bool { 2 } else { 1 };
+        for part in Parts(raw) {
+            match (other, part?) {
+                (_, (number, Wire::Bytes(raw))) if number == schema_number => schema = Some(self.message(message, raw)?),
+                (Alternative::Bool, (1, Wire::Varint(n))) => allows = n != 0,
+                (Alternative::List, (2, Wire::Bytes(raw))) => list.push(self.message(message, raw)?),
+                (Alternative::Strings, (2, Wire::Bytes(text))) => list.push(String::from_utf8_lossy(text).into_owned().into()),
+                _ => {}
+            }
+        }
+        Ok(match (schema, other) {
+            (Some(schema), _) => schema,
+            (None, Alternative::Bool) => allows.into(),
+            (None, _) => list.into(),
+        })
+    }
+}
+
+/// `Timestamp {seconds, nanos}`; an empty one is the zero time, which JSON writes as null.
+fn time(raw: &[u8], micros: bool) -> Result<Value, ProtoError> {
+    if raw.is_empty() {
+        return Ok(Value::Null);
+    }
+    let (mut seconds, mut nanos) = (0i64, 0i32);
+    for part in Parts(raw) {
+        match part? {
+            #[expect(clippy::cast_possible_wrap, reason = "two's complement on the wire")]
+            (1, Wire::Varint(n)) => seconds = n as i64,
+            #[expect(clippy::cast_possible_truncation, reason = "below a billion")]
+            (2, Wire::Varint(n)) => nanos = n as i32,
+            _ => {}
+        }
+    }
+    let time = Timestamp::new(seconds, nanos).map_err(|_| ProtoError::Mismatch("time".into()))?;
+    Ok(time.strftime(if micros { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" }).to_string().into())
+}
+
+fn int_or_string(raw: &[u8]) -> Result<Value, ProtoError> {
+    let (mut is_text, mut number, mut text) = (false, 0i64, String::new());
+    for part in Parts(raw) {
+        match part? {
+            (1, Wire::Varint(n)) => is_text = n == 1,
+            #[expect(clippy::cast_possible_wrap, reason = "two's complement on the wire")]
+            (2, Wire::Varint(n)) => number = n as i64,
+            (3, Wire::Bytes(raw)) => text = String::from_utf8_lossy(raw).into_owned(),
+            _ => {}
+        }
+    }
+    Ok(if is_text { text.into() } else { number.into() })
+}
+
+/// JSON in the first field (`RawExtension`, `FieldsV1`, `JSON`).
+fn raw_json(raw: &[u8]) -> Result<Value, ProtoError> {
+    for part in Parts(raw) {
+        if let (1, Wire::Bytes(json)) = part? {
+            return serde_json::from_slice(json).map_err(|e| ProtoError::Mismatch(format!("raw ({e})")));
+        }
+    }
+    Ok(Value::Null)
+}
+
+fn text_in(raw: &[u8]) -> Result<String, ProtoError> {
+    for part in Parts(raw) {
+        if let (1, Wire::Bytes(text)) = part? {
+            return Ok(String::from_utf8_lossy(text).into_owned());
+        }
+    }
+    Ok(String::new())
+}
+
+fn number_in(raw: &[u8]) -> Result<i64, ProtoError> {
+    for part in Parts(raw) {
+        #[expect(clippy::cast_possible_wrap, reason = "two's complement on the wire")]
+        if let (1, Wire::Varint(n)) = part? {
+            return Ok(n as i64);
+        }
+    }
+    Ok(0)
+}
+
+/// Nanoseconds as Go prints a duration: `1h2m3.5s`.
+fn duration_text(nanos: i64) -> String {
+    let magnitude = nanos.unsigned_abs();
+    let sign = if nanos < 0 { "-" } else { "" };
+    let decimal = |unit: u64, name: &str| {
+        let (whole, rest) = (magnitude / unit, magnitude % unit);
+        let digits = unit.ilog10() as usize;
+        let fraction = format!("{rest:0digits$}");
+        let fraction = fraction.trim_end_matches('0');
+        if rest == 0 { format!("{sign}{whole}{name}") } else { format!("{sign}{whole}.{fraction}{name}") }
+    };
+    match magnitude {
+        0 => "0s".into(),
+        1..1_000 => format!("{sign}{magnitude}ns"),
+        1_000..1_000_000 => decimal(1_000, "µs"),
+        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
+        _ => {
+            let minutes = magnitude / 60_000_000_000;
+            let seconds = magnitude % 60_000_000_000;
+            let mut text = sign.to_owned();
+            if minutes >= 60 {
+                text.push_str(&format!("{}h", minutes / 60));
+            }
+            if minutes > 0 {
+                text.push_str(&format!("{}m", minutes % 60));
+            }
+            let fraction = format!("{:09}", seconds % 1_000_000_000);
+            let fraction = fraction.trim_end_matches('0');
+            let dot = if fraction.is_empty() { "" } else { "." };
+            text.push_str(&format!("{}{dot}{fraction}s", seconds / 1_000_000_000));
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Tables;
+
+    fn bytes(number: u32, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![u8::try_from(number << 3 | 2).unwrap(), u8::try_from(content.len()).unwrap()];
+        out.extend_from_slice(content);
+        out
+    }
+
+    fn varint(number: u32, value: u8) -> Vec<u8> {
+        vec![u8::try_from(number << 3).unwrap(), value]
+    }
+
+    fn envelope(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [bytes(1, version.as_bytes()), bytes(2, kind.as_bytes())].concat();
+        [MAGIC.to_vec(), bytes(1, &meta), bytes(2, raw)].concat()
+    }
+
+    #[test]
+    fn a_config_map_reads_as_its_json_would() {
+        let tables = Tables::load().unwrap();
+        let schema = tables.kind("", "v1", "ConfigMap").unwrap();
+        // metadata: name 1, creationTimestamp 8 (zero: empty); data: 2, a map.
+        let metadata = [bytes(1, b"x"), bytes(8, b"")].concat();
+        let entry = [bytes(1, b"a"), bytes(2, b"b")].concat();
+        let body = envelope("v1", "ConfigMap", &[bytes(1, &metadata), bytes(2, &entry)].concat());
+        let expected = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}});
+        assert_eq!(decode(&body, &schema).unwrap(), expected);
+    }
+
+    #[test]
+    fn ports_quantities_and_alternatives_of_int_and_string_are_understood() {
+        let tables = Tables::load().unwrap();
+        let port = tables.message("core.ServicePort").unwrap();
+        let target = [varint(1, 1), bytes(3, b"http")].concat();
+        let raw = [varint(3, 80), bytes(4, &target)].concat();
+        let value = decode(&envelope("", "", &raw), &port).unwrap();
+        assert_eq!(value, json!({"port": 80, "targetPort": "http"}));
+        let resources = tables.message("core.ResourceRequirements").unwrap();
+        let entry = [bytes(1, b"cpu"), bytes(2, &bytes(1, b"100m"))].concat();
+        assert_eq!(decode(&envelope("", "", &bytes(1, &entry)), &resources).unwrap(), json!({"limits": {"cpu": "100m"}}));
+    }
+
+    #[test]
+    fn broken_bodies_are_refused_without_panic() {
+        let tables = Tables::load().unwrap();
+        let schema = tables.kind("", "v1", "ConfigMap").unwrap();
+        assert_eq!(decode(b"{}", &schema), Err(ProtoError::NotProtobuf));
+        let whole = envelope("v1", "ConfigMap", &bytes(1, &bytes(1, b"name")));
+        for length in MAGIC.len() + 1..whole.len() {
+            let _ = decode(&whole[..length], &schema);
+        }
+        assert_eq!(decode(&whole[..whole.len() - 1], &schema), Err(ProtoError::Truncated));
+    }
+
+    #[test]
+    fn durations_print_as_in_go() {
+        for (nanos, text) in
+            [(0, "0s"), (1_500_000, "1.5ms"), (90_000_000_000, "1m30s"), (3_600_000_000_000, "1h0m0s"), (-2_500_000_000, "-2.5s")]
+        {
+            assert_eq!(duration_text(nanos), text);
+        }
+    }
+}
