@@ -1,3 +1,80 @@
-//! The odd rules of single kinds, one file each.
+//! The odd rules of single kinds, a file for each or for a family of them.
+//!
+//! Everything here is pure: an object in, an object or its faults out. What most kinds share (metadata, table defaults, structure) is
+//! done by the generic path; see [`crate::registry::Rules`].
 
 pub mod columns;
+
+mod access;
+mod address;
+mod devices;
+mod event;
+mod extension;
+mod job;
+mod namespace;
+mod networking;
+mod node;
+mod persistentvolumeclaim;
+mod pod;
+mod policy;
+mod resources;
+mod schedule;
+mod scheduling;
+mod secret;
+mod service;
+mod template;
+mod view;
+mod workloads;
+
+#[cfg(test)]
+mod tests;
+
+use crate::registry::{Rules, rules::PLAIN};
+
+/// The rules of a built-in resource, whatever its version; [`PLAIN`] for most.
+pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
+    match (group, resource) {
+        ("", "pods") => &pod::Pod,
+        ("", "services") => &service::Service,
+        ("", "endpoints") => &service::Endpoints,
+        ("discovery.k8s.io", "endpointslices") => &service::EndpointSlice,
+        ("", "namespaces") => &namespace::Namespace,
+        ("", "nodes") => &node::Node,
+        ("", "secrets") => &secret::Secret,
+        ("", "configmaps") => &secret::ConfigMap,
+        ("" | "events.k8s.io", "events") => &event::Event,
+        ("", "persistentvolumeclaims") => &persistentvolumeclaim::PersistentVolumeClaim,
+        ("", "persistentvolumes") => &persistentvolumeclaim::PersistentVolume,
+        ("storage.k8s.io", "storageclasses") => &persistentvolumeclaim::StorageClass,
+        ("", "replicationcontrollers") => &workloads::ReplicationController,
+        ("", "podtemplates") => &workloads::PodTemplate,
+        ("apps", "deployments") => &workloads::Deployment,
+        ("apps", "replicasets") => &workloads::ReplicaSet,
+        ("apps", "statefulsets") => &workloads::StatefulSet,
+        ("apps", "daemonsets") => &workloads::DaemonSet,
+        ("batch", "jobs") => &job::Job,
+        ("batch", "cronjobs") => &job::CronJob,
+        ("", "resourcequotas") => &policy::ResourceQuota,
+        ("", "limitranges") => &policy::LimitRange,
+        ("policy", "poddisruptionbudgets") => &policy::PodDisruptionBudget,
+        ("scheduling.k8s.io", "priorityclasses") => &policy::PriorityClass,
+        ("coordination.k8s.io", "leases") => &policy::Lease,
+        ("autoscaling", "horizontalpodautoscalers") => &policy::HorizontalPodAutoscaler,
+        ("networking.k8s.io", "ingresses") => &networking::Ingress,
+        ("networking.k8s.io", "ingressclasses") => &networking::IngressClass,
+        ("networking.k8s.io", "networkpolicies") => &networking::NetworkPolicy,
+        ("rbac.authorization.k8s.io", "roles") => &access::Role { namespaced: true },
+        ("rbac.authorization.k8s.io", "clusterroles") => &access::Role { namespaced: false },
+        ("rbac.authorization.k8s.io", "rolebindings") => &access::RoleBinding { namespaced: true },
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => &access::RoleBinding { namespaced: false },
+        ("certificates.k8s.io", "certificatesigningrequests") => &access::CertificateSigningRequest,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::CustomResourceDefinition,
+        ("apiregistration.k8s.io", "apiservices") => &extension::ApiService,
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
+            &extension::WebhookConfiguration
+        }
+        ("resource.k8s.io", "resourceclaims") => &devices::ResourceClaim { spec: "/spec" },
+        ("resource.k8s.io", "resourceclaimtemplates") => &devices::ResourceClaim { spec: "/spec/spec" },
+        _ => &PLAIN,
+    }
+}

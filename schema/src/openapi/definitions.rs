@@ -57,7 +57,7 @@ impl<'t> Definitions<'t> {
             let value = match of.union {
                 Some(union) => {
                     let message = self.reference(union.message);
-                    one_of(message, union.other)
+                    one_of(&message, union.other)
                 }
                 None => self.message(of),
             };
@@ -211,7 +211,7 @@ fn limits(field: &Field, value: &mut Value) {
     }
 }
 
-fn one_of(message: Value, other: Alternative) -> Value {
+fn one_of(message: &Value, other: Alternative) -> Value {
     let other = match other {
         Alternative::List => json!({"type": "array", "items": message}),
         Alternative::Bool => json!({"type": "boolean"}),

@@ -1,0 +1,73 @@
+//! IP addresses, ranges and hosts in objects.
+
+use std::net::IpAddr;
+
+use coracle_schema::FieldErrors;
+
+use super::view;
+
+const WRONG: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+/// Checks an address.
+pub(super) fn ip(text: &str, path: &str, errors: &mut FieldErrors) {
+    if text.parse::<IpAddr>().is_err() {
+        errors.invalid(path, view::quoted(text), WRONG);
+    }
+}
+
+/// An address that traffic may be sent to: not unspecified, loopback or link-local (upstream `ValidateEndpointIP`).
+pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
+    let Ok(parsed) = text.parse::<IpAddr>() else {
+        errors.invalid(path, view::quoted(text), WRONG);
+        return;
+    };
+    let wrong = [
+        (parsed.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (is_link_local(parsed), "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (is_link_local_multicast(parsed), "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ];
+    for (_, detail) in wrong.iter().filter(|(found, _)| *found) {
+        errors.invalid(path, view::quoted(text), detail);
+    }
+}
+
+/// Checks a range: `10.0.0.0/8`.
+pub(super) fn cidr(text: &str, path: &str, errors: &mut FieldErrors) {
+    if parse_cidr(text).is_none() {
+        errors.invalid(path, view::quoted(text), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    }
+}
+
+/// The address and prefix length of a range.
+pub(super) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let length: u8 = length.parse().ok()?;
+    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
+}
+
+/// Whether the first range holds the second entirely, and more.
+pub(super) fn strictly_contains(outer: (IpAddr, u8), inner: (IpAddr, u8)) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    let ((a, width), (b, other)) = (bits(outer.0), bits(inner.0));
+    let mask = if outer.1 == 0 { 0 } else { u128::MAX << (128 - u32::from(outer.1)) };
+    width == other && outer.1 < inner.1 && a & mask == b & mask
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn is_link_local_multicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
+    }
+}

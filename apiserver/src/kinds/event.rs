@@ -1,0 +1,133 @@
+//! Events, the same objects in two groups with other names for their fields (upstream `apis/core/validation/events.go`).
+
+use coracle_schema::{FieldErrors, name};
+use serde_json::Value;
+
+use super::view;
+use crate::registry::{Object, Part, Policy, Rules};
+
+/// How long an event is kept.
+const TTL_SECONDS: u64 = 3600;
+
+/// Rules of `events`, in both groups.
+pub(super) struct Event;
+
+/// Names of the fields of an event, as a group has them.
+struct EventNames {
+    object: &'static str,
+    message: &'static str,
+    reporter: &'static str,
+    source: &'static str,
+}
+
+static CORE_EVENT: EventNames =
+    EventNames { object: "involvedObject", message: "message", reporter: "reportingComponent", source: "source" };
+static GROUP_EVENT: EventNames =
+    EventNames { object: "regarding", message: "note", reporter: "reportingController", source: "deprecatedSource" };
+
+fn event_names(event: &Value) -> &'static EventNames {
+    if view::text(event, "apiVersion").starts_with("events.k8s.io/") { &GROUP_EVENT } else { &CORE_EVENT }
+}
+
+impl Rules for Event {
+    fn policy(&self) -> Policy {
+        Policy { create_on_update: true, ttl_seconds: Some(TTL_SECONDS), ..Policy::DEFAULT }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let event = new.value();
+        let names = event_names(event);
+        let about = view::text(view::member(event, names.object), "namespace");
+        let mismatch = "does not match event.namespace";
+        let has_time = view::get(event, "eventTime").is_some();
+        let allowed = match (about, has_time) {
+            ("", false) => ["", "default"].contains(&new.namespace()),
+            ("", true) => ["default", "kube-system"].contains(&new.namespace()),
+            (about, false) => about == new.namespace(),
+            (_, true) => true,
+        };
+        if !allowed {
+            errors.invalid("involvedObject.namespace", view::quoted(about), mismatch);
+        }
+        if has_time {
+            timed_event(event, names, &mut errors);
+        }
+        if names.object == GROUP_EVENT.object && old.is_none() {
+            strict_event(event, has_time, &mut errors);
+        }
+        errors
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let names = event_names(object);
+        let about = view::member(object, names.object);
+        let owned = |of: &Value, name: &str| view::text(of, name).to_owned();
+        let source = owned(view::member(object, names.source), "component");
+        let reporter = owned(object, names.reporter);
+        vec![
+            ("involvedObject.kind", owned(about, "kind")),
+            ("involvedObject.namespace", owned(about, "namespace")),
+            ("involvedObject.name", owned(about, "name")),
+            ("involvedObject.uid", owned(about, "uid")),
+            ("involvedObject.apiVersion", owned(about, "apiVersion")),
+            ("involvedObject.resourceVersion", owned(about, "resourceVersion")),
+            ("involvedObject.fieldPath", owned(about, "fieldPath")),
+            ("reason", owned(object, "reason")),
+            ("source", if source.is_empty() { reporter.clone() } else { source }),
+            ("reportingComponent", reporter),
+            ("type", owned(object, "type")),
+        ]
+    }
+}
+
+/// Events of the new kind say who reports what about what.
+fn timed_event(event: &Value, names: &EventNames, errors: &mut FieldErrors) {
+    let reporter = view::text(event, names.reporter);
+    if reporter.is_empty() {
+        errors.required(names.reporter, "");
+    }
+    errors.invalid_each(names.reporter, reporter, name::qualified(reporter));
+    for (field, path, most) in [("reportingInstance", "reportingInstance", 128), ("action", "action", 128), ("reason", "reason", 128)] {
+        let text = view::text(event, field);
+        if text.is_empty() {
+            errors.required(path, "");
+        }
+        if text.len() > most {
+            errors.invalid(path, "\"\"", &format!("can have at most {most} characters"));
+        }
+    }
+    if view::text(event, names.message).len() > 1024 {
+        errors.invalid("message", "\"\"", "can have at most 1024 characters");
+    }
+}
+
+/// What `events.k8s.io/v1` asks of new events beyond that.
+fn strict_event(event: &Value, has_time: bool, errors: &mut FieldErrors) {
+    if !has_time {
+        errors.required("eventTime", "");
+    }
+    let kind = view::text(event, "type");
+    if !["Normal", "Warning"].contains(&kind) {
+        errors.invalid("type", "\"\"", &format!("has invalid value: {kind}"));
+    }
+    for (field, path) in
+        [("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp"), ("deprecatedCount", "count")]
+    {
+        if view::get(event, field).is_some() {
+            errors.invalid(path, "\"\"", "needs to be unset");
+        }
+    }
+    let source = view::member(event, "deprecatedSource");
+    if !view::text(source, "component").is_empty() || !view::text(source, "host").is_empty() {
+        errors.invalid("source", "\"\"", "needs to be unset");
+    }
+    if let Some(series) = view::get(event, "series") {
+        if view::int(series, "count").unwrap_or_default() < 2 {
+            errors.invalid("series.count", "\"\"", "should be at least 2");
+        }
+        if view::get(series, "lastObservedTime").is_none() {
+            errors.required("series.lastObservedTime", "");
+        }
+    }
+}

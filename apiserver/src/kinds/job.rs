@@ -1,0 +1,306 @@
+//! Jobs and cron jobs (upstream `apis/batch`).
+
+use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
+use serde_json::{Map, Value, json};
+
+use super::{schedule, template, view};
+use crate::registry::{Object, Part, Rules};
+
+const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+/// Indexed jobs with more completions than this must bound failures and parallelism.
+const MANY_COMPLETIONS: i64 = 100_000;
+const MOST_PARALLEL: i64 = 100_000;
+
+/// Rules of `jobs`.
+pub(super) struct Job;
+/// Rules of `cronjobs`.
+pub(super) struct CronJob;
+
+impl Rules for Job {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+        take_labels(object);
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        if view::int(spec, "completions").is_none() && view::int(spec, "parallelism").is_none() {
+            spec["completions"] = 1.into();
+        }
+        view::set_absent(spec, "parallelism", 1);
+        let unlimited = view::int(spec, "backoffLimitPerIndex").is_some();
+        view::set_absent(spec, "backoffLimit", if unlimited { i32::MAX } else { 6 });
+        view::set_absent(spec, "completionMode", "NonIndexed");
+        view::set_absent(spec, "suspend", false);
+        let failed = view::get(spec, "podFailurePolicy").is_some();
+        view::set_absent(spec, "podReplacementPolicy", if failed { "Failed" } else { "TerminatingOrFailed" });
+        view::set_absent(spec, "manualSelector", false);
+    }
+
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
+        if old.is_none() {
+            generate_selector(new);
+            take_labels(new);
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        if old.is_none() {
+            generated_selector(new, &mut errors);
+        }
+        job_spec(spec, "spec", &mut errors);
+        match view::get(spec, "selector") {
+            None => errors.required("spec.selector", ""),
+            Some(given) => {
+                selector::validate_object(given, "spec.selector", &mut errors);
+                if let Ok(parsed) = LabelSelector::from_object(Some(given)) {
+                    template::matches_template(&parsed, view::member(spec, "template"), &mut errors);
+                }
+            }
+        }
+        if let Some(old) = old {
+            job_update(spec, old, &mut errors);
+        }
+        errors
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        vec![("status.successful", view::int(view::member(object, "status"), "succeeded").unwrap_or_default().to_string())]
+    }
+}
+
+/// A job without labels has those of its template.
+fn take_labels(job: &mut Object) {
+    let labels = job.value().pointer("/spec/template/metadata/labels").cloned();
+    if let Some(labels) = labels.filter(|l| l.as_object().is_some_and(|m| !m.is_empty()))
+        && view::map(view::member(job.value(), "metadata"), "labels").is_empty()
+    {
+        job.set_metadata("labels", labels);
+    }
+}
+
+/// Labels the template with the job's uid and name and selects by the uid, unless the writer does that by hand.
+fn generate_selector(job: &mut Object) {
+    let (uid, name) = (job.uid().to_owned(), job.name().to_owned());
+    let Some(spec) = view::message_mut(job.value_mut(), "spec") else { return };
+    if view::flag(spec, "manualSelector") {
+        return;
+    }
+    if let Some(labels) = view::message_mut(spec, "template").and_then(template::labels_mut) {
+        for (keys, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
+            for key in keys {
+                labels.entry(key).or_insert_with(|| value.as_str().into());
+            }
+        }
+    }
+    view::set_absent(spec, "selector", json!({}));
+    view::set_absent(&mut spec["selector"], "matchLabels", Value::Object(Map::new()));
+    view::set_absent(&mut spec["selector"]["matchLabels"], UID_LABELS[1], uid);
+}
+
+/// Labels and selector that the writer gave must agree with those that would be generated.
+fn generated_selector(job: &Object, errors: &mut FieldErrors) {
+    let spec = view::member(job.value(), "spec");
+    if view::flag(spec, "manualSelector") {
+        return;
+    }
+    let labels = view::map(view::member(view::member(spec, "template"), "metadata"), "labels");
+    let mut expected = Map::new();
+    for (keys, value) in [(UID_LABELS, job.uid()), (NAME_LABELS, job.name())] {
+        for key in keys {
+            expected.insert(key.to_owned(), value.into());
+            let path = "spec.template.metadata.labels";
+            match labels.get(key).and_then(Value::as_str) {
+                None => errors.required(path, &format!("must be '{value}'")),
+                Some(found) if found != value => {
+                    errors.invalid(path, Value::Object(labels.clone()), &format!("must be '{value}'"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    let Some(given) = view::get(spec, "selector") else { return };
+    if LabelSelector::from_object(Some(given)).is_ok_and(|parsed| !parsed.matches(&expected)) {
+        errors.invalid("spec.selector", given, "`selector` not auto-generated");
+    }
+}
+
+fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let counts = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    template::not_negative(spec, &counts, path, errors);
+    let int = |name| view::int(spec, name);
+    if int("maxFailedIndexes").is_some() && int("backoffLimitPerIndex").is_none() {
+        errors.required(format!("{path}.backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if view::text(spec, "completionMode") == "Indexed" {
+        indexed(spec, path, errors);
+    } else {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if let Some(value) = int(field) {
+                errors.invalid(format!("{path}.{field}"), value, "requires indexed completion mode");
+            }
+        }
+        if let Some(policy) = view::get(spec, "successPolicy") {
+            errors.invalid(format!("{path}.successPolicy"), policy, "requires indexed completion mode");
+        }
+    }
+    template::check(view::member(spec, "template"), &format!("{path}.template"), errors);
+    let policy = view::text(view::member(view::member(spec, "template"), "spec"), "restartPolicy");
+    let policy_path = format!("{path}.template.spec.restartPolicy");
+    let fails = view::get(spec, "podFailurePolicy").is_some();
+    match policy {
+        "Always" | "" => errors.required(policy_path, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if fails => {
+            errors.invalid(policy_path, "\"OnFailure\"", "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        other => errors.not_supported(policy_path, view::quoted(other), &["OnFailure", "Never"]),
+    }
+    let replacement = view::text(spec, "podReplacementPolicy");
+    if fails && !replacement.is_empty() && replacement != "Failed" {
+        errors.not_supported(format!("{path}.podReplacementPolicy"), view::quoted(replacement), &["Failed"]);
+    }
+}
+
+fn indexed(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let int = |name| view::int(spec, name);
+    let completions = int("completions");
+    if completions.is_none() {
+        errors.required(format!("{path}.completions"), "when completion mode is Indexed");
+    }
+    if let Some(parallel) = int("parallelism").filter(|p| *p > MOST_PARALLEL) {
+        let detail = format!("must be less than or equal to {MOST_PARALLEL} when completion mode is Indexed");
+        errors.invalid(format!("{path}.parallelism"), parallel, &detail);
+    }
+    if let (Some(failed), Some(all)) = (int("maxFailedIndexes"), completions)
+        && failed > all
+    {
+        errors.invalid(format!("{path}.maxFailedIndexes"), failed, "must be less than or equal to completions");
+    }
+    if completions.is_some_and(|c| c > MANY_COMPLETIONS) && int("backoffLimitPerIndex").is_some() && int("maxFailedIndexes").is_none() {
+        let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+        errors.required(format!("{path}.maxFailedIndexes"), &detail);
+    }
+}
+
+fn job_update(spec: &Value, old: &Object, errors: &mut FieldErrors) {
+    let before = view::member(old.value(), "spec");
+    let elastic = view::text(spec, "completionMode") == "Indexed"
+        && view::int(spec, "completions") == view::int(spec, "parallelism")
+        && view::get(before, "completions").is_some();
+    if !elastic {
+        template::immutable(spec, before, "completions", "spec", errors);
+    }
+    for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        template::immutable(spec, before, field, "spec", errors);
+    }
+    let never_started = view::get(view::member(old.value(), "status"), "startTime").is_none();
+    let suspended = view::flag(before, "suspend");
+    let mut expected = view::member(before, "template").clone();
+    if suspended && never_started {
+        free_directives(&mut expected, view::member(spec, "template"));
+    }
+    if &expected != view::member(spec, "template") {
+        errors.invalid("spec.template", view::member(spec, "template"), "field is immutable");
+    }
+}
+
+/// A suspended job that never ran may be placed anew, and its resources changed (KEP-2926, KEP-5440).
+fn free_directives(expected: &mut Value, template: &Value) {
+    let copy = |to: &mut Value, from: &Value, field: &str| match view::get(from, field) {
+        Some(value) => to[field] = value.clone(),
+        None => drop(view::remove(to, field)),
+    };
+    let (metadata, spec) = (view::member(template, "metadata"), view::member(template, "spec"));
+    if let Some(to) = view::message_mut(expected, "metadata") {
+        ["annotations", "labels"].iter().for_each(|field| copy(to, metadata, field));
+    }
+    let Some(to) = view::message_mut(expected, "spec") else { return };
+    ["nodeSelector", "tolerations", "schedulingGates"].iter().for_each(|field| copy(to, spec, field));
+    for list in ["containers", "initContainers"] {
+        for (container, now) in view::items_mut(to, list).zip(view::list(spec, list)) {
+            copy(container, now, "resources");
+        }
+    }
+    let mut affinity = view::member(to, "affinity").clone();
+    let node = view::get(view::member(spec, "affinity"), "nodeAffinity");
+    match node {
+        Some(node) if affinity.is_object() => affinity["nodeAffinity"] = node.clone(),
+        Some(node) => affinity = json!({"nodeAffinity": node}),
+        None => drop(view::remove(&mut affinity, "nodeAffinity")),
+    }
+    match affinity.as_object() {
+        Some(members) if !members.is_empty() => to["affinity"] = affinity,
+        _ => drop(view::remove(to, "affinity")),
+    }
+}
+
+impl Rules for CronJob {
+    fn default(&self, object: &mut Object) {
+        let template = view::message_mut(object.value_mut(), "spec").and_then(|spec| view::message_mut(spec, "jobTemplate"));
+        if let Some(spec) = template.and_then(|template| view::message_mut(template, "spec")) {
+            template::default_at(spec);
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        if old.is_none() && new.name().len() > name::LABEL_MAX - 11 {
+            errors.invalid("metadata.name", view::quoted(new.name()), "must be no more than 52 characters");
+        }
+        let text = view::text(spec, "schedule");
+        if !text.is_empty() {
+            if let Err(why) = schedule::check(text) {
+                errors.invalid("spec.schedule", view::quoted(text), &why);
+            }
+            if text.contains("TZ") {
+                let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+                errors.invalid("spec.schedule", view::quoted(text), detail);
+            }
+        }
+        if let Some(zone) = view::get(spec, "timeZone").and_then(Value::as_str) {
+            time_zone(zone, &mut errors);
+        }
+        let counts = ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+        template::not_negative(spec, &counts, "spec", &mut errors);
+        let job = view::member(view::member(spec, "jobTemplate"), "spec");
+        job_spec(job, "spec.jobTemplate.spec", &mut errors);
+        if let Some(given) = view::get(job, "selector") {
+            errors.invalid("spec.jobTemplate.spec.selector", given, "`selector` will be auto-generated");
+        }
+        if view::flag(job, "manualSelector") {
+            errors.not_supported("spec.jobTemplate.spec.manualSelector", true, &["nil", "false"]);
+        }
+        errors
+    }
+}
+
+/// The form of a zone's name; whether the zone exists is the controller's to find out.
+fn time_zone(zone: &str, errors: &mut FieldErrors) {
+    let part =
+        |p: &str| !p.is_empty() && !p.starts_with(['-', '.']) && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-~".contains(&b));
+    if zone.is_empty() {
+        errors.invalid("spec.timeZone", "\"\"", "timeZone must be nil or non-empty string");
+    } else if !zone.split('/').all(part) {
+        errors.invalid("spec.timeZone", view::quoted(zone), &format!("unknown time zone {zone}"));
+    } else if zone.eq_ignore_ascii_case("local") {
+        let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.invalid("spec.timeZone", view::quoted(zone), detail);
+    }
+}

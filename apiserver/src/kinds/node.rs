@@ -1,0 +1,68 @@
+//! Nodes: taints, capacity, pod ranges (upstream `ValidateNode`).
+
+use coracle_schema::FieldErrors;
+use serde_json::{Value, json};
+
+use super::{address, resources, scheduling, view};
+use crate::registry::{Object, Part, Rules};
+
+const POD_CIDR: &str = "node updates may not change podCIDR except from \"\" to valid";
+
+/// Rules of `nodes`.
+pub(super) struct Node;
+
+impl Rules for Node {
+    fn default(&self, object: &mut Object) {
+        if let Some(status) = view::message_mut(object.value_mut(), "status")
+            && let Some(capacity) = view::get(status, "capacity").cloned()
+        {
+            view::set_absent(status, "allocatable", capacity);
+        }
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        let (one, all) = (view::text(spec, "podCIDR").to_owned(), view::texts(spec, "podCIDRs").next().map(str::to_owned));
+        match all {
+            None if !one.is_empty() => spec["podCIDRs"] = json!([one]),
+            Some(first) if one.is_empty() => spec["podCIDR"] = first.into(),
+            // The older field wins when a client knows only it.
+            Some(first) if first != one => spec["podCIDRs"] = json!([one]),
+            _ => {}
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let (spec, status) = (view::member(new.value(), "spec"), view::member(new.value(), "status"));
+        scheduling::taints(view::list(spec, "taints"), "metadata.taints", &mut errors);
+        for list in ["capacity", "allocatable"] {
+            for (resource, amount) in view::map(status, list) {
+                resources::amount_of(resource, amount, &format!("status.{list}.{resource}"), &mut errors);
+            }
+        }
+        let ranges: Vec<&str> = view::texts(spec, "podCIDRs").collect();
+        for (at, range) in ranges.iter().enumerate() {
+            address::cidr(range, &format!("spec.podCIDRs[{at}]"), &mut errors);
+        }
+        let is_v6 = |range: &&str| range.contains(':');
+        if ranges.len() > 2 || (ranges.len() == 2 && ranges.iter().filter(|r| is_v6(r)).count() != 1) {
+            let detail = "may specify no more than one CIDR for each IP family";
+            errors.invalid("spec.podCIDRs", view::member(spec, "podCIDRs"), detail);
+        }
+        if let Some(old) = old {
+            let before = view::member(old.value(), "spec");
+            if !view::list(before, "podCIDRs").is_empty() && view::list(before, "podCIDRs") != view::list(spec, "podCIDRs") {
+                errors.forbidden("spec.podCIDRs", POD_CIDR);
+            }
+            match (view::text(before, "providerID"), view::text(spec, "providerID")) {
+                ("", _) => {}
+                (_, "") => errors.invalid("spec.providerID", "null", "field cannot be cleared once set"),
+                (a, b) if a != b => errors.invalid("spec.providerID", "null", "field cannot be modified once set"),
+                _ => {}
+            }
+        }
+        errors
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        vec![("spec.unschedulable", view::flag(view::member(object, "spec"), "unschedulable").to_string())]
+    }
+}

@@ -1,0 +1,143 @@
+//! What a pod asks for: the sums that quality of service and pod-level defaults are made from (upstream `component-helpers/resource`).
+
+use std::collections::BTreeMap;
+
+use coracle_schema::Quantity;
+use serde_json::{Map, Value};
+
+use crate::kinds::view;
+
+/// Resource name -> amount.
+type Amounts = BTreeMap<String, Quantity>;
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits for cpu and memory.
+pub(crate) fn quality(spec: &Value) -> &'static str {
+    let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
+    let mut guaranteed = true;
+    let pod_level = view::member(spec, "resources");
+    let holders: Vec<&Value> = if pod_level.is_object() {
+        vec![pod_level]
+    } else {
+        let containers = view::list(spec, "containers").iter().chain(view::list(spec, "initContainers"));
+        containers.map(|c| view::member(c, "resources")).collect()
+    };
+    for holder in holders {
+        add(&mut requests, view::map(holder, "requests"));
+        let mut own = Amounts::new();
+        add(&mut own, view::map(holder, "limits"));
+        guaranteed &= own.len() == 2;
+        add(&mut limits, view::map(holder, "limits"));
+    }
+    if requests.is_empty() && limits.is_empty() {
+        return "BestEffort";
+    }
+    let covered = requests.iter().all(|(name, amount)| limits.get(name) == Some(amount));
+    if guaranteed && covered && requests.len() == limits.len() { "Guaranteed" } else { "Burstable" }
+}
+
+/// Adds the cpu and memory of a resource list; zero counts as absent.
+fn add(to: &mut Amounts, list: &Map<String, Value>) {
+    for name in ["cpu", "memory"] {
+        if let Some(amount) = list.get(name).and_then(view::quantity)
+            && amount > Quantity::ZERO
+        {
+            *to.entry(name.to_owned()).or_default() += amount;
+        }
+    }
+}
+
+/// Requests and limits of the whole pod that follow from its containers', where the pod names some but not all of its own (KEP-2837).
+pub(super) fn default_pod_level(spec: &mut Value) {
+    let Some(resources) = view::get(spec, "resources") else { return };
+    let (mut limits, mut requests) = (view::map(resources, "limits").clone(), view::map(resources, "requests").clone());
+    if limits.is_empty() && requests.is_empty() {
+        return;
+    }
+    for (name, amount) in sum(spec, "limits") {
+        if name.starts_with("hugepages-") && !requests.contains_key(&name) && !limits.contains_key(&name) {
+            limits.insert(name, amount.to_string().into());
+        }
+    }
+    if !limits.is_empty() {
+        for (name, amount) in sum(spec, "requests") {
+            if ["cpu", "memory"].contains(&name.as_str()) && !requests.contains_key(&name) {
+                requests.insert(name, amount.to_string().into());
+            }
+        }
+        for (name, amount) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
+            requests.entry(name.clone()).or_insert_with(|| amount.clone());
+        }
+    }
+    for (name, list) in [("limits", limits), ("requests", requests)] {
+        if !list.is_empty() {
+            spec["resources"][name] = Value::Object(list);
+        }
+    }
+}
+
+/// Whether a pod may name the resource for itself as a whole.
+pub(super) fn is_pod_level(name: &str) -> bool {
+    ["cpu", "memory"].contains(&name) || name.starts_with("hugepages-")
+}
+
+/// What the pod's containers come to: those that run side by side added up, but no less than any init container at its turn.
+fn sum(spec: &Value, which: &str) -> Amounts {
+    let amounts = |container: &Value| -> Amounts {
+        let list = view::map(view::member(container, "resources"), which);
+        list.iter().filter_map(|(name, amount)| Some((name.clone(), view::quantity(amount)?))).collect()
+    };
+    let mut total = Amounts::new();
+    let include =
+        |total: &mut Amounts, more: Amounts| more.into_iter().for_each(|(name, amount)| *total.entry(name).or_default() += amount);
+    for container in view::list(spec, "containers") {
+        include(&mut total, amounts(container));
+    }
+    let (mut sidecars, mut highest) = (Amounts::new(), Amounts::new());
+    for container in view::list(spec, "initContainers") {
+        let own = amounts(container);
+        let mut at_its_turn = sidecars.clone();
+        include(&mut at_its_turn, own.clone());
+        if view::text(container, "restartPolicy") == "Always" {
+            include(&mut sidecars, own.clone());
+            include(&mut total, own);
+        }
+        for (name, amount) in at_its_turn {
+            let most = highest.entry(name).or_default();
+            *most = (*most).max(amount);
+        }
+    }
+    for (name, amount) in highest {
+        let all = total.entry(name).or_default();
+        *all = (*all).max(amount);
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn quality_follows_requests_and_limits() {
+        let pod = |resources: Value| json!({"containers": [{"resources": resources}]});
+        assert_eq!(quality(&pod(json!({}))), "BestEffort");
+        assert_eq!(quality(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(quality(&pod(json!({"requests": both, "limits": {"cpu": "1000m", "memory": "1024Mi"}}))), "Guaranteed");
+        assert_eq!(quality(&pod(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}))), "Burstable");
+        let mixed = json!({"containers": [{"resources": {"requests": both, "limits": both}}, {"resources": {}}]});
+        assert_eq!(quality(&mixed), "Burstable");
+        assert_eq!(quality(&json!({"resources": {"requests": both, "limits": both}, "containers": [{}]})), "Guaranteed");
+    }
+
+    #[test]
+    fn a_pods_own_requests_follow_from_its_containers() {
+        let mut spec = json!({"resources": {"limits": {"cpu": "4", "memory": "1Gi"}}, "containers": [
+            {"resources": {"requests": {"cpu": "1"}}}, {"resources": {"requests": {"cpu": "500m"}}}],
+            "initContainers": [{"resources": {"requests": {"cpu": "2"}}}]});
+        default_pod_level(&mut spec);
+        assert_eq!(spec["resources"]["requests"], json!({"cpu": "2", "memory": "1Gi"}));
+    }
+}

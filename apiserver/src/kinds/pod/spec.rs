@@ -1,0 +1,283 @@
+//! Checks of a pod spec, in pods and templates (upstream `ValidatePodSpec`).
+
+use std::collections::HashSet;
+
+use coracle_schema::{FieldErrors, name, selector};
+use serde_json::Value;
+
+use super::{Context, container, volumes};
+use crate::kinds::{address, resources, scheduling, view};
+
+/// What may be set in an ephemeral container, beyond its target.
+const EPHEMERAL: &[&str] = &[
+    "name",
+    "image",
+    "command",
+    "args",
+    "workingDir",
+    "envFrom",
+    "env",
+    "volumeMounts",
+    "volumeDevices",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "imagePullPolicy",
+    "securityContext",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "targetContainerName",
+];
+
+/// Checks a spec. `name` is the pod's, empty for templates.
+pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: &mut FieldErrors) {
+    let grace = view::int(spec, "terminationGracePeriodSeconds");
+    let volumes = volumes::check(spec, name, &format!("{path}.volumes"), errors);
+    let context = Context { volumes, restart_policy: view::text(spec, "restartPolicy"), is_pod };
+    containers(spec, &context, grace, path, errors);
+    if let Some(own) = view::get(spec, "resources") {
+        resources::requirements(own, true, &format!("{path}.resources"), errors);
+    }
+    host_network(spec, is_pod, path, errors);
+    selector::validate_labels(view::map(spec, "nodeSelector"), &format!("{path}.nodeSelector"), errors);
+    security(spec, path, errors);
+    if let Some(given) = view::get(spec, "affinity") {
+        scheduling::affinity(given, &format!("{path}.affinity"), errors);
+    }
+    dns(spec, &format!("{path}.dnsConfig"), errors);
+    gates(spec, path, errors);
+    scheduling::spreading(view::list(spec, "topologySpreadConstraints"), &format!("{path}.topologySpreadConstraints"), errors);
+    names(spec, path, errors);
+    if let Some(seconds) = view::int(spec, "activeDeadlineSeconds") {
+        for message in name::in_range(seconds, 1, i64::from(i32::MAX)) {
+            errors.invalid(format!("{path}.activeDeadlineSeconds"), seconds, &message);
+        }
+    }
+    scheduling::tolerations(view::list(spec, "tolerations"), &format!("{path}.tolerations"), errors);
+    for (at, alias) in view::list(spec, "hostAliases").iter().enumerate() {
+        let path = format!("{path}.hostAliases[{at}]");
+        address::ip(view::text(alias, "ip"), &format!("{path}.ip"), errors);
+        for (at, host) in view::texts(alias, "hostnames").enumerate() {
+            errors.invalid_each(&format!("{path}.hostnames[{at}]"), host, name::subdomain(host));
+        }
+    }
+    if let Some(os) = view::get(spec, "os") {
+        match view::text(os, "name") {
+            "" => errors.required(format!("{path}.os.name"), "cannot be empty"),
+            "linux" | "windows" => {}
+            other => errors.not_supported(format!("{path}.os"), view::quoted(other), &["linux", "windows"]),
+        }
+    }
+}
+
+fn containers(spec: &Value, context: &Context<'_>, grace: Option<i64>, path: &str, errors: &mut FieldErrors) {
+    let has_os = view::get(spec, "os").is_some();
+    let (regular, init) = (view::list(spec, "containers"), view::list(spec, "initContainers"));
+    if regular.is_empty() {
+        errors.required(format!("{path}.containers"), "");
+    }
+    let mut names = HashSet::new();
+    for (at, one) in regular.iter().enumerate() {
+        let path = format!("{path}.containers[{at}]");
+        container::common(one, context, &path, errors);
+        unique_name(one, &mut names, &path, errors);
+        container::lifecycle(one, grace, has_os, &path, errors);
+        container::probes(one, grace, &path, errors);
+        restart_policy(one, &path, errors);
+    }
+    host_port_conflicts(regular, &format!("{path}.containers"), errors);
+    for (at, one) in init.iter().enumerate() {
+        let path = format!("{path}.initContainers[{at}]");
+        container::common(one, context, &path, errors);
+        restart_policy(one, &path, errors);
+        unique_name(one, &mut names, &path, errors);
+        if view::text(one, "restartPolicy") == "Always" {
+            container::lifecycle(one, grace, has_os, &path, errors);
+            container::probes(one, grace, &path, errors);
+        } else {
+            for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+                if view::get(one, field).is_some() {
+                    errors.forbidden(format!("{path}.{field}"), "may not be set for init containers without restartPolicy=Always");
+                }
+            }
+        }
+    }
+    let others = names.clone();
+    for (at, one) in view::list(spec, "ephemeralContainers").iter().enumerate() {
+        let path = format!("{path}.ephemeralContainers[{at}]");
+        container::common(one, context, &path, errors);
+        unique_name(one, &mut names, &path, errors);
+        let target = view::text(one, "targetContainerName");
+        if !target.is_empty() && !others.contains(target) {
+            errors.not_found(format!("{path}.targetContainerName"), view::quoted(target));
+        }
+        let extra = |v: &Value| !v.is_null() && v.as_object().is_none_or(|m| !m.is_empty()) && v.as_array().is_none_or(|l| !l.is_empty());
+        for (field, _) in one.as_object().into_iter().flatten().filter(|(name, v)| !EPHEMERAL.contains(&name.as_str()) && extra(v)) {
+            errors.forbidden(format!("{path}.{field}"), "cannot be set for an Ephemeral Container");
+        }
+    }
+}
+
+fn unique_name<'v>(container: &'v Value, names: &mut HashSet<&'v str>, path: &str, errors: &mut FieldErrors) {
+    let name = view::text(container, "name");
+    if !name.is_empty() && !names.insert(name) {
+        errors.duplicate(format!("{path}.name"), view::quoted(name));
+    }
+}
+
+fn restart_policy(container: &Value, path: &str, errors: &mut FieldErrors) {
+    let rules = view::list(container, "restartPolicyRules");
+    match view::get(container, "restartPolicy").and_then(Value::as_str) {
+        None if !rules.is_empty() => {
+            errors.required(format!("{path}.restartPolicy"), "must specify restartPolicy when restart rules are used")
+        }
+        Some(policy) if !["Always", "Never", "OnFailure"].contains(&policy) => {
+            errors.not_supported(format!("{path}.restartPolicy"), view::quoted(policy), &["Always", "Never", "OnFailure"]);
+        }
+        _ => {}
+    }
+    if rules.len() > 20 {
+        errors.too_many(format!("{path}.restartPolicyRules"), rules.len(), 20);
+    }
+    for (at, rule) in rules.iter().enumerate() {
+        let path = format!("{path}.restartPolicyRules[{at}]");
+        let action = view::text(rule, "action");
+        if !["Restart", "RestartAllContainers"].contains(&action) {
+            errors.not_supported(format!("{path}.action"), view::quoted(action), &["Restart", "RestartAllContainers"]);
+        }
+        match view::get(rule, "exitCodes") {
+            None => errors.required(format!("{path}.exitCodes"), "must be specified"),
+            Some(codes) if !["In", "NotIn"].contains(&view::text(codes, "operator")) => {
+                errors.not_supported(format!("{path}.exitCodes.operator"), view::quoted(view::text(codes, "operator")), &["In", "NotIn"]);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Two containers of a pod cannot hold the same port of the host.
+fn host_port_conflicts(containers: &[Value], path: &str, errors: &mut FieldErrors) {
+    let mut taken = HashSet::new();
+    for (at, container) in containers.iter().enumerate() {
+        for (port_at, port) in view::list(container, "ports").iter().enumerate() {
+            let host = view::int(port, "hostPort").unwrap_or_default();
+            let text = format!("{}/{}/{host}", view::text(port, "protocol"), view::text(port, "hostIP"));
+            if host > 0 && !taken.insert(text.clone()) {
+                errors.duplicate(format!("{path}[{at}].ports[{port_at}].hostPort"), view::quoted(&text));
+            }
+        }
+    }
+}
+
+fn host_network(spec: &Value, is_pod: bool, path: &str, errors: &mut FieldErrors) {
+    if !view::flag(spec, "hostNetwork") {
+        return;
+    }
+    for (at, container) in view::list(spec, "containers").iter().enumerate() {
+        for (port_at, port) in view::list(container, "ports").iter().enumerate() {
+            let host = view::int(port, "hostPort").unwrap_or_default();
+            if (is_pod || host != 0) && host != view::int(port, "containerPort").unwrap_or_default() {
+                let path = format!("{path}.containers[{at}].ports[{port_at}].hostPort");
+                errors.invalid(path, host, "must match `containerPort` when `hostNetwork` is true");
+            }
+        }
+    }
+}
+
+fn security(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let Some(security) = view::get(spec, "securityContext") else { return };
+    let below = format!("{path}.securityContext");
+    let in_range = |id: i64, path: String, errors: &mut FieldErrors| {
+        for message in name::in_range(id, 0, i64::from(i32::MAX)) {
+            errors.invalid(path.as_str(), id, &message);
+        }
+    };
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        if let Some(id) = view::int(security, field) {
+            in_range(id, format!("{below}.{field}"), errors);
+        }
+    }
+    for (at, id) in view::list(security, "supplementalGroups").iter().filter_map(Value::as_i64).enumerate() {
+        in_range(id, format!("{below}.supplementalGroups[{at}]"), errors);
+    }
+    if view::flag(spec, "shareProcessNamespace") && view::flag(spec, "hostPID") {
+        errors.invalid(format!("{path}.shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
+    }
+    for profile in ["seccompProfile", "appArmorProfile"] {
+        let Some(given) = view::get(security, profile) else { continue };
+        let local = view::get(given, "localhostProfile").is_some();
+        match (view::text(given, "type"), local) {
+            ("", _) => errors.required(format!("{below}.{profile}.type"), "type is required when seccompProfile is set"),
+            ("Localhost", false) => {
+                errors.required(format!("{below}.{profile}.localhostProfile"), "must be set when seccomp type is Localhost");
+            }
+            ("Localhost", true) | (_, false) => {}
+            (_, true) => errors.invalid(
+                format!("{below}.{profile}.localhostProfile"),
+                view::member(given, "localhostProfile"),
+                "can only be set when seccomp type is Localhost",
+            ),
+        }
+    }
+}
+
+fn dns(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let config = view::member(spec, "dnsConfig");
+    let servers = view::list(config, "nameservers");
+    if view::text(spec, "dnsPolicy") == "None" {
+        if !config.is_object() {
+            errors.required(path, "must provide `dnsConfig` when `dnsPolicy` is None");
+        } else if servers.is_empty() {
+            errors.required(format!("{path}.nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        }
+    }
+    if servers.len() > 3 {
+        errors.invalid(format!("{path}.nameservers"), view::member(config, "nameservers"), "must not have more than 3 nameservers");
+    }
+    for (at, server) in servers.iter().filter_map(Value::as_str).enumerate() {
+        address::ip(server, &format!("{path}.nameservers[{at}]"), errors);
+    }
+    let searches: Vec<&str> = view::texts(config, "searches").collect();
+    if searches.len() > 32 {
+        errors.invalid(format!("{path}.searches"), view::member(config, "searches"), "must not have more than 32 search paths");
+    }
+    if searches.join(" ").len() > 2048 {
+        let detail = "must not have more than 2048 characters (including spaces) in the search list";
+        errors.invalid(format!("{path}.searches"), view::member(config, "searches"), detail);
+    }
+    for (at, option) in view::list(config, "options").iter().enumerate() {
+        if view::text(option, "name").is_empty() {
+            errors.required(format!("{path}.options[{at}]"), "must not be empty");
+        }
+    }
+}
+
+fn gates(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    for (at, gate) in view::list(spec, "readinessGates").iter().enumerate() {
+        let kind = view::text(gate, "conditionType");
+        errors.invalid_each(&format!("{path}.readinessGates[{at}].conditionType"), kind, name::qualified(kind));
+    }
+    let mut seen = HashSet::new();
+    for (at, gate) in view::list(spec, "schedulingGates").iter().enumerate() {
+        let name = view::text(gate, "name");
+        errors.invalid_each(&format!("{path}.schedulingGates[{at}]"), name, name::qualified(name));
+        if !seen.insert(name) {
+            errors.duplicate(format!("{path}.schedulingGates[{at}]"), view::quoted(name));
+        }
+    }
+}
+
+fn names(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+        let name = view::text(spec, field);
+        if !name.is_empty() {
+            errors.invalid_each(&format!("{path}.{field}"), name, name::subdomain(name));
+        }
+    }
+    for field in ["hostname", "subdomain"] {
+        let name = view::text(spec, field);
+        if !name.is_empty() {
+            errors.invalid_each(&format!("{path}.{field}"), name, name::label(name));
+        }
+    }
+}

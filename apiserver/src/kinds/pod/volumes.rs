@@ -1,0 +1,247 @@
+//! Checks of a pod's volumes (upstream `ValidateVolumes`).
+
+use std::collections::HashSet;
+
+use coracle_schema::{FieldErrors, name};
+use serde_json::Value;
+
+use super::{
+    container::{descending, no_backsteps},
+    field_ref,
+};
+use crate::kinds::{persistentvolumeclaim, view};
+
+const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+
+/// Members that must be set in a source, by source; nothing more is asked of the rest.
+const REQUIRED: &[(&str, &[&str])] = &[
+    ("persistentVolumeClaim", &["claimName"]),
+    ("nfs", &["server", "path"]),
+    ("csi", &["driver"]),
+    ("iscsi", &["targetPortal", "iqn"]),
+    ("gitRepo", &["repository"]),
+    ("gcePersistentDisk", &["pdName"]),
+    ("awsElasticBlockStore", &["volumeID"]),
+    ("glusterfs", &["endpoints", "path"]),
+    ("rbd", &["image"]),
+    ("cinder", &["volumeID"]),
+    ("flexVolume", &["driver"]),
+    ("azureFile", &["secretName", "shareName"]),
+    ("azureDisk", &["diskName", "diskURI"]),
+    ("vsphereVolume", &["volumePath"]),
+    ("photonPersistentDisk", &["pdID"]),
+    ("portworxVolume", &["volumeID"]),
+    ("quobyte", &["registry", "volume"]),
+    ("scaleIO", &["gateway", "system", "volumeName"]),
+];
+
+/// Checks the volumes; answers those that are fine, which mounts may refer to.
+pub(super) fn check<'v>(spec: &'v Value, pod_name: &str, path: &str, errors: &mut FieldErrors) -> Vec<&'v Value> {
+    let mut names = HashSet::new();
+    let mut fine = Vec::new();
+    let volumes = view::list(spec, "volumes");
+    let made = |claim: &str| {
+        volumes.iter().any(|v| view::get(v, "ephemeral").is_some() && claim == format!("{pod_name}-{}", view::text(v, "name")))
+    };
+    for (at, volume) in volumes.iter().enumerate() {
+        let path = format!("{path}[{at}]");
+        let mut found = FieldErrors::none();
+        sources(volume, pod_name, &path, &mut found);
+        let name = view::text(volume, "name");
+        if name.is_empty() {
+            found.required(format!("{path}.name"), "");
+        } else {
+            found.invalid_each(&format!("{path}.name"), name, name::label(name));
+        }
+        if names.contains(name) {
+            found.duplicate(format!("{path}.name"), view::quoted(name));
+        }
+        if found.is_empty() {
+            names.insert(name);
+            fine.push(volume);
+        }
+        errors.extend(found);
+        let claim = view::text(view::member(volume, "persistentVolumeClaim"), "claimName");
+        if !pod_name.is_empty() && !claim.is_empty() && made(claim) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.invalid(format!("{path}.persistentVolumeClaim.claimName"), view::quoted(claim), detail);
+        }
+    }
+    fine
+}
+
+fn sources(volume: &Value, pod_name: &str, path: &str, errors: &mut FieldErrors) {
+    let mut found = 0;
+    for (kind, source) in volume.as_object().into_iter().flatten().filter(|(kind, v)| *kind != "name" && !v.is_null()) {
+        let path = format!("{path}.{kind}");
+        found += 1;
+        if found > 1 {
+            errors.forbidden(&path, "may not specify more than 1 volume type");
+            continue;
+        }
+        source_of(kind, source, &path, errors);
+        if kind == "ephemeral" && !pod_name.is_empty() {
+            let name = view::text(volume, "name");
+            let claim = format!("{pod_name}-{name}");
+            for message in name::subdomain(&claim) {
+                errors.invalid(format!("{path}.name"), view::quoted(name), &format!("PVC name {claim:?}: {message}"));
+            }
+        }
+    }
+    if found == 0 {
+        errors.required(path, "must specify a volume type");
+    }
+}
+
+fn source_of(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
+    let required = REQUIRED.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, fields)| *fields);
+    for field in required.iter().filter(|field| view::text(source, field).is_empty()) {
+        errors.required(format!("{path}.{field}"), "");
+    }
+    match kind {
+        "emptyDir" => {
+            if view::quantity(view::member(source, "sizeLimit")).is_some_and(coracle_schema::Quantity::is_negative) {
+                errors.forbidden(format!("{path}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
+            }
+        }
+        "hostPath" => match view::text(source, "path") {
+            "" => errors.required(format!("{path}.path"), ""),
+            text => no_backsteps(text, &format!("{path}.path"), errors),
+        },
+        "secret" | "configMap" => {
+            let name = if kind == "secret" { "secretName" } else { "name" };
+            if view::text(source, name).is_empty() {
+                errors.required(format!("{path}.{name}"), "");
+            }
+            mode(source, "defaultMode", path, errors);
+            items(source, path, errors);
+        }
+        "downwardAPI" => {
+            mode(source, "defaultMode", path, errors);
+            view::list(source, "items").iter().for_each(|file| downward_file(file, path, errors));
+        }
+        "projected" => {
+            mode(source, "defaultMode", path, errors);
+            projected(source, path, errors);
+        }
+        "ephemeral" => match view::get(source, "volumeClaimTemplate") {
+            Some(template) => {
+                let path = format!("{path}.volumeClaimTemplate.spec");
+                persistentvolumeclaim::spec(view::member(template, "spec"), &path, errors);
+            }
+            None => errors.required(format!("{path}.volumeClaimTemplate"), ""),
+        },
+        "nfs" => {
+            let mount = view::text(source, "path");
+            if !mount.is_empty() && !mount.starts_with('/') {
+                errors.invalid(format!("{path}.path"), view::quoted(mount), "must be an absolute path");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn mode(holder: &Value, field: &str, path: &str, errors: &mut FieldErrors) {
+    if let Some(mode) = view::int(holder, field).filter(|mode| !(0..=0o777).contains(mode)) {
+        errors.invalid(format!("{path}.{field}"), mode, MODE);
+    }
+}
+
+fn items(source: &Value, path: &str, errors: &mut FieldErrors) {
+    for (at, item) in view::list(source, "items").iter().enumerate() {
+        let path = format!("{path}.items[{at}]");
+        if view::text(item, "key").is_empty() {
+            errors.required(format!("{path}.key"), "");
+        }
+        file_path(view::text(item, "path"), &format!("{path}.path"), errors);
+        mode(item, "mode", &path, errors);
+    }
+}
+
+fn file_path(text: &str, path: &str, errors: &mut FieldErrors) {
+    if text.is_empty() {
+        errors.required(path, "");
+    }
+    local_path(text, path, errors);
+}
+
+fn local_path(text: &str, path: &str, errors: &mut FieldErrors) {
+    descending(text, path, errors);
+    if text.starts_with("..") && text != ".." && !text.starts_with("../") {
+        errors.invalid(path, view::quoted(text), "must not start with '..'");
+    }
+}
+
+fn downward_file(file: &Value, path: &str, errors: &mut FieldErrors) {
+    file_path(view::text(file, "path"), &format!("{path}.path"), errors);
+    match (view::get(file, "fieldRef"), view::get(file, "resourceFieldRef")) {
+        (Some(field), other) => {
+            field_ref::field(field, field_ref::VOLUME, &format!("{path}.fieldRef"), errors);
+            if other.is_some() {
+                errors.invalid(path, "\"resource\"", "fieldRef and resourceFieldRef can not be specified simultaneously");
+            }
+        }
+        (None, Some(resource)) => field_ref::resource(resource, true, &format!("{path}.resourceFieldRef"), errors),
+        (None, None) => errors.required(path, "one of fieldRef and resourceFieldRef is required"),
+    }
+    mode(file, "mode", path, errors);
+}
+
+fn projected<'v>(volume: &'v Value, path: &str, errors: &mut FieldErrors) {
+    let mut paths: HashSet<&'v str> = HashSet::new();
+    for (at, source) in view::list(volume, "sources").iter().enumerate() {
+        let item = format!("{path}.sources[{at}]");
+        let kinds: Vec<&str> =
+            source.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(kind, _)| kind.as_str()).collect();
+        if kinds.len() > 1 {
+            errors.forbidden(&item, "may not specify more than 1 volume type");
+        }
+        for kind in kinds {
+            let below = format!("{item}.{kind}");
+            let inner = view::member(source, kind);
+            match kind {
+                "secret" | "configMap" => {
+                    if view::text(inner, "name").is_empty() {
+                        errors.required(format!("{below}.name"), "");
+                    }
+                    items(inner, &below, errors);
+                }
+                "downwardAPI" => view::list(inner, "items").iter().for_each(|file| downward_file(file, &below, errors)),
+                "serviceAccountToken" => token(inner, &below, path, errors),
+                "clusterTrustBundle" => trust_bundle(inner, &below, errors),
+                _ => {}
+            }
+            let own = view::list(inner, "items").iter().map(|i| view::text(i, "path")).chain([view::text(inner, "path")]);
+            for text in own.filter(|text| !text.is_empty()) {
+                if !paths.insert(text) {
+                    let name = view::text(inner, "name");
+                    errors.invalid(path, view::quoted(if name.is_empty() { text } else { name }), "conflicting duplicate paths");
+                }
+            }
+        }
+    }
+}
+
+fn token(source: &Value, path: &str, volume: &str, errors: &mut FieldErrors) {
+    match view::int(source, "expirationSeconds") {
+        None => errors.required(format!("{path}.expirationSeconds"), ""),
+        Some(seconds) if seconds < 600 => {
+            errors.invalid(format!("{path}.expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+        }
+        Some(seconds) if seconds > 1 << 32 => {
+            errors.invalid(format!("{path}.expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
+        }
+        Some(_) => {}
+    }
+    // Upstream names the volume's path here, not the source's.
+    file_path(view::text(source, "path"), &format!("{volume}.path"), errors);
+}
+
+fn trust_bundle(source: &Value, path: &str, errors: &mut FieldErrors) {
+    match (view::get(source, "name"), view::get(source, "signerName")) {
+        (Some(_), Some(_)) => errors.invalid(path, source, "only one of name and signerName may be used"),
+        (None, None) => errors.required(path, "either name or signerName must be specified"),
+        _ => {}
+    }
+    file_path(view::text(source, "path"), &format!("{path}.path"), errors);
+}

@@ -1,0 +1,513 @@
+//! Services: types, ports, addresses that stay (upstream `apis/core/validation`, `registry/core/service`).
+
+use std::collections::HashSet;
+
+use coracle_schema::{FieldErrors, name, selector};
+use serde_json::{Value, json};
+
+use super::{address, pod, view};
+use crate::registry::{Object, Part, Rules};
+
+/// Longest session affinity: a day.
+const AFFINITY_SECONDS: i64 = 86_400;
+const AFFINITY_DEFAULT: i64 = 10_800;
+
+/// Rules of `services`.
+pub(super) struct Service;
+
+impl Rules for Service {
+    fn default(&self, object: &mut Object) {
+        let is_balancer = object.text("/spec/type") == "LoadBalancer";
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        match view::text(spec, "sessionAffinity") {
+            "None" => drop(view::remove(spec, "sessionAffinityConfig")),
+            "ClientIP" if spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds").is_none_or(Value::is_null) => {
+                spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": AFFINITY_DEFAULT}});
+            }
+            _ => {}
+        }
+        for port in view::items_mut(spec, "ports") {
+            let target = view::member(port, "targetPort");
+            if (target.is_null() || target == 0 || target == "") && port.is_object() {
+                port["targetPort"] = view::member(port, "port").clone();
+            }
+        }
+        if is_external(spec) && view::text(spec, "externalTrafficPolicy").is_empty() {
+            spec["externalTrafficPolicy"] = "Cluster".into();
+        }
+        if ["ClusterIP", "NodePort", "LoadBalancer"].contains(&view::text(spec, "type")) {
+            view::set_absent(spec, "internalTrafficPolicy", "Cluster");
+        }
+        if is_balancer {
+            view::set_absent(spec, "allocateLoadBalancerNodePorts", true);
+        }
+        if let Some(balancer) = view::message_mut(object.value_mut(), "status").and_then(|s| view::message_mut(s, "loadBalancer")) {
+            for ingress in view::items_mut(balancer, "ingress").filter(|i| is_balancer && !view::text(i, "ip").is_empty()) {
+                view::set_absent(ingress, "ipMode", "VIP");
+            }
+        }
+    }
+
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
+        if part != Part::Whole {
+            return;
+        }
+        let before = old.map(|old| view::member(old.value(), "spec").clone());
+        let drops_status = new.text("/spec/type") != "LoadBalancer" && old.is_some();
+        let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
+        agree_cluster_ips(spec, before.as_ref());
+        if let Some(before) = before {
+            keep_allocated(spec, &before);
+            drop_unneeded(spec, &before);
+        }
+        if drops_status && let Some(status) = view::message_mut(new.value_mut(), "status") {
+            status["loadBalancer"] = json!({});
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        by_type(spec, &mut errors);
+        ports(spec, &mut errors);
+        selector::validate_labels(view::map(spec, "selector"), "spec.selector", &mut errors);
+        affinity(spec, &mut errors);
+        addresses(spec, &mut errors);
+        traffic(spec, &mut errors);
+        if let Some(old) = old {
+            let before = view::member(old.value(), "spec");
+            stays(spec, before, &mut errors);
+        }
+        errors
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let spec = view::member(object, "spec");
+        vec![("spec.clusterIP", view::text(spec, "clusterIP").to_owned()), ("spec.type", view::text(spec, "type").to_owned())]
+    }
+}
+
+fn needs_cluster_ip(spec: &Value) -> bool {
+    view::text(spec, "type") != "ExternalName"
+}
+
+fn needs_node_ports(spec: &Value) -> bool {
+    let kind = view::text(spec, "type");
+    kind == "NodePort" || (kind == "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false))
+}
+
+fn needs_health_port(spec: &Value) -> bool {
+    view::text(spec, "type") == "LoadBalancer" && view::text(spec, "externalTrafficPolicy") == "Local"
+}
+
+/// Reachable from outside the cluster.
+fn is_external(spec: &Value) -> bool {
+    ["NodePort", "LoadBalancer"].contains(&view::text(spec, "type"))
+        || (view::text(spec, "type") == "ClusterIP" && !view::list(spec, "externalIPs").is_empty())
+}
+
+fn is_headless(spec: &Value) -> bool {
+    view::texts(spec, "clusterIPs").eq(["None"]) || view::text(spec, "clusterIP") == "None"
+}
+
+/// `clusterIP` is the first of `clusterIPs`; a writer who knows only one of them means both (upstream `NormalizeClusterIPs`).
+fn agree_cluster_ips(spec: &mut Value, before: Option<&Value>) {
+    let (one, all) = (view::text(spec, "clusterIP").to_owned(), view::member(spec, "clusterIPs").clone());
+    let is_empty = all.as_array().is_none_or(Vec::is_empty);
+    match before {
+        None if !one.is_empty() && is_empty => spec["clusterIPs"] = json!([one]),
+        None => {}
+        Some(before) if one != view::text(before, "clusterIP") && &all == view::member(before, "clusterIPs") => {
+            if one.is_empty() {
+                view::remove(spec, "clusterIPs");
+            } else {
+                spec["clusterIPs"] = json!([one]);
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+/// What was allocated stays when the writer leaves it out (upstream `patchAllocatedValues`).
+fn keep_allocated(spec: &mut Value, before: &Value) {
+    if needs_cluster_ip(before) && needs_cluster_ip(spec) {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            let empty = view::text(spec, field).is_empty() && view::list(spec, field).is_empty();
+            if let Some(value) = view::get(before, field).filter(|_| empty) {
+                spec[field] = value.clone();
+            }
+        }
+    }
+    if needs_node_ports(before) && needs_node_ports(spec) {
+        let ports = |spec: &Value| view::list(spec, "ports").iter().filter_map(|p| view::int(p, "nodePort")).collect::<HashSet<_>>();
+        let both: HashSet<i64> = ports(before).intersection(&ports(spec)).copied().collect();
+        for port in view::items_mut(spec, "ports").filter(|p| view::int(p, "nodePort").unwrap_or_default() == 0) {
+            let same = view::list(before, "ports").iter().find(|p| view::text(p, "name") == view::text(port, "name"));
+            if let Some(number) = same.and_then(|p| view::int(p, "nodePort")).filter(|n| *n != 0 && !both.contains(n)) {
+                port["nodePort"] = number.into();
+            }
+        }
+    }
+    if needs_health_port(before) && needs_health_port(spec) && view::int(spec, "healthCheckNodePort").unwrap_or_default() == 0 {
+        copy(spec, before, "healthCheckNodePort");
+    }
+}
+
+fn copy(to: &mut Value, from: &Value, field: &str) {
+    if let Some(value) = view::get(from, field) {
+        to[field] = value.clone();
+    }
+}
+
+/// What no longer applies after a change of type goes, unless the writer changed it as well (upstream `dropTypeDependentFields`).
+fn drop_unneeded(spec: &mut Value, before: &Value) {
+    let drop_same = |spec: &mut Value, fields: &[&str]| {
+        if fields.iter().all(|field| view::get(spec, field) == view::get(before, field)) {
+            fields.iter().for_each(|field| drop(view::remove(spec, field)));
+        }
+    };
+    if needs_cluster_ip(before) && !needs_cluster_ip(spec) {
+        drop_same(spec, &["clusterIP", "clusterIPs"]);
+        drop_same(spec, &["ipFamilies"]);
+        drop_same(spec, &["ipFamilyPolicy"]);
+    }
+    if needs_node_ports(before) && !needs_node_ports(spec) {
+        let numbers =
+            |spec: &Value| view::list(spec, "ports").iter().map(|p| view::int(p, "nodePort").unwrap_or_default()).collect::<Vec<_>>();
+        if numbers(spec) == numbers(before) {
+            view::items_mut(spec, "ports").for_each(|port| drop(view::remove(port, "nodePort")));
+        }
+    }
+    if needs_health_port(before) && !needs_health_port(spec) {
+        drop_same(spec, &["healthCheckNodePort"]);
+    }
+    if view::text(before, "type") == "LoadBalancer" && view::text(spec, "type") != "LoadBalancer" {
+        drop_same(spec, &["allocateLoadBalancerNodePorts"]);
+        drop_same(spec, &["loadBalancerClass"]);
+    }
+    if is_external(before) && !is_external(spec) {
+        drop_same(spec, &["externalTrafficPolicy"]);
+    }
+}
+
+fn by_type(spec: &Value, errors: &mut FieldErrors) {
+    let kind = view::text(spec, "type");
+    if view::list(spec, "ports").is_empty() && !is_headless(spec) && kind != "ExternalName" {
+        errors.required("spec.ports", "");
+    }
+    match kind {
+        "LoadBalancer" | "NodePort" if is_headless(spec) => {
+            errors.invalid("spec.clusterIPs[0]", "\"None\"", &format!("may not be set to 'None' for {kind} services"));
+        }
+        "ExternalName" => {
+            for field in ["clusterIPs", "ipFamilies"] {
+                if !view::list(spec, field).is_empty() {
+                    errors.forbidden(format!("spec.{field}"), "may not be set for ExternalName services");
+                }
+            }
+            if view::get(spec, "ipFamilyPolicy").is_some() {
+                errors.forbidden("spec.ipFamilyPolicy", "may not be set for ExternalName services");
+            }
+            match view::text(spec, "externalName").trim_end_matches('.') {
+                "" => errors.required("spec.externalName", ""),
+                host => errors.invalid_each("spec.externalName", host, name::subdomain(host)),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn ports(spec: &Value, errors: &mut FieldErrors) {
+    let list = view::list(spec, "ports");
+    let is_inner = view::text(spec, "type") == "ClusterIP";
+    let (mut names, mut node_ports, mut pairs) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for (at, port) in list.iter().enumerate() {
+        let path = format!("spec.ports[{at}]");
+        let (name, protocol) = (view::text(port, "name"), view::text(port, "protocol"));
+        if name.is_empty() && list.len() > 1 {
+            errors.required(format!("{path}.name"), "");
+        } else if !name.is_empty() {
+            errors.invalid_each(&format!("{path}.name"), name, name::label(name));
+            if !names.insert(name) {
+                errors.duplicate(format!("{path}.name"), view::quoted(name));
+            }
+        }
+        let number = view::int(port, "port").unwrap_or_default();
+        for message in name::port_number(number) {
+            errors.invalid(format!("{path}.port"), number, &message);
+        }
+        pod::port_or_name(view::member(port, "targetPort"), &format!("{path}.targetPort"), errors);
+        if let Some(application) = view::get(port, "appProtocol").and_then(Value::as_str) {
+            errors.invalid_each(&format!("{path}.appProtocol"), application, name::qualified(application));
+        }
+        let node = view::int(port, "nodePort").unwrap_or_default();
+        if node != 0 && is_inner {
+            errors.forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'");
+        }
+        if node != 0 && !node_ports.insert((protocol, node)) {
+            errors.duplicate(format!("{path}.nodePort"), node);
+        }
+        if !pairs.insert((protocol, number)) {
+            // As upstream prints its internal type.
+            let shown = format!(r#"{{"Name":"","Protocol":{protocol:?},"AppProtocol":null,"Port":{number},"TargetPort":0,"NodePort":0}}"#);
+            errors.duplicate(path, shown);
+        }
+    }
+}
+
+fn affinity(spec: &Value, errors: &mut FieldErrors) {
+    let config = view::get(spec, "sessionAffinityConfig");
+    let seconds = config.and_then(|c| c.pointer("/clientIP/timeoutSeconds")).and_then(Value::as_i64);
+    match (view::text(spec, "sessionAffinity"), config) {
+        ("None", Some(_)) => errors.forbidden("spec.sessionAffinityConfig", "must not be set when session affinity is None"),
+        ("ClientIP", _) => {
+            if let Some(seconds) = seconds.filter(|s| !(1..=AFFINITY_SECONDS).contains(s)) {
+                let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS}");
+                errors.invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, &detail);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn addresses(spec: &Value, errors: &mut FieldErrors) {
+    for (at, ip) in view::texts(spec, "externalIPs").enumerate() {
+        address::endpoint(ip, &format!("spec.externalIPs[{at}]"), errors);
+    }
+    if !needs_cluster_ip(spec) {
+        return;
+    }
+    let (one, all): (&str, Vec<&str>) = (view::text(spec, "clusterIP"), view::texts(spec, "clusterIPs").collect());
+    let shown = view::member(spec, "clusterIPs");
+    match (one, all.first()) {
+        ("", Some(_)) => errors.invalid("spec.clusterIPs", shown, "must be empty when `clusterIP` is not specified"),
+        ("", None) => {}
+        (_, None) => errors.required("spec.clusterIPs", ""),
+        (one, Some(first)) if one != *first => errors.invalid("spec.clusterIPs", shown, "first value must match `clusterIP`"),
+        _ => {}
+    }
+    for (at, ip) in all.iter().enumerate() {
+        if at == 0 && *ip == "None" {
+            if all.len() > 1 {
+                errors.invalid("spec.clusterIPs", shown, "'None' must be the first and only value");
+            }
+            continue;
+        }
+        address::ip(ip, &format!("spec.clusterIPs[{at}]"), errors);
+    }
+    if all.len() > 2 {
+        errors.invalid("spec.clusterIPs", shown, "may only hold up to 2 values");
+    }
+    let mut seen = HashSet::new();
+    for (at, family) in view::texts(spec, "ipFamilies").enumerate() {
+        if !seen.insert(family) {
+            errors.duplicate(format!("spec.ipFamilies[{at}]"), view::quoted(family));
+        }
+        if let Some(ip) = all.get(at).filter(|ip| **ip != "None" && ip.contains(':') != (family == "IPv6")) {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{at}]`");
+            errors.invalid(format!("spec.clusterIPs[{at}]"), view::quoted(ip), &detail);
+        }
+    }
+}
+
+fn traffic(spec: &Value, errors: &mut FieldErrors) {
+    let is_balancer = view::text(spec, "type") == "LoadBalancer";
+    let policy = view::text(spec, "externalTrafficPolicy");
+    if !is_external(spec) && !policy.is_empty() {
+        let detail = "may only be set for externally-accessible services";
+        errors.invalid("spec.externalTrafficPolicy", view::quoted(policy), detail);
+    }
+    let health = view::int(spec, "healthCheckNodePort").unwrap_or_default();
+    if !needs_health_port(spec) && health != 0 {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.invalid("spec.healthCheckNodePort", health, detail);
+    }
+    if let Some(distribution) = view::get(spec, "trafficDistribution").and_then(Value::as_str) {
+        let allowed = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        if !allowed.contains(&distribution) {
+            errors.not_supported("spec.trafficDistribution", view::quoted(distribution), &allowed);
+        }
+    }
+    for (at, range) in view::texts(spec, "loadBalancerSourceRanges").enumerate() {
+        address::cidr(range.trim(), &format!("spec.LoadBalancerSourceRanges[{at}]"), errors);
+    }
+    if is_balancer {
+        if let Some(class) = view::get(spec, "loadBalancerClass").and_then(Value::as_str) {
+            errors.invalid_each("spec.loadBalancerClass", class, name::qualified(class));
+        }
+        return;
+    }
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    if !view::list(spec, "loadBalancerSourceRanges").is_empty() {
+        errors.forbidden("spec.LoadBalancerSourceRanges", only);
+    }
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if view::get(spec, field).is_some() {
+            errors.forbidden(format!("spec.{field}"), only);
+        }
+    }
+}
+
+/// Addresses and families that may not change once they are set.
+fn stays(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+    if view::text(before, "type") == "LoadBalancer" && view::text(spec, "type") == "LoadBalancer" {
+        let (now, then) = (view::get(spec, "loadBalancerClass"), view::get(before, "loadBalancerClass"));
+        if now != then {
+            errors.invalid("spec.loadBalancerClass", now.unwrap_or(&Value::Null), "may not change once set");
+        }
+    }
+    if needs_health_port(before) && needs_health_port(spec) {
+        let number = |spec: &Value| view::int(spec, "healthCheckNodePort").unwrap_or_default();
+        if number(before) != number(spec) {
+            errors.forbidden("spec.healthCheckNodePort", "field is immutable");
+        }
+    }
+    if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
+        return;
+    }
+    for (field, what, headless) in [
+        ("clusterIPs", "clusterIP", is_headless(spec) && is_headless(before)),
+        ("ipFamilies", "ipFamily", is_headless(spec) || is_headless(before)),
+    ] {
+        let (now, then): (Vec<&str>, Vec<&str>) = (view::texts(spec, field).collect(), view::texts(before, field).collect());
+        if headless || then.is_empty() {
+            continue;
+        }
+        if now.is_empty() {
+            errors.invalid(format!("spec.{field}[0]"), view::member(spec, field), &format!("primary {what} can not be unset"));
+        } else if now[0] != then[0] {
+            errors.invalid(format!("spec.{field}[0]"), view::member(spec, field), "may not change once set");
+        } else if now.len() == then.len() && now != then {
+            errors.invalid(format!("spec.{field}[1]"), view::member(spec, field), "may not change once set");
+        }
+        if then.len() > now.len() && now.len() == 1 && view::text(spec, "ipFamilyPolicy") != "SingleStack" {
+            let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+            errors.invalid("spec.ipFamilyPolicy", view::member(spec, "ipFamilyPolicy"), &detail);
+        }
+    }
+}
+
+/// Rules of `endpoints`.
+pub(super) struct Endpoints;
+
+impl Rules for Endpoints {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if old.is_some_and(|old| view::get(old.value(), "subsets") == view::get(new.value(), "subsets")) {
+            return errors;
+        }
+        for (at, subset) in view::list(new.value(), "subsets").iter().enumerate() {
+            let path = format!("subsets[{at}]");
+            if view::list(subset, "addresses").is_empty() && view::list(subset, "notReadyAddresses").is_empty() {
+                errors.required(&path, "must specify `addresses` or `notReadyAddresses`");
+            }
+            for list in ["addresses", "notReadyAddresses"] {
+                for (at, given) in view::list(subset, list).iter().enumerate() {
+                    endpoint_address(given, &format!("{path}.{list}[{at}]"), &mut errors);
+                }
+            }
+            let ports = view::list(subset, "ports");
+            for (at, port) in ports.iter().enumerate() {
+                endpoint_port(port, ports.len() > 1, &format!("{path}.ports[{at}]"), &mut errors);
+            }
+        }
+        errors
+    }
+}
+
+fn endpoint_address(given: &Value, path: &str, errors: &mut FieldErrors) {
+    address::endpoint(view::text(given, "ip"), &format!("{path}.ip"), errors);
+    let (host, node) = (view::text(given, "hostname"), view::text(given, "nodeName"));
+    if !host.is_empty() {
+        errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
+    }
+    if !node.is_empty() {
+        errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
+    }
+}
+
+fn endpoint_port(port: &Value, needs_name: bool, path: &str, errors: &mut FieldErrors) {
+    let name = view::text(port, "name");
+    if name.is_empty() && needs_name {
+        errors.required(format!("{path}.name"), "");
+    } else if !name.is_empty() {
+        errors.invalid_each(&format!("{path}.name"), name, name::label(name));
+    }
+    let number = view::int(port, "port").unwrap_or_default();
+    for message in name::port_number(number) {
+        errors.invalid(format!("{path}.port"), number, &message);
+    }
+}
+
+/// Rules of `endpointslices`.
+pub(super) struct EndpointSlice;
+
+impl Rules for EndpointSlice {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let slice = new.value();
+        let kind = view::text(slice, "addressType");
+        if !["", "FQDN", "IPv4", "IPv6"].contains(&kind) {
+            errors.not_supported("addressType", view::quoted(kind), &["FQDN", "IPv4", "IPv6"]);
+        }
+        slice_ports(view::list(slice, "ports"), &mut errors);
+        let endpoints = view::list(slice, "endpoints");
+        if endpoints.len() > 1000 {
+            errors.too_many("endpoints", endpoints.len(), 1000);
+        } else if old.is_none_or(|old| view::get(old.value(), "endpoints") != view::get(slice, "endpoints")) {
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                slice_endpoint(endpoint, kind, &format!("endpoints[{at}]"), &mut errors);
+            }
+        }
+        if let Some(old) = old
+            && view::text(old.value(), "addressType") != kind
+        {
+            errors.invalid("addressType", view::quoted(kind), "field is immutable");
+        }
+        errors
+    }
+}
+
+fn slice_ports(ports: &[Value], errors: &mut FieldErrors) {
+    if ports.len() > 20_000 {
+        errors.too_many("ports", ports.len(), 20_000);
+    }
+    let mut names = HashSet::new();
+    for (at, port) in ports.iter().enumerate() {
+        let name = view::text(port, "name");
+        if !name.is_empty() {
+            errors.invalid_each(&format!("ports[{at}].name"), name, name::label(name));
+        }
+        if !names.insert(name) {
+            errors.duplicate(format!("ports[{at}].name"), view::quoted(name));
+        }
+    }
+}
+
+fn slice_endpoint(endpoint: &Value, kind: &str, path: &str, errors: &mut FieldErrors) {
+    let addresses: Vec<&str> = view::texts(endpoint, "addresses").collect();
+    if addresses.len() > 100 {
+        errors.too_many(format!("{path}.addresses"), addresses.len(), 100);
+    }
+    for (at, given) in addresses.iter().enumerate() {
+        let path = format!("{path}.addresses[{at}]");
+        match (kind, given.parse::<std::net::IpAddr>()) {
+            ("IPv4", Ok(ip)) if !ip.is_ipv4() => errors.invalid(&path, view::quoted(given), "must be an IPv4 address"),
+            ("IPv6", Ok(ip)) if !ip.is_ipv6() => errors.invalid(&path, view::quoted(given), "must be an IPv6 address"),
+            ("IPv4" | "IPv6", _) => address::endpoint(given, &path, errors),
+            ("FQDN", _) => errors.invalid_each(&path, given, name::subdomain(given.trim_end_matches('.'))),
+            _ => {}
+        }
+    }
+    let (node, host) = (view::text(endpoint, "nodeName"), view::text(endpoint, "hostname"));
+    if !node.is_empty() {
+        errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
+    }
+    if !host.is_empty() {
+        errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
+    }
+    selector::validate_labels(view::map(endpoint, "deprecatedTopology"), &format!("{path}.deprecatedTopology"), errors);
+}

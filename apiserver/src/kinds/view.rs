@@ -1,0 +1,81 @@
+//! Short ways to look into JSON objects. Absent, null and wrong-typed members all read as the empty value: types were checked at the door.
+
+use coracle_schema::Quantity;
+use serde_json::{Map, Value};
+
+static NULL: Value = Value::Null;
+static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+
+/// A member that is there and not null.
+pub(super) fn get<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    value.get(name).filter(|v| !v.is_null())
+}
+
+/// A member, null when absent.
+pub(super) fn member<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&NULL)
+}
+
+/// A text.
+pub(super) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A whole number that is there.
+pub(super) fn int(value: &Value, name: &str) -> Option<i64> {
+    value.get(name).and_then(Value::as_i64)
+}
+
+/// A truth value, false when absent.
+pub(super) fn flag(value: &Value, name: &str) -> bool {
+    value.get(name).and_then(Value::as_bool).unwrap_or_default()
+}
+
+/// A list.
+pub(super) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A map or message.
+pub(super) fn map<'v>(value: &'v Value, name: &str) -> &'v Map<String, Value> {
+    value.get(name).and_then(Value::as_object).unwrap_or(&EMPTY)
+}
+
+/// The texts of a list.
+pub(super) fn texts<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = &'v str> {
+    list(value, name).iter().filter_map(Value::as_str)
+}
+
+/// The items of a list, to change.
+pub(super) fn items_mut<'v>(value: &'v mut Value, name: &str) -> impl Iterator<Item = &'v mut Value> {
+    value.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// A message inside an object, to change, if it is there.
+pub(super) fn message_mut<'v>(value: &'v mut Value, name: &str) -> Option<&'v mut Value> {
+    value.get_mut(name).filter(|v| v.is_object())
+}
+
+/// Sets a member that is absent or null.
+pub(super) fn set_absent(value: &mut Value, name: &str, default: impl Into<Value>) {
+    if let Value::Object(members) = value
+        && members.get(name).is_none_or(Value::is_null)
+    {
+        members.insert(name.to_owned(), default.into());
+    }
+}
+
+/// Removes a member.
+pub(super) fn remove(value: &mut Value, name: &str) -> Option<Value> {
+    value.as_object_mut().and_then(|members| members.remove(name))
+}
+
+/// A quantity that is there and parses.
+pub(super) fn quantity(value: &Value) -> Option<Quantity> {
+    value.as_str().and_then(|text| text.parse().ok())
+}
+
+/// `"text"`, as it stands in `Invalid value: "text"`.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}

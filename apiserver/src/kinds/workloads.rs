@@ -1,0 +1,342 @@
+//! Deployments, replica sets, stateful sets, daemon sets and replication controllers (upstream `apis/apps`).
+
+use coracle_schema::{FieldErrors, name, selector::LabelSelector};
+use serde_json::{Value, json};
+
+use super::{persistentvolumeclaim, pod, template, view};
+use crate::registry::{Object, Part, Rules};
+
+/// Rules of `deployments`.
+pub(super) struct Deployment;
+/// Rules of `replicasets`.
+pub(super) struct ReplicaSet;
+/// Rules of `statefulsets`.
+pub(super) struct StatefulSet;
+/// Rules of `daemonsets`.
+pub(super) struct DaemonSet;
+/// Rules of `replicationcontrollers`.
+pub(super) struct ReplicationController;
+/// Rules of `podtemplates`.
+pub(super) struct PodTemplate;
+
+impl Rules for Deployment {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+        rolling(object.value_mut(), "strategy", |rolling| {
+            view::set_absent(rolling, "maxUnavailable", "25%");
+            view::set_absent(rolling, "maxSurge", "25%");
+        });
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        template::check_selector(spec, "deployment", &mut errors);
+        template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
+        let counts = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
+        template::not_negative(spec, &counts, "spec", &mut errors);
+        deployment_strategy(view::member(spec, "strategy"), &mut errors);
+        let ready = view::int(spec, "minReadySeconds").unwrap_or_default();
+        if let Some(seconds) = view::int(spec, "progressDeadlineSeconds").filter(|s| *s <= ready) {
+            errors.invalid("spec.progressDeadlineSeconds", seconds, "must be greater than minReadySeconds");
+        }
+        if let Some(old) = old {
+            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
+        }
+        errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+}
+
+fn deployment_strategy(strategy: &Value, errors: &mut FieldErrors) {
+    let path = "spec.strategy.rollingUpdate";
+    let rolling = view::get(strategy, "rollingUpdate");
+    match (view::text(strategy, "type"), rolling) {
+        ("Recreate", Some(_)) => errors.forbidden(path, "may not be specified when strategy `type` is 'Recreate'"),
+        ("RollingUpdate", Some(rolling)) => {
+            let (unavailable, surge) = (view::member(rolling, "maxUnavailable"), view::member(rolling, "maxSurge"));
+            template::int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
+            template::int_or_percent(surge, &format!("{path}.maxSurge"), errors);
+            if template::amount(unavailable) == 0 && template::amount(surge) == 0 {
+                errors.invalid(format!("{path}.maxUnavailable"), unavailable, "may not be 0 when `maxSurge` is 0");
+            }
+            template::at_most_all(unavailable, &format!("{path}.maxUnavailable"), errors);
+        }
+        _ => {}
+    }
+}
+
+/// Fills in the parameters of a rolling update, where that is the strategy.
+fn rolling(object: &mut Value, strategy: &str, fill: impl Fn(&mut Value)) {
+    let strategy = view::message_mut(object, "spec").and_then(|spec| view::message_mut(spec, strategy));
+    if let Some(strategy) = strategy.filter(|s| view::text(s, "type") == "RollingUpdate") {
+        view::set_absent(strategy, "rollingUpdate", json!({}));
+        fill(&mut strategy["rollingUpdate"]);
+    }
+}
+
+impl Rules for ReplicaSet {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        template::not_negative(spec, &["replicas", "minReadySeconds"], "spec", &mut errors);
+        // Upstream says "deployment" here as well.
+        template::check_selector(spec, "deployment", &mut errors);
+        template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
+        if let Some(old) = old {
+            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
+        }
+        errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        replicas(object)
+    }
+}
+
+fn replicas(object: &Value) -> Vec<(&'static str, String)> {
+    vec![("status.replicas", view::int(view::member(object, "status"), "replicas").unwrap_or_default().to_string())]
+}
+
+fn template_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    if old.is_some_and(|old| old.generation() == new.generation()) {
+        return Vec::new();
+    }
+    let template = view::member(view::member(new.value(), "spec"), "template");
+    pod::duplicate_names(view::member(template, "spec"), "spec.template.spec")
+}
+
+impl Rules for StatefulSet {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        view::set_absent(spec, "updateStrategy", json!({}));
+        let strategy = &mut spec["updateStrategy"];
+        if view::text(strategy, "type").is_empty() {
+            strategy["type"] = "RollingUpdate".into();
+            view::set_absent(strategy, "rollingUpdate", json!({}));
+        }
+        if view::text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = view::message_mut(strategy, "rollingUpdate")
+        {
+            view::set_absent(rolling, "partition", 0);
+            view::set_absent(rolling, "maxUnavailable", 1);
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        stateful_strategy(view::member(spec, "updateStrategy"), &mut errors);
+        let retention = view::member(spec, "persistentVolumeClaimRetentionPolicy");
+        for field in ["whenDeleted", "whenScaled"] {
+            let value = view::text(retention, field);
+            if !["Retain", "Delete"].contains(&value) {
+                let path = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
+                errors.not_supported(path, view::quoted(value), &["Retain", "Delete"]);
+            }
+        }
+        for (at, claim) in view::list(spec, "volumeClaimTemplates").iter().enumerate() {
+            let path = format!("spec.volumeClaimTemplates[{at}].spec");
+            persistentvolumeclaim::spec(view::member(claim, "spec"), &path, &mut errors);
+        }
+        template::not_negative(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], "spec", &mut errors);
+        template::not_negative(view::member(spec, "ordinals"), &["start"], "spec.ordinals", &mut errors);
+        let service = view::text(spec, "serviceName");
+        if !service.is_empty() && old.is_none() {
+            errors.invalid_each("spec.serviceName", service, name::label(service));
+        }
+        template::check_selector(spec, "statefulset", &mut errors);
+        let template = with_claims(spec);
+        template::check_lasting(&template, "StatefulSet", "spec.template", &mut errors);
+        if let Some(old) = old {
+            let before = view::member(old.value(), "spec");
+            for field in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
+                template::immutable(spec, before, field, "spec", &mut errors);
+            }
+        }
+        errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+}
+
+fn stateful_strategy(strategy: &Value, errors: &mut FieldErrors) {
+    let rolling = view::get(strategy, "rollingUpdate");
+    let path = "spec.updateStrategy.rollingUpdate";
+    match (view::text(strategy, "type"), rolling) {
+        ("OnDelete" | "Recreate", Some(rolling)) => errors.invalid(path, rolling, "only allowed for updateStrategy 'RollingUpdate'"),
+        ("RollingUpdate", Some(rolling)) => {
+            template::not_negative(rolling, &["partition"], path, errors);
+            let unavailable = view::member(rolling, "maxUnavailable");
+            template::int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
+            if !unavailable.is_null() && template::amount(unavailable) == 0 {
+                errors.invalid(format!("{path}.maxUnavailable"), unavailable, "cannot be 0");
+            }
+            template::at_most_all(unavailable, &format!("{path}.maxUnavailable"), errors);
+        }
+        _ => {}
+    }
+}
+
+/// The template as its pods will look: with a volume for each claim, and without the names that the controller sets.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = view::member(spec, "template").clone();
+    let Some(pod) = view::message_mut(&mut template, "spec") else { return template };
+    view::remove(pod, "hostname");
+    view::remove(pod, "subdomain");
+    let claims = view::list(spec, "volumeClaimTemplates");
+    if claims.is_empty() {
+        return template;
+    }
+    let name = |claim: &Value| view::text(view::member(claim, "metadata"), "name").to_owned();
+    let mut volumes: Vec<Value> =
+        claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
+    let own = view::list(pod, "volumes").iter().filter(|v| !claims.iter().any(|c| name(c) == view::text(v, "name")));
+    volumes.extend(own.cloned());
+    pod["volumes"] = volumes.into();
+    template
+}
+
+/// Where `apps/v1` keeps the count of template changes that the first versions of the API had a field for.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+impl Rules for DaemonSet {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+        rolling(object.value_mut(), "updateStrategy", |rolling| {
+            view::set_absent(rolling, "maxUnavailable", 1);
+            view::set_absent(rolling, "maxSurge", 0);
+        });
+    }
+
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
+        if part != Part::Whole {
+            return;
+        }
+        let count = |o: &Object| o.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse::<i64>().ok());
+        let template = |o: &Object| view::member(view::member(o.value(), "spec"), "template").clone();
+        let number = match old {
+            None => 1,
+            Some(old) => count(old).unwrap_or_default() + i64::from(template(new) != template(old)),
+        };
+        let annotations = new.metadata_mut().entry("annotations").or_insert_with(|| json!({}));
+        if annotations.is_null() {
+            *annotations = json!({});
+        }
+        annotations[TEMPLATE_GENERATION] = number.to_string().into();
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        template::check_selector(spec, "daemonset", &mut errors);
+        template::check_lasting(view::member(spec, "template"), "DaemonSet", "spec.template", &mut errors);
+        template::not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], "spec", &mut errors);
+        daemon_strategy(view::member(spec, "updateStrategy"), &mut errors);
+        if let Some(old) = old {
+            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
+        }
+        errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+}
+
+fn daemon_strategy(strategy: &Value, errors: &mut FieldErrors) {
+    if view::text(strategy, "type") != "RollingUpdate" {
+        return;
+    }
+    let path = "spec.updateStrategy.rollingUpdate";
+    let rolling = view::member(strategy, "rollingUpdate");
+    let (unavailable, surge) = (view::member(rolling, "maxUnavailable"), view::member(rolling, "maxSurge"));
+    for (value, field) in [(unavailable, "maxUnavailable"), (surge, "maxSurge")] {
+        template::int_or_percent(value, &format!("{path}.{field}"), errors);
+        template::at_most_all(value, &format!("{path}.{field}"), errors);
+    }
+    match (template::amount(unavailable) != 0, template::amount(surge) != 0) {
+        (true, true) => errors.invalid(format!("{path}.maxSurge"), surge, "may not be set when maxUnavailable is non-zero"),
+        (false, false) => errors.required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0"),
+        _ => {}
+    }
+}
+
+impl Rules for ReplicationController {
+    fn default(&self, object: &mut Object) {
+        template::default(object.value_mut());
+        let labels = object.value().pointer("/spec/template/metadata/labels").cloned();
+        let Some(labels) = labels.filter(|l| l.as_object().is_some_and(|m| !m.is_empty())) else { return };
+        if view::map(view::member(object.value(), "spec"), "selector").is_empty() {
+            object.member_mut("spec").insert("selector".into(), labels.clone());
+        }
+        if view::map(view::member(object.value(), "metadata"), "labels").is_empty() {
+            object.set_metadata("labels", labels);
+        }
+    }
+
+    fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        template::not_negative(spec, &["minReadySeconds", "replicas"], "spec", &mut errors);
+        let selector = view::map(spec, "selector");
+        if selector.is_empty() {
+            errors.required("spec.selector", "");
+        }
+        match view::get(spec, "template") {
+            None => errors.required("spec.template", ""),
+            Some(given) => {
+                if !selector.is_empty() {
+                    template::matches_template(&LabelSelector::from_map(selector), given, &mut errors);
+                }
+                template::check_lasting(given, "ReplicationController", "spec.template", &mut errors);
+            }
+        }
+        errors
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        replicas(object)
+    }
+}
+
+impl Rules for PodTemplate {
+    fn default(&self, object: &mut Object) {
+        template::default_at(object.value_mut());
+    }
+
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        template::check(view::member(new.value(), "template"), "template", &mut errors);
+        errors
+    }
+}
