@@ -173,7 +173,7 @@ impl Agent {
             let words = verdict.message.trim_start_matches("Pod was rejected: ").to_owned();
             self.ctx.recorder.warning(&pod, None, static_reason(&verdict.reason), words);
         }
-        let handle = Arc::new(PodHandle::new(self.ctx.clone(), pod.clone()));
+        let handle = Arc::new(PodHandle::new(self.ctx.clone(), &pod));
         self.ctx.directory.insert(&pod, handle.clone());
         self.pods.lock().insert(handle.uid.clone(), Entry { handle: handle.clone(), fingerprint });
         let worker = Worker::new(self.ctx.clone(), handle, pod.clone(), found, verdict);

@@ -175,14 +175,14 @@ impl Cgroups {
         }
     }
 
-    fn write(&self, path: &str, controller: &str, v1: &str, v2: &str, old: impl ToString, new: impl ToString) -> io::Result<()> {
+    fn write(&self, path: &str, controller: &str, v1: &str, v2: &str, old: impl std::fmt::Display, new: impl std::fmt::Display) -> io::Result<()> {
         match &self.layout {
             Layout::Unified(root) => write_file(&root.join(path.trim_start_matches('/')).join(v2), &new.to_string()),
             Layout::Legacy(_) => self.write_v1(path, controller, v1, old),
         }
     }
 
-    fn write_v1(&self, path: &str, controller: &str, file: &str, value: impl ToString) -> io::Result<()> {
+    fn write_v1(&self, path: &str, controller: &str, file: &str, value: impl std::fmt::Display) -> io::Result<()> {
         let Layout::Legacy(roots) = &self.layout else { return Ok(()) };
         match roots.iter().find(|(name, _)| name == controller) {
             Some((_, root)) => write_file(&root.join(path.trim_start_matches('/')).join(file), &value.to_string()),

@@ -32,11 +32,13 @@ const MEMORY_RESERVE: i64 = 100 << 20;
 /// Images named in the status.
 const IMAGES: usize = 50;
 
+/// Type, whether it holds, reason, message.
+type Condition = (&'static str, bool, &'static str, String);
+
 /// What may change about a node from one look to the next.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Observed {
-    /// Condition type, whether it holds, reason, message.
-    conditions: Vec<(&'static str, bool, &'static str, String)>,
+    conditions: Vec<Condition>,
     images: Vec<ContainerImage>,
 }
 
@@ -174,7 +176,7 @@ impl Keeper<'_> {
                 if self.observed.conditions.iter().any(|c| c.0 == "Ready" && !c.1) {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 } else {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             let renew = tokio::select! {
@@ -246,7 +248,7 @@ impl Keeper<'_> {
         changed
     }
 
-    fn pressure(&self) -> (Vec<&'static str>, Vec<(&'static str, bool, &'static str, String)>) {
+    fn pressure(&self) -> (Vec<&'static str>, Vec<Condition>) {
         let memory = machine::available_memory() < MEMORY_RESERVE;
         let disk = machine::disk(&self.ctx.options.data_dir)
             .is_some_and(|d| d.free < d.total / 10 || d.inodes > 0 && d.inodes_free < d.inodes / 20);
@@ -346,7 +348,7 @@ impl Keeper<'_> {
     }
 }
 
-fn no_pressure() -> Vec<(&'static str, bool, &'static str, String)> {
+fn no_pressure() -> Vec<Condition> {
     vec![
         ("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
         ("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),

@@ -62,7 +62,6 @@ impl std::fmt::Debug for Entry {
 
 impl Writer {
     /// A writer's queue, and the task that empties it until `stop`.
-    #[must_use]
     pub fn new(stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (tx, rx) = mpsc::channel(QUEUE);
         (Self(tx), write(rx, stop))

@@ -23,7 +23,7 @@ mod seccomp;
 mod shim;
 mod spec;
 mod streams;
-mod sys;
+pub(crate) mod sys;
 mod user;
 
 use std::collections::BTreeMap;

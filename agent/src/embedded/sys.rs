@@ -35,7 +35,7 @@ pub(super) fn kill(pid: rustix::process::Pid, signal: i32) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel cannot poll it.
-pub(super) fn poll_async(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn poll_async(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` that is owned by the `AsyncFd` names the same open file until both are dropped.
     unsafe { AsyncFd::register(fd) }.map_err(Into::into)
 }

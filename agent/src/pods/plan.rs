@@ -140,7 +140,7 @@ fn plan_init(pod: &BoundPod, seen: &Seen, sandbox: &str, plan: &mut Plan, now: T
         match container.role {
             Role::Sidecar => {
                 keep_running(pod, spec, container, index, sandbox, plan, now);
-                if !initialized && !(container.is_running() && container.started) {
+                if !(initialized || container.is_running() && container.started) {
                     return false;
                 }
             }

@@ -127,7 +127,7 @@ pub struct PodHandle {
 impl PodHandle {
     /// A handle for a pod that is about to get a worker.
     #[must_use]
-    pub fn new(context: Arc<Context>, pod: Arc<BoundPod>) -> Self {
+    pub fn new(context: Arc<Context>, pod: &Arc<BoundPod>) -> Self {
         let requests = super::qos::pod_requests(&pod.spec);
         let status = Arc::new(pod.status.clone());
         let view = PodView { pod: pod.clone(), status, ..PodView::default() };

@@ -384,7 +384,7 @@ impl Worker {
             started_at: instance.started_at.unwrap_or(instance.created_at),
             ready: container.ready,
         };
-        let probes = probes::start(&self.ctx, &self.handle, &self.pod, &spec, target, container.started);
+        let probes = probes::start(&self.ctx, &self.handle, &self.pod, &spec, &target, container.started);
         self.probes.insert(container.name.clone(), probes);
     }
 

@@ -70,7 +70,7 @@ pub fn start(
     handle: &Arc<PodHandle>,
     pod: &Arc<BoundPod>,
     spec: &ContainerSpec,
-    target: Target,
+    target: &Target,
     started: bool,
 ) -> Probes {
     let due: Vec<(Kind, &Probe)> = match (&spec.startup_probe, started) {

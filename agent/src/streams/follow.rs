@@ -7,6 +7,8 @@ use std::path::Path;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
+use crate::embedded::sys::poll_async;
+
 /// Changes of one file.
 pub(crate) struct Changes {
     fd: AsyncFd<OwnedFd>,
@@ -21,7 +23,7 @@ impl Changes {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         inotify::add_watch(&fd, path, interest())?;
-        Ok(Self { fd: AsyncFd::new(fd)? })
+        Ok(Self { fd: poll_async(fd)? })
     }
 
     /// Watches the file that is now at the path.

@@ -345,7 +345,7 @@ mod tests {
             assert!(error.starts_with(word), "{error}");
         }
         let wanted = Wanted::read(&Query::parse("follow=true&sinceSeconds=10&stream=Stdout"), now).expect("fine");
-        assert_eq!(wanted.since.map(|t| t.as_second()), Some(990));
+        assert_eq!(wanted.since.map(Timestamp::as_second), Some(990));
         assert!(wanted.follow && wanted.stdout && !wanted.stderr);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn files(
     let bits = |mode: i32| mode.cast_unsigned() & 0o777;
     match items.filter(|items| !items.is_empty()) {
         None => {
-            out.extend(data.entries.iter().map(|(key, bytes)| (key.clone(), File { bytes: bytes.clone(), mode: bits(mode), uid: None })))
+            out.extend(data.entries.iter().map(|(key, bytes)| (key.clone(), File { bytes: bytes.clone(), mode: bits(mode), uid: None })));
         }
         Some(items) => {
             for item in items {

@@ -59,14 +59,14 @@ impl ApiServer {
     }
 
     /// Creates a pod with the given spec and metadata fields merged in.
-    pub(crate) fn pod(&self, name: &str, node: &str, spec: Value) {
+    pub(crate) fn pod(&self, name: &str, node: &str, spec: &Value) {
         let mut object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1},
             "spec": {"nodeName": node, "containers": [{"name": "app", "image": "app:1"}]},
             "status": {"phase": "Pending", "qosClass": "BestEffort"},
         });
-        merge(&mut object["spec"], &spec);
+        merge(&mut object["spec"], spec);
         self.put(&pod_path(name), object);
     }
 

@@ -80,7 +80,7 @@ async fn a_node_registers_becomes_ready_and_renews_its_lease() {
 async fn a_pod_becomes_running_with_one_status_write_and_tells_its_story() {
     let api = ApiServer::default();
     let _node = Node::start(&api).await;
-    api.pod("web", "n1", json!({}));
+    api.pod("web", "n1", &json!({}));
     let pod = api.wait_for_pod("web", |s| s["phase"] == "Running" && ready(s)).await;
     let status = &pod["status"];
     assert!(status["podIP"].as_str().unwrap().starts_with("10.9.0."), "{status}");
@@ -100,7 +100,7 @@ async fn a_pod_becomes_running_with_one_status_write_and_tells_its_story() {
 async fn a_deleted_pod_is_stopped_and_its_object_removed() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
-    api.pod("web", "n1", json!({}));
+    api.pod("web", "n1", &json!({}));
     api.wait_for_pod("web", ready).await;
     api.delete_gracefully("web", 30);
     node.api.wait_for("/api/v1/namespaces/default/pods/web", |pod| pod.is_none()).await;
@@ -113,7 +113,7 @@ async fn a_deleted_pod_is_stopped_and_its_object_removed() {
 async fn a_crashing_container_restarts_at_once_and_then_backs_off() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
-    api.pod("crash", "n1", json!({}));
+    api.pod("crash", "n1", &json!({}));
     api.wait_for_pod("crash", ready).await;
     node.runtime.exit(&node.container("app").await, 3);
     let first = api.wait_for_pod("crash", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
@@ -134,7 +134,7 @@ async fn a_pod_that_never_restarts_ends_by_its_exit_codes() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
     for (name, code, phase, reason) in [("good", 0, "Succeeded", "PodCompleted"), ("bad", 1, "Failed", "PodFailed")] {
-        api.pod(name, "n1", json!({"restartPolicy": "Never", "containers": [{"name": name, "image": "app:1"}]}));
+        api.pod(name, "n1", &json!({"restartPolicy": "Never", "containers": [{"name": name, "image": "app:1"}]}));
         api.wait_for_pod(name, ready).await;
         node.runtime.exit(&node.container(name).await, code);
         let pod = api.wait_for_pod(name, |s| s["phase"] == phase).await;
@@ -150,7 +150,7 @@ async fn init_containers_run_one_after_another_before_the_others() {
     let init = json!([
         {"name": "first", "image": "app:1"}, {"name": "side", "image": "app:1", "restartPolicy": "Always"}, {"name": "second", "image": "app:1"},
     ]);
-    api.pod("p", "n1", json!({"initContainers": init}));
+    api.pod("p", "n1", &json!({"initContainers": init}));
     let pod = api.wait_for_pod("p", |s| s["initContainerStatuses"][0]["state"]["running"].is_object()).await;
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
     assert_eq!(condition(&pod["status"], "Initialized"), Some("False"));
@@ -166,7 +166,7 @@ async fn init_containers_run_one_after_another_before_the_others() {
 async fn the_active_deadline_fails_the_pod() {
     let api = ApiServer::default();
     let _node = Node::start(&api).await;
-    api.pod("job", "n1", json!({"activeDeadlineSeconds": 20, "terminationGracePeriodSeconds": 1}));
+    api.pod("job", "n1", &json!({"activeDeadlineSeconds": 20, "terminationGracePeriodSeconds": 1}));
     api.wait_for_pod("job", ready).await;
     let pod = api.wait_for_pod("job", |s| s["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
@@ -177,7 +177,7 @@ async fn a_pod_that_does_not_fit_is_refused_as_kubelet_refuses_it() {
     let api = ApiServer::default();
     let _node = Node::start(&api).await;
     api.wait_for("/api/v1/nodes/n1", |n| n.is_some()).await;
-    api.pod("big", "n1", json!({"containers": [{"name": "app", "image": "a:1", "resources": {"requests": {"cpu": "64"}}}]}));
+    api.pod("big", "n1", &json!({"containers": [{"name": "app", "image": "a:1", "resources": {"requests": {"cpu": "64"}}}]}));
     let pod = api.wait_for_pod("big", |s| s["phase"] == "Failed").await;
     assert_eq!(pod["status"]["reason"], "OutOfcpu");
     assert!(api.events("big").contains(&"OutOfcpu".to_owned()));
@@ -187,7 +187,7 @@ async fn a_pod_that_does_not_fit_is_refused_as_kubelet_refuses_it() {
 async fn a_bad_image_name_is_said_and_nothing_starts() {
     let api = ApiServer::default();
     let _node = Node::start(&api).await;
-    api.pod("typo", "n1", json!({"containers": [{"name": "app", "image": "not an image"}]}));
+    api.pod("typo", "n1", &json!({"containers": [{"name": "app", "image": "not an image"}]}));
     let pod = api.wait_for_pod("typo", |s| s["containerStatuses"][0]["state"]["waiting"]["reason"] == "InvalidImageName").await;
     assert_eq!(pod["status"]["phase"], "Pending");
 }
@@ -196,7 +196,7 @@ async fn a_bad_image_name_is_said_and_nothing_starts() {
 async fn a_changed_image_replaces_the_container() {
     let api = ApiServer::default();
     let _node = Node::start(&api).await;
-    api.pod("web", "n1", json!({}));
+    api.pod("web", "n1", &json!({}));
     let mut pod = api.wait_for_pod("web", ready).await;
     pod["spec"]["containers"][0]["image"] = json!("app:2");
     pod["metadata"]["generation"] = json!(2);
@@ -210,7 +210,7 @@ async fn a_changed_image_replaces_the_container() {
 async fn a_restarted_agent_adopts_what_runs_and_restarts_nothing() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
-    api.pod("web", "n1", json!({}));
+    api.pod("web", "n1", &json!({}));
     let before = api.wait_for_pod("web", ready).await;
     let runtime = node.runtime.clone();
     node.stop.cancel();
@@ -228,7 +228,7 @@ async fn a_restarted_agent_adopts_what_runs_and_restarts_nothing() {
 async fn pods_deleted_while_the_agent_was_away_are_cleaned_up() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
-    api.pod("web", "n1", json!({}));
+    api.pod("web", "n1", &json!({}));
     api.wait_for_pod("web", ready).await;
     let runtime = node.runtime.clone();
     node.stop.cancel();
@@ -248,7 +248,7 @@ async fn a_fleet_runs_the_pods_of_all_its_nodes_over_one_watch() {
     let fleet = Fleet::hollow(api.client(), &(Arc::new(move |_: &str| client.client()) as _), nodes, &shared).await.unwrap();
     tokio::spawn(async move { fleet.run().await });
     for number in 0..200 {
-        api.pod(&format!("p{number}"), &format!("n{}", number % 20), json!({}));
+        api.pod(&format!("p{number}"), &format!("n{}", number % 20), &json!({}));
     }
     for number in 0..200 {
         api.wait_for_pod(&format!("p{number}"), ready).await;
