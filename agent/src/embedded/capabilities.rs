@@ -62,7 +62,9 @@ pub(super) fn own() -> HashSet<Capability> {
 /// What the kernel refused.
 pub(super) fn keep(set: &HashSet<Capability>) -> Result<(), String> {
     let failed = |e: caps::errors::CapsError| format!("set capabilities: {e}");
-    caps::set(None, CapSet::Bounding, set).map_err(failed)?;
+    for capability in caps::read(None, CapSet::Bounding).map_err(failed)?.difference(set) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(failed)?;
+    }
     caps::set(None, CapSet::Inheritable, &HashSet::new()).map_err(failed)?;
     caps::set(None, CapSet::Effective, set).map_err(failed)?;
     caps::set(None, CapSet::Permitted, set).map_err(failed)

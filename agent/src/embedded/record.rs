@@ -151,9 +151,6 @@ impl ContainerDir {
     pub(super) fn oci(&self) -> PathBuf {
         self.0.join("oci")
     }
-    pub(super) fn process(&self) -> PathBuf {
-        self.0.join("process.json")
-    }
 }
 
 /// Writes a record so that a reader sees the old or the new one. Not synced: after a power cut nothing of it runs any more.

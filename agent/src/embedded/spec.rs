@@ -186,11 +186,11 @@ fn bind(m: &Mount) -> Value {
 /// The root must let through what some mount wants to share.
 fn propagation(mounts: &[Mount]) -> &'static str {
     if mounts.iter().any(|m| m.propagation == Propagation::Bidirectional) {
-        "rshared"
+        "shared"
     } else if mounts.iter().any(|m| m.propagation == Propagation::HostToContainer) {
-        "rslave"
+        "slave"
     } else {
-        "rprivate"
+        "private"
     }
 }
 
@@ -228,7 +228,8 @@ fn devices(privileged: bool) -> Value {
         {"allow": false, "access": "rwm"},
         {"allow": true, "type": "c", "access": "m"},
         {"allow": true, "type": "b", "access": "m"},
-        open(1, 3), open(1, 5), open(1, 7), open(1, 8), open(1, 9), open(5, 0), open(5, 1), open(5, 2), open(136, -1),
+        open(1, 3), open(1, 5), open(1, 7), open(1, 8), open(1, 9), open(5, 0), open(5, 1), open(5, 2),
+        {"allow": true, "type": "c", "major": 136, "access": "rwm"},
     ])
 }
 
@@ -291,8 +292,8 @@ mod tests {
     #[test]
     fn shared_mounts_need_a_shared_root() {
         let with = |propagation| Mount { propagation, ..Mount::default() };
-        assert_eq!(propagation(&[with(Propagation::Private)]), "rprivate");
-        assert_eq!(propagation(&[with(Propagation::Private), with(Propagation::HostToContainer)]), "rslave");
-        assert_eq!(propagation(&[with(Propagation::Bidirectional), with(Propagation::HostToContainer)]), "rshared");
+        assert_eq!(propagation(&[with(Propagation::Private)]), "private");
+        assert_eq!(propagation(&[with(Propagation::Private), with(Propagation::HostToContainer)]), "slave");
+        assert_eq!(propagation(&[with(Propagation::Bidirectional), with(Propagation::HostToContainer)]), "shared");
     }
 }
