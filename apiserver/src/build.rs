@@ -17,7 +17,6 @@ use crate::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
         claims::Claims,
-        rules::PLAIN,
     },
     request::{layers::Layers, limits::Limits, metrics::Metrics, paths::Paths},
     verbs::{Api, connect::Agents},
@@ -54,7 +53,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         storage: storage.clone(),
     });
     writer.connect(&api);
-    bootstrap::run(&*reader, &*writer, &options.facts, &storage.catalog()).await?;
+    bootstrap::run(&*reader, &*writer, &options.facts, &storage.catalog(), rows).await?;
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| {
@@ -75,7 +74,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         aggregation::follow(reader, aggregating)
             .map(|end| {
                 if let Err(status) = end {
-                    warn!(%status, "roles are not aggregated")
+                    warn!(%status, "roles are not aggregated");
                 }
             })
             .boxed(),
@@ -94,5 +93,5 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
 
 /// What the kinds have of their own.
 fn odd(group: &str, resource: &str) -> Odd {
-    Odd { rules: &PLAIN, printer: Some(kinds::columns::columns_for(group, resource)) }
+    Odd { rules: kinds::rules_for(group, resource), printer: Some(kinds::columns::columns_for(group, resource)) }
 }

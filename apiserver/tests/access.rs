@@ -225,3 +225,29 @@ async fn keys_and_issuer_are_published() {
     assert_eq!(keys["keys"][0]["alg"], "ES256", "{keys}");
     assert_eq!(house.get("/.well-known/openid-configuration").await.ok()["issuer"], ISSUER);
 }
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let mut house = start(memory(), &key()).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    house.post(accounts, &json!({"metadata": {"name": "default"}})).await.ok();
+    let pod = json!({"metadata": {"name": "web"}, "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = house.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": pod["metadata"]["uid"]});
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}});
+    house.become_user("system:node:a", &["system:nodes"]);
+    until(&house, "/api/v1/namespaces/default/pods/web", StatusCode::OK).await;
+    let made = house.post(&format!("{accounts}/default/token"), &request).await.ok();
+    assert!(made["status"]["token"].is_string());
+    let unbound = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let refused = house.post(&format!("{accounts}/default/token"), &unbound).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("node requested token not bound to a pod"));
+    let other = json!({"metadata": {"name": "b"}});
+    assert_eq!(house.post("/api/v1/nodes", &other).await.code, StatusCode::FORBIDDEN);
+    house.post("/api/v1/nodes", &json!({"metadata": {"name": "a"}})).await.ok();
+    house.become_user("system:node:b", &["system:nodes"]);
+    assert_eq!(house.post(&format!("{accounts}/default/token"), &request).await.code, StatusCode::FORBIDDEN);
+    assert_eq!(house.get("/api/v1/namespaces/default/pods/web").await.code, StatusCode::FORBIDDEN);
+    assert_eq!(house.get("/api/v1/pods?fieldSelector=spec.nodeName%3Da").await.code, StatusCode::FORBIDDEN);
+    assert_ne!(house.get("/api/v1/pods?fieldSelector=spec.nodeName%3Db").await.code, StatusCode::FORBIDDEN);
+}

@@ -6,3 +6,4 @@ mod crud;
 mod every_kind;
 mod house;
 mod network;
+mod zz_serve;

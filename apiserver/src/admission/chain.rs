@@ -19,6 +19,7 @@ use super::{
     storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection},
     taints::TaintNodesByCondition,
     tolerations::DefaultTolerationSeconds,
+    topology::PodTopologyLabels,
 };
 use crate::{
     authz::{self, escalation::Escalation, rbac::Rbac},
@@ -42,7 +43,7 @@ pub struct Options {
 }
 
 /// Upstream's plugins that do not run here: asking for one is told in the log, so that start lines made for kube-apiserver work.
-const ABSENT: [&str; 19] = [
+const ABSENT: [&str; 18] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "AlwaysPullImages",
@@ -59,7 +60,6 @@ const ABSENT: [&str; 19] = [
     "PodNodeSelector",
     "PodSecurity",
     "PodTolerationRestriction",
-    "PodTopologyLabels",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionWebhook",
 ];
@@ -109,6 +109,7 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
         Arc::new(ClusterTrustBundleAttest { authorizer: authorizer() }),
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass { reader: reader() }),
+        Arc::new(PodTopologyLabels { reader: reader() }),
         Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
     ]
 }

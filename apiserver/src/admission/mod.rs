@@ -14,6 +14,7 @@ pub mod serviceaccount;
 pub mod storage;
 pub mod taints;
 pub mod tolerations;
+pub mod topology;
 
 mod look;
 mod resources;

@@ -7,7 +7,7 @@ pub mod settle;
 pub mod table;
 pub mod writer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 pub use objects::Facts;
 use settle::{Care, Step, Wanted, settle, status_differs};
+use table::Row;
 pub use writer::ApiWriter;
 
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
 
 /// So many writes run at once; those that arrive during one fsync share the next.
 const AT_ONCE: usize = 256;
+
+/// So few objects of a kind are read one by one: the others of their kind may be many.
+const FEW: usize = 8;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +42,10 @@ pub struct Report {
 type There = HashMap<(&'static str, String, String), Value>;
 
 /// Creates what is missing and mends what is wrong. Namespaces and cluster objects come first, then what lives in namespaces.
-/// An object that cannot be written is told in the log and does not stop the others, save for namespaces and roles.
-pub async fn run(reader: &dyn Reader, writer: &dyn Writer, facts: &Facts, catalog: &Catalog) -> Result<Report, Status> {
-    let wanted = wanted(facts, catalog)?;
+/// `roles` are those of [`table::rows`]. An object that cannot be written is told in the log and does not stop the others, save for
+/// namespaces and roles.
+pub async fn run(reader: &dyn Reader, writer: &dyn Writer, facts: &Facts, catalog: &Catalog, roles: Vec<Row>) -> Result<Report, Status> {
+    let wanted = wanted(facts, catalog, roles);
     let there = look(reader, &wanted).await?;
     let (first, later): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(|w| w.namespace.is_empty());
     let mut report = Report::default();
@@ -57,27 +62,33 @@ pub async fn run(reader: &dyn Reader, writer: &dyn Writer, facts: &Facts, catalo
 }
 
 /// Everything that should be there.
-fn wanted(facts: &Facts, catalog: &Catalog) -> Result<Vec<Wanted>, Status> {
+fn wanted(facts: &Facts, catalog: &Catalog, roles: Vec<Row>) -> Vec<Wanted> {
     let mut wanted = objects::all(facts, catalog);
-    let rows = table::rows().map_err(Status::internal)?;
-    wanted.extend(rows.into_iter().map(|row| {
+    wanted.extend(roles.into_iter().map(|row| {
         let care = if row.resource.ends_with("bindings") { Care::Binding } else { Care::Role };
         Wanted { resource: row.resource, namespace: row.namespace, object: row.object, status: Value::Null, care }
     }));
-    Ok(wanted)
+    wanted
 }
 
 async fn look(reader: &dyn Reader, wanted: &[Wanted]) -> Result<There, Status> {
-    let names: BTreeSet<(&'static str, &str, &str)> = wanted.iter().map(|w| (w.resource, w.namespace.as_str(), name(&w.object))).collect();
-    let resources: BTreeSet<(&str, &'static str)> = wanted.iter().map(|w| (group(&w.object), w.resource)).collect();
+    let mut places: BTreeMap<(&str, &'static str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for w in wanted {
+        places.entry((group(&w.object), w.resource, &w.namespace)).or_default().insert(name(&w.object));
+    }
     let mut there = There::new();
-    for (group, resource) in resources {
-        for object in reader.list(group, resource, "").await? {
-            let Ok(object) = serde_json::from_slice::<Value>(&object) else { continue };
-            let (namespace, name) = (object["metadata"]["namespace"].as_str().unwrap_or_default(), name(&object));
-            if names.contains(&(resource, namespace, name)) {
-                there.insert((resource, namespace.to_owned(), name.to_owned()), object);
+    for ((group, resource, namespace), names) in places {
+        let mut found = Vec::new();
+        if names.len() > FEW {
+            found = reader.list(group, resource, namespace).await?;
+        } else {
+            for name in &names {
+                found.extend(reader.get(group, resource, namespace, name).await?);
             }
+        }
+        let found = found.iter().filter_map(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+        for object in found.filter(|o| names.contains(name(o))) {
+            there.insert((resource, namespace.to_owned(), name(&object).to_owned()), object);
         }
     }
     Ok(there)
@@ -167,6 +178,10 @@ mod tests {
         }
     }
 
+    fn rows() -> Vec<Row> {
+        table::rows().unwrap()
+    }
+
     fn built_in() -> Catalog {
         catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
     }
@@ -174,8 +189,8 @@ mod tests {
     #[tokio::test]
     async fn a_first_start_makes_everything_and_a_second_writes_nothing() {
         let (reader, catalog) = (FakeReader::default(), built_in());
-        let report = run(&reader, &reader, &facts(), &catalog).await.unwrap();
-        assert_eq!(report.created, wanted(&facts(), &catalog).unwrap().len());
+        let report = run(&reader, &reader, &facts(), &catalog, rows()).await.unwrap();
+        assert_eq!(report.created, wanted(&facts(), &catalog, rows()).len());
         for (group, resource, namespace, name) in [
             ("", "namespaces", "", "kube-node-lease"),
             ("", "services", "default", "kubernetes"),
@@ -192,20 +207,20 @@ mod tests {
         }
         let writes = reader.writes();
         let later = Facts { now: "2026-11-22T12:00:00Z".parse().unwrap(), ..facts() };
-        assert_eq!(run(&reader, &reader, &later, &catalog).await.unwrap(), Report::default());
+        assert_eq!(run(&reader, &reader, &later, &catalog, rows()).await.unwrap(), Report::default());
         assert_eq!(reader.writes(), writes);
     }
 
     #[tokio::test]
     async fn a_new_address_is_told_and_a_spoiled_role_mended() {
         let (reader, catalog) = (FakeReader::default(), built_in());
-        run(&reader, &reader, &facts(), &catalog).await.unwrap();
+        run(&reader, &reader, &facts(), &catalog, rows()).await.unwrap();
         let group = "rbac.authorization.k8s.io";
         let mut role = reader.look(group, "clusterroles", "", "system:node").unwrap();
         role["rules"] = json!([]);
         reader.put(group, "clusterroles", role);
         let moved = Facts { advertise_address: "192.0.2.8".parse().unwrap(), ..facts() };
-        let report = run(&reader, &reader, &moved, &catalog).await.unwrap();
+        let report = run(&reader, &reader, &moved, &catalog, rows()).await.unwrap();
         assert_eq!(report, Report { created: 0, updated: 3 });
         let endpoints = reader.look("", "endpoints", "default", "kubernetes").unwrap();
         assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.8");

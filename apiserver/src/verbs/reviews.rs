@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Api, Call, binding, list};
 use crate::{
+    admission::{self, Attempt, Operation},
     authn, authz,
     registry::{Kind, Object, Subresource},
     wire::{Answer, Status, answer, negotiate},
@@ -41,9 +42,22 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
 /// `serviceaccounts/token`: a new token for the account.
 pub async fn token(api: &Api, call: &Call, part: &Subresource) -> Result<Answer, Status> {
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
-    let request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
+    let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
     let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
-    let mut warnings = Vec::new();
+    let catalog = api.storage.catalog();
+    let accounts = catalog.get("", "v1", "serviceaccounts").ok_or_else(Status::no_such_path)?;
+    let mut attempt = Attempt {
+        operation: Operation::Create,
+        request: &call.info,
+        kind: accounts,
+        user: &call.user,
+        old: None,
+        dry_run: false,
+        warnings: Vec::new(),
+    };
+    admission::mutate(&api.admission, &mut attempt, Some(&mut request)).await?;
+    admission::validate(&api.admission, &mut attempt, Some(&request)).await?;
+    let mut warnings = attempt.warnings;
     let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
     let wanted = negotiate::accept(&call.headers)?;
     let mut made = answer::value(StatusCode::CREATED, wanted.encoding, made.value());
@@ -56,8 +70,7 @@ fn decoded(call: &Call, kind: &Kind) -> Result<Object, Status> {
 }
 
 fn decoded_as(call: &Call, schema: &coracle_schema::SchemaRef, kind: &str, version: &str, api_version: &str) -> Result<Object, Status> {
-    let encoding = negotiate::body_encoding(&call.headers)?;
-    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let body = call.body_as(schema)?;
     let made = decode::from_value(body, schema, FieldValidation::Ignore).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
     let mut object = Object::new(made.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
     coracle_schema::default::apply(object.value_mut(), schema);

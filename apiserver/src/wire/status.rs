@@ -16,7 +16,7 @@ pub struct Status {
     /// What it was about; `Null` if nothing more is known.
     pub details: Value,
     /// Of an expired list: a continue token for the rest, as it is now.
-    pub resume: Option<String>,
+    pub resume: Option<Box<str>>,
     /// The cause, for the log.
     pub log: Option<String>,
 }
@@ -152,7 +152,7 @@ impl Status {
             value["details"] = self.details.clone();
         }
         if let Some(token) = &self.resume {
-            value["metadata"]["continue"] = token.as_str().into();
+            value["metadata"]["continue"] = (**token).into();
         }
         value
     }

@@ -53,7 +53,7 @@ impl Admission for ResourceQuota {
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
         let request = attempt.request;
-        if request.namespace.is_empty() || attempt.dry_run || request.resource == "events" {
+        if request.namespace.is_empty() || request.resource == "events" {
             return false;
         }
         let core = request.group.is_empty();
@@ -119,7 +119,8 @@ impl ResourceQuota {
             quota["kind"] = "ResourceQuota".into();
             charged.push(quota);
         }
-        for quota in charged {
+        // A dry run is measured, but takes no place.
+        for quota in charged.into_iter().filter(|_| !attempt.dry_run) {
             self.writer.update("resourcequotas", "status", &request.namespace, quota).await?;
         }
         Ok(())
