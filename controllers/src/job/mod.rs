@@ -23,7 +23,7 @@ use crate::{
     caches::Caches,
     change::{Change, PatchKind, Plan, Tolerate},
     claim::claim,
-    object::{Key, Object},
+    object::{Key, Labels, Object},
     pod::Pod,
     run::{Controller, Named, Wake},
     selector,
@@ -62,7 +62,7 @@ impl Named for Jobs {
             if delta.old.is_some_and(|old| old.controller().is_none() && old.labels() == pod.labels()) {
                 return;
             }
-            caches.jobs.list(pod.namespace()).iter().filter(|job| selects(job, pod)).for_each(|job| wake(Key::of(job.as_ref())));
+            caches.jobs.list(pod.namespace()).iter().filter(|job| selects(job, pod.labels())).for_each(|job| wake(Key::of(job.as_ref())));
         });
     }
     fn pace(&self) -> std::time::Duration {
@@ -84,7 +84,10 @@ impl Controller for Jobs {
         if managed_by.is_some_and(|name| name != OUR_NAME) {
             return Plan::nothing();
         }
-        let claimed = claim(job.as_ref(), &self.caches.pods, |pod| selects(&job, pod), Pod::is_active);
+        // Without a selector, which the API server is to make up, a job has the pods it made and adopts none.
+        let unselective = job.spec.as_ref().is_none_or(|spec| spec.selector.is_none());
+        let mine = |pod: &Pod| selects(&job, pod.labels()) || (unselective && pod.controller().is_some());
+        let claimed = claim(job.as_ref(), &self.caches.pods, mine, Pod::is_active);
         let mut plan = Plan::nothing();
         plan.parallel(claimed.changes);
         if finished(&job).is_some() {
@@ -107,9 +110,9 @@ fn release(pod: &Pod) -> Change {
     Change::patch::<Pod>(Key::of(pod), PatchKind::Strategic, body).tolerate(Tolerate::Races)
 }
 
-fn selects(job: &Job, pod: &Pod) -> bool {
+fn selects(job: &Job, labels: &Labels) -> bool {
     let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| !selector::is_empty(selector) && selector::selects(selector, pod.labels()))
+    selector.is_some_and(|selector| !selector::is_empty(selector) && selector::selects(selector, labels))
 }
 
 /// The condition of this type, if it is true.

@@ -3,10 +3,13 @@
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::{
+    batch::v1::{Job, JobStatus},
+    core::v1::PodTemplateSpec,
+};
 
 use super::{
-    backoff, create, indexes, is_indexed, is_suspended, is_true, release, replaces_only_failed,
+    backoff, create, indexes, is_indexed, is_suspended, is_true, release, replaces_only_failed, selects,
     status::{self, FAILURE_TARGET, SUCCESS_CRITERIA, SUSPENDED, Why},
     tally::{Tally, completions},
 };
@@ -154,7 +157,7 @@ fn steer(job: &Job, pods: &[Arc<Pod>], tally: &Tally, now: Timestamp, plan: &mut
         plan.again_after(wait + Duration::from_millis(10));
         return active;
     }
-    let Some(template) = job.spec.as_ref().map(|spec| &spec.template) else { return active };
+    let Some(template) = job.spec.as_ref().map(|spec| &spec.template).filter(|template| is_own(job, template)) else { return active };
     let creations = if is_indexed(job) {
         free_indexes(job, pods, tally, missing).into_iter().map(|index| create::indexed(job, template, index)).collect()
     } else {
@@ -163,6 +166,12 @@ fn steer(job: &Job, pods: &[Arc<Pod>], tally: &Tally, now: Timestamp, plan: &mut
     let count = creations.len();
     plan.steps.push(Step::SlowStart(creations));
     active + count
+}
+
+/// Whether the pods of the template would be the job's: others would be released as soon as they were made, without end.
+fn is_own(job: &Job, template: &PodTemplateSpec) -> bool {
+    let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    job.spec.as_ref().is_some_and(|spec| spec.selector.is_none()) || selects(job, &labels)
 }
 
 /// Pods that run without need: indexes that have another pod or none any more, then those least far along.

@@ -95,7 +95,11 @@ fn new_pod<'a, K: Kind>(owner: &'a K, template: &'a PodTemplateSpec) -> NewPod<'
 }
 
 fn creations<K: Replicated>(set: &K, count: usize) -> Vec<Change> {
-    let Some(template) = set.template() else { return Vec::new() };
+    // Pods that are not the set's own would be released as soon as they were made, without end. Validation forbids it.
+    let no_labels = BTreeMap::new();
+    let is_own =
+        |template: &&PodTemplateSpec| set.selects(template.metadata.as_ref().and_then(|meta| meta.labels.as_ref()).unwrap_or(&no_labels));
+    let Some(template) = set.template().filter(is_own) else { return Vec::new() };
     let body: Arc<[u8]> = serde_json::to_vec(&new_pod(set, template)).unwrap_or_default().into();
     let change = Change::create_bytes(Pod::RESOURCE, Key::new(set.namespace(), ""), body)
         .on_success(Note::normal(set, "SuccessfulCreate", "Created pod: {name}"))
@@ -179,7 +183,7 @@ fn to_i32(count: usize) -> i32 {
 mod tests {
     use k8s_openapi::{
         api::apps::v1::{ReplicaSet, ReplicaSetSpec},
-        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
     };
 
     use super::*;
@@ -193,7 +197,10 @@ mod tests {
             generation: Some(3),
             ..ObjectMeta::default()
         };
-        let spec = ReplicaSetSpec { replicas: Some(wanted), template: Some(PodTemplateSpec::default()), ..ReplicaSetSpec::default() };
+        let labels: BTreeMap<String, String> = [("app".to_owned(), "web".to_owned())].into();
+        let selector = LabelSelector { match_labels: Some(labels.clone()), match_expressions: None };
+        let template = PodTemplateSpec { metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }), spec: None };
+        let spec = ReplicaSetSpec { replicas: Some(wanted), template: Some(template), selector, ..ReplicaSetSpec::default() };
         ReplicaSet { metadata, spec, status: None }
     }
 
@@ -252,6 +259,13 @@ mod tests {
     #[test]
     fn one_run_creates_at_most_a_burst() {
         assert_eq!(run(&set(3000), &[]).0, BURST);
+    }
+
+    #[test]
+    fn a_set_that_would_not_own_its_pods_makes_none() {
+        let mut set = set(3);
+        set.spec.template = Some(PodTemplateSpec::default());
+        assert_eq!(run(&set, &[]).0, 0);
     }
 
     #[test]
