@@ -17,11 +17,14 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
+/// Collection, name of the one object wanted, where to.
+type Watch = (String, Option<String>, mpsc::UnboundedSender<Bytes>);
+
 #[derive(Default)]
 struct State {
     version: u64,
     objects: BTreeMap<String, Value>,
-    watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    watches: Vec<Watch>,
     requests: Vec<String>,
     events: Vec<(String, String)>,
 }
@@ -124,8 +127,8 @@ impl ApiServer {
         let query = parts.uri.query().unwrap_or_default().to_owned();
         self.state.lock().requests.push(format!("{} {path}", parts.method));
         match parts.method {
-            Method::GET if query.contains("watch=") => self.watch(&path),
-            Method::GET => self.read(&path),
+            Method::GET if query.contains("watch=") => self.watch(&path, named(&query)),
+            Method::GET => self.read(&path, named(&query)),
             Method::POST => self.create(&path, body),
             Method::PATCH => self.patch(&path, &body),
             Method::DELETE => self.remove(&path),
@@ -133,7 +136,7 @@ impl ApiServer {
         }
     }
 
-    fn read(&self, path: &str) -> Answer {
+    fn read(&self, path: &str, name: Option<String>) -> Answer {
         let state = self.state.lock();
         if let Some(object) = state.objects.get(path) {
             return answer(StatusCode::OK, object);
@@ -145,6 +148,7 @@ impl ApiServer {
             .iter()
             .filter(|(at, _)| at.starts_with(&under) || at.starts_with(&everywhere.0) && at.contains(&everywhere.1))
             .map(|(_, object)| object)
+            .filter(|object| name.is_none() || object["metadata"]["name"].as_str() == name.as_deref())
             .collect();
         let last = path.rsplit('/').next().unwrap();
         if items.is_empty() && !last.ends_with('s') {
@@ -154,9 +158,9 @@ impl ApiServer {
         answer(StatusCode::OK, &list)
     }
 
-    fn watch(&self, path: &str) -> Answer {
+    fn watch(&self, path: &str, name: Option<String>) -> Answer {
         let (tx, rx) = mpsc::unbounded();
-        self.state.lock().watches.push((path.to_owned(), tx));
+        self.state.lock().watches.push((path.to_owned(), name, tx));
         let frames = rx.map(|line| Ok::<_, Infallible>(Frame::data(line)));
         Response::new(BoxBody::new(StreamBody::new(sync(frames))))
     }
@@ -167,6 +171,15 @@ impl ApiServer {
             let reason = body["reason"].as_str().unwrap_or_default().to_owned();
             self.state.lock().events.push((name, reason));
             return answer(StatusCode::CREATED, &body);
+        }
+        if let Some(account) = path.strip_suffix("/token") {
+            let pod = body["spec"]["boundObjectRef"]["name"].as_str().unwrap();
+            let token = format!("token-of-{}-for-{pod}", account.rsplit('/').next().unwrap());
+            return answer(StatusCode::CREATED, &json!({"status": {"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}}));
+        }
+        if path.ends_with("/subjectaccessreviews") {
+            let allowed = body["spec"]["user"] == "friend";
+            return answer(StatusCode::CREATED, &json!({"status": {"allowed": allowed}}));
         }
         let at = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
         if self.get(&at).is_some() {
@@ -201,10 +214,18 @@ impl State {
         let collection = path.rsplit_once('/').map_or("", |(collection, _)| collection).to_owned();
         let everywhere =
             collection.split_once("/namespaces/").map(|(group, rest)| format!("{group}/{}", rest.split_once('/').map_or("", |r| r.1)));
-        self.watches.retain(|(watched, tx)| {
-            *watched != collection && Some(watched) != everywhere.as_ref() || tx.unbounded_send(line.clone()).is_ok()
+        let own = object["metadata"]["name"].as_str().map(str::to_owned);
+        self.watches.retain(|(watched, name, tx)| {
+            let meant = (*watched == collection || Some(watched) == everywhere.as_ref()) && (name.is_none() || *name == own);
+            !meant || tx.unbounded_send(line.clone()).is_ok()
         });
     }
+}
+
+/// The name a field selector asks for.
+fn named(query: &str) -> Option<String> {
+    let (_, rest) = query.split_once("metadata.name%3D")?;
+    rest.split('&').next().map(str::to_owned)
 }
 
 fn pod_path(name: &str) -> String {

@@ -4,3 +4,6 @@
 
 mod api_server;
 mod pods;
+mod real;
+mod recording;
+mod streams;
