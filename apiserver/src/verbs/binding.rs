@@ -20,8 +20,8 @@ const RETRIES: usize = 30;
 /// Sets the node of a pod and its PodScheduled condition in one write.
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
-    let encoding = negotiate::body_encoding(&call.headers)?;
-    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let wanted = negotiate::accept(&call.headers)?;
+    let body = call.body_as(&api.message("core.Binding")?)?;
     let mut binding = Object::new(body).ok_or_else(|| Status::bad_request("the body is not a Binding"))?;
     let name = if call.info.name.is_empty() { binding.name().to_owned() } else { call.info.name.clone() };
     check(&binding, &name)?;
@@ -54,7 +54,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    Ok(answer::value(StatusCode::CREATED, encoding, &status))
+    Ok(answer::value(StatusCode::CREATED, wanted.encoding, &status))
 }
 
 /// kube-apiserver's `ValidatePodBinding`.

@@ -31,7 +31,7 @@ pub enum Deleted {
 /// Deletes the object, or marks it so when it takes time.
 pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = negotiate::accept(&call.headers)?;
-    let options = options(call)?;
+    let options = options(api, call)?;
     let mut warnings = Vec::new();
     let deleted = remove(api, call, kind, &call.info.name, &options, &mut warnings).await?;
     let mut made = match deleted {
@@ -48,7 +48,7 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
 /// Deletes what a list with the same options shows; answers with that list.
 pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = negotiate::accept(&call.headers)?;
-    let options = options(call)?;
+    let options = options(api, call)?;
     let listing = ListOptions::parse(&call.query, false)?;
     let page = list::page(api, call, kind, &listing).await?;
     let mut warnings = Vec::new();
@@ -84,12 +84,11 @@ pub fn success(details: Option<Value>) -> Value {
     status
 }
 
-fn options(call: &Call) -> Result<DeleteOptions, Status> {
+fn options(api: &Api, call: &Call) -> Result<DeleteOptions, Status> {
     if call.body.is_empty() {
         return DeleteOptions::parse(&call.query, None);
     }
-    let encoding = negotiate::body_encoding(&call.headers)?;
-    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let body = call.body_as(&api.message("meta.DeleteOptions")?)?;
     DeleteOptions::parse(&call.query, Some(&body))
 }
 

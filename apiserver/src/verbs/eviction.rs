@@ -20,8 +20,8 @@ const RETRIES: usize = 30;
 
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let encoding = negotiate::body_encoding(&call.headers)?;
-    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
+    let wanted = negotiate::accept(&call.headers)?;
+    let body = call.body_as(&api.message("policy.Eviction")?)?;
     let eviction = Object::new(body).ok_or_else(|| Status::bad_request("the body is not an Eviction"))?;
     if !eviction.name().is_empty() && eviction.name() != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -40,7 +40,7 @@ pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    let mut made = answer::value(StatusCode::CREATED, encoding, &status);
+    let mut made = answer::value(StatusCode::CREATED, wanted.encoding, &status);
     answer::warn(&mut made, &warnings);
     Ok(made)
 }

@@ -20,9 +20,10 @@ pub mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_schema::Tables;
+use coracle_schema::{SchemaRef, Tables};
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     authz,
     registry::{Kind, Storage, Subresource, Verb, claims::Claims},
     request::{Query, RequestInfo},
-    wire::{Answer, Status, answer},
+    wire::{Answer, Status, answer, negotiate},
 };
 
 /// The time, so that tests may choose it.
@@ -80,6 +81,11 @@ pub struct Call {
 }
 
 impl Api {
+    /// A message of the built-in API (`meta.DeleteOptions`).
+    pub fn message(&self, name: &str) -> Result<SchemaRef, Status> {
+        self.tables.message(name).ok_or_else(|| Status::internal(format!("no message {name} in the tables")))
+    }
+
     /// Now.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
@@ -87,6 +93,11 @@ impl Api {
 }
 
 impl Call {
+    /// The body as a message of `schema`, not yet checked against it.
+    pub fn body_as(&self, schema: &SchemaRef) -> Result<Value, Status> {
+        negotiate::parse(&self.headers, &self.body, schema)
+    }
+
     /// The same request without its body and connection, to be aimed at another object.
     pub fn again(&self) -> Self {
         Self {

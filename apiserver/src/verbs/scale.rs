@@ -37,9 +37,7 @@ pub async fn scale(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource,
 async fn put(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Result<(Object, Vec<String>), Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "UpdateOptions")?;
     let mut writing = Writing::new(api, call, kind, options);
-    let encoding = negotiate::body_encoding(&call.headers)?;
-    let body = negotiate::parse(encoding, &call.body).map_err(Status::bad_request)?;
-    let sent = decoded(body, part)?;
+    let sent = decoded(call.body_as(part.schema.as_ref().ok_or_else(Status::no_such_path)?)?, part)?;
     let outcome = writing.change(false, |_, old| scaled(kind, old, &sent)).await?;
     finish(writing, &outcome)
 }

@@ -25,7 +25,10 @@ use crate::{
         storage::{Stored, WriteError, Written, store_error},
     },
     request::query::WriteOptions,
-    wire::{Answer, Status, Wanted, answer, negotiate},
+    wire::{
+        Answer, Status, Wanted, answer,
+        negotiate::{self, BodyEncoding},
+    },
 };
 
 /// How often a write that lost a race reads again before it gives up.
@@ -82,11 +85,9 @@ impl<'a> Writing<'a> {
     pub fn decode_body(&mut self) -> Result<Object, Status> {
         let kind = self.kind;
         let decoded = match negotiate::body_encoding(&self.call.headers)? {
-            negotiate::Encoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
-            negotiate::Encoding::Yaml => {
-                let value = negotiate::parse_yaml(&self.call.body).map_err(Status::bad_request)?;
-                decode::from_value(value, &kind.schema, self.options.field_validation)
-            }
+            // In one pass, which also sees what stands twice.
+            BodyEncoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
+            _ => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
         };
         self.finish_decoding(decoded)
     }

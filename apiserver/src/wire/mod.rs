@@ -8,5 +8,5 @@ pub mod table;
 
 pub use answer::Answer;
 pub use body::Body;
-pub use negotiate::{Encoding, Form, PatchType, Wanted};
+pub use negotiate::{BodyEncoding, Encoding, Form, PatchType, Wanted};
 pub use status::Status;

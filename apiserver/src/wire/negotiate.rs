@@ -1,6 +1,7 @@
 //! Content types: what a body is written in, what a client wants back. Texts of apiserver's `endpoints/handlers/negotiation`.
 
 use bytes::Bytes;
+use coracle_schema::{SchemaRef, proto};
 use http::{HeaderMap, header};
 use serde_json::Value;
 
@@ -12,6 +13,15 @@ use super::Status;
 pub enum Encoding {
     Json,
     Yaml,
+}
+
+/// What a body is written in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum BodyEncoding {
+    Json,
+    Yaml,
+    Protobuf,
 }
 
 /// What an answer shows of the objects.
@@ -46,6 +56,7 @@ pub enum PatchType {
 }
 
 const ACCEPTED: &str = "application/json, application/yaml";
+const READ: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const PATCHES: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
@@ -128,11 +139,12 @@ fn unsupported(accepted: &str) -> Status {
 }
 
 /// The encoding of a request's body. 415 for what we do not read; no type is JSON.
-pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
+pub fn body_encoding(headers: &HeaderMap) -> Result<BodyEncoding, Status> {
     match content_type(headers) {
-        "" | "application/json" => Ok(Encoding::Json),
-        "application/yaml" => Ok(Encoding::Yaml),
-        _ => Err(unsupported(ACCEPTED)),
+        "" | "application/json" => Ok(BodyEncoding::Json),
+        "application/yaml" => Ok(BodyEncoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(BodyEncoding::Protobuf),
+        _ => Err(unsupported(READ)),
     }
 }
 
@@ -147,11 +159,12 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
     }
 }
 
-/// Parses a body. `Err` is the reader's own words.
-pub fn parse(encoding: Encoding, body: &[u8]) -> Result<Value, String> {
-    match encoding {
-        Encoding::Json => serde_json::from_slice(body).map_err(|e| e.to_string()),
-        Encoding::Yaml => parse_yaml(body),
+/// Parses a body as the message of a schema (which only protobuf needs to know).
+pub fn parse(headers: &HeaderMap, body: &[u8], schema: &SchemaRef) -> Result<Value, Status> {
+    match body_encoding(headers)? {
+        BodyEncoding::Json => serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("json parse error: {e}"))),
+        BodyEncoding::Yaml => parse_yaml(body).map_err(Status::bad_request),
+        BodyEncoding::Protobuf => proto::decode(body, schema).map_err(|e| Status::bad_request(e.to_string())),
     }
 }
 
@@ -210,12 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_bodies_are_refused_for_now() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(body_encoding(&headers).unwrap_err().code, 415);
-        headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
-        assert_eq!(body_encoding(&headers).unwrap(), Encoding::Json);
+    fn bodies_may_be_json_yaml_or_protobuf() {
+        let of =
+            |text: &'static str| body_encoding(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())])).map_err(|s| s.code);
+        assert_eq!(of("application/json; charset=utf-8"), Ok(BodyEncoding::Json));
+        assert_eq!(of("application/vnd.kubernetes.protobuf"), Ok(BodyEncoding::Protobuf));
+        assert_eq!(of("text/plain"), Err(415));
     }
 
     #[test]
