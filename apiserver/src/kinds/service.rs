@@ -55,10 +55,13 @@ impl Rules for Service {
         let before = old.map(|old| view::member(old.value(), "spec").clone());
         let drops_status = new.text("/spec/type") != "LoadBalancer" && old.is_some();
         let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
+        // What is left out is filled in first, so that a change of one of the two address fields is told from silence.
+        if let Some(before) = &before {
+            keep_allocated(spec, before);
+        }
         agree_cluster_ips(spec, before.as_ref());
-        if let Some(before) = before {
-            keep_allocated(spec, &before);
-            drop_unneeded(spec, &before);
+        if let Some(before) = &before {
+            drop_unneeded(spec, before);
         }
         if drops_status && let Some(status) = view::message_mut(new.value_mut(), "status") {
             status["loadBalancer"] = json!({});
