@@ -251,3 +251,47 @@ async fn a_node_gets_tokens_for_its_own_pods_only() {
     assert_eq!(house.get("/api/v1/pods?fieldSelector=spec.nodeName%3Da").await.code, StatusCode::FORBIDDEN);
     assert_ne!(house.get("/api/v1/pods?fieldSelector=spec.nodeName%3Db").await.code, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn reviews_tell_what_one_may() {
+    let mut house = start(memory(), &key()).await;
+    house.become_user("jane", &[]);
+    let can = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
+                     "spec": {"resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "default"}}});
+    let answer = house.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &can).await.ok();
+    assert_eq!(answer["status"]["allowed"], false, "{answer}");
+    let all = json!({"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "spec": {"namespace": "default"}});
+    let answer = house.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &all).await.ok();
+    assert!(answer["status"]["resourceRules"].to_string().contains("selfsubjectreviews"), "{answer}");
+    let who = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"});
+    let answer = house.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &who).await.ok();
+    assert_eq!(answer["status"]["userInfo"]["username"], "jane");
+}
+
+#[tokio::test]
+async fn a_full_quota_refuses_until_something_goes() {
+    let house = start(memory(), &key()).await;
+    let (maps, quotas) = ("/api/v1/namespaces/default/configmaps", "/api/v1/namespaces/default/resourcequotas");
+    house.post(quotas, &json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "2"}}})).await.ok();
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    for name in ["a", "b"] {
+        house.post(maps, &map(name)).await.ok();
+    }
+    let refused = house.post(maps, &map("c")).await;
+    assert_eq!(refused.code, StatusCode::FORBIDDEN);
+    assert!(
+        refused.json()["message"].as_str().unwrap().contains("exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=2")
+    );
+    house.delete(&format!("{maps}/a")).await.ok();
+    house.post(maps, &map("c")).await.ok();
+    assert_eq!(house.get(&format!("{quotas}/q")).await.ok()["status"]["used"]["count/configmaps"], "2");
+}
+
+#[tokio::test]
+async fn a_namespace_of_the_system_stays_and_a_missing_one_takes_nothing() {
+    let house = start(memory(), &key()).await;
+    assert_eq!(house.delete("/api/v1/namespaces/kube-system").await.code, StatusCode::FORBIDDEN);
+    let missing = house.post("/api/v1/namespaces/none/configmaps", &json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(missing.code, StatusCode::NOT_FOUND);
+    assert_eq!(missing.json()["message"], r#"namespaces "none" not found"#);
+}

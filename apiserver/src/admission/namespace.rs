@@ -54,7 +54,8 @@ impl Admission for NamespaceLifecycle {
             return attempt.operation == Operation::Delete;
         }
         let review = request.group == "authorization.k8s.io" && request.resource == "localsubjectaccessreviews";
-        !request.namespace.is_empty() && matches!(attempt.operation, Operation::Create | Operation::Update) && !review
+        // Upstream looks at updates, too; but what is there to be updated was made in a namespace that was there.
+        !request.namespace.is_empty() && attempt.operation == Operation::Create && !review
     }
 
     async fn mutate(&self, attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
@@ -70,7 +71,7 @@ impl Admission for NamespaceLifecycle {
         let found: Option<Namespace> = look::one(&*self.reader, "", "namespaces", "", name).await?;
         let found = found.ok_or_else(|| Status::not_found(Subject { group: "", resource: "namespaces", name }))?;
         let going = found.status.phase == "Terminating" || found.metadata.deletion_timestamp.is_some();
-        if attempt.operation != Operation::Create || !going {
+        if !going {
             return Ok(());
         }
         let why = format!("unable to create new content in namespace {name} because it is being terminated");
