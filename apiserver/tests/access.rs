@@ -295,3 +295,20 @@ async fn a_namespace_of_the_system_stays_and_a_missing_one_takes_nothing() {
     assert_eq!(missing.code, StatusCode::NOT_FOUND);
     assert_eq!(missing.json()["message"], r#"namespaces "none" not found"#);
 }
+
+#[tokio::test]
+async fn a_quota_holds_against_many_at_once() {
+    let house = start(memory(), &key()).await;
+    let namespace = "/api/v1/namespaces/default";
+    house
+        .post(&format!("{namespace}/resourcequotas"), &json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "10"}}}))
+        .await
+        .ok();
+    let create = |i: usize| {
+        let (house, path) = (&house, format!("{namespace}/configmaps"));
+        async move { house.post(&path, &json!({"metadata": {"name": format!("m{i}")}})).await.code }
+    };
+    let codes = futures::future::join_all((0..40).map(create)).await;
+    assert_eq!(codes.iter().filter(|c| **c == StatusCode::CREATED).count(), 10, "{codes:?}");
+    assert_eq!(codes.iter().filter(|c| **c == StatusCode::FORBIDDEN).count(), 30, "{codes:?}");
+}

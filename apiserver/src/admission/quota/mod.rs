@@ -2,19 +2,20 @@
 //!
 //! What is used stands in the quota's status, and every admitted write adds to it by compare-and-swap before it is committed, so that writes
 //! at the same time cannot both take the last place. What is given back (deletes, writes that failed afterwards) is counted anew, from the
-//! objects that are there, when a write would otherwise be refused.
+//! objects that are there and those admitted a moment ago, when a write would otherwise be refused.
 
 mod usage;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Admission, Attempt, Operation, look,
@@ -31,17 +32,32 @@ const RETRIES: usize = 8;
 /// Writes of one namespace take turns; namespaces share so many locks.
 const LOCKS: usize = 64;
 
+/// A write that was admitted so long ago has been committed or has failed.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+
+/// At most so many admitted writes are remembered.
+const PENDING_LIMIT: usize = 4096;
+
 /// The plugin.
 pub struct ResourceQuota {
     reader: Arc<dyn Reader>,
     writer: Arc<dyn Writer>,
     locks: [Mutex<()>; LOCKS],
+    pending: parking_lot::Mutex<VecDeque<Pending>>,
+}
+
+/// A create that was admitted and may not be in the store yet.
+struct Pending {
+    quota: String,
+    object: String,
+    more: List,
+    since: Instant,
 }
 
 impl ResourceQuota {
     /// Looks through `reader` and counts through `writer`.
     pub fn new(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) -> Self {
-        Self { reader, writer, locks: std::array::from_fn(|_| Mutex::new(())) }
+        Self { reader, writer, locks: std::array::from_fn(|_| Mutex::new(())), pending: parking_lot::Mutex::default() }
     }
 }
 
@@ -58,6 +74,7 @@ impl Admission for ResourceQuota {
         }
         let core = request.group.is_empty();
         match attempt.operation {
+            Operation::Delete => request.subresource.is_empty() && !self.pending.lock().is_empty(),
             Operation::Create => request.subresource.is_empty() && request.resource != "namespaces",
             Operation::Update => match (request.resource.as_str(), request.subresource.as_str()) {
                 ("services" | "persistentvolumeclaims", "") | ("pods", "resize") => core,
@@ -68,7 +85,12 @@ impl Admission for ResourceQuota {
     }
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
-        let Some(new) = new else { return Ok(()) };
+        let Some(new) = new else {
+            // What is deleted was in the store: it counts for as long as it is there.
+            let gone = attempt.old.map(Object::uid).unwrap_or_default();
+            self.pending.lock().retain(|p| p.object != gone);
+            return Ok(());
+        };
         let namespace = &attempt.request.namespace;
         if self.reader.list("", "resourcequotas", namespace).await?.is_empty() {
             return Ok(());
@@ -117,13 +139,32 @@ impl ResourceQuota {
             quota["status"] = json!({"hard": resources::to_value(&hard), "used": resources::to_value(&used)});
             quota["apiVersion"] = "v1".into();
             quota["kind"] = "ResourceQuota".into();
-            charged.push(quota);
+            charged.push((quota, more));
         }
         // A dry run is measured, but takes no place.
-        for quota in charged.into_iter().filter(|_| !attempt.dry_run) {
+        for (quota, more) in charged.into_iter().filter(|_| !attempt.dry_run) {
+            let id = uid(&quota).to_owned();
             self.writer.update("resourcequotas", "status", &request.namespace, quota).await?;
+            if attempt.operation == Operation::Create {
+                self.remember(Pending { quota: id, object: new.uid().to_owned(), more, since: Instant::now() });
+            }
         }
         Ok(())
+    }
+
+    fn remember(&self, entry: Pending) {
+        let mut pending = self.pending.lock();
+        while pending.front().is_some_and(|p| p.since.elapsed() > ON_ITS_WAY) || pending.len() >= PENDING_LIMIT {
+            pending.pop_front();
+        }
+        pending.push_back(entry);
+    }
+
+    /// Adds what was admitted under the quota lately and is not among the objects `there`.
+    fn add_pending(&self, used: &mut List, quota: &str, there: &HashSet<String>) {
+        let pending = self.pending.lock();
+        let on_its_way = |p: &&Pending| p.quota == quota && p.since.elapsed() <= ON_ITS_WAY && !there.contains(&p.object);
+        pending.iter().filter(on_its_way).for_each(|p| resources::add(used, &p.more));
     }
 
     /// What the write uses more than before, of what the quota limits; without zeros.
@@ -150,11 +191,12 @@ impl ResourceQuota {
         Ok(more)
     }
 
-    /// What is used of the quota, counted from the objects that are there.
+    /// What is used of the quota, counted from the objects that are there or on their way.
     async fn count(&self, quota: &Value, hard: &List) -> Result<List, Status> {
         let namespace = quota["metadata"]["namespace"].as_str().unwrap_or_default();
         let zero = coracle_schema::Quantity::new(0, coracle_schema::quantity::Format::DecimalSi);
         let mut used: List = hard.keys().map(|name| (name.clone(), zero)).collect();
+        let mut there = HashSet::new();
         let sources: BTreeSet<(&str, &str)> = hard.keys().filter_map(|name| usage::source(name)).collect();
         for (group, resource) in sources {
             let objects: Vec<Value> = match look::all(&*self.reader, group, resource, namespace).await {
@@ -163,14 +205,20 @@ impl ResourceQuota {
                 Err(status) if status.code == 404 => continue,
                 Err(status) => return Err(status),
             };
+            there.extend(objects.iter().map(|o| uid(o).to_owned()));
             for object in objects.iter().filter(|o| usage::in_scope(quota, group, resource, o)) {
                 let mut one = usage::of(group, resource, object);
                 one.retain(|name, _| hard.contains_key(name));
                 resources::add(&mut used, &one);
             }
         }
+        self.add_pending(&mut used, uid(quota), &there);
         Ok(used)
     }
+}
+
+fn uid(object: &Value) -> &str {
+    object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The names of which there would be too much.
@@ -198,7 +246,8 @@ mod tests {
 
     fn bench(hard: Value) -> (Bench, ResourceQuota) {
         let bench = Bench::new();
-        let quota = json!({"apiVersion": "v1", "metadata": {"name": "q", "namespace": "live"}, "spec": {"hard": hard}});
+        let metadata = json!({"name": "q", "namespace": "live", "uid": "quota"});
+        let quota = json!({"apiVersion": "v1", "metadata": metadata, "spec": {"hard": hard}});
         bench.reader.put("", "resourcequotas", quota);
         let plugin = ResourceQuota::new(bench.reader.clone(), bench.reader.clone());
         (bench, plugin)
@@ -212,7 +261,7 @@ mod tests {
     async fn writes_are_counted_until_the_quota_is_full() {
         let (b, plugin) = bench(json!({"configmaps": "2"}));
         let create = async |name: &str| {
-            let map = json!({"metadata": {"name": name, "namespace": "live"}});
+            let map = json!({"metadata": {"name": name, "namespace": "live", "uid": name}});
             let made = b.create(&plugin, &format!("configmaps live {name}"), map.clone()).await;
             made.inspect(|_| {
                 b.reader.put("", "configmaps", map);
@@ -226,9 +275,21 @@ mod tests {
             refused.message,
             r#"configmaps "c" is forbidden: exceeded quota: q, requested: configmaps=1, used: configmaps=2, limited: configmaps=2"#
         );
+        let old = b.reader.look("", "configmaps", "live", "a");
+        b.run(&plugin, Operation::Delete, "configmaps live a", None, old).await.unwrap();
         b.reader.remove("", "configmaps", "live", "a");
         create("c").await.unwrap();
         assert_eq!(used(&b), json!({"configmaps": "2"}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_admitted_counts_before_it_is_stored_until_it_must_have_failed() {
+        let (b, plugin) = bench(json!({"configmaps": "1"}));
+        let create = async |name: &str| b.create(&plugin, "configmaps live x", json!({"metadata": {"name": name, "uid": name}})).await;
+        create("a").await.unwrap();
+        assert!(create("b").await.is_err(), "the first is on its way");
+        tokio::time::advance(ON_ITS_WAY + Duration::from_secs(1)).await;
+        create("b").await.unwrap();
     }
 
     #[tokio::test]
