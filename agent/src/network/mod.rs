@@ -370,4 +370,4 @@ fn missing(what: String, remedy: &'static str) -> impl FnOnce(io::Error) -> Netw
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::in_a_network_of_its_own;
+pub(crate) use tests::{in_a_network_of_its_own, pod_namespace};

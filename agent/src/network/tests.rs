@@ -22,7 +22,7 @@ pub(crate) fn in_a_network_of_its_own(test: impl FnOnce() + Send) {
 }
 
 /// A namespace for a pod, pinned to a file.
-fn pod_namespace(dir: &Path, name: &str) -> std::path::PathBuf {
+pub(crate) fn pod_namespace(dir: &Path, name: &str) -> std::path::PathBuf {
     let path = dir.join(name);
     File::create(&path).unwrap();
     std::thread::scope(|scope| {

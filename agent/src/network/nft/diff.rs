@@ -111,7 +111,7 @@ mod tests {
     fn base() -> Ruleset {
         let mut rules = Ruleset::new("t");
         rules.set("m", &[Field::Dport], Value::Verdict);
-        rules.rule("a", vec![Step::Drop]);
+        rules.rule("a", vec![Step::Reject]);
         rules.element("m", &[Part::Port(80)], Element::Goto("a".to_owned()));
         rules
     }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_first_write_replaces_whatever_is_there() {
-        let wanted = ["table", "table", "table", "set m", "chain a", "rule a: drop", "elements of m"];
+        let wanted = ["table", "table", "table", "set m", "chain a", "rule a: reject", "elements of m"];
         assert_eq!(what(None, &base()), wanted);
     }
 

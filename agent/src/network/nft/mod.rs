@@ -125,8 +125,6 @@ pub(crate) enum Step {
     Out(String),
     /// It leaves by another.
     NotOut(String),
-    /// The transport protocol.
-    Protocol(u8),
     /// The destination is one of this host's addresses.
     LocalDestination,
     /// First packet of a connection.
@@ -153,14 +151,8 @@ pub(crate) enum Step {
     Masquerade,
     /// Refuse with ICMP port unreachable.
     Reject,
-    /// Drop silently.
-    Drop,
     /// Go on in a chain and do not come back.
     Goto(String),
-    /// Go on in a chain and come back.
-    Jump(String),
-    /// End this chain.
-    Return,
 }
 
 impl Ruleset {
@@ -286,7 +278,6 @@ impl fmt::Display for Step {
             Step::NotDaddr(net) => write!(f, "ip daddr != {net}"),
             Step::Out(name) => write!(f, "oifname {name:?}"),
             Step::NotOut(name) => write!(f, "oifname != {name:?}"),
-            Step::Protocol(number) => write!(f, "meta l4proto {number}"),
             Step::LocalDestination => f.write_str("fib daddr type local"),
             Step::NewConnection => f.write_str("ct state new"),
             Step::Marked(bits) => write!(f, "meta mark & {bits:#x} == {bits:#x}"),
@@ -303,10 +294,7 @@ impl fmt::Display for Step {
             Step::Remember(set) => write!(f, "update @{set} {{ ip saddr }}"),
             Step::Masquerade => f.write_str("masquerade"),
             Step::Reject => f.write_str("reject"),
-            Step::Drop => f.write_str("drop"),
             Step::Goto(chain) => write!(f, "goto {chain}"),
-            Step::Jump(chain) => write!(f, "jump {chain}"),
-            Step::Return => f.write_str("return"),
         }
     }
 }

@@ -43,9 +43,7 @@ const R0: u32 = 8;
 const R1: u32 = 9;
 
 const DROP: u32 = 0;
-const JUMP: u32 = -3_i32 as u32;
 const GOTO: u32 = -4_i32 as u32;
-const RETURN: u32 = -5_i32 as u32;
 
 fn message(kind: u16, flags: u16) -> Message {
     Message::new(kind, flags).raw(&FAMILY)
@@ -255,10 +253,6 @@ fn encode(m: &mut Message, step: &Step, map: impl FnOnce() -> u32) {
         Step::NotDaddr(net) => compare_net(m, Field::Daddr, *net, false),
         Step::Out(name) => compare_out(m, name, true),
         Step::NotOut(name) => compare_out(m, name, false),
-        Step::Protocol(number) => {
-            load(m, Field::Protocol, R0);
-            compare(m, R0, true, &[*number]);
-        }
         Step::LocalDestination => {
             // fib: the type of the destination address, into R0.
             expression(m, "fib", |m| {
@@ -314,10 +308,7 @@ fn encode(m: &mut Message, step: &Step, map: impl FnOnce() -> u32) {
         Step::Reject => expression(m, "reject", |m| {
             m.be32(1, 0).attr(2, &[3]);
         }),
-        Step::Drop => go(m, DROP, None),
         Step::Goto(chain) => go(m, GOTO, Some(chain)),
-        Step::Jump(chain) => go(m, JUMP, Some(chain)),
-        Step::Return => go(m, RETURN, None),
     }
 }
 
