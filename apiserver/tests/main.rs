@@ -5,5 +5,5 @@ mod bench;
 mod crud;
 mod every_kind;
 mod house;
+mod kinds;
 mod network;
-mod zz_serve;

@@ -1,7 +1,7 @@
 //! The built-in kinds: rows of the tables, with the few facts tables do not hold (where upstream keeps them, how they are named, when
 //! their generation moves).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_schema::{Resource, SchemaRef, Tables};
 
@@ -133,6 +133,7 @@ fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
         naming: find(NAMING, row).unwrap_or(NameRule::Subdomain),
         generation: generation(row),
         traits: find(TRAITS, row).unwrap_or_default(),
+        empty_status: OnceLock::new(),
         printer: odd.printer,
         rules: odd.rules,
     }

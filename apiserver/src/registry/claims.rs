@@ -161,6 +161,7 @@ impl Claims {
         if new.text("/spec/type") == "ExternalName" {
             return;
         }
+        families(new, errors);
         let wanted = match new.text("/spec/clusterIP") {
             "" => new.value().pointer("/spec/clusterIPs/0").and_then(Value::as_str).unwrap_or_default(),
             text => text,
@@ -323,6 +324,31 @@ impl Drop for Claim {
         if let Some(held) = self.held.take() {
             held.lock().give_back(&self.taken, &self.owner);
         }
+    }
+}
+
+/// The address families of a service, which here can be IPv4 only; headless services without a selector may point at anything.
+fn families(service: &mut Object, errors: &mut FieldErrors) {
+    let headless = service.text("/spec/clusterIP") == "None";
+    let selects = service.value().pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
+    let anything = headless && !selects;
+    let listed = service.value().pointer("/spec/ipFamilies").and_then(Value::as_array).cloned().unwrap_or_default();
+    if !anything {
+        if service.text("/spec/ipFamilyPolicy") == "RequireDualStack" {
+            let why = "this cluster is not configured for dual-stack services";
+            errors.invalid("spec.ipFamilyPolicy", "\"RequireDualStack\"", why);
+        }
+        for (i, family) in listed.iter().enumerate().filter(|(_, f)| **f != "IPv4") {
+            errors.invalid(format!("spec.ipFamilies[{i}]"), family, "not configured on this cluster");
+        }
+    }
+    let spec = service.member_mut("spec");
+    if listed.is_empty() {
+        let both = if anything { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] };
+        spec.insert("ipFamilies".into(), both.into());
+    }
+    if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
+        spec.insert("ipFamilyPolicy".into(), if anything { "RequireDualStack" } else { "SingleStack" }.into());
     }
 }
 

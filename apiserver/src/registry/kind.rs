@@ -1,6 +1,9 @@
 //! A kind of object: all the server knows of it, as data. Built-in kinds come from the tables; a CRD builds the same value at run time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use coracle_schema::{SchemaRef, decode};
 use coracle_store::Key;
@@ -116,6 +119,8 @@ pub struct Kind {
     pub generation: Generation,
     /// Switches that upstream's storage of the kind has.
     pub traits: Traits,
+    /// The status of a new object, made on first demand.
+    pub empty_status: OnceLock<Option<Value>>,
     /// How its objects are printed in tables.
     pub printer: Option<&'static dyn Printer>,
     /// Its odd rules; [`super::rules::PLAIN`] for most.
@@ -197,9 +202,11 @@ impl Kind {
 
     /// Sets the status of a new object to the empty one of its type.
     pub fn reset_status(&self, object: &mut Object) {
-        let empty = decode::from_value(Value::Object(serde_json::Map::new()), &self.schema, decode::FieldValidation::Ignore);
-        let status = empty.ok().and_then(|mut e| e.value.as_object_mut().and_then(|m| m.remove("status")));
-        match (status, object.value_mut().as_object_mut()) {
+        let status = self.empty_status.get_or_init(|| {
+            let empty = decode::from_value(Value::Object(serde_json::Map::new()), &self.schema, decode::FieldValidation::Ignore);
+            empty.ok().and_then(|mut e| e.value.as_object_mut().and_then(|m| m.remove("status")))
+        });
+        match (status.clone(), object.value_mut().as_object_mut()) {
             (Some(status), Some(members)) => members.insert("status".into(), status),
             (None, Some(members)) => members.remove("status"),
             (_, None) => None,

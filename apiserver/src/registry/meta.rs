@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    fn object(meta: Value) -> Object {
+    fn object(meta: &Value) -> Object {
         Object::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})).unwrap()
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let old = object(
             json!({"name": "a", "namespace": "d", "uid": "u", "creationTimestamp": "t", "deletionTimestamp": "x", "finalizers": ["a/b"]}),
         );
-        let mut new = object(json!({"name": "a", "finalizers": ["a/b", "c/d"]}));
+        let mut new = object(&json!({"name": "a", "finalizers": ["a/b", "c/d"]}));
         carry_over(&mut new, &old);
         assert_eq!((new.uid(), new.namespace(), new.is_deleting()), ("u", "d", true));
         let errors = validate_update(&new, &old);

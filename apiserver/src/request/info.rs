@@ -102,7 +102,7 @@ impl RequestInfo {
             }
             _ => {}
         }
-        if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
+        if matches!(self.verb.as_str(), "list" | "watch")
             && let Some(text) = query.get("fieldSelector")
             && let Ok(selector) = FieldSelector::parse(text)
         {

@@ -80,7 +80,10 @@ impl Layers {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let slot = self.limits.enter(info)?;
+        let slot = match origin {
+            Origin::Network(_) => self.limits.enter(info)?,
+            Origin::Process(_) => self.limits.enter_anyway(info),
+        };
         let work = async {
             let (mut parts, body) = request.into_parts();
             let user = match origin {
@@ -103,8 +106,8 @@ impl Layers {
             self.dispatch(call).await
         };
         if info.is_long_running() {
-            let made = work.await?;
-            return Ok(held(made, slot));
+            // Its place is taken until its body ends.
+            return Ok(work.await?.map(|body| body.holding(slot)));
         }
         let made = timeout(limits::TIMEOUT, work).await;
         made.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
@@ -113,12 +116,6 @@ impl Layers {
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Answer, Status> {
         if call.info.is_resource { verbs::dispatch(&self.api, call).await } else { self.paths.answer(self, &call).await }
     }
-}
-
-/// Keeps the place of a watch taken until its body ends.
-fn held(mut made: Answer, slot: limits::Slot) -> Answer {
-    made.extensions_mut().insert(Arc::new(slot));
-    made
 }
 
 fn micros(took: Duration) -> u64 {

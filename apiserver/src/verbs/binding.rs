@@ -124,7 +124,7 @@ fn set_scheduled(pod: &mut Object, now: jiff::Timestamp) {
 mod tests {
     use super::*;
 
-    fn pod(spec: Value) -> Object {
+    fn pod(spec: &Value) -> Object {
         Object::new(
             json!({"metadata": {"name": "p"}, "spec": spec, "status": {"conditions": [{"type": "PodScheduled", "status": "False"}]}}),
         )
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_bound_pod_has_its_node_and_is_scheduled() {
-        let mut pod = pod(json!({}));
+        let mut pod = pod(&json!({}));
         assign(&mut pod, &binding(), jiff::Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((pod.text("/spec/nodeName"), pod.annotation("a")), ("n", Some("b")));
         assert_eq!(pod.text("/status/conditions/0/status"), "True");
@@ -146,9 +146,9 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once_and_not_while_it_goes_or_waits() {
         let bind = |mut pod: Object| assign(&mut pod, &binding(), jiff::Timestamp::UNIX_EPOCH).unwrap_err();
-        assert_eq!(bind(pod(json!({"nodeName": "m"}))), "pod p is already assigned to node \"m\"");
-        assert!(bind(pod(json!({"schedulingGates": [{"name": "x"}]}))).contains("schedulingGates"));
-        let mut going = pod(json!({}));
+        assert_eq!(bind(pod(&json!({"nodeName": "m"}))), "pod p is already assigned to node \"m\"");
+        assert!(bind(pod(&json!({"schedulingGates": [{"name": "x"}]}))).contains("schedulingGates"));
+        let mut going = pod(&json!({}));
         going.set_metadata("deletionTimestamp", "t");
         assert!(bind(going).contains("is being deleted"));
     }

@@ -64,6 +64,9 @@ pub async fn list(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
 pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOptions) -> Result<Page, Status> {
     let filter = Filter::new(kind, call, options)?;
     let token = if options.token.is_empty() { None } else { Some(Continue::decode(&options.token)?) };
+    if token.is_some() && options.resource_version.is_some_and(|v| v > 0) {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
     let freshness = freshness(options, token.as_ref());
     let snapshot = api.storage.collection(kind)?.snapshot(freshness).await.map_err(|e| expired(e, token.as_ref()))?;
     let after = token.as_ref().map(|t| format!("{}{}", filter.prefix(), t.after));

@@ -131,6 +131,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return Ok(answer::not_found());
     };
     let verb = Verb::parse(&info.verb).ok_or_else(Status::method_not_allowed)?;
+    if !kind.is_namespaced() && !info.namespace.is_empty() && &*kind.id.resource != "namespaces" {
+        return Ok(answer::not_found());
+    }
     if !info.subresource.is_empty() {
         let Some(subresource) = kind.subresource(&info.subresource) else { return Ok(answer::not_found()) };
         if !subresource.verbs.contains(&verb) {
@@ -141,7 +144,7 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         }
         return part(api, &call, &kind, subresource, verb).await;
     }
-    if !kind.has_verb(verb) {
+    if !kind.has_verb(verb) || !is_served(&kind, info, verb) {
         return Err(Status::method_not_allowed());
     }
     if kind.prefix.is_none() {
@@ -156,6 +159,17 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         Verb::Patch => patch::patch(api, &call, &kind).await,
         Verb::Delete => delete::delete(api, &call, &kind).await,
         Verb::DeleteCollection => delete::delete_collection(api, &call, &kind).await,
+    }
+}
+
+/// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only
+/// be listed and watched.
+fn is_served(kind: &Kind, info: &RequestInfo, verb: Verb) -> bool {
+    let nowhere = kind.is_namespaced() && info.namespace.is_empty();
+    match verb {
+        Verb::List | Verb::Watch => true,
+        Verb::Create | Verb::DeleteCollection => info.name.is_empty() && !nowhere,
+        Verb::Get | Verb::Update | Verb::Patch | Verb::Delete => !info.name.is_empty() && !nowhere,
     }
 }
 

@@ -21,6 +21,13 @@ pub async fn update(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         return Err(Status::bad_request("name must be provided"));
     }
     let creates = writing.part == Part::Whole && kind.rules.policy().create_on_update;
-    let outcome = writing.change(creates, |_, _| Ok(Made { object: sent.clone(), owned: false })).await?;
+    let mut first = Some(sent);
+    let outcome = writing
+        .change(creates, |writing, _| {
+            // A second try, after a lost race, reads the body again; most writes have only one.
+            let object = first.take().map_or_else(|| writing.decode_body(), Ok)?;
+            Ok(Made { object, owned: false })
+        })
+        .await?;
     writing.answer(&outcome)
 }

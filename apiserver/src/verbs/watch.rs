@@ -212,9 +212,9 @@ impl Session {
         let is = change.after.as_ref().filter(|c| self.filter.selects(c));
         match (was, is) {
             (false, None) => None,
-            (false, Some(cached)) => Some(self.printer.event(change, Type::Added, cached.wire.clone())),
-            (true, Some(cached)) => Some(self.printer.event(change, Type::Modified, cached.wire.clone())),
-            (true, None) => Some(self.printer.event(change, Type::Deleted, change.departed()?)),
+            (false, Some(cached)) => Some(self.printer.event(change, Type::Added, &cached.wire)),
+            (true, Some(cached)) => Some(self.printer.event(change, Type::Modified, &cached.wire)),
+            (true, None) => Some(self.printer.event(change, Type::Deleted, &change.departed()?)),
         }
     }
 
@@ -244,15 +244,15 @@ struct Printer {
 
 impl Printer {
     /// The event of a change; made once for all watchers, where all see the same.
-    fn event(&mut self, change: &Change<Facts>, of: Type, wire: Bytes) -> Bytes {
+    fn event(&mut self, change: &Change<Facts>, of: Type, wire: &Bytes) -> Bytes {
         let slot = match self.form {
             Form::Metadata => 3 + of as usize,
             _ => of as usize,
         };
         if self.kind.conversion.is_some() || self.rows.is_some() {
-            return self.write(of.name(), &wire);
+            return self.write(of.name(), wire);
         }
-        change.frames.get_or_make(slot, || self.write_plain(of.name(), &wire))
+        change.frames.get_or_make(slot, || self.write_plain(of.name(), wire))
     }
 
     /// An ADDED event of the initial state.

@@ -128,18 +128,18 @@ impl<'a> Writing<'a> {
             return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
-        for attempt in 1.. {
-            let made = Made { object: object.clone(), owned: false };
-            match self.commit_new(made).await {
-                Err(Lost::Race(name)) if !generated || attempt == NAMES => {
-                    return Err(Status::already_exists(self.kind.subject(&name)));
-                }
+        for _ in 1..if generated { NAMES } else { 1 } {
+            match self.commit_new(Made { object: object.clone(), owned: false }).await {
                 Err(Lost::Race(_)) => {}
                 Err(Lost::Refused(status)) => return Err(status),
                 Ok(outcome) => return Ok(outcome),
             }
         }
-        Err(Status::internal("no name was generated"))
+        match self.commit_new(Made { object, owned: false }).await {
+            Err(Lost::Race(name)) => Err(Status::already_exists(self.kind.subject(&name))),
+            Err(Lost::Refused(status)) => Err(status),
+            Ok(outcome) => Ok(outcome),
+        }
     }
 
     /// Changes the object named by the request: `compute` makes the new one from the old, or, where nothing is there and `creates` says

@@ -1,6 +1,7 @@
 //! Response bodies: bytes, a list of shared slices, or a stream. Nothing is copied until a frame is made for the connection.
 
 use std::{
+    any::Any,
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
@@ -14,7 +15,11 @@ use http_body::{Frame, SizeHint};
 const FRAME: usize = 64 * 1024;
 
 /// The body of every answer.
-pub struct Body(Inner);
+pub struct Body {
+    inner: Inner,
+    /// Dropped with the body: a place among the requests in flight.
+    held: Option<Box<dyn Any + Send + Sync>>,
+}
 
 enum Inner {
     Full(Option<Bytes>),
@@ -34,13 +39,13 @@ struct Slices {
 impl Body {
     /// No body.
     pub fn empty() -> Self {
-        Self(Inner::Full(None))
+        Self::of(Inner::Full(None))
     }
 
     /// Bytes at hand.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self(Inner::Full((!bytes.is_empty()).then_some(bytes)))
+        Self::of(Inner::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// A JSON list: a head that ends in `[`, the items, and a tail that begins with `]`.
@@ -48,17 +53,27 @@ impl Body {
         let (head, tail) = (head.into(), tail.into());
         let commas = items.len().saturating_sub(1);
         let left = (head.len() + tail.len() + commas) as u64 + items.iter().map(|i| i.len() as u64).sum::<u64>();
-        Self(Inner::List(Slices { head: Some(head), items: items.into_iter(), first: true, tail: Some(tail), left }))
+        Self::of(Inner::List(Slices { head: Some(head), items: items.into_iter(), first: true, tail: Some(tail), left }))
     }
 
     /// Frames as they come; the body ends with the stream.
     pub fn stream(frames: BoxStream<'static, Bytes>) -> Self {
-        Self(Inner::Stream(frames))
+        Self::of(Inner::Stream(frames))
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self { inner, held: None }
+    }
+
+    /// The same body, which keeps `what` until it ends or is dropped.
+    pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
+        self.held = Some(Box::new(what));
+        self
     }
 
     /// Length in bytes, if known.
     pub fn len(&self) -> Option<u64> {
-        match &self.0 {
+        match &self.inner {
             Inner::Full(bytes) => Some(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::List(slices) => Some(slices.left),
             Inner::Stream(_) => None,
@@ -106,7 +121,7 @@ impl http_body::Body for Body {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = match &mut self.0 {
+        let next = match &mut self.inner {
             Inner::Full(bytes) => bytes.take(),
             Inner::List(slices) => slices.next_frame(),
             Inner::Stream(frames) => match frames.poll_next_unpin(cx) {
@@ -114,11 +129,14 @@ impl http_body::Body for Body {
                 Poll::Ready(next) => next,
             },
         };
+        if next.is_none() {
+            self.held = None;
+        }
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, Inner::Full(None))
+        matches!(&self.inner, Inner::Full(None))
     }
 
     fn size_hint(&self) -> SizeHint {

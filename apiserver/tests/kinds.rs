@@ -1,0 +1,230 @@
+//! What single kinds do differently, seen from outside.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::house::House;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "p"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+fn binding(node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": node}})
+}
+
+fn service(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_ends_with_grace_and_at_once_when_forced() {
+    let house = House::new().await;
+    let made = house.post(PODS, &pod("p")).await.ok();
+    assert_eq!(made["status"]["phase"], "Pending");
+    let bound = house.post(&format!("{PODS}/p/binding"), &binding("n")).await;
+    assert_eq!((bound.code, bound.json()["status"].as_str()), (StatusCode::CREATED, Some("Success")));
+    let again = house.post(&format!("{PODS}/p/binding"), &binding("m")).await;
+    assert_eq!(again.code, StatusCode::CONFLICT);
+    let read = house.get(&format!("{PODS}/p")).await.ok();
+    assert_eq!((read["spec"]["nodeName"].as_str(), read["status"]["conditions"][0]["status"].as_str()), (Some("n"), Some("True")));
+    let on_node = house.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn")).await.ok();
+    assert_eq!(on_node["items"].as_array().unwrap().len(), 1);
+
+    let going = house.delete(&format!("{PODS}/p")).await.ok();
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    house.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await.ok();
+    assert_eq!(house.get(&format!("{PODS}/p")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_status_is_written_apart_from_its_spec() {
+    let house = House::new().await;
+    house.post(PODS, &pod("p")).await.ok();
+    let mut object = house.get(&format!("{PODS}/p")).await.ok();
+    object["status"]["phase"] = "Running".into();
+    object["spec"]["containers"][0]["image"] = "other".into();
+    let written = house.put(&format!("{PODS}/p/status"), &object).await.ok();
+    assert_eq!((written["status"]["phase"].as_str(), written["spec"]["containers"][0]["image"].as_str()), (Some("Running"), Some("i")));
+    let mut whole = written.clone();
+    whole["status"]["phase"] = "Failed".into();
+    let same = house.put(&format!("{PODS}/p"), &whole).await.ok();
+    assert_eq!(same["metadata"]["resourceVersion"], written["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn eviction_asks_the_budget() {
+    let house = House::new().await;
+    house.post(PODS, &pod("p")).await.ok();
+    house.post(&format!("{PODS}/p/binding"), &binding("n")).await.ok();
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    house.patch(&format!("{PODS}/p/status"), "application/merge-patch+json", &ready).await.ok();
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}},
+    });
+    house.post(budgets, &budget).await.ok();
+    let status =
+        json!({"status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1, "observedGeneration": 1}});
+    house.patch(&format!("{budgets}/b/status"), "application/merge-patch+json", &status).await.ok();
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let refused = house.post(&format!("{PODS}/p/eviction"), &eviction).await;
+    assert_eq!(refused.code, StatusCode::TOO_MANY_REQUESTS, "{}", refused.json());
+    assert_eq!(refused.json()["details"]["causes"][0]["reason"], "DisruptionBudget");
+    house.patch(&format!("{budgets}/b/status"), "application/merge-patch+json", &json!({"status": {"disruptionsAllowed": 1}})).await.ok();
+    assert_eq!(house.post(&format!("{PODS}/p/eviction"), &eviction).await.code, StatusCode::CREATED);
+    let spent = house.get(&format!("{budgets}/b")).await.ok();
+    assert_eq!(spent["status"].get("disruptionsAllowed").cloned().unwrap_or(json!(0)), 0);
+    assert!(spent["status"]["disruptedPods"]["p"].is_string());
+}
+
+#[tokio::test]
+async fn services_get_addresses_and_ports_that_no_other_has() {
+    let house = House::new().await;
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});
+    let one = house.post(SERVICES, &service("one", &spec)).await.ok();
+    let (address, port) = (&one["spec"]["clusterIP"], &one["spec"]["ports"][0]["nodePort"]);
+    assert!(address.as_str().unwrap().starts_with("10.") && (30000..=32767).contains(&port.as_u64().unwrap()), "{one}");
+    assert_eq!((&one["spec"]["clusterIPs"][0], &one["spec"]["ipFamilies"][0]), (address, &json!("IPv4")));
+
+    let taken = house.post(SERVICES, &service("two", &json!({"clusterIP": address, "ports": [{"port": 80}]}))).await;
+    assert_eq!(taken.code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(taken.json()["message"].as_str().unwrap().contains("provided IP is already allocated"), "{}", taken.json());
+    let used = house.post(SERVICES, &service("two", &json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}))).await;
+    assert!(used.json()["message"].as_str().unwrap().contains("provided port is already allocated"), "{}", used.json());
+    let outside = house.post(SERVICES, &service("two", &json!({"clusterIP": "192.168.0.1", "ports": [{"port": 80}]}))).await;
+    assert!(outside.json()["message"].as_str().unwrap().contains("is not in the valid range"), "{}", outside.json());
+
+    let headless =
+        house.post(SERVICES, &service("none", &json!({"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"port": 80}]}))).await.ok();
+    assert_eq!(headless["spec"]["clusterIP"], "None");
+    house.delete(&format!("{SERVICES}/one")).await.ok();
+    house.post(SERVICES, &service("two", &json!({"clusterIP": address, "ports": [{"port": 80}]}))).await.ok();
+}
+
+#[tokio::test]
+async fn an_updated_service_keeps_its_address_and_ports() {
+    let house = House::new().await;
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});
+    let one = house.post(SERVICES, &service("one", &spec)).await.ok();
+    let again = house
+        .put(&format!("{SERVICES}/one"), &service("one", &json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "c"}})))
+        .await
+        .ok();
+    assert_eq!((&again["spec"]["clusterIP"], &again["spec"]["selector"]["a"]), (&one["spec"]["clusterIP"], &json!("c")));
+    assert_eq!(again["spec"]["ports"][0]["nodePort"], one["spec"]["ports"][0]["nodePort"]);
+    let plain = house.patch(&format!("{SERVICES}/one"), "application/merge-patch+json", &json!({"spec": {"type": "ClusterIP"}})).await.ok();
+    assert!(plain["spec"]["ports"][0].get("nodePort").is_none(), "{plain}");
+}
+
+#[tokio::test]
+async fn a_namespace_is_terminating_until_its_finalizer_is_gone() {
+    let house = House::new().await;
+    let spaces = "/api/v1/namespaces";
+    house.post(spaces, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}})).await.ok();
+    let going = house.delete(&format!("{spaces}/n")).await.ok();
+    assert_eq!(going["status"]["phase"], "Terminating");
+    let refused =
+        house.post("/api/v1/namespaces/n/configmaps", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})).await;
+    assert_eq!(refused.code, StatusCode::FORBIDDEN);
+    let mut finished = house.get(&format!("{spaces}/n")).await.ok();
+    finished["spec"]["finalizers"] = json!([]);
+    house.put(&format!("{spaces}/n/finalize"), &finished).await.ok();
+    assert_eq!(house.get(&format!("{spaces}/n")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn replicas_are_scaled_through_the_scale_of_every_kind_that_has_one() {
+    let house = House::new().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    house.post(path, &deployment).await.ok();
+    let mut scale = house.get(&format!("{path}/d/scale")).await.ok();
+    assert_eq!(
+        (scale["kind"].as_str(), scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()),
+        (Some("Scale"), Some(1), Some("a=b"))
+    );
+    scale["spec"]["replicas"] = 3.into();
+    assert_eq!(house.put(&format!("{path}/d/scale"), &scale).await.ok()["spec"]["replicas"], 3);
+    let stale = house.put(&format!("{path}/d/scale"), &scale).await;
+    assert_eq!(stale.code, StatusCode::CONFLICT);
+    let patched = house.patch(&format!("{path}/d/scale"), "application/merge-patch+json", &json!({"spec": {"replicas": 5}})).await.ok();
+    assert_eq!(patched["spec"]["replicas"], 5);
+    let read = house.get(&format!("{path}/d")).await.ok();
+    assert_eq!((read["spec"]["replicas"].as_i64(), read["metadata"]["generation"].as_i64()), (Some(5), Some(3)));
+    let managed = read["metadata"]["managedFields"].as_array().unwrap();
+    assert!(managed.iter().any(|m| m["subresource"] == "scale"), "{managed:?}");
+}
+
+#[tokio::test]
+async fn kinds_that_share_storage_show_the_same_object() {
+    let house = House::new().await;
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "reason": "R", "message": "m", "type": "Normal",
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+    });
+    house.post("/api/v1/namespaces/default/events", &event).await.ok();
+    let other = house.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.ok();
+    assert_eq!((other["note"].as_str(), other["regarding"]["name"].as_str()), (Some("m"), Some("p")));
+    let list = house.get("/apis/events.k8s.io/v1/events").await.ok();
+    assert_eq!(list["items"][0]["apiVersion"], "events.k8s.io/v1");
+    let found = house.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp").await.ok();
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    let v1 = json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50},
+    });
+    house.post("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers", &v1).await.ok();
+    let v2 = house.get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h").await.ok();
+    assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+}
+
+#[tokio::test]
+async fn foreground_deletion_waits_with_its_finalizer() {
+    let house = House::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    house.post(maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})).await.ok();
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"});
+    let json_type = [("content-type", "application/json")];
+    let going = house.ask(Method::DELETE, &format!("{maps}/c"), &json_type, options.to_string()).await.ok();
+    assert_eq!(going["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    let refused = house.ask(Method::DELETE, &format!("{maps}/c"), &json_type, wrong.to_string()).await;
+    assert_eq!(refused.code, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn tables_and_metadata_are_other_forms_of_the_same_list() {
+    let house = House::new().await;
+    house.post(PODS, &pod("p")).await.ok();
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let shown = house.ask(Method::GET, PODS, &table, "").await.ok();
+    assert_eq!((shown["kind"].as_str(), shown["rows"][0]["cells"][0].as_str()), (Some("Table"), Some("p")));
+    let metadata = [("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json")];
+    let partial = house.ask(Method::GET, PODS, &metadata, "").await.ok();
+    assert_eq!((partial["items"][0]["metadata"]["name"].as_str(), partial["items"][0].get("spec")), (Some("p"), None));
+    let yaml = house.ask(Method::GET, &format!("{PODS}/p"), &[("accept", "application/yaml")], "").await;
+    assert!(String::from_utf8_lossy(&yaml.body).contains("kind: Pod"), "{:?}", yaml.body);
+}
+
+#[tokio::test]
+async fn what_is_not_served_at_a_place_says_so() {
+    let house = House::new().await;
+    assert_eq!(house.post("/api/v1/pods", &pod("p")).await.code, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(house.delete("/api/v1/pods").await.code, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(house.put(PODS, &pod("p")).await.code, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(house.get("/api/v1/namespaces/default/nodes").await.code, StatusCode::NOT_FOUND);
+    assert_eq!(house.get(&format!("{PODS}/p/nothing")).await.code, StatusCode::NOT_FOUND);
+    let unknown = house.get(&format!("{PODS}?fieldSelector=spec.nothing%3Dx")).await;
+    assert_eq!(
+        (unknown.code, unknown.json()["message"].as_str()),
+        (StatusCode::BAD_REQUEST, Some("field label not supported: spec.nothing"))
+    );
+}
