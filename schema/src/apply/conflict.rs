@@ -44,9 +44,7 @@ impl Conflicts {
 /// Fails if anybody in `entries` owns any of the `changed` paths.
 pub(super) fn none(entries: &Entries, changed: &Set) -> Result<(), Conflicts> {
     let mut owners: Vec<&Entry> = entries.0.iter().collect();
-    owners.sort_by(|a, b| {
-        (&a.manager, !a.applied, &a.api_version, &a.subresource).cmp(&(&b.manager, !b.applied, &b.api_version, &b.subresource))
-    });
+    owners.sort_by_cached_key(|owner| identifier(owner));
     let mut conflicts = Vec::new();
     for owner in owners {
         let manager = printed(owner);
@@ -54,6 +52,16 @@ pub(super) fn none(entries: &Entries, changed: &Set) -> Result<(), Conflicts> {
         conflicts.extend(theirs.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
     }
     if conflicts.is_empty() { Ok(()) } else { Err(Conflicts(conflicts)) }
+}
+
+/// The text by which upstream tells owners apart, and orders them.
+fn identifier(owner: &Entry) -> String {
+    let operation = if owner.applied { "Apply" } else { "Update" };
+    let version = if owner.applied { "" } else { &owner.api_version };
+    let members =
+        [("manager", owner.manager.as_str()), ("operation", operation), ("apiVersion", version), ("subresource", &owner.subresource)];
+    let members: Vec<String> = members.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k:?}:{v:?}")).collect();
+    format!("{{{}}}", members.join(","))
 }
 
 fn printed(owner: &Entry) -> String {

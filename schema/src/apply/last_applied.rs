@@ -42,12 +42,6 @@ pub(super) fn renew(object: &mut Value, config: &Value) {
     let mut config = config.clone();
     if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(ANNOTATION);
-        // As upstream: the empty map is not written.
-        if annotations.is_empty()
-            && let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut)
-        {
-            metadata.remove("annotations");
-        }
     }
     let text = format!("{}\n", go_json(&config));
     let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };

@@ -120,16 +120,17 @@ impl Attempt<'_> {
         };
         let last = entries.position(&entry).map(|at| entries.0.remove(at));
         entry.time = last.as_ref().and_then(|l| l.time.clone());
-        let new = match &last {
+        let (new, compared) = match &last {
             // All that was applied is applied again: nothing can go.
             Some(last) if !managed::includes(&entry.fields, &last.fields) => {
-                prune::prune(schema, root, merged, &last.fields, &entry.fields, &entries)
+                let pruned = prune::prune(schema, root, &merged, &last.fields, &entry.fields, &entries);
+                (pruned.stored, Some(pruned.compared))
             }
-            _ => merged,
+            _ => (merged, None),
         };
 
         let mut delta = match self.live {
-            Some(live) => managed::compare(self.schema, Some(live), &new),
+            Some(live) => managed::compare(self.schema, Some(live), compared.as_ref().unwrap_or(&new)),
             None => Delta::default(),
         };
         managed::subtract_trees(&mut delta.changed, &reset);
@@ -152,3 +153,5 @@ impl Attempt<'_> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream;

@@ -13,12 +13,20 @@ use crate::{
     types::Schema,
 };
 
+/// An object after pruning.
+pub(super) struct Pruned {
+    /// As it is compared with the live object: a map or list of which nothing is left is null, which keeps its owners.
+    pub(super) compared: Value,
+    /// As it is stored: such a map or list is absent.
+    pub(super) stored: Value,
+}
+
 /// `merged` without what only `last` owned. `now` is what the manager applies this time, `others` are the entries of everybody else.
-pub(super) fn prune(schema: &Schema, root: Node<'_>, merged: Value, last: &Set, now: &Set, others: &Entries) -> Value {
+pub(super) fn prune(schema: &Schema, root: Node<'_>, merged: &Value, last: &Set, now: &Set, others: &Entries) -> Pruned {
     let named = |set: &Set| with_named(schema, root, set);
     let last = named(last);
-    let there = named(&owned::of(schema, root, &merged));
-    let pruned = without(schema, root, &merged, &last);
+    let there = named(&owned::of(schema, root, merged));
+    let pruned = without(schema, root, merged, &last, Empty::Null);
 
     // What anybody owns comes back.
     let mut kept = now.clone();
@@ -28,13 +36,14 @@ pub(super) fn prune(schema: &Schema, root: Node<'_>, merged: Value, last: &Set, 
     let mut goes = there.clone();
     subtract(&mut goes, &named(&owned::of(schema, root, &pruned)));
     subtract(&mut goes, &named(&kept));
-    let pruned = without(schema, root, &merged, &goes);
+    let pruned = without(schema, root, merged, &goes, Empty::Null);
 
     // So does what this manager never owned.
     let mut goes = there;
     subtract(&mut goes, &named(&owned::of(schema, root, &pruned)));
     let goes = intersection(&goes, &last);
-    if goes.is_empty() { merged } else { without(schema, root, &merged, &goes) }
+    let left = |empty| without(schema, root, merged, &goes, empty);
+    Pruned { compared: left(Empty::Null), stored: left(Empty::Absent) }
 }
 
 /// The set with every field by name on the way to a member made a member, too (`EnsureNamedFieldsAreMembers`).
@@ -53,11 +62,20 @@ fn with_named(schema: &Schema, node: Node<'_>, set: &Set) -> Set {
     made
 }
 
-/// The value without the paths of `set`. Lists and maps that become empty go, too.
-fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set) -> Value {
+/// What becomes of a member of which nothing is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    Null,
+    Absent,
+}
+
+/// The value without the paths of `set`.
+fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set, empty: Empty) -> Value {
     match (node, value) {
         (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(map)) => {
             let mut out = serde_json::Map::new();
+            // A map with an emptied member is not itself empty: `{"a": null}` is stored as `{}`.
+            let mut emptied = false;
             for (name, value) in map {
                 let key = format!("f:{name}");
                 if has(set, &key) {
@@ -65,8 +83,9 @@ fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set) -> Value {
                 }
                 match (below(set, &key), node.child(schema, name)) {
                     (Some(inner), Some(child)) => {
-                        let value = without(schema, child, value, inner);
-                        if !value.is_null() {
+                        let value = without(schema, child, value, inner, empty);
+                        emptied |= value.is_null();
+                        if !value.is_null() || empty == Empty::Null {
                             out.insert(name.clone(), value);
                         }
                     }
@@ -75,7 +94,7 @@ fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set) -> Value {
                     }
                 }
             }
-            if out.is_empty() { Value::Null } else { Value::Object(out) }
+            if out.is_empty() && !emptied { Value::Null } else { Value::Object(out) }
         }
         (Node::List(kind, item), Value::Array(items)) => {
             let (key_type, child) = (item_type(schema, item), node.item(schema));
@@ -88,7 +107,7 @@ fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set) -> Value {
                 if has(set, &key) {
                     continue;
                 }
-                out.push(below(set, &key).map_or_else(|| value.clone(), |inner| without(schema, child, value, inner)));
+                out.push(below(set, &key).map_or_else(|| value.clone(), |inner| without(schema, child, value, inner, empty)));
             }
             if out.is_empty() { Value::Null } else { Value::Array(out) }
         }

@@ -219,6 +219,7 @@ fn beside_zero<'s>(schema: &'s Schema, field: &Field, value: &Value) -> (bool, O
             // A pointer that is written as null when not given: the place is there, the message is not.
             Node::Message(_) if presence == Presence::Nullable => (value.as_object().is_some_and(Map::is_empty), None),
             Node::Message(_) => (false, Some(schema.get(*id))),
+            Node::Leaf if presence == Presence::Nullable => (!value.is_null(), None),
             Node::Leaf => (value.as_object().is_some_and(|m| !m.is_empty()), None),
             _ => (true, None),
         },
