@@ -16,12 +16,13 @@ use crate::node;
 use crate::objects::Objects;
 use crate::pods::admit::{self, Taken};
 use crate::pods::object::{BoundPod, Glance};
+use crate::pods::qos::Amounts;
 use crate::pods::registry::{Directory, PodHandle, Signal};
 use crate::pods::state::Verdict;
 use crate::pods::status::NodeFacts;
 use crate::pods::worker::{Found, Worker};
 use crate::pods::{CONTAINER_NAME_LABEL, POD_UID_LABEL};
-use crate::recorder::{Recorder, Writer};
+use crate::recorder::{Level, Recorder, Writer};
 use crate::runtime::{Runtime, RuntimeEvent};
 use crate::source::{self, Selection, Sink};
 
@@ -103,6 +104,7 @@ impl Agent {
             tokens: crate::volumes::token::Tokens::default(),
             puller: crate::pull::Puller::default(),
             node: RwLock::default(),
+            node_changed: tokio::sync::Notify::new(),
             directory: shared.directory.clone(),
             tasks: shared.tasks.clone(),
             cgroups,
@@ -319,23 +321,31 @@ pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 pub struct Fleet {
     agents: HashMap<String, Arc<Agent>>,
     watch: Client,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+/// What a hollow node offers when nothing else is said.
+const HOLLOW_CAPACITY: Amounts = Amounts { cpu_milli: 32_000, memory: 256 << 30, ephemeral_storage: 1 << 40 };
+
 impl Fleet {
-    /// Hollow nodes by the settings given, each with the client `client_for` makes for it; `watch` may list and watch the pods of all nodes.
+    /// Hollow nodes by the settings given, each with the client `client_for` makes for it; `watch` may list and watch all pods and nodes.
+    /// Only warnings become events. Nodes without address ranges take those a controller writes into their objects.
     ///
     /// # Errors
     /// When one cannot be built.
     pub async fn hollow(watch: Client, client_for: &ClientFor, nodes: Vec<Options>, shared: &Shared) -> Result<Self, Error> {
         let mut agents = HashMap::with_capacity(nodes.len());
         for options in nodes {
-            let options = Options { materialize: false, cgroups: false, ..options };
+            // As upstream's hollow nodes: ordinary events would cost more than all the rest.
+            let events = Level::Warnings;
+            let capacity = options.capacity.or(Some(HOLLOW_CAPACITY));
+            let options = Options { materialize: false, cgroups: false, events, capacity, ..options };
             let runtime = Hollow::new(&options.node_name, options.clock);
             let agent = Agent::build(client_for(&options.node_name), runtime, options, shared).await?;
             agents.insert(agent.node_name().to_owned(), agent);
         }
-        Ok(Self { agents, watch, stop: shared.stop.clone() })
+        Ok(Self { agents, watch, tasks: shared.tasks.clone(), stop: shared.stop.clone() })
     }
 
     /// Runs all nodes until the shared stop.
@@ -343,6 +353,14 @@ impl Fleet {
         for agent in self.agents.values() {
             agent.start();
         }
+        let contexts: HashMap<String, Arc<Context>> = self.agents.iter().map(|(name, agent)| (name.clone(), agent.ctx.clone())).collect();
+        let (client, stop) = (self.watch.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = node::follow(client, contexts) => {}
+            }
+        });
         source::run(&self.watch, &Selection::Bound, self, &self.stop).await;
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kube::Client;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -119,6 +120,8 @@ pub struct Context {
     pub cgroups: Option<Cgroups>,
     /// The node as admission sees it.
     pub node: RwLock<NodeView>,
+    /// Rings when something about the node may have changed.
+    pub node_changed: Notify,
     /// Pods of this process, this node's among them.
     pub directory: Arc<Directory>,
     /// Owner of all tasks.

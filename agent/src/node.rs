@@ -1,17 +1,18 @@
 //! The node's own object: registration, status when it changes (at least every five minutes), lease every ten seconds (kubelet
 //! `kubelet_node_status.go`, `nodestatus/setters.go`, `component-helpers/apimachinery/lease`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition};
-use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, ApiError};
 use crate::clock::{time, until};
@@ -162,8 +163,11 @@ impl Keeper<'_> {
     }
 
     async fn keep(&mut self) {
-        let _watch =
-            self.ctx.options.materialize.then(|| tokio_util::task::AbortOnDropHandle::new(self.ctx.tasks.spawn(follow(self.ctx.clone()))));
+        // A fleet follows the objects of all its nodes at once.
+        let _watch = self.ctx.options.materialize.then(|| {
+            let nodes = HashMap::from([(self.ctx.options.node_name.clone(), self.ctx.clone())]);
+            AbortOnDropHandle::new(self.ctx.tasks.spawn(follow(self.ctx.client.clone(), nodes)))
+        });
         // Many nodes in one process: their beats are spread over the period.
         let phase = self.ctx.options.node_name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 9_000;
         let first = tokio::time::Instant::now() + Duration::from_millis(1000 + phase);
@@ -173,7 +177,8 @@ impl Keeper<'_> {
         loop {
             // A node that is not ready looks more often: what it waits for comes soon.
             let soon = async {
-                if self.observed.conditions.iter().any(|c| c.0 == "Ready" && !c.1) {
+                let unready = self.observed.conditions.iter().any(|c| c.0 == "Ready" && !c.1);
+                if unready && self.ctx.options.materialize {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 } else {
                     std::future::pending::<()>().await;
@@ -182,6 +187,7 @@ impl Keeper<'_> {
             let renew = tokio::select! {
                 _ = beat.tick() => true,
                 () = soon => false,
+                () = self.ctx.node_changed.notified() => false,
             };
             if renew {
                 match self.renew().await {
@@ -383,24 +389,29 @@ fn taint(text: &str) -> Option<Value> {
     Some(if value.is_empty() { json!({"key": key, "effect": effect}) } else { json!({"key": key, "value": value, "effect": effect}) })
 }
 
-/// Follows the node's own object for labels and pod address ranges.
-async fn follow(ctx: Arc<Context>) {
-    let api: Api<Node> = Api::all(ctx.client.clone());
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", ctx.options.node_name));
-    let mut nodes = std::pin::pin!(watcher(api, config).default_backoff().applied_objects());
-    let mut cidrs = ctx.options.pod_cidrs.clone();
-    while let Some(event) = nodes.next().await {
+/// Follows the objects of these nodes for labels and pod address ranges: one by name, several by one watch of all.
+pub(crate) async fn follow(client: Client, nodes: HashMap<String, Arc<Context>>) {
+    let only = nodes.keys().next().filter(|_| nodes.len() == 1);
+    let config = only.map_or_else(watcher::Config::default, |name| watcher::Config::default().fields(&format!("metadata.name={name}")));
+    let mut events = std::pin::pin!(watcher(Api::<Node>::all(client), config).default_backoff().applied_objects());
+    let mut ranges: HashMap<String, Vec<String>> = HashMap::new();
+    while let Some(event) = events.next().await {
         let Ok(node) = event else { continue };
+        let Some((name, ctx)) = node.metadata.name.as_ref().and_then(|name| nodes.get_key_value(name)) else { continue };
         if let Some(labels) = node.metadata.labels {
             ctx.node.write().labels = labels;
         }
         let spec = node.spec.unwrap_or_default();
         let given = spec.pod_cidrs.or(spec.pod_cidr.map(|one| vec![one])).unwrap_or_default();
-        if ctx.options.pod_cidrs.is_empty() && !given.is_empty() && given != cidrs {
-            match ctx.runtime.set_pod_cidrs(&given).await {
-                Ok(()) => cidrs = given,
-                Err(error) => tracing::error!(node = ctx.options.node_name, %error, "pod address ranges refused by the runtime"),
+        if !ctx.options.pod_cidrs.is_empty() || given.is_empty() || ranges.get(name) == Some(&given) {
+            continue;
+        }
+        match ctx.runtime.set_pod_cidrs(&given).await {
+            Ok(()) => {
+                ranges.insert(name.clone(), given);
+                ctx.node_changed.notify_one();
             }
+            Err(error) => tracing::error!(node = name, %error, "pod address ranges refused by the runtime"),
         }
     }
 }

@@ -243,10 +243,18 @@ async fn pods_deleted_while_the_agent_was_away_are_cleaned_up() {
 async fn a_fleet_runs_the_pods_of_all_its_nodes_over_one_watch() {
     let api = ApiServer::default();
     let shared = Shared::new(CancellationToken::new());
-    let nodes = (0..20).map(|n| options(&format!("n{n}"))).collect();
+    let nodes = (0..20).map(|n| Options { pod_cidrs: Vec::new(), ..options(&format!("n{n}")) }).collect();
     let client = api.clone();
     let fleet = Fleet::hollow(api.client(), &(Arc::new(move |_: &str| client.client()) as _), nodes, &shared).await.unwrap();
     tokio::spawn(async move { fleet.run().await });
+    for number in 0..20 {
+        let path = format!("/api/v1/nodes/n{number}");
+        let mut node = api.wait_for(&path, |n| n.is_some_and(|n| n["status"]["conditions"].is_array())).await.unwrap();
+        assert!(!ready(&node["status"]), "no address range yet");
+        node["spec"]["podCIDRs"] = json!([format!("10.{number}.0.0/24")]);
+        api.put(&path, node);
+        api.wait_for(&path, |n| n.is_some_and(|n| ready(&n["status"]))).await;
+    }
     for number in 0..200 {
         api.pod(&format!("p{number}"), &format!("n{}", number % 20), &json!({}));
     }
