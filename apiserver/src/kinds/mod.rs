@@ -8,6 +8,7 @@ pub mod columns;
 mod access;
 mod address;
 mod devices;
+mod endpoints;
 mod event;
 mod extension;
 mod job;
@@ -36,8 +37,8 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
     match (group, resource) {
         ("", "pods") => &pod::Pod,
         ("", "services") => &service::Service,
-        ("", "endpoints") => &service::Endpoints,
-        ("discovery.k8s.io", "endpointslices") => &service::EndpointSlice,
+        ("", "endpoints") => &endpoints::Endpoints,
+        ("discovery.k8s.io", "endpointslices") => &endpoints::EndpointSlice,
         ("", "namespaces") => &namespace::Namespace,
         ("", "nodes") => &node::Node,
         ("", "secrets") => &secret::Secret,

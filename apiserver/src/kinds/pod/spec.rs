@@ -129,7 +129,7 @@ fn restart_policy(container: &Value, path: &str, errors: &mut FieldErrors) {
     let rules = view::list(container, "restartPolicyRules");
     match view::get(container, "restartPolicy").and_then(Value::as_str) {
         None if !rules.is_empty() => {
-            errors.required(format!("{path}.restartPolicy"), "must specify restartPolicy when restart rules are used")
+            errors.required(format!("{path}.restartPolicy"), "must specify restartPolicy when restart rules are used");
         }
         Some(policy) if !["Always", "Never", "OnFailure"].contains(&policy) => {
             errors.not_supported(format!("{path}.restartPolicy"), view::quoted(policy), &["Always", "Never", "OnFailure"]);

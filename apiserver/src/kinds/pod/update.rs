@@ -38,8 +38,8 @@ fn deadline(new: &Value, old: &Value, errors: &mut FieldErrors) -> bool {
     match (view::int(new, "activeDeadlineSeconds"), view::int(old, "activeDeadlineSeconds")) {
         (Some(seconds), before) => {
             let most = i64::from(i32::MAX);
-            for message in name::in_range(seconds, 0, most) {
-                errors.invalid(path, seconds, &message);
+            if let Some(message) = name::in_range(seconds, 0, most).first() {
+                errors.invalid(path, seconds, message);
                 return false;
             }
             if before.is_some_and(|before| before < seconds) {

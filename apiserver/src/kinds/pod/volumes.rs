@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::{FieldErrors, name};
+use coracle_schema::{FieldErrors, Quantity, name};
 use serde_json::Value;
 
 use super::{
@@ -99,10 +99,8 @@ fn source_of(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
         errors.required(format!("{path}.{field}"), "");
     }
     match kind {
-        "emptyDir" => {
-            if view::quantity(view::member(source, "sizeLimit")).is_some_and(coracle_schema::Quantity::is_negative) {
-                errors.forbidden(format!("{path}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if view::quantity(view::member(source, "sizeLimit")).is_some_and(Quantity::is_negative) => {
+            errors.forbidden(format!("{path}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => match view::text(source, "path") {
             "" => errors.required(format!("{path}.path"), ""),

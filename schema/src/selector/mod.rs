@@ -1,10 +1,15 @@
 //! Label and field selectors: what `?labelSelector=` and `?fieldSelector=` say, and `LabelSelector` objects. Matching allocates nothing.
 
+mod field;
+mod parse;
+
 use std::fmt;
 
 use serde_json::{Map, Value};
 
 use crate::{field::FieldErrors, name};
+
+pub use self::field::{FieldSelector, FieldTerm};
 
 /// What a requirement asks of a label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,34 +98,6 @@ impl Requirement {
 }
 
 impl LabelSelector {
-    /// Parses `a=b,c in (d,e),!f`. Errors are worded like apimachinery's `labels.Parse`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut parser = Parser { tokens: tokens(text)?, at: 0 };
-        let mut requirements = Vec::new();
-        loop {
-            match parser.peek(true) {
-                Token::Word(_) | Token::Symbol("!") => {
-                    let one = parser.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
-                    requirements.push(one);
-                    match parser.next(true) {
-                        Token::End => break,
-                        Token::Symbol(",") => {
-                            let next = parser.peek(true);
-                            if !matches!(next, Token::Word(_) | Token::Symbol("!")) {
-                                return Err(format!("found '{next}', expected: identifier after ','"));
-                            }
-                        }
-                        other => return Err(format!("found '{other}', expected: ',' or 'end of string'")),
-                    }
-                }
-                Token::End => break,
-                other => return Err(format!("found '{other}', expected: !, identifier, or 'end of string'")),
-            }
-        }
-        requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { requirements, nothing: false })
-    }
-
     /// From a `metav1.LabelSelector` object: absent selects nothing, `{}` everything.
     pub fn from_object(object: Option<&Value>) -> Result<Self, String> {
         let Some(object) = object.filter(|o| !o.is_null()) else {
@@ -243,95 +220,6 @@ pub fn validate_labels(labels: &Map<String, Value>, path: &str, errors: &mut Fie
     }
 }
 
-/// A field selector: `metadata.name=x,status.phase!=Running`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FieldSelector {
-    /// All of them must hold.
-    pub terms: Vec<FieldTerm>,
-}
-
-/// One condition on one field.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FieldTerm {
-    /// `status.phase`
-    pub field: Box<str>,
-    /// The value, unescaped.
-    pub value: Box<str>,
-    /// `!=`
-    pub negated: bool,
-}
-
-impl FieldSelector {
-    /// Parses a selector. Errors are worded like apimachinery's `fields.ParseSelector`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut terms = Vec::new();
-        for part in split_unescaped(text) {
-            if part.is_empty() {
-                continue;
-            }
-            let wrong = || format!("invalid selector: '{text}'; can't understand '{part}'");
-            let at = part.find(['=', '!']).ok_or_else(wrong)?;
-            let (field, rest) = part.split_at(at);
-            let (negated, value) = match rest.strip_prefix("!=") {
-                Some(value) => (true, value),
-                None => (false, rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')).ok_or_else(wrong)?),
-            };
-            terms.push(FieldTerm { field: field.into(), value: unescape(value)?.into(), negated });
-        }
-        Ok(Self { terms })
-    }
-
-    /// Whether it selects everything.
-    pub fn is_everything(&self) -> bool {
-        self.terms.is_empty()
-    }
-
-    /// Whether every term holds; `value_of` gives a field's value, empty when absent.
-    pub fn matches<'a>(&self, value_of: impl Fn(&str) -> &'a str) -> bool {
-        self.terms.iter().all(|term| (value_of(&term.field) == &*term.value) != term.negated)
-    }
-
-    /// The value that a field must have, if the selector asks for exactly one.
-    pub fn exact(&self, field: &str) -> Option<&str> {
-        self.terms.iter().find(|term| !term.negated && &*term.field == field).map(|term| &*term.value)
-    }
-}
-
-/// Splits at commas that no backslash precedes.
-fn split_unescaped(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            ',' => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn unescape(text: &str) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some(next @ ('\\' | ',' | '=')) => out.push(next),
-                Some(next) => return Err(format!("invalid field selector: invalid escape sequence: \\{next}")),
-                None => return Err("invalid field selector: invalid escape sequence: \\".to_owned()),
-            },
-            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {c}")),
-            c => out.push(c),
-        }
-    }
-    Ok(out)
-}
-
 /// The operators as they are written.
 #[derive(Clone, Copy, PartialEq)]
 enum Spelling {
@@ -396,141 +284,6 @@ fn joined(messages: &[String]) -> Option<String> {
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Token<'a> {
-    Word(&'a str),
-    Symbol(&'static str),
-    End,
-}
-
-impl fmt::Display for Token<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Word(text) => text,
-            Self::Symbol(text) => text,
-            Self::End => "",
-        })
-    }
-}
-
-const SYMBOLS: [&str; 9] = ["==", "!=", "!", "=", ">", "<", "(", ")", ","];
-
-fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
-    let mut found = Vec::new();
-    let mut rest = text.trim_start_matches([' ', '\t', '\r', '\n']);
-    while !rest.is_empty() {
-        if let Some(symbol) = SYMBOLS.into_iter().find(|s| rest.starts_with(s)) {
-            found.push(Token::Symbol(symbol));
-            rest = &rest[symbol.len()..];
-        } else {
-            let end = rest.find(|c: char| " \t\r\n=!(),<>".contains(c)).unwrap_or(rest.len());
-            found.push(Token::Word(&rest[..end]));
-            rest = &rest[end..];
-        }
-        rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
-    }
-    found.push(Token::End);
-    Ok(found)
-}
-
-struct Parser<'a> {
-    tokens: Vec<Token<'a>>,
-    at: usize,
-}
-
-impl<'a> Parser<'a> {
-    /// The next token; where a value stands, `in` and `notin` are ordinary words, elsewhere they are operators.
-    fn peek(&self, value: bool) -> Token<'a> {
-        let token = self.tokens.get(self.at).copied().unwrap_or(Token::End);
-        match token {
-            Token::Word("in") if !value => Token::Symbol("in"),
-            Token::Word("notin") if !value => Token::Symbol("notin"),
-            other => other,
-        }
-    }
-
-    fn next(&mut self, value: bool) -> Token<'a> {
-        let token = self.peek(value);
-        self.at += 1;
-        token
-    }
-
-    fn requirement(&mut self) -> Result<Requirement, String> {
-        let absent = self.peek(true) == Token::Symbol("!");
-        if absent {
-            self.at += 1;
-        }
-        let key = match self.next(true) {
-            Token::Word(key) => key,
-            other => return Err(format!("found '{other}', expected: identifier")),
-        };
-        if let Some(message) = joined(&name::qualified(key)) {
-            // Upstream reports the key without a field path here, which prints as `<nil>`.
-            return Err(format!("<nil>: Invalid value: {key:?}: {message}"));
-        }
-        if absent {
-            return checked(key, Spelling::DoesNotExist, Vec::new());
-        }
-        if matches!(self.peek(true), Token::End | Token::Symbol(",")) {
-            return checked(key, Spelling::Exists, Vec::new());
-        }
-        let spelling = match self.next(false) {
-            Token::Symbol("in") => Spelling::In,
-            Token::Symbol("notin") => Spelling::NotIn,
-            Token::Symbol("=" | "==") => Spelling::Equals,
-            Token::Symbol("!=") => Spelling::NotEquals,
-            Token::Symbol(">") => Spelling::GreaterThan,
-            Token::Symbol("<") => Spelling::LessThan,
-            other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
-        };
-        let values = if matches!(spelling, Spelling::In | Spelling::NotIn) { self.values()? } else { vec![self.one_value()?] };
-        checked(key, spelling, values)
-    }
-
-    fn one_value(&mut self) -> Result<Box<str>, String> {
-        match self.peek(true) {
-            Token::End | Token::Symbol(",") => Ok("".into()),
-            Token::Word(word) => {
-                self.at += 1;
-                Ok(word.into())
-            }
-            other => Err(format!("found '{other}', expected: identifier")),
-        }
-    }
-
-    /// `(a,b)`; an empty place between commas is the empty value.
-    fn values(&mut self) -> Result<Vec<Box<str>>, String> {
-        let open = self.next(true);
-        if open != Token::Symbol("(") {
-            return Err(format!("found '{open}' expected: '('"));
-        }
-        let mut values: Vec<Box<str>> = Vec::new();
-        let mut expect_value = true;
-        loop {
-            match self.next(true) {
-                Token::Word(word) if expect_value => {
-                    values.push(word.into());
-                    expect_value = false;
-                }
-                Token::Symbol(",") => {
-                    if expect_value {
-                        values.push("".into());
-                    }
-                    expect_value = true;
-                }
-                Token::Symbol(")") => {
-                    if expect_value {
-                        values.push("".into());
-                    }
-                    return Ok(values);
-                }
-                other if expect_value => return Err(format!("found '{other}', expected: ',', ')' or identifier")),
-                other => return Err(format!("found '{other}', expected: ',' or ')'")),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -545,8 +298,21 @@ mod tests {
     fn every_operator_selects_what_it_says() {
         let labels = [("app", "web"), ("tier", "front"), ("n", "5")];
         for yes in [
-            "", "app=web", "app==web", "app!=db", "app in (web,db)", "app notin (db)", "app", "!gone", "gone!=x", "gone notin (x)", "n>4",
-            "n<6", "app=web,tier in (front)", " app = web , ! gone ", "!in",
+            "",
+            "app=web",
+            "app==web",
+            "app!=db",
+            "app in (web,db)",
+            "app notin (db)",
+            "app",
+            "!gone",
+            "gone!=x",
+            "gone notin (x)",
+            "n>4",
+            "n<6",
+            "app=web,tier in (front)",
+            " app = web , ! gone ",
+            "!in",
         ] {
             assert!(holds(yes, &labels), "{yes}");
         }
@@ -582,16 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn field_selectors_split_unescape_and_match() {
-        let selector = FieldSelector::parse("metadata.name=a\\,b,status.phase!=Running,x==").unwrap();
-        assert_eq!(selector.exact("metadata.name"), Some("a,b"));
-        assert!(selector.matches(|field| if field == "metadata.name" { "a,b" } else { "" }));
-        assert!(!selector.matches(|field| if field == "status.phase" { "Running" } else { "a,b" }));
-        assert_eq!(FieldSelector::parse("nothing").unwrap_err(), "invalid selector: 'nothing'; can't understand 'nothing'");
-        assert!(FieldSelector::parse("a=b=c").unwrap_err().contains("unescaped character in value: ="));
-    }
-
-    #[test]
     fn the_fields_of_a_selector_object_are_checked() {
         let mut errors = FieldErrors::none();
         let selector = json!({
@@ -600,13 +356,16 @@ mod tests {
         });
         validate_object(&selector, "spec.selector", &mut errors);
         let paths: Vec<&str> = errors.0.iter().map(|e| e.path.as_str()).collect();
-        assert_eq!(paths, [
-            "spec.selector.matchLabels",
-            "spec.selector.matchExpressions[0].values",
-            "spec.selector.matchExpressions[1].values",
-            "spec.selector.matchExpressions[1].key",
-            "spec.selector.matchExpressions[1].key",
-            "spec.selector.matchExpressions[2].operator",
-        ]);
+        assert_eq!(
+            paths,
+            [
+                "spec.selector.matchLabels",
+                "spec.selector.matchExpressions[0].values",
+                "spec.selector.matchExpressions[1].values",
+                "spec.selector.matchExpressions[1].key",
+                "spec.selector.matchExpressions[1].key",
+                "spec.selector.matchExpressions[2].operator",
+            ]
+        );
     }
 }

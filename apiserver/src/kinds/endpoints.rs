@@ -1,0 +1,136 @@
+//! Where traffic of services goes: endpoints and endpoint slices (upstream `ValidateEndpoints`, `apis/discovery/validation`).
+
+use std::collections::HashSet;
+
+use coracle_schema::{FieldErrors, name, selector};
+use serde_json::Value;
+
+use super::{address, view};
+use crate::registry::{Object, Part, Rules};
+
+/// Most endpoints of a slice, addresses of an endpoint and ports of a slice.
+const ENDPOINTS_MAX: usize = 1000;
+const ADDRESSES_MAX: usize = 100;
+const PORTS_MAX: usize = 20_000;
+
+/// Rules of `endpoints`.
+pub(super) struct Endpoints;
+
+impl Rules for Endpoints {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if old.is_some_and(|old| view::get(old.value(), "subsets") == view::get(new.value(), "subsets")) {
+            return errors;
+        }
+        for (at, subset) in view::list(new.value(), "subsets").iter().enumerate() {
+            let path = format!("subsets[{at}]");
+            if view::list(subset, "addresses").is_empty() && view::list(subset, "notReadyAddresses").is_empty() {
+                errors.required(&path, "must specify `addresses` or `notReadyAddresses`");
+            }
+            for list in ["addresses", "notReadyAddresses"] {
+                for (at, given) in view::list(subset, list).iter().enumerate() {
+                    endpoint_address(given, &format!("{path}.{list}[{at}]"), &mut errors);
+                }
+            }
+            let ports = view::list(subset, "ports");
+            for (at, port) in ports.iter().enumerate() {
+                endpoint_port(port, ports.len() > 1, &format!("{path}.ports[{at}]"), &mut errors);
+            }
+        }
+        errors
+    }
+}
+
+fn endpoint_address(given: &Value, path: &str, errors: &mut FieldErrors) {
+    address::endpoint(view::text(given, "ip"), &format!("{path}.ip"), errors);
+    let (host, node) = (view::text(given, "hostname"), view::text(given, "nodeName"));
+    if !host.is_empty() {
+        errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
+    }
+    if !node.is_empty() {
+        errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
+    }
+}
+
+fn endpoint_port(port: &Value, needs_name: bool, path: &str, errors: &mut FieldErrors) {
+    let name = view::text(port, "name");
+    if name.is_empty() && needs_name {
+        errors.required(format!("{path}.name"), "");
+    } else if !name.is_empty() {
+        errors.invalid_each(&format!("{path}.name"), name, name::label(name));
+    }
+    let number = view::int(port, "port").unwrap_or_default();
+    for message in name::port_number(number) {
+        errors.invalid(format!("{path}.port"), number, &message);
+    }
+}
+
+/// Rules of `endpointslices`.
+pub(super) struct EndpointSlice;
+
+impl Rules for EndpointSlice {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let slice = new.value();
+        let kind = view::text(slice, "addressType");
+        if !["", "FQDN", "IPv4", "IPv6"].contains(&kind) {
+            errors.not_supported("addressType", view::quoted(kind), &["FQDN", "IPv4", "IPv6"]);
+        }
+        slice_ports(view::list(slice, "ports"), &mut errors);
+        let endpoints = view::list(slice, "endpoints");
+        if endpoints.len() > ENDPOINTS_MAX {
+            errors.too_many("endpoints", endpoints.len(), ENDPOINTS_MAX as u64);
+        } else if old.is_none_or(|old| view::get(old.value(), "endpoints") != view::get(slice, "endpoints")) {
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                slice_endpoint(endpoint, kind, &format!("endpoints[{at}]"), &mut errors);
+            }
+        }
+        if let Some(old) = old
+            && view::text(old.value(), "addressType") != kind
+        {
+            errors.invalid("addressType", view::quoted(kind), "field is immutable");
+        }
+        errors
+    }
+}
+
+fn slice_ports(ports: &[Value], errors: &mut FieldErrors) {
+    if ports.len() > PORTS_MAX {
+        errors.too_many("ports", ports.len(), PORTS_MAX as u64);
+    }
+    let mut names = HashSet::new();
+    for (at, port) in ports.iter().enumerate() {
+        let name = view::text(port, "name");
+        if !name.is_empty() {
+            errors.invalid_each(&format!("ports[{at}].name"), name, name::label(name));
+        }
+        if !names.insert(name) {
+            errors.duplicate(format!("ports[{at}].name"), view::quoted(name));
+        }
+    }
+}
+
+fn slice_endpoint(endpoint: &Value, kind: &str, path: &str, errors: &mut FieldErrors) {
+    let addresses: Vec<&str> = view::texts(endpoint, "addresses").collect();
+    if addresses.len() > ADDRESSES_MAX {
+        errors.too_many(format!("{path}.addresses"), addresses.len(), ADDRESSES_MAX as u64);
+    }
+    for (at, given) in addresses.iter().enumerate() {
+        let path = format!("{path}.addresses[{at}]");
+        match (kind, given.parse::<std::net::IpAddr>()) {
+            ("IPv4", Ok(ip)) if !ip.is_ipv4() => errors.invalid(&path, view::quoted(given), "must be an IPv4 address"),
+            ("IPv6", Ok(ip)) if !ip.is_ipv6() => errors.invalid(&path, view::quoted(given), "must be an IPv6 address"),
+            ("IPv4" | "IPv6", _) => address::endpoint(given, &path, errors),
+            ("FQDN", _) => errors.invalid_each(&path, given, name::subdomain(given.trim_end_matches('.'))),
+            _ => {}
+        }
+    }
+    let (node, host) = (view::text(endpoint, "nodeName"), view::text(endpoint, "hostname"));
+    if !node.is_empty() {
+        errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
+    }
+    if !host.is_empty() {
+        errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
+    }
+    selector::validate_labels(view::map(endpoint, "deprecatedTopology"), &format!("{path}.deprecatedTopology"), errors);
+}
