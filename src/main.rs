@@ -1,2 +1,42 @@
-//! Coracle.
-fn main() {}
+//! The binary: options, certificates, wiring, signals. Dull on purpose.
+
+mod certs;
+mod clients;
+mod commands;
+mod files;
+mod kubeconfig;
+mod lock;
+mod machine;
+mod nodes;
+mod options;
+mod server;
+mod setup;
+
+use std::{ffi::OsString, process::ExitCode, time::Instant};
+
+use options::Command;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // A pod's shim is this binary executed again; it stays small only if nothing of the server is touched.
+    if let Some(code) = coracle_agent::embedded::shim_main(&arguments) {
+        return code;
+    }
+    let started = Instant::now();
+    let result = options::parse().and_then(|cli| match cli.command {
+        Command::Server(options) => server::main(&options, started),
+        Command::Agent(options) => commands::agent(&options),
+        Command::Stop(options) => commands::stop(&options),
+        Command::Image(options) => commands::image(&options),
+        Command::Kubeconfig(options) => commands::kubeconfig(&options),
+        Command::Token(options) => commands::token(&options),
+        Command::Version => commands::version(),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            commands::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

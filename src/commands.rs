@@ -1,0 +1,107 @@
+//! The commands beside `server`.
+
+use std::{io::Write, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::{
+    lock, nodes,
+    options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, StopOptions, TokenOptions},
+};
+
+/// A server may take this long to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Says an error and its causes on one line each.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "coracle: {error:#}");
+}
+
+fn say(text: impl std::fmt::Display) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("standard output")
+}
+
+/// `coracle agent`
+pub(crate) fn agent(_options: &AgentOptions) -> Result<()> {
+    bail!("joining another machine's server is not in this version; `coracle server` runs an agent for its own machine")
+}
+
+/// `coracle stop`
+pub(crate) fn stop(options: &StopOptions) -> Result<()> {
+    let was_running = lock::stop_holder(&options.data_dir, STOP_PATIENCE)?;
+    say(if was_running { "the server is stopped" } else { "no server was running" })?;
+    if options.all {
+        let _lock = lock::take(&options.data_dir)?;
+        coracle_agent::embedded::teardown(&nodes::runtime_options(&options.data_dir, None, None)).context("--all")?;
+        say("containers, mounts and network are removed")?;
+    }
+    Ok(())
+}
+
+/// `coracle image`
+pub(crate) fn image(options: &ImageOptions) -> Result<()> {
+    let store = nodes::image_store(&options.data_dir, &[])?;
+    match &options.command {
+        ImageCommand::Import { archives } => {
+            for archive in archives {
+                for reference in store.import(archive).with_context(|| format!("{}", archive.display()))? {
+                    say(format_args!("imported {reference}"))?;
+                }
+            }
+        }
+        ImageCommand::List => {
+            for image in store.all()? {
+                for name in image.tags.iter().chain(image.tags.is_empty().then_some(&image.id)) {
+                    say(format_args!("{name}\t{} MB", image.size_bytes / 1_000_000))?;
+                }
+            }
+        }
+        ImageCommand::Remove { reference } => {
+            store.remove_image(reference)?;
+            say(format_args!("removed {reference}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// `coracle kubeconfig`
+pub(crate) fn kubeconfig(options: &KubeconfigOptions) -> Result<()> {
+    let file = options.data_dir.join("admin.kubeconfig");
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}; is --data-dir the folder the server was started with?", file.display()))?;
+    let Some(server) = &options.server else { return say(text.trim_end()) };
+    let replaced = text.lines().map(|line| match line.split_once("server: ") {
+        Some((indent, _)) if indent.trim().is_empty() => format!("{indent}server: {server}"),
+        _ => line.to_owned(),
+    });
+    say(replaced.collect::<Vec<_>>().join("\n"))
+}
+
+/// `coracle token`
+pub(crate) fn token(options: &TokenOptions) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let file = options.data_dir.join("admin.kubeconfig");
+        let config = Kubeconfig::read_from(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(Client::try_from(config)?, &options.namespace);
+        let spec = TokenRequestSpec { expiration_seconds: Some(options.expiration), ..Default::default() };
+        let request = TokenRequest { spec: Some(spec), ..Default::default() };
+        let answer = accounts.create_token_request(&options.service_account, &PostParams::default(), &request).await?;
+        say(answer.status.and_then(|status| status.token).context("the server answered without a token")?)
+    })
+}
+
+/// `coracle version`
+pub(crate) fn version() -> Result<()> {
+    say(format_args!("coracle {} (Kubernetes 1.37.1)", env!("CARGO_PKG_VERSION")))
+}

@@ -1,0 +1,231 @@
+//! `coracle server`: builds the parts in order, runs them, stops them in order.
+//!
+//! Stop order: not ready → scheduler and controllers → agents flush their statuses → watches closed, requests drained → store.
+
+use std::{
+    io::{IsTerminal, Write},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use coracle_apiserver::{Clock, Ranges, Server, authn, bootstrap};
+use coracle_controllers::Controllers;
+use coracle_scheduler::Scheduler;
+use coracle_store::embedded::Embedded;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    certs::{self, Certificates, Pair},
+    clients::InProcess,
+    files::write_private,
+    kubeconfig, lock,
+    nodes::Nodes,
+    options::{ServerOptions, StoreChoice},
+    setup::Setup,
+};
+
+/// The rooms have this long to finish what they began.
+const ROOMS_GRACE: Duration = Duration::from_secs(2);
+/// Reads and writes in flight at most, as upstream's defaults.
+const MAX_READS: usize = 400;
+const MAX_WRITES: usize = 200;
+
+/// Runs a server until it is told to stop.
+pub(crate) fn main(options: &ServerOptions, started: Instant) -> Result<()> {
+    start_log(&options.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build();
+    let runtime = runtime.context("cannot start threads")?;
+    let result = runtime.block_on(run(options, started));
+    // Blocking work that hangs (a pull, a stopped disk) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
+    let setup = Setup::new(options)?;
+    let _lock = lock::take(&options.data_dir)?;
+    let listener = TcpListener::bind(setup.listen).await.with_context(|| format!("--listen: cannot listen on {}", setup.listen))?;
+    let now = jiff::Timestamp::now().as_second();
+    let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
+    let store = Arc::new(open_store(options)?);
+    let server = Arc::new(Server::build(server_options(options, &setup, &certificates, store.clone())?).await?);
+    let tls = Arc::new(serving(&certificates.server, &certificates.authority)?);
+    let rendered = kubeconfig::render(&setup.url(), &certificates.authority, &certificates.admin);
+    write_private(&setup.kubeconfig, rendered.as_bytes()).context("--kubeconfig")?;
+
+    let (serving_stop, rooms_stop) = (CancellationToken::new(), CancellationToken::new());
+    let network = tokio::spawn({
+        let (server, stop) = (server.clone(), serving_stop.clone());
+        async move { server.run(listener, tls, stop).await }
+    });
+    let rooms = TaskTracker::new();
+    let clients = InProcess::new(server.service());
+    start_rooms(options, &setup, &certificates, &clients, &rooms, &rooms_stop)?;
+    let nodes = Nodes::start(options, &setup, &certificates, &clients).await?;
+    say_started(options, &setup, &nodes, started)?;
+
+    let result = until_told(&store).await;
+    server.unready();
+    rooms_stop.cancel();
+    rooms.close();
+    if tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await.is_err() {
+        tracing::warn!("scheduler or controllers did not end in {ROOMS_GRACE:?}");
+    }
+    nodes.stop().await;
+    serving_stop.cancel();
+    network.await.context("the server's task ended badly")?;
+    server.close().await;
+    store.close().await;
+    result
+}
+
+fn open_store(options: &ServerOptions) -> Result<Embedded> {
+    let store = match options.store {
+        StoreChoice::Memory => coracle_store::embedded::Options::memory(),
+        _ => coracle_store::embedded::Options::at(options.data_dir.join("store")),
+    };
+    Embedded::open(&store).context("--data-dir")
+}
+
+fn server_options(
+    options: &ServerOptions,
+    setup: &Setup,
+    certificates: &Certificates,
+    store: Arc<Embedded>,
+) -> Result<coracle_apiserver::Options> {
+    let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
+    let signing_key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
+    let authentication = authn::Options {
+        issuers: vec![issuer],
+        signing_key: Some(signing_key),
+        extend_tokens: true,
+        anonymous: true,
+        ..Default::default()
+    };
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    Ok(coracle_apiserver::Options {
+        store,
+        authentication,
+        service_ranges: Ranges {
+            addresses: (options.service_cidr.base, options.service_cidr.bits),
+            ports: options.node_port_range.first..=options.node_port_range.last,
+        },
+        facts: bootstrap::Facts {
+            advertise_address: setup.advertise,
+            secure_port: setup.listen.port(),
+            service_cidrs: vec![options.service_cidr.to_string()],
+            service_address: IpAddr::V4(setup.service_address),
+            client_ca: certificates.authority.clone(),
+            now: clock(),
+        },
+        enable_admission: Vec::new(),
+        disable_admission: Vec::new(),
+        agent_tls: Some(Arc::new(agent_client(certificates)?)),
+        max_reads: MAX_READS,
+        max_writes: MAX_WRITES,
+        clock,
+    })
+}
+
+fn start_rooms(
+    options: &ServerOptions,
+    setup: &Setup,
+    certificates: &Certificates,
+    clients: &InProcess,
+    rooms: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<()> {
+    if setup.controllers {
+        let settings = coracle_controllers::Options {
+            cluster_cidr: Some((options.cluster_cidr.base.into(), options.cluster_cidr.bits)),
+            root_ca: Some(certificates.authority.clone()),
+            ..Default::default()
+        };
+        let clients = clients.clone();
+        let controllers = Controllers::build(&(Arc::new(move |name: &str| clients.controller(name)) as _), settings)?;
+        rooms.spawn(controllers.run(stop.clone()));
+    }
+    if setup.scheduler {
+        let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());
+        rooms.spawn(scheduler.run(stop.clone()));
+    }
+    Ok(())
+}
+
+/// SIGTERM or Ctrl-C is a good end, a store that failed for good is not.
+async fn until_told(store: &Embedded) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        why = store.failed() => bail!("the store stopped: {why}"),
+    }
+}
+
+/// TLS for a server that knows clients by the cluster's certificates.
+pub(crate) fn serving(pair: &Pair, authority: &str) -> Result<rustls::ServerConfig> {
+    let tls = coracle_apiserver::Tls {
+        chain: chain(&pair.certificate)?,
+        key: PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).context("the private key is unreadable")?,
+        client_authorities: chain(authority)?,
+    };
+    coracle_apiserver::tls_config(tls).context("the certificate is unusable")
+}
+
+/// TLS with which the API server speaks to node agents.
+fn agent_client(certificates: &Certificates) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in chain(&certificates.authority)? {
+        roots.add(authority).context("pki/ca.crt")?;
+    }
+    let key = PrivateKeyDer::from_pem_slice(certificates.agent_client.key.as_bytes()).context("pki/agent-client.key")?;
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .context("TLS")?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain(&certificates.agent_client.certificate)?, key)
+        .context("pki/agent-client.crt")
+}
+
+fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("the certificate is unreadable")
+}
+
+fn start_log(level: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .context("--log: takes error, warn, info, debug, trace, or per part: info,coracle_agent=debug")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    Ok(())
+}
+
+/// What runs, how long it took, and the line to copy.
+fn say_started(options: &ServerOptions, setup: &Setup, nodes: &Nodes, started: Instant) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let store = match options.store {
+        StoreChoice::Memory => "memory".to_owned(),
+        _ => options.data_dir.display().to_string(),
+    };
+    let parts = [("scheduler", setup.scheduler), ("controllers", setup.controllers)];
+    let parts: Vec<&str> = parts.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    writeln!(out, "coracle {}: API server at {}, objects in {store}", env!("CARGO_PKG_VERSION"), setup.url())?;
+    if !parts.is_empty() {
+        writeln!(out, "with {}", parts.join(" and "))?;
+    }
+    for line in nodes.lines() {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "ready after {} ms\n\nexport KUBECONFIG={}", started.elapsed().as_millis(), absolute(&setup.kubeconfig).display())?;
+    Ok(())
+}
+
+fn absolute(path: &std::path::Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,93 @@
+//! What the flags leave open, decided once: addresses, names, what runs.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    certs::Names,
+    machine,
+    options::{Part, ServerOptions, StoreChoice, Switch, is_root},
+};
+
+/// A server's settings with nothing left open.
+pub(crate) struct Setup {
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: IpAddr,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) agent: bool,
+    pub(crate) hollow_nodes: u32,
+    pub(crate) scheduler: bool,
+    pub(crate) controllers: bool,
+    pub(crate) node_name: String,
+    pub(crate) node_ip: IpAddr,
+    /// The API's own service: the first address of the service range.
+    pub(crate) service_address: Ipv4Addr,
+}
+
+/// Where services find the cluster's DNS: the tenth address of the service range, as everywhere.
+pub(crate) const DNS_OFFSET: u32 = 10;
+
+impl Setup {
+    pub(crate) fn new(options: &ServerOptions) -> Result<Self> {
+        if options.store == StoreChoice::Etcd {
+            bail!("--store=etcd is not in this version; `embedded` and `memory` are");
+        }
+        if options.store == StoreChoice::Memory && options.agent == Some(Switch::On) {
+            bail!("--store=memory with --agent=on would forget pods whose containers go on; use --store=embedded");
+        }
+        let agent = match options.agent {
+            Some(Switch::On) if !is_root() => {
+                bail!("--agent=on needs root to set up containers; run as root, or use --hollow-nodes for nodes without containers")
+            }
+            Some(switch) => switch == Switch::On,
+            None => is_root(),
+        };
+        let hollow_nodes = options.hollow_nodes.unwrap_or(u32::from(options.agent.is_none() && !agent));
+        let node_ip = options.node_ip.unwrap_or_else(machine::address);
+        let any = if agent { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let listen = options.listen.unwrap_or(SocketAddr::new(any.into(), 6443));
+        // The API's own service cannot lead to a loopback address; pods could not use it.
+        let reached = if listen.ip().is_unspecified() || listen.ip().is_loopback() { node_ip } else { listen.ip() };
+        Ok(Self {
+            advertise: options.advertise_address.unwrap_or(reached),
+            listen,
+            kubeconfig: options.kubeconfig.clone().unwrap_or_else(|| options.data_dir.join("admin.kubeconfig")),
+            agent,
+            hollow_nodes,
+            scheduler: !options.without.contains(&Part::Scheduler),
+            controllers: !options.without.contains(&Part::Controllers),
+            node_name: options.node_name.clone().map_or_else(machine::node_name, Ok)?,
+            node_ip,
+            service_address: options.service_cidr.nth(1),
+        })
+    }
+
+    /// The server's address for a client on this machine.
+    pub(crate) fn url(&self) -> String {
+        let host = if self.listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.listen.ip() };
+        format!("https://{}", SocketAddr::new(host, self.listen.port()))
+    }
+
+    /// Under which names server and agent must be recognised.
+    pub(crate) fn names(&self, more: &[String]) -> Names {
+        let dns = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+        let mut server: Vec<String> = dns.map(String::from).into();
+        server.push(self.node_name.clone());
+        let addresses = [Ipv4Addr::LOCALHOST.into(), self.service_address.into(), self.node_ip, self.advertise];
+        server.extend(addresses.iter().filter(|address| !address.is_unspecified()).map(ToString::to_string));
+        if !self.listen.ip().is_unspecified() {
+            server.push(self.listen.ip().to_string());
+        }
+        server.extend_from_slice(more);
+        let mut agent = vec![self.node_name.clone(), "localhost".into(), Ipv4Addr::LOCALHOST.to_string(), self.node_ip.to_string()];
+        for names in [&mut server, &mut agent] {
+            names.sort();
+            names.dedup();
+        }
+        Names { server, agent }
+    }
+}
