@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn what_may_never_change_is_refused_and_what_was_left_out_is_filled() {
         let old = object(
-            json!({"name": "a", "namespace": "d", "uid": "u", "creationTimestamp": "t", "deletionTimestamp": "x", "finalizers": ["a/b"]}),
+            &json!({"name": "a", "namespace": "d", "uid": "u", "creationTimestamp": "t", "deletionTimestamp": "x", "finalizers": ["a/b"]}),
         );
         let mut new = object(&json!({"name": "a", "finalizers": ["a/b", "c/d"]}));
         carry_over(&mut new, &old);

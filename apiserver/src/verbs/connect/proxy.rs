@@ -24,9 +24,7 @@ struct Address<'a> {
 
 /// Passes the request on.
 pub(super) async fn proxy(api: &Api, call: Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let marker = "/proxy";
-    let raw = call.uri.path();
-    let rest = raw.find(marker).map_or("", |at| &raw[at + marker.len()..]);
+    let rest = after_proxy(call.uri.path(), kind.is_namespaced());
     if rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
         return Ok(to_directory(&call));
     }
@@ -49,6 +47,12 @@ pub(super) async fn proxy(api: &Api, call: Call, kind: &Arc<Kind>) -> Result<Ans
     *made.status_mut() = parts.status;
     *made.headers_mut() = kept(&parts.headers);
     Ok(made)
+}
+
+/// What follows `/api/v1[/namespaces/NAMESPACE]/RESOURCE/NAME/proxy`, escaped as it came, with its slash.
+fn after_proxy(path: &str, namespaced: bool) -> &str {
+    let before = if namespaced { 7 } else { 5 };
+    path.match_indices('/').nth(before).map_or("", |(at, _)| &path[at..])
 }
 
 /// Relative links of the page behind need a directory's address.
@@ -147,6 +151,13 @@ fn number(text: &str) -> Result<u16, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_of_the_path_is_passed_on_whatever_the_names_are() {
+        assert_eq!(after_proxy("/api/v1/namespaces/proxy/pods/proxy/proxy/a/b%2Fc", true), "/a/b%2Fc");
+        assert_eq!(after_proxy("/api/v1/nodes/n/proxy/", false), "/");
+        assert_eq!(after_proxy("/api/v1/nodes/n/proxy", false), "");
+    }
 
     #[test]
     fn the_name_may_carry_scheme_and_port() {
