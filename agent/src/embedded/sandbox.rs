@@ -26,7 +26,7 @@ pub(super) fn pin(record: &SandboxRecord, dir: &SandboxDir) -> io::Result<()> {
         kinds.push("ipc");
         fs::create_dir_all(dir.shm())?;
         let options = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("shm", dir.shm(), "tmpfs", options, SHM_OPTIONS).map_err(|e| named("mount /dev/shm of the pod", e.into()))?;
+        mount("shm", dir.shm(), "tmpfs", options, SHM_OPTIONS).map_err(|e| named("mount /dev/shm of the pod", e))?;
     }
     fs::create_dir_all(dir.0.join("ns"))?;
     for kind in &kinds {
@@ -34,7 +34,7 @@ pub(super) fn pin(record: &SandboxRecord, dir: &SandboxDir) -> io::Result<()> {
     }
     std::thread::scope(|scope| {
         let make = || -> io::Result<()> {
-            unshare(flags).map_err(|e| named("make the pod's namespaces", e.into()))?;
+            unshare(flags).map_err(|e| named("make the pod's namespaces", e))?;
             if record.own_network() {
                 network::loopback_up().map_err(|e| named("bring up loopback in the pod", e))?;
                 let name = record.config.hostname.as_bytes();
@@ -47,7 +47,7 @@ pub(super) fn pin(record: &SandboxRecord, dir: &SandboxDir) -> io::Result<()> {
                 set(key, value).map_err(|e| named(&format!("set sysctl {key}={value}"), e))?;
             }
             for kind in &kinds {
-                mount_bind(format!("/proc/thread-self/ns/{kind}"), dir.namespace(kind)).map_err(|e| named("pin namespace", e.into()))?;
+                mount_bind(format!("/proc/thread-self/ns/{kind}"), dir.namespace(kind)).map_err(|e| named("pin namespace", e))?;
             }
             Ok(())
         };
@@ -77,6 +77,7 @@ fn set(key: &str, value: &str) -> io::Result<()> {
     fs::write(Path::new("/proc/sys").join(path), value)
 }
 
-fn named(what: &str, error: io::Error) -> io::Error {
+fn named(what: &str, error: impl Into<io::Error>) -> io::Error {
+    let error = error.into();
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }

@@ -146,6 +146,7 @@ fn serve(dir: &Path) -> io::Result<()> {
         over: false,
     };
     drop(sandbox);
+    sys::forget_program_pages();
     while !shim.over {
         shim.turn(&listener, &mut signals)?;
     }
@@ -437,6 +438,7 @@ impl Shim {
         unit.status.phase = Phase::Running;
         unit.status.started_ns = now_ns();
         self.publish(id);
+        sys::forget_program_pages();
         if let Some(asker) = asker {
             answer(asker, &Reply::Done);
         }

@@ -39,3 +39,23 @@ pub(crate) fn poll_async(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` that is owned by the `AsyncFd` names the same open file until both are dropped.
     unsafe { AsyncFd::register(fd) }.map_err(Into::into)
 }
+
+/// Lets go of pages of the program that starting up needed and waiting does not: the shim is a large program that uses little of itself.
+/// They come back from the page cache when touched.
+pub(super) fn forget_program_pages() {
+    let Ok(program) = std::env::current_exe() else { return };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let program = program.to_string_lossy();
+    for line in maps.lines().filter(|line| line.ends_with(&*program)) {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(rights), Some(offset)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        // Code, and the read-only head of the file. Not the constants that were relocated: those pages are ours alone.
+        let clean = rights == "r-xp" || (rights == "r--p" && offset.bytes().all(|b| b == b'0'));
+        let ends = range.split_once('-').and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?)));
+        if let (true, Some((start, end))) = (clean, ends) {
+            // SAFETY: the range is a whole mapping of our executable that was never writable, so every page of it equals the file's and
+            // is read from there again when it is next touched, be it by the return from this call.
+            unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
+        }
+    }
+}

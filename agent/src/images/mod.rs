@@ -76,3 +76,6 @@ pub(crate) type Result<T> = std::result::Result<T, ImageError>;
 
 #[cfg(test)]
 pub(crate) use archive::tests;
+
+#[cfg(test)]
+mod registry_tests;

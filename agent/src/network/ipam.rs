@@ -2,6 +2,7 @@
 //! nothing leaks: what no sandbox has is free.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::Ipv4Addr;
 
 use super::cidr::Ipv4Net;
@@ -45,8 +46,8 @@ impl Pool {
         for i in 0..count {
             let offset = 2 + (self.next.max(2) - 2 + i) % count;
             let address = self.range.at(offset)?;
-            if !self.taken.contains_key(&address) {
-                self.taken.insert(address, owner.to_owned());
+            if let Entry::Vacant(free) = self.taken.entry(address) {
+                free.insert(owner.to_owned());
                 self.next = offset + 1;
                 return Some(address);
             }

@@ -364,7 +364,13 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
 }
 
 fn missing(what: String, remedy: &'static str) -> impl FnOnce(io::Error) -> NetworkError {
-    move |source| NetworkError::Missing { what, source, remedy }
+    move |source| {
+        use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+        // ENODEV, EPROTONOSUPPORT and EAFNOSUPPORT have no kind of their own.
+        let lacking = matches!(source.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+            || matches!(source.raw_os_error(), Some(19 | 93 | 97));
+        if lacking { NetworkError::Missing { what, source, remedy } } else { NetworkError::Io { what, source } }
+    }
 }
 
 #[cfg(test)]

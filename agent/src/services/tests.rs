@@ -27,7 +27,7 @@ impl Pods {
         let mut all = Self { dir, network, pods: Vec::new() };
         for i in 0..count {
             let netns = pod_namespace(all.dir.path(), &format!("pod{i}"));
-            let address = all.network.attach(&format!("{i:016}"), &netns, &[]).unwrap();
+            let address = all.network.attach(&format!("{i}aaaaaaaaaaaaaaa"), &netns, &[]).unwrap();
             all.pods.push((netns, address));
         }
         all
