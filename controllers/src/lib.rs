@@ -25,11 +25,14 @@ pub mod store;
 pub mod time;
 
 mod claim;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
 mod garbage;
 mod hash;
+mod history;
 mod job;
 mod lead;
 mod lease;
@@ -39,5 +42,11 @@ mod registry;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod statefulset;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod run_tests;
 
 pub use run::{BuildError, Clients, Controllers, Options};

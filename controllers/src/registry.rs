@@ -6,6 +6,8 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 
 use crate::{
     caches::Caches,
+    cronjob::CronJobs,
+    daemonset::DaemonSets,
     deployment::Deployments,
     endpoints::{Mirror, PlainEndpoints, Slices},
     garbage::Garbage,
@@ -16,6 +18,7 @@ use crate::{
     root_ca::RootCaPublisher,
     run::{BuildError, Clients, Options, Planned, Reconcile},
     service_account::ServiceAccounts,
+    statefulset::StatefulSets,
 };
 
 /// Controllers that only run when an option gives them something to do; their names are always known.
@@ -35,6 +38,9 @@ pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -
         Arc::new(Planned(Mirror::new(caches.clone()))),
         Arc::new(Planned(NodeLifecycle::new(caches.clone(), options.node_grace))),
         Arc::new(Planned(TaintEviction::new(caches.clone()))),
+        Arc::new(Planned(DaemonSets::new(caches.clone()))),
+        Arc::new(Planned(StatefulSets::new(caches.clone()))),
+        Arc::new(Planned(CronJobs::new(caches.clone()))),
         Arc::new(Planned(Jobs::new(caches.clone()))),
         Arc::new(Planned(TtlAfterFinished::new(caches.clone()))),
         Arc::new(Planned(PodGc::new(caches.clone(), options.terminated_pods))),

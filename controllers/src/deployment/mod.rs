@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
 use self::rollout::Rollout;
+pub(crate) use self::strategy::scaled;
 use crate::{
     caches::Caches,
     change::{Change, Note, Plan},

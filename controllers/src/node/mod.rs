@@ -7,7 +7,7 @@ mod lifecycle;
 mod pod_gc;
 mod taints;
 
-pub(crate) use self::{eviction::TaintEviction, ipam::NodeIpam, lifecycle::NodeLifecycle, pod_gc::PodGc};
+pub(crate) use self::{eviction::TaintEviction, ipam::NodeIpam, lifecycle::NodeLifecycle, pod_gc::PodGc, taints::tolerates};
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use serde_json::{Value, json};

@@ -59,7 +59,7 @@ pub(super) fn wanted(node: &Node, evict: bool, now: Timestamp) -> Vec<Taint> {
 }
 
 /// Whether the toleration is about this taint.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let key = toleration.key.as_deref().unwrap_or_default();
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
