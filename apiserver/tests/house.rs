@@ -38,6 +38,11 @@ impl Reply {
 
 impl House {
     pub(crate) async fn new() -> Self {
+        Self::reaching_agents(None).await
+    }
+
+    /// A server that reaches node agents with this TLS.
+    pub(crate) async fn reaching_agents(agent_tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         let store = embedded::Embedded::open(&embedded::Options::memory()).unwrap();
         let facts = Facts {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
@@ -54,7 +59,7 @@ impl House {
             facts,
             enable_admission: Vec::new(),
             disable_admission: vec!["ServiceAccount".into()],
-            agent_tls: None,
+            agent_tls,
             max_reads: 400,
             max_writes: 200,
             clock: Arc::new(jiff::Timestamp::now),

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -73,12 +74,16 @@ fn key(pem: &str) -> PrivateKeyDer<'static> {
 }
 
 async fn get(port: u16, tls: Arc<rustls::ClientConfig>, path: &str) -> http::Response<hyper::body::Incoming> {
+    send(port, tls, Request::get(path)).await
+}
+
+async fn send(port: u16, tls: Arc<rustls::ClientConfig>, request: http::request::Builder) -> http::Response<hyper::body::Incoming> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let stream = TlsConnector::from(tls).connect(name, stream).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let request = Request::get(path).header("host", "127.0.0.1").body(Empty::<Bytes>::new()).unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = request.header("host", "127.0.0.1").body(Empty::<Bytes>::new()).unwrap();
     sender.send_request(request).await.unwrap()
 }
 
@@ -109,4 +114,69 @@ async fn a_certificate_makes_the_user_and_a_watch_ends_cleanly_when_the_server_s
     }
     tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
     assert!(!house.server.ready());
+}
+
+/// A node agent that answers logs with a line and echoes streams; it tells which path it was asked for in a header.
+async fn agent(listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    while let Ok((stream, _)) = listener.accept().await {
+        let stream = acceptor.accept(stream).await.unwrap();
+        let service = hyper::service::service_fn(|mut request: Request<hyper::body::Incoming>| async move {
+            assert!(!request.headers().contains_key("authorization"));
+            let asked = request.uri().to_string();
+            let mut answer = http::Response::builder().header("asked", &asked);
+            if request.headers().contains_key("upgrade") {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+                answer = answer.status(StatusCode::SWITCHING_PROTOCOLS).header("connection", "Upgrade").header("upgrade", "websocket");
+            }
+            let body = if asked.starts_with("/containerLogs") { "a line\n" } else { "" };
+            Ok::<_, std::convert::Infallible>(answer.body(http_body_util::Full::new(Bytes::from(body))).unwrap())
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(connection.with_upgrades());
+    }
+}
+
+#[tokio::test]
+async fn logs_and_streams_come_from_the_agent_of_the_pods_node() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let pki = Pki::new();
+    let house = Arc::new(House::reaching_agents(Some(pki.client_config(true))).await);
+    let agents = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent_port = agents.local_addr().unwrap().port();
+    let agent = tokio::spawn(agent(agents, pki.server_config()));
+    let status = json!({
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": agent_port}},
+    });
+    house.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": status})).await.ok();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    house.post(pods, &pod).await.ok();
+    let log = house.get(&format!("{pods}/p/log?tailLines=3&follow=true")).await;
+    assert_eq!(log.body, "a line\n");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, tls) = (CancellationToken::new(), pki.server_config());
+    let running = tokio::spawn({
+        let (house, stop) = (house.clone(), stop.clone());
+        async move { house.server.run(listener, tls, stop).await }
+    });
+    let exec = Request::get(format!("{pods}/p/exec?command=sh&command=-c&stdin=true&stdout=true")).header("connection", "Upgrade");
+    let exec = exec.header("upgrade", "websocket").header("authorization", "Bearer secret");
+    let answer = send(port, pki.client_config(true), exec).await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["asked"], "/exec/default/p/c?input=1&output=1&command=sh&command=%2Dc");
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    stream.write_all(b"both ways").await.unwrap();
+    let mut echoed = [0; 9];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"both ways");
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(6), running).await.unwrap().unwrap();
+    agent.abort();
 }

@@ -33,6 +33,7 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("rbac.authorization.k8s.io", "roles", NameRule::PathSegment),
     ("rbac.authorization.k8s.io", "rolebindings", NameRule::PathSegment),
     ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
+    ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
     ("networking.k8s.io", "ipaddresses", NameRule::PathSegment),
     ("flowcontrol.apiserver.k8s.io", "flowschemas", NameRule::PathSegment),
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", NameRule::PathSegment),
