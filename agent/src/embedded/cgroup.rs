@@ -53,6 +53,11 @@ impl Hierarchies {
         self.unified.is_some()
     }
 
+    /// Directory of a cgroup of version 2; `None` on version 1.
+    pub(super) fn unified_dir(&self, path: &str) -> Option<PathBuf> {
+        Some(self.unified.as_ref()?.join(path.trim_start_matches('/')))
+    }
+
     fn dir(&self, controller: &str, path: &str) -> Option<PathBuf> {
         let root = self.unified.as_ref().or_else(|| self.controllers.get(controller))?;
         Some(root.join(path.trim_start_matches('/')))

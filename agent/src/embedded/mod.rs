@@ -7,6 +7,7 @@
 mod capabilities;
 mod cgroup;
 mod client;
+mod devices;
 mod exec;
 mod executor;
 mod log;

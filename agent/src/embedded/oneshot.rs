@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Hierarchies;
 use super::executor::Exec;
 use super::record::{self, ContainerDir, ContainerRecord, SandboxDir, SandboxRecord};
 use super::rootfs::{self, Root};
 use super::spec::{self, Host};
-use super::{capabilities, report, seccomp, user};
+use super::{capabilities, devices, report, seccomp, user};
 use crate::runtime::Seccomp;
 
 /// What a one-shot answers, in a file.
@@ -99,13 +101,36 @@ fn make(
     let spec = spec::specification(record, sandbox, sandbox_dir, &user, &host)?;
     record::write(&dir.0.join("config.json"), &spec).map_err(|e| format!("write config.json: {e}"))?;
     fs::create_dir_all(dir.oci()).map_err(|e| format!("create {}: {e}", dir.oci().display()))?;
-    let builder = builder(dir, record, executor(record, pipe)?)?;
+    let mut executor = executor(record, pipe)?;
+    let devices = device_program(record, sandbox, &mut executor);
+    let builder = builder(dir, record, executor)?;
     let builder = if record.config.tty { builder.with_console_socket(Some(dir.0.join("console.sock"))) } else { builder };
     let built = builder.as_init(&dir.0).with_systemd(false).as_sibling(true).with_detach(true).build();
     let mut container: Container = built.map_err(|e| chain(&e))?;
     let pid = container.pid().ok_or("the container has no process")?.as_raw();
+    // It waits for the start: nothing of the image has run yet.
+    if let Some((program, cgroup)) = devices {
+        devices::confine(&program, &cgroup).map_err(|e| format!("confine devices of {}: {e}", cgroup.display()))?;
+    }
     container.start().map_err(|e| chain(&e))?;
     Ok(pid)
+}
+
+/// On cgroup v2: the program that confines the container's devices, and where to attach it. A kernel that does not take it leaves only
+/// one way to keep a container from other devices: that it cannot make their nodes.
+fn device_program(record: &ContainerRecord, sandbox: &SandboxRecord, executor: &mut Exec) -> Option<(OwnedFd, PathBuf)> {
+    if record.config.security.privileged {
+        return None;
+    }
+    let cgroup = Hierarchies::detect().unified_dir(&format!("{}/{}", sandbox.cgroup_parent(), record.id))?;
+    match devices::load() {
+        Ok(program) => Some((program, cgroup)),
+        Err(error) => {
+            tracing::warn!(%error, "no device programs in this kernel: containers get no CAP_MKNOD");
+            executor.capabilities.remove(&caps::Capability::CAP_MKNOD);
+            None
+        }
+    }
 }
 
 fn exec(dir: &ContainerDir, file: &Path) -> Result<i32, String> {

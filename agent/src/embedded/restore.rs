@@ -132,7 +132,7 @@ impl Embedded {
     }
 }
 
-/// Takes down all pods of a runtime and its network, whether or not an agent runs: kills the containers, ends the shims, unmounts, removes
+/// Takes down all pods of a runtime, its network and the rules of services, whether or not an agent runs: kills the containers, ends the shims, unmounts, removes
 /// the sandboxes' directories. Images stay. Blocks.
 ///
 /// # Errors
@@ -169,5 +169,6 @@ pub fn teardown(options: &Options) -> io::Result<()> {
         }
     }
     keep(Network::teardown(&options.network).map_err(io::Error::other));
+    keep(crate::services::teardown());
     result
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::devices;
 use super::record::{ContainerRecord, SandboxDir, SandboxRecord};
 use super::user::User;
 use crate::runtime::{Mount, NamespaceMode, Propagation};
@@ -196,7 +197,7 @@ fn propagation(mounts: &[Mount]) -> &'static str {
 
 fn resources(record: &ContainerRecord) -> Value {
     let limits = &record.config.resources;
-    let mut all = json!({"devices": devices(record.config.security.privileged)});
+    let mut all = json!({"devices": devices::rules(record.config.security.privileged)});
     let mut cpu = serde_json::Map::new();
     if let Some(shares) = limits.cpu_shares.filter(|s| *s > 0) {
         cpu.insert("shares".to_owned(), json!(shares.max(2)));
@@ -216,21 +217,6 @@ fn resources(record: &ContainerRecord) -> Value {
         all["unified"] = json!(limits.unified);
     }
     all
-}
-
-/// Rules of the devices cgroup: nodes may be made, only the harmless ones may be opened.
-fn devices(privileged: bool) -> Value {
-    if privileged {
-        return json!([{"allow": true, "access": "rwm"}]);
-    }
-    let open = |major: i64, minor: i64| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"});
-    json!([
-        {"allow": false, "access": "rwm"},
-        {"allow": true, "type": "c", "access": "m"},
-        {"allow": true, "type": "b", "access": "m"},
-        open(1, 3), open(1, 5), open(1, 7), open(1, 8), open(1, 9), open(5, 0), open(5, 1), open(5, 2),
-        {"allow": true, "type": "c", "major": 136, "access": "rwm"},
-    ])
 }
 
 #[cfg(test)]

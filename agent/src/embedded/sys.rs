@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use seccompiler::sock_filter;
 use tokio::io::unix::AsyncFd;
+
+use super::devices::Instruction;
 
 /// Loads a system-call filter for this thread and its descendants, without setting `no_new_privs` (which would disarm set-user-id
 /// programs, so that only the pod's own `allowPrivilegeEscalation: false` may ask for it).
@@ -58,4 +60,76 @@ pub(super) fn forget_program_pages() {
             unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
         }
     }
+}
+
+const PROGRAM_LOAD: libc::c_long = 5;
+const PROGRAM_ATTACH: libc::c_long = 8;
+const CGROUP_DEVICE_PROGRAM: u32 = 15;
+const CGROUP_DEVICE_ATTACH: u32 = 6;
+const ALLOW_MULTI: u32 = 2;
+
+/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is not given as zero.
+#[repr(C)]
+struct LoadAttributes {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The beginning of `union bpf_attr` for `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct AttachAttributes {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Loads a program that decides about devices of a cgroup.
+///
+/// # Errors
+/// `EPERM` without CAP_BPF or CAP_SYS_ADMIN, `EINVAL` when the kernel has none of these.
+pub(super) fn load_device_program(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let license = c"Apache-2.0";
+    let attributes = LoadAttributes {
+        kind: CGROUP_DEVICE_PROGRAM,
+        count: u32::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+        instructions: program.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure has the layout of the union's beginning and its size is passed; instructions and license live until the call
+    // returns, and the kernel only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROGRAM_LOAD, &raw const attributes, size_of::<LoadAttributes>()) };
+    match i32::try_from(fd) {
+        // SAFETY: the call succeeded, so this is a new file descriptor that nobody else owns.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Attaches a loaded program to a cgroup, which keeps it.
+///
+/// # Errors
+/// What the kernel refused.
+pub(super) fn attach_device_program(cgroup: &impl AsRawFd, program: &OwnedFd) -> io::Result<()> {
+    let attributes = AttachAttributes {
+        target: cgroup.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        kind: CGROUP_DEVICE_ATTACH,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: as above; both file descriptors are open until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROGRAM_ATTACH, &raw const attributes, size_of::<AttachAttributes>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

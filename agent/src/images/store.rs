@@ -171,8 +171,11 @@ impl Store {
     /// [`ImageError::InUse`] while a container uses it. What is not there is no error.
     pub fn remove_image(&self, name: &str) -> Result<()> {
         let Some(image) = self.find(name)? else { return Ok(()) };
+        // Containers of another process (this may be `coracle image remove` beside a server) show in the mounts.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = |entry: &Entry| entry.layers.iter().filter_map(|id| layer_name(id).ok()).any(|layer| mounts.contains(layer));
         let trash = self.write(|index| {
-            if self.inner.uses.lock().contains_key(&image.id) {
+            if self.inner.uses.lock().contains_key(&image.id) || index.images.get(&image.id).is_some_and(mounted) {
                 return Err(ImageError::InUse(name.to_owned()));
             }
             let Some(entry) = index.images.remove(&image.id) else { return Ok(Vec::new()) };
