@@ -1,6 +1,8 @@
 //! What field ownership costs on the hot path: `cargo bench -p coracle-schema --bench apply`. Prints microseconds of one call, the best of
 //! several rounds.
 
+#![expect(clippy::print_stdout, reason = "its figures are its output")]
+
 use std::{hint::black_box, time::Instant};
 
 use coracle_schema::{

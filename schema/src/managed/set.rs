@@ -177,7 +177,10 @@ mod tests {
     use super::*;
 
     fn set(value: Value) -> Set {
-        value.as_object().unwrap().clone()
+        match value {
+            Value::Object(set) => set,
+            other => panic!("{other} is not a set"),
+        }
     }
 
     #[test]

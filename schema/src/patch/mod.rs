@@ -33,3 +33,6 @@ impl PatchError {
     /// What clients are told of [`PatchError::Rejected`].
     pub const REJECTED: &'static str = "the server rejected our request due to an error in our request";
 }
+
+#[cfg(test)]
+mod upstream;

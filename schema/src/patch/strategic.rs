@@ -45,6 +45,15 @@ struct Rule<'s> {
     inner: At<'s>,
 }
 
+/// A merged list.
+#[derive(Default)]
+struct Merged {
+    items: Vec<Value>,
+    /// The order in which items count as standing on the server. Upstream deletes and appends in place: for each item that a patch deletes,
+    /// one that it adds moves up into this order.
+    order: Vec<Value>,
+}
+
 impl<'s> Merger<'s> {
     fn name(&self, at: At<'s>) -> &'s str {
         match at {
@@ -117,7 +126,7 @@ impl<'s> Merger<'s> {
             (Value::Array(current), Value::Array(patch)) => {
                 let rule = self.rule(at, &key)?;
                 let merged = self.list(current, std::mem::take(patch), &rule, deletes)?;
-                object.insert(key, Value::Array(merged));
+                object.insert(key, Value::Array(merged.items));
             }
             (current, _) if deletes => {
                 object.insert(key, current);
@@ -127,18 +136,18 @@ impl<'s> Merger<'s> {
         Ok(())
     }
 
-    fn list(&self, current: Vec<Value>, patch: Vec<Value>, rule: &Rule<'s>, deletes: bool) -> Result<Vec<Value>, PatchError> {
+    fn list(&self, current: Vec<Value>, patch: Vec<Value>, rule: &Rule<'s>, deletes: bool) -> Result<Merged, PatchError> {
         if !rule.strategy.merge && !deletes {
-            return Ok(patch);
+            return Ok(Merged { items: patch, order: current });
         }
         if current.is_empty() && patch.is_empty() {
-            return Ok(current);
+            return Ok(Merged::default());
         }
         let merge_key = rule.strategy.key.as_deref();
         let kind = order::kind_of(&[&current, &patch])?;
         if kind == Kind::Scalar {
             if deletes {
-                return Ok(current.into_iter().filter(|v| !patch.contains(v)).collect());
+                return Ok(Merged { items: current.into_iter().filter(|v| !patch.contains(v)).collect(), order: Vec::new() });
             }
             let mut merged: Vec<Value> = Vec::with_capacity(current.len() + patch.len());
             for value in current.iter().chain(&patch) {
@@ -146,15 +155,19 @@ impl<'s> Merger<'s> {
                     merged.push(value.clone());
                 }
             }
-            return order::restore(merged, &patch, &current, merge_key, kind);
+            let items = order::restore(merged, &patch, &current, merge_key, kind)?;
+            return Ok(Merged { items, order: current });
         }
         let Some(key) = merge_key else {
             let message = format!("cannot merge lists without merge key for {}", self.name(rule.inner));
             return Err(PatchError::Unmergeable(message));
         };
+        let before = current.len();
         let (current, patch) = item_directives(current, patch, key)?;
         let merged = self.items(current.clone(), &patch, key, rule.inner)?;
-        order::restore(merged, &patch, &current, merge_key, kind)
+        let order = merged[..merged.len().min(before)].to_vec();
+        let items = order::restore(merged, &patch, &current, merge_key, kind)?;
+        Ok(Merged { items, order })
     }
 
     /// Merges items into those with the same key, and appends the others.
@@ -192,15 +205,15 @@ impl<'s> Merger<'s> {
             let kinds = [current.as_deref().unwrap_or_default(), patched.as_deref().unwrap_or_default()];
             let merged = match (&current, &patched) {
                 (None, None) => continue,
-                (Some(current), None) => current.clone(),
+                (Some(current), None) => Merged { items: current.clone(), order: current.clone() },
                 (None, Some(patched)) => match without_directives(Value::Array(patched.clone())) {
-                    Some(Value::Array(list)) => list,
+                    Some(Value::Array(items)) => Merged { items, order: Vec::new() },
                     _ => continue,
                 },
                 (Some(current), Some(patched)) => self.list(current.clone(), patched.clone(), &rule, false)?,
             };
             let kind = order::kind_of(&kinds)?;
-            let ordered = order::restore(merged, &wanted, kinds[0], merge_key, kind)?;
+            let ordered = order::restore(merged.items, &wanted, &merged.order, merge_key, kind)?;
             object.insert(key.clone(), Value::Array(ordered));
             patch.remove(&key);
         }

@@ -1,3 +1,5 @@
+use std::borrow::Borrow;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -7,12 +9,12 @@ fn patched(object: Value, patch: Value) -> Result<Value, PatchError> {
     strategic_merge_patch(&Tables::load().unwrap().message("core.Pod").unwrap(), object, patch)
 }
 
-fn pod(spec: Value) -> Value {
+fn pod(spec: &Value) -> Value {
     json!({"metadata": {"name": "p"}, "spec": spec})
 }
 
-fn spec(object: Value, patch: Value) -> Value {
-    patched(pod(object), json!({"spec": patch})).unwrap()["spec"].clone()
+fn spec(object: impl Borrow<Value>, patch: impl Borrow<Value>) -> Value {
+    patched(pod(object.borrow()), json!({"spec": patch.borrow()})).unwrap()["spec"].clone()
 }
 
 #[test]
@@ -70,7 +72,7 @@ fn retained_keys_clear_the_others() {
     let patch = json!({"volumes": [{"name": "v", "$retainKeys": ["name", "configMap"], "configMap": {"name": "c"}}]});
     assert_eq!(spec(object.clone(), patch), json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}]}));
     let wrong = json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name"], "secret": {}}]}});
-    assert_eq!(patched(pod(object), wrong), Err(PatchError::BadRequest("invalid patch format of retainKeys".into())));
+    assert_eq!(patched(pod(&object), wrong), Err(PatchError::BadRequest("invalid patch format of retainKeys".into())));
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn lists_without_a_strategy_are_replaced_and_maps_merged() {
 
 #[test]
 fn mistakes_are_worded_as_upstream_words_them() {
-    let object = || pod(json!({"containers": [{"name": "a"}]}));
+    let object = || pod(&json!({"containers": [{"name": "a"}]}));
     let error = |patch: Value| patched(object(), json!({"spec": patch})).unwrap_err().to_string();
     let missing = "map: map[image:x] does not contain declared merge key: name";
     assert_eq!(error(json!({"containers": [{"image": "x"}]})), missing);
