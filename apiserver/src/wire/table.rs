@@ -216,7 +216,7 @@ mod tests {
         }
 
         fn arrange(&self) -> Option<fn(&mut [Row])> {
-            Some(|rows| rows.reverse())
+            Some(<[Row]>::reverse)
         }
     }
 

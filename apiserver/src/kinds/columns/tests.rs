@@ -20,7 +20,7 @@ fn pod(object: Value) -> [String; 3] {
     [2, 1, 3].map(|at: usize| cells[at].as_str().unwrap().to_owned())
 }
 
-fn main_container(state: Value) -> Value {
+fn main_container(state: &Value) -> Value {
     json!({"spec": {"containers": [{"name": "a"}]}, "status": {"phase": "Running", "containerStatuses": [state]}})
 }
 
@@ -36,15 +36,15 @@ fn every_built_in_kind_has_a_cell_for_each_column_even_when_it_is_empty() {
 #[test]
 fn a_pods_status_is_the_state_of_its_containers() {
     let ready = json!({"name": "a", "ready": true, "restartCount": 0, "state": {"running": {}}});
-    assert_eq!(pod(main_container(ready)), ["Running", "1/1", "0"]);
+    assert_eq!(pod(main_container(&ready)), ["Running", "1/1", "0"]);
     let ended = json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T23:57:00Z"}});
     let loops = json!({"name": "a", "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended});
-    assert_eq!(pod(main_container(loops)), ["CrashLoopBackOff", "0/1", "2 (3m ago)"]);
+    assert_eq!(pod(main_container(&loops)), ["CrashLoopBackOff", "0/1", "2 (3m ago)"]);
     let killed = json!({"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": 137, "signal": 9}}});
-    assert_eq!(pod(main_container(killed))[0], "Signal:9");
+    assert_eq!(pod(main_container(&killed))[0], "Signal:9");
     let failed = json!({"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": 3}}});
-    assert_eq!(pod(main_container(failed))[0], "ExitCode:3");
-    let mut leaving = main_container(json!({"name": "a", "ready": true, "state": {"running": {}}}));
+    assert_eq!(pod(main_container(&failed))[0], "ExitCode:3");
+    let mut leaving = main_container(&json!({"name": "a", "ready": true, "state": {"running": {}}}));
     leaving["metadata"]["deletionTimestamp"] = json!(NOW);
     assert_eq!(pod(leaving.clone())[0], "Terminating");
     leaving["status"]["reason"] = json!("NodeLost");
