@@ -175,7 +175,15 @@ impl Cgroups {
         }
     }
 
-    fn write(&self, path: &str, controller: &str, v1: &str, v2: &str, old: impl std::fmt::Display, new: impl std::fmt::Display) -> io::Result<()> {
+    fn write(
+        &self,
+        path: &str,
+        controller: &str,
+        v1: &str,
+        v2: &str,
+        old: impl std::fmt::Display,
+        new: impl std::fmt::Display,
+    ) -> io::Result<()> {
         match &self.layout {
             Layout::Unified(root) => write_file(&root.join(path.trim_start_matches('/')).join(v2), &new.to_string()),
             Layout::Legacy(_) => self.write_v1(path, controller, v1, old),

@@ -90,8 +90,8 @@ pub(crate) async fn hosts_file(ctx: &Context, pod: &BoundPod, addresses: &[IpAdd
         format!("# Kubernetes-managed hosts file (host network).\n{own}")
     } else {
         let mut text = String::from(
-            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-             fe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+             fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
         let host = launch::hostname(ctx, pod);
         let names = match launch::domain(ctx, pod) {

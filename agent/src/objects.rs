@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use parking_lot::{Mutex, RwLock};
@@ -21,6 +22,26 @@ use crate::pods::registry::{Directory, Signal};
 
 /// How long a pod waits for the first answer about an object.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to watch. The first are short: the authorizer may learn a moment after the agent that a pod of this node refers to
+/// the object.
+#[derive(Debug, Default)]
+struct Pauses(u32);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0 = (self.0 + 1).min(10);
+        Some((Duration::from_millis(25) * 2_u32.pow(self.0)).min(Duration::from_secs(20)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
 
 /// Which kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,12 +163,12 @@ impl Objects {
         match source {
             Source::ConfigMap => {
                 let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-                let events = watcher(api, config).default_backoff().map_ok(|event| event_of(event, config_map_data));
+                let events = watcher(api, config).backoff(Pauses::default()).map_ok(|event| event_of(event, config_map_data));
                 self.apply(key, events, &tx).await;
             }
             Source::Secret => {
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let events = watcher(api, config).default_backoff().map_ok(|event| event_of(event, secret_data));
+                let events = watcher(api, config).backoff(Pauses::default()).map_ok(|event| event_of(event, secret_data));
                 self.apply(key, events, &tx).await;
             }
         }

@@ -123,7 +123,6 @@ pub fn begin(ctx: &Arc<Context>, handle: &Arc<PodHandle>, pod: &Arc<BoundPod>, c
             Err(error) => {
                 let reason = match &error {
                     RuntimeError::InvalidReference { .. } => "InvalidImageName",
-                    RuntimeError::RegistryUnavailable { .. } => "RegistryUnavailable",
                     _ => "ErrImagePull",
                 };
                 ctx.recorder.warning(&pod, Some(&container), "Failed", format!("Failed to pull image \"{image}\": {error}"));

@@ -154,7 +154,7 @@ pub enum ImageState {
     Present(Arc<Image>),
     /// Could not be had; tried again at `retry_at`.
     Failed {
-        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, `RegistryUnavailable`.
+        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, `ImageInspectError`.
         reason: &'static str,
         /// Words for the user.
         message: String,

@@ -189,7 +189,9 @@ fn waiting_again(pod: &BoundPod, c: &Container, now: Timestamp) -> Option<ApiSta
         return Some(image_failure(c, now));
     }
     let ended = c.ended()?;
-    let in_backoff = c.backoff.next_attempt(ended.ended_at()).is_some_and(|at| at > now);
+    // Once announced it stays until the new container runs: in between there is nothing else to say.
+    let announced = c.announced == Some(ended.attempt);
+    let in_backoff = c.backoff.next_attempt(ended.ended_at()).is_some_and(|at| at > now || announced);
     if in_backoff {
         let message = format!(
             "back-off {} restarting failed container={} pod={}({})",

@@ -17,6 +17,9 @@ use crate::pods::object::BoundPod;
 use crate::pods::registry::{PodHandle, Signal};
 use crate::runtime::RuntimeError;
 
+/// First pause between the early tries of a container that is starting.
+const SOON: Duration = Duration::from_millis(50);
+
 /// Which probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -150,6 +153,9 @@ impl Prober {
             Kind::Liveness => Some(true),
         };
         let mut counter = Counter::new(&self.probe, initially);
+        if self.kind != Kind::Liveness && counter.successes == 1 && !self.target.ready && self.soon(period, &mut counter).await {
+            return;
+        }
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -160,14 +166,38 @@ impl Prober {
                 self.ctx.recorder.warning(&self.pod, Some(&self.spec.name), "Unhealthy", message);
             }
             let Some(passed) = counter.note(outcome.is_ok()) else { continue };
-            let probe = self.kind.title().to_lowercase();
-            let message = format!("Container {} failed {probe} probe, will be restarted", self.spec.name);
-            self.handle.signal(Signal::Probed { id: self.target.id.clone(), kind: self.kind, passed, message });
-            // What follows (other probes, a restart) is the worker's to start.
-            if self.kind == Kind::Startup || self.kind == Kind::Liveness && !passed {
+            if self.tell(passed) {
                 return;
             }
         }
+    }
+
+    /// Within the first period a container that is just starting is asked more often, so that it counts as ready when it is and not a period
+    /// later. Only success counts here: what fails so early is neither counted nor told. True when nothing is left to probe.
+    async fn soon(&self, period: Duration, counter: &mut Counter) -> bool {
+        let mut pause = SOON;
+        let mut spent = Duration::ZERO;
+        while spent + pause < period {
+            if self.once().await.is_ok() {
+                let done = counter.note(true).is_some_and(|passed| self.tell(passed));
+                if !done {
+                    tokio::time::sleep(period).await;
+                }
+                return done;
+            }
+            tokio::time::sleep(pause).await;
+            spent += pause;
+            pause *= 2;
+        }
+        false
+    }
+
+    /// Tells the worker; true when this probe is over: what follows (other probes, a restart) is the worker's to start.
+    fn tell(&self, passed: bool) -> bool {
+        let probe = self.kind.title().to_lowercase();
+        let message = format!("Container {} failed {probe} probe, will be restarted", self.spec.name);
+        self.handle.signal(Signal::Probed { id: self.target.id.clone(), kind: self.kind, passed, message });
+        self.kind == Kind::Startup || self.kind == Kind::Liveness && !passed
     }
 
     async fn once(&self) -> Result<(), String> {

@@ -128,7 +128,7 @@ impl ApiServer {
         self.state.lock().requests.push(format!("{} {path}", parts.method));
         match parts.method {
             Method::GET if query.contains("watch=") => self.watch(&path, named(&query)),
-            Method::GET => self.read(&path, named(&query)),
+            Method::GET => self.read(&path, named(&query).as_deref()),
             Method::POST => self.create(&path, body),
             Method::PATCH => self.patch(&path, &body),
             Method::DELETE => self.remove(&path),
@@ -136,7 +136,7 @@ impl ApiServer {
         }
     }
 
-    fn read(&self, path: &str, name: Option<String>) -> Answer {
+    fn read(&self, path: &str, name: Option<&str>) -> Answer {
         let state = self.state.lock();
         if let Some(object) = state.objects.get(path) {
             return answer(StatusCode::OK, object);
@@ -148,7 +148,7 @@ impl ApiServer {
             .iter()
             .filter(|(at, _)| at.starts_with(&under) || at.starts_with(&everywhere.0) && at.contains(&everywhere.1))
             .map(|(_, object)| object)
-            .filter(|object| name.is_none() || object["metadata"]["name"].as_str() == name.as_deref())
+            .filter(|object| name.is_none() || object["metadata"]["name"].as_str() == name)
             .collect();
         let last = path.rsplit('/').next().unwrap();
         if items.is_empty() && !last.ends_with('s') {
