@@ -97,7 +97,7 @@ impl Fake {
         let (parts, body) = request.into_parts();
         let place = Place::parse(parts.uri.path());
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let sent: Value = serde_json::from_slice(&body).unwrap_or_default();
         match (parts.method, &place.name) {
             (Method::GET, None) if query.contains("watch=true") => self.watch(place.collection, &query),
