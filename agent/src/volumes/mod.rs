@@ -232,3 +232,21 @@ pub async fn remove_stale(pod_dir: &Path) {
         tracing::warn!(dir = %pod_dir.display(), %error, "directory of a vanished pod not removed");
     }
 }
+
+/// Takes down the volumes of all pods below an agent's data directory, when no agent runs: memory file systems first, then the directories.
+///
+/// # Errors
+/// With the first that cannot be taken down.
+pub fn teardown(data_dir: &Path) -> Result<(), String> {
+    let pods = data_dir.join("pods");
+    let children = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    for pod in children(&pods) {
+        for volume in children(&pod.join("volumes")).iter().flat_map(|plugin| children(plugin)) {
+            tmpfs::release_now(&volume)?;
+        }
+    }
+    match std::fs::remove_dir_all(&pods) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", pods.display())),
+        _ => Ok(()),
+    }
+}

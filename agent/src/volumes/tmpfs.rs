@@ -33,6 +33,17 @@ pub(crate) async fn release(dir: &Path) -> Result<(), String> {
     if !is_mount_point(dir).await {
         return Ok(());
     }
+    detach(dir)
+}
+
+/// As [`release`], outside the async runtime.
+pub(crate) fn release_now(dir: &Path) -> Result<(), String> {
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let mounted = dir.parent().is_some_and(|parent| device(dir) != device(parent));
+    if mounted { detach(dir) } else { Ok(()) }
+}
+
+fn detach(dir: &Path) -> Result<(), String> {
     rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| format!("unmount {}: {}", dir.display(), std::io::Error::from(e)))
 }
 
