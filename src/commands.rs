@@ -42,6 +42,8 @@ pub(crate) fn stop(options: &StopOptions) -> Result<()> {
     if options.all {
         let _lock = lock::take(&options.data_dir)?;
         coracle_agent::embedded::teardown(&nodes::runtime_options(&options.data_dir, None, None)).context("--all")?;
+        coracle_agent::services::teardown().context("--all: service rules")?;
+        coracle_agent::volumes::teardown(&options.data_dir.join("agent")).map_err(anyhow::Error::msg).context("--all: volumes")?;
         say("containers, mounts and network are removed")?;
     }
     Ok(())

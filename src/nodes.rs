@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use coracle_agent::{Agent, ClientFor, Fleet, Options, Shared, embedded, images, network, pods::qos::Amounts, streams};
+use coracle_agent::{Agent, ClientFor, Fleet, Options, Shared, embedded, images, network, pods::qos::Amounts, services, streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -121,6 +121,19 @@ async fn real(options: &ServerOptions, setup: &Setup, clients: &InProcess, share
     let settings = Options { port, ..node_options(options, &setup.node_name, setup.node_ip, &options.data_dir.join("agent")) };
     let agent = Agent::build(clients.node(&setup.node_name), Arc::new(runtime), settings, shared).await.context("--agent")?;
     shared.tasks.spawn(async move { agent.run().await });
+    serve_services(options, setup, clients, shared)
+}
+
+/// The service proxy of this machine, as `system:kube-proxy`.
+fn serve_services(options: &ServerOptions, setup: &Setup, clients: &InProcess, shared: &Shared) -> Result<()> {
+    let net = |cidr: Cidr| cidr.to_string().parse().map_err(|error| anyhow::anyhow!("{cidr}: {error}"));
+    let settings = services::Options {
+        node_name: setup.node_name.clone(),
+        pod_cidr: net(options.cluster_cidr).context("--cluster-cidr")?,
+        service_cidr: Some(net(options.service_cidr).context("--service-cidr")?),
+    };
+    let proxy = services::Proxy::new(clients.user("system:kube-proxy", &[]), settings);
+    shared.tasks.spawn(proxy.run(shared.stop.clone()));
     Ok(())
 }
 

@@ -22,7 +22,7 @@ const BANNED: &[(&str, &str)] = &[
     ("danger_accept_invalid", "certificates are verified"),
     ("todo!(", "no stubs"),
     ("unimplemented!(", "no stubs"),
-    ("#[ignore", "a test that never runs is no test"),
+    ("#[ignore]", "say who runs it: a test that never runs is no test"),
     ("mod util", "names say what is inside"),
     ("mod common", "names say what is inside"),
     ("mod helpers", "names say what is inside"),
