@@ -40,6 +40,7 @@ mod lease;
 mod namespace;
 mod node;
 mod protection;
+mod quota;
 mod registry;
 mod replicaset;
 mod root_ca;

@@ -1,0 +1,186 @@
+//! The use of resource quotas (upstream `pkg/controller/resourcequota`). Admission adds to a quota what it lets in; what is
+//! given back, and what a new quota finds, is counted here.
+
+mod amount;
+mod usage;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ResourceQuota, ResourceQuotaStatus},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{
+    Client,
+    core::{Request, params::ListParams},
+};
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::{
+    apply::{Error, Executor},
+    caches::Caches,
+    change::{Change, Tolerate},
+    discovery::{Served, discover},
+    object::{Key, Object},
+    pod::Pod,
+    run::{Named, Reconcile, Wake},
+};
+
+/// Admission raises the use before the object is there: so much time is given to it to show up.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Kinds that the room does not watch are counted this often.
+const RECOUNT: Duration = Duration::from_secs(60);
+
+/// The controller.
+pub(crate) struct Quotas {
+    caches: Arc<Caches>,
+}
+
+impl Quotas {
+    /// The controller over these caches.
+    pub(crate) fn new(caches: Arc<Caches>) -> Self {
+        Self { caches }
+    }
+}
+
+impl Named for Quotas {
+    fn name(&self) -> &'static str {
+        "resourcequota-controller"
+    }
+    fn identity(&self) -> &'static str {
+        "resourcequota-controller"
+    }
+    fn reads(&self, wake: &Wake) {
+        let queue = wake.queue();
+        wake.on(&self.caches.quotas, move |delta, wake| {
+            let Some(quota) = delta.new else { return };
+            let key = Key::of(quota.as_ref());
+            let (spec, status) = (quota.spec.clone().unwrap_or_default(), quota.status.clone().unwrap_or_default());
+            if spec.hard.unwrap_or_default() == status.hard.unwrap_or_default() { queue.add_after(key, SETTLE) } else { wake(key) }
+        });
+        let caches = self.caches.clone();
+        let of_namespace = move |namespace: &str, wake: &mut dyn FnMut(Key)| {
+            caches.quotas.list(namespace).iter().for_each(|quota| wake(Key::of(quota.as_ref())));
+        };
+        let quotas = of_namespace.clone();
+        wake.on(&self.caches.pods, move |delta, wake| {
+            let uses = |pod: Option<&Arc<Pod>>| pod.is_some_and(|pod| !pod.is_terminal());
+            if let Some(old) = delta.old.filter(|_| uses(delta.old) && !uses(delta.new)) {
+                quotas(old.namespace(), wake);
+            }
+        });
+        let quotas = of_namespace.clone();
+        wake.on(&self.caches.services, move |delta, wake| {
+            let kind = |service: &Arc<k8s_openapi::api::core::v1::Service>| service.spec.as_ref().and_then(|spec| spec.type_.clone());
+            if let Some(old) = delta.old.filter(|old| delta.new.is_none_or(|new| kind(new) != kind(old))) {
+                quotas(old.namespace(), wake);
+            }
+        });
+        wake.on(&self.caches.claims, move |delta, wake| {
+            if let (Some(old), None) = (delta.old, delta.new) {
+                of_namespace(old.namespace(), wake);
+            }
+        });
+    }
+    fn pace(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+}
+
+#[async_trait]
+impl Reconcile for Quotas {
+    async fn reconcile(&self, key: &Key, executor: &Executor, _now: Timestamp) -> Result<Option<Duration>, Error> {
+        let Some(quota) = self.caches.quotas.at(key).filter(|quota| quota.deleted().is_none()) else { return Ok(None) };
+        let spec = quota.spec.clone().unwrap_or_default();
+        let hard = spec.hard.clone().unwrap_or_default();
+        let mut used: BTreeMap<String, i128> = BTreeMap::new();
+        let mut others: Vec<String> = Vec::new();
+        for name in hard.keys() {
+            match self.cached(name, &key.namespace, &quota) {
+                Some(amount) => drop(used.insert(name.clone(), amount)),
+                None => others.push(name.clone()),
+            }
+        }
+        if !others.is_empty() {
+            self.count_others(&others, &key.namespace, executor.client(), &mut used).await;
+        }
+        let old = quota.status.clone().unwrap_or_default();
+        let mut shown: BTreeMap<String, Quantity> =
+            used.into_iter().map(|(name, amount)| (name.clone(), quantity(&name, amount))).collect();
+        // What could not be counted is as it was.
+        for name in hard.keys().filter(|name| !shown.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            let before = old.used.as_ref().and_then(|used| used.get(&name)).cloned().unwrap_or(Quantity("0".to_owned()));
+            shown.insert(name, before);
+        }
+        let status = ResourceQuotaStatus { hard: Some(hard), used: Some(shown) };
+        if !same(&old, &status) {
+            let after = ResourceQuota { status: Some(status), ..quota.as_ref().clone() };
+            executor.execute(key, Change::update_status(&after).tolerate(Tolerate::NotFound).into()).await?;
+        }
+        Ok((!others.is_empty()).then_some(RECOUNT))
+    }
+}
+
+impl Quotas {
+    /// What the caches say of one name, if they can.
+    fn cached(&self, name: &str, namespace: &str, quota: &ResourceQuota) -> Option<i128> {
+        let spec = quota.spec.clone().unwrap_or_default();
+        let mut pods = self.caches.pods.list(namespace);
+        pods.retain(|pod| usage::in_scope(&spec, pod));
+        usage::of_claims(name, &self.caches.claims.list(namespace))
+            .or_else(|| usage::of_services(name, &self.caches.services.list(namespace)))
+            .or_else(|| match name {
+                "resourcequotas" | "count/resourcequotas" => Some(usage::count(self.caches.quotas.list(namespace).len())),
+                _ => usage::of_pods(name, &pods),
+            })
+    }
+
+    /// Counts the objects of kinds the room does not cache.
+    async fn count_others(&self, names: &[String], namespace: &str, client: &Client, used: &mut BTreeMap<String, i128>) {
+        let served = match discover(client).await {
+            Ok((served, _)) => served,
+            Err(error) => {
+                tracing::warn!(%error, "cannot discover what quotas count");
+                return;
+            }
+        };
+        for name in names {
+            let wanted = name.strip_prefix("count/").unwrap_or(name);
+            let (plural, group) = wanted.split_once('.').unwrap_or((wanted, ""));
+            let found = served.iter().find(|kind| kind.namespaced && kind.resource.plural == plural && kind.resource.group == group);
+            match found {
+                None => drop(used.insert(name.clone(), 0)),
+                Some(kind) => match count(client, kind, namespace).await {
+                    Ok(number) => drop(used.insert(name.clone(), usage::count(number))),
+                    Err(error) => tracing::debug!(%name, %namespace, %error, "cannot count"),
+                },
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Items {
+    items: Option<Vec<IgnoredAny>>,
+}
+
+async fn count(client: &Client, kind: &Served, namespace: &str) -> Result<usize, kube::Error> {
+    let request = Request::new(kind.resource.path(namespace));
+    let call = request.list_metadata(&ListParams::default()).map_err(kube::Error::BuildRequest)?;
+    Ok(client.request::<Items>(call).await?.items.map_or(0, |items| items.len()))
+}
+
+fn quantity(name: &str, amount: i128) -> Quantity {
+    let binary = ["memory", "storage", "hugepages-"].iter().any(|part| name.contains(part)) && !name.contains("persistentvolumeclaims");
+    Quantity(amount::format(amount, binary))
+}
+
+/// Whether two statuses say the same, however they write it.
+fn same(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
+    let amounts = |list: &Option<BTreeMap<String, Quantity>>| -> BTreeMap<String, i128> {
+        list.iter().flatten().map(|(name, quantity)| (name.clone(), amount::parse(&quantity.0))).collect()
+    };
+    amounts(&a.hard) == amounts(&b.hard) && amounts(&a.used) == amounts(&b.used)
+}
