@@ -35,7 +35,15 @@ pub(crate) fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
         prune(&mut tree);
         tree
     };
-    a == b || tree(a) == tree(b)
+    // Mostly they are the same to the letter, which is seen without writing them out.
+    let strip = |template: &PodTemplateSpec| {
+        let mut template = template.clone();
+        if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
+            labels.remove(super::deployment::HASH_LABEL);
+        }
+        template
+    };
+    strip(a) == strip(b) || tree(a) == tree(b)
 }
 
 /// Drops what the API takes for absent: nulls, empty lists, and the maps that are empty by accident.

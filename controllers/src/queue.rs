@@ -34,6 +34,8 @@ struct Inner {
     dirty: HashSet<Key>,
     running: HashSet<Key>,
     later: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// When each delayed key is due; of several wishes the earliest counts, and entries of `later` that are not here are stale.
+    due: HashMap<Key, Instant>,
     failures: HashMap<Key, u32>,
     began: HashMap<Key, Instant>,
 }
@@ -57,7 +59,7 @@ impl Queue {
             && next > Instant::now()
         {
             inner.dirty.insert(key.clone());
-            inner.later.push(Reverse((next, key)));
+            inner.delay(key, next);
             drop(inner);
             self.changed.notify_one();
             return;
@@ -75,7 +77,7 @@ impl Queue {
         if delay.is_zero() {
             return self.add(key);
         }
-        self.inner.lock().later.push(Reverse((Instant::now() + delay, key)));
+        self.inner.lock().delay(key, Instant::now() + delay);
         self.changed.notify_one();
     }
 
@@ -132,7 +134,7 @@ impl Queue {
         inner.running.remove(key);
         if inner.dirty.contains(key) {
             match inner.began.get(key).map(|began| *began + self.pace) {
-                Some(next) if next > Instant::now() => inner.later.push(Reverse((next, key.clone()))),
+                Some(next) if next > Instant::now() => inner.delay(key.clone(), next),
                 _ => inner.push(key.clone()),
             }
             drop(inner);
@@ -151,11 +153,22 @@ impl Inner {
     /// Moves the keys whose time has come.
     fn promote(&mut self, now: Instant) {
         while self.later.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, key))) = self.later.pop() else { return };
+            let Some(Reverse((at, key))) = self.later.pop() else { return };
+            if self.due.get(&key) != Some(&at) {
+                continue;
+            }
+            self.due.remove(&key);
             self.dirty.insert(key.clone());
             if !self.running.contains(&key) {
                 self.push(key);
             }
+        }
+    }
+
+    fn delay(&mut self, key: Key, at: Instant) {
+        if self.due.get(&key).is_none_or(|due| at < *due) {
+            self.due.insert(key.clone(), at);
+            self.later.push(Reverse((at, key)));
         }
     }
 
@@ -230,6 +243,20 @@ mod tests {
         queue.add(key("x"));
         queue.add(key("y"));
         assert_eq!(queue.take().await, key("y"), "others are not held back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_delays_of_one_key_the_earliest_counts_and_the_others_are_forgotten() {
+        let queue = Queue::new(Duration::ZERO);
+        for seconds in [5, 2, 9] {
+            queue.add_after(key("x"), Duration::from_secs(seconds));
+        }
+        let began = Instant::now();
+        let taken = queue.take().await;
+        assert_eq!(began.elapsed().as_secs(), 2);
+        queue.done(&taken);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(next(&queue).await, None);
     }
 
     #[tokio::test(start_paused = true)]
