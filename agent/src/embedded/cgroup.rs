@@ -105,13 +105,13 @@ impl Hierarchies {
         let mut waited = Duration::ZERO;
         loop {
             let processes = self.processes(path);
-            if processes.is_empty() || waited >= patience {
-                return;
-            }
-            for pid in processes {
-                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            for pid in &processes {
+                if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
+            }
+            if processes.is_empty() || waited >= patience {
+                return;
             }
             std::thread::sleep(step);
             waited += step;

@@ -12,6 +12,7 @@ mod exec;
 mod executor;
 mod log;
 mod oneshot;
+mod pause;
 mod pod;
 mod protocol;
 mod record;

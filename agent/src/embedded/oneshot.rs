@@ -18,7 +18,7 @@ use super::executor::Exec;
 use super::record::{self, ContainerDir, ContainerRecord, SandboxDir, SandboxRecord};
 use super::rootfs::{self, Root};
 use super::spec::{self, Host};
-use super::{capabilities, devices, report, seccomp, user};
+use super::{capabilities, devices, pause, report, seccomp, user};
 use crate::runtime::Seccomp;
 
 /// What a one-shot answers, in a file.
@@ -51,6 +51,8 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
             let file = dir.0.join(file);
             (file.with_extension("result"), exec(&dir, &file))
         }
+        [verb, dir] if verb == "pause-make" => return made(pause::make(&SandboxDir(PathBuf::from(dir)))),
+        [verb] if verb == "pause" => return pause::main(),
         _ => return ExitCode::from(2),
     };
     let outcome = match outcome {
@@ -60,6 +62,17 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
     match record::write(&result, &outcome) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The words go to the shim's log.
+fn made(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("make the pod's PID namespace: {e}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use super::{Embedded, blocking, client, failed, new_id, rootfs, sandbox};
 use crate::images::ImageError;
 use crate::network::{Ipv4Net, NetworkError};
 use crate::runtime::{
-    Connection, ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Images, NamespaceMode, Resources, Result,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeStatus, Sandbox, SandboxConfig, StreamSession, Version,
+    Connection, ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Images, Resources, Result, Runtime,
+    RuntimeError, RuntimeEvent, RuntimeStatus, Sandbox, SandboxConfig, StreamSession, Version,
 };
 
 /// After SIGKILL a process ends at once, unless it is stuck in the kernel.
@@ -212,9 +212,6 @@ impl Runtime for Embedded {
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox> {
-        if config.namespaces.pid == NamespaceMode::Pod {
-            return Err(RuntimeError::Unsupported("shareProcessNamespace"));
-        }
         let mut record = SandboxRecord { id: new_id()?, config, created_ns: now_ns(), boot: boot_id(), address: None, stopped: false };
         let this = self.clone();
         let (record, shim) = blocking(move || {

@@ -58,7 +58,7 @@ pub(super) fn pin(record: &SandboxRecord, dir: &SandboxDir) -> io::Result<()> {
 
 /// Lets go of them; what is gone already is fine.
 pub(super) fn unpin(dir: &SandboxDir) {
-    for kind in ["net", "uts", "ipc"] {
+    for kind in ["net", "uts", "ipc", "pid"] {
         release(&dir.namespace(kind));
     }
     release(&dir.shm());

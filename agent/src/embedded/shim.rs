@@ -21,7 +21,7 @@ use super::log::{Lines, Log};
 use super::oneshot::Outcome;
 use super::protocol::{self, Reply, Request};
 use super::record::{self, ContainerDir, ContainerRecord, Phase, SandboxDir, SandboxRecord, Status, now_ns};
-use super::{report, sys};
+use super::{pause, report, sys};
 use crate::runtime::NamespaceMode;
 
 /// Exit codes of processes that ended before it was known whose they are.
@@ -134,7 +134,7 @@ fn serve(dir: &Path) -> io::Result<()> {
     let sandbox: SandboxRecord = record::read(&dir.record())?;
     let mut shim = Shim {
         cgroup_parent: sandbox.cgroup_parent(),
-        own_pid: sandbox.config.namespaces.pid != NamespaceMode::Node,
+        own_pid: sandbox.config.namespaces.pid == NamespaceMode::Container,
         dir,
         hierarchies: Hierarchies::detect(),
         units: BTreeMap::new(),
@@ -145,7 +145,10 @@ fn serve(dir: &Path) -> io::Result<()> {
         buffer: vec![0; 16 << 10],
         over: false,
     };
+    let shared_pid = sandbox.config.namespaces.pid == NamespaceMode::Pod;
     drop(sandbox);
+    // Held until the shim ends.
+    let _pause = shared_pid.then(|| pause::start(&shim.dir)).transpose()?;
     sys::forget_program_pages();
     while !shim.over {
         shim.turn(&listener, &mut signals)?;

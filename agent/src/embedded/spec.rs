@@ -135,8 +135,10 @@ pub(super) fn specification(
 fn namespaces(sandbox: &SandboxRecord, dir: &SandboxDir) -> Vec<Value> {
     let pinned = |kind: &str, file: &str| json!({"type": kind, "path": dir.namespace(file)});
     let mut all = vec![json!({"type": "mount"})];
-    if sandbox.config.namespaces.pid != NamespaceMode::Node {
-        all.push(json!({"type": "pid"}));
+    match sandbox.config.namespaces.pid {
+        NamespaceMode::Container => all.push(json!({"type": "pid"})),
+        NamespaceMode::Pod => all.push(pinned("pid", "pid")),
+        NamespaceMode::Node => {}
     }
     if sandbox.own_network() {
         all.push(pinned("network", "net"));

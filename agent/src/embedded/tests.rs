@@ -370,3 +370,23 @@ fn host_namespaces_privileges_and_terminals() {
         embedded.remove_sandbox(&pod.id).await.unwrap();
     });
 }
+
+#[test]
+fn containers_of_a_pod_see_one_another_when_they_share_processes() {
+    with_world(async |world, embedded| {
+        let mut config = SandboxConfig {
+            name: "shared".to_owned(),
+            cgroup_parent: format!("/coracle-test/{}-shared", std::process::id()),
+            ..SandboxConfig::default()
+        };
+        config.namespaces.pid = NamespaceMode::Pod;
+        let pod = embedded.run_sandbox(config).await.unwrap();
+        let first = start(&embedded, &pod, world.container("first", "/bin/busybox sleep 4321 & exec /bin/busybox sleep 1234")).await;
+        let (_, _, log) = run(world, &embedded, &pod, world.container("second", "/bin/busybox ps")).await;
+        assert!(log.contains("sleep 1234") && log.contains("    1 root"), "{log}");
+        embedded.stop_container(&first, Duration::ZERO).await.unwrap();
+        let (_, _, log) = run(world, &embedded, &pod, world.container("third", "/bin/busybox ps")).await;
+        assert!(!log.contains("sleep"), "its other processes end with a container: {log}");
+        embedded.remove_sandbox(&pod.id).await.unwrap();
+    });
+}

@@ -171,9 +171,14 @@ impl Store {
     /// [`ImageError::InUse`] while a container uses it. What is not there is no error.
     pub fn remove_image(&self, name: &str) -> Result<()> {
         let Some(image) = self.find(name)? else { return Ok(()) };
-        // Containers of another process (this may be `coracle image remove` beside a server) show in the mounts.
+        // Containers of another process (this may be `coracle image remove` beside a server) show in the mounts. They are kept beside the
+        // images, in the same data directory; other installations may have the same layers.
+        let beside = self.inner.root.parent().unwrap_or(&self.inner.root).to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mounted = |entry: &Entry| entry.layers.iter().filter_map(|id| layer_name(id).ok()).any(|layer| mounts.contains(layer));
+        let ours = |line: &&str| line.split(' ').nth(4).is_some_and(|point| point.starts_with(&beside));
+        let mounts: Vec<&str> = mounts.lines().filter(ours).collect();
+        let used = |layer: &str| mounts.iter().any(|line| line.contains(layer));
+        let mounted = |entry: &Entry| entry.layers.iter().filter_map(|id| layer_name(id).ok()).any(used);
         let trash = self.write(|index| {
             if self.inner.uses.lock().contains_key(&image.id) || index.images.get(&image.id).is_some_and(mounted) {
                 return Err(ImageError::InUse(name.to_owned()));
