@@ -163,7 +163,7 @@ pub fn teardown(options: &Options) -> io::Result<()> {
         sandbox::unpin(&dir);
         match fs::remove_dir_all(&dir.0) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                keep(Err(io::Error::new(e.kind(), format!("remove {}: {e}", dir.0.display()))))
+                keep(Err(io::Error::new(e.kind(), format!("remove {}: {e}", dir.0.display()))));
             }
             _ => {}
         }
