@@ -289,8 +289,3 @@ impl From<Change> for Plan {
         Self { steps: vec![Step::One(change)], ..Self::default() }
     }
 }
-
-/// The key of an object under which its controller works.
-pub fn key_of<K: Object>(object: &K) -> Key {
-    Key::of(object)
-}

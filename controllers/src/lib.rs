@@ -9,6 +9,11 @@
 //! reflector -> store -> reads() -> queue -> plan(key, now) -> apply -> API
 //!                 ^------- expectations: own writes must show first
 //! ```
+//!
+//! Here: deployment, replica set, replication controller, stateful set, daemon set, job, ttl after finished, cron job, namespace,
+//! service account, root CA, endpoints, endpoint slices and their mirrors, garbage collector, node lifecycle, taint eviction,
+//! node IPAM, pod GC, disruption, resource quota, claim and volume protection. Absent: cloud parts, volume binding and attaching,
+//! horizontal autoscaling, certificate signing, tokens. Cluster-role aggregation is done by the API server itself.
 
 pub mod apply;
 pub mod caches;

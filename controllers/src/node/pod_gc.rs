@@ -27,6 +27,8 @@ use crate::{
 const QUARANTINE_SECONDS: i64 = 40;
 /// The key of the look at ended pods; no pod has it, since pods have namespaces.
 const ENDED: &str = "ended";
+/// Missing nodes remembered before the oldest are dropped.
+const REMEMBERED: usize = 1024;
 /// Ended pods removed by one look.
 const BATCH: usize = 500;
 
@@ -115,7 +117,13 @@ impl Controller for PodGc {
                 Plan::nothing()
             }
             None => {
-                let since = *self.missing.lock().entry(name.to_owned()).or_insert(now);
+                let mut missing = self.missing.lock();
+                if missing.len() > REMEMBERED {
+                    // Long gone, and their pods with them: were there another, its wait would begin anew.
+                    missing.retain(|_, since| time::plus(*since, 10 * QUARANTINE_SECONDS) > now);
+                }
+                let since = *missing.entry(name.to_owned()).or_insert(now);
+                drop(missing);
                 let at = time::plus(since, QUARANTINE_SECONDS);
                 if at > now {
                     let mut plan = Plan::nothing();
