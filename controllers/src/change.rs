@@ -9,7 +9,7 @@ use kube::core::params::PropagationPolicy;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::object::{Key, Kind, Object, Resource, reference};
+use crate::object::{Key, Kind, Resource, reference};
 
 /// One write to the API.
 #[derive(Clone, Debug, PartialEq)]
