@@ -245,7 +245,10 @@ impl Runtime for Embedded {
         }
         self.wind_down(&pod).await?;
         let (this, dir) = (self.clone(), pod.dir.0.clone());
-        let own_cgroup = pod.record.lock().config.cgroup_parent.is_empty().then(|| pod.record.lock().cgroup_parent());
+        let own_cgroup = {
+            let record = pod.record.lock();
+            record.config.cgroup_parent.is_empty().then(|| record.cgroup_parent())
+        };
         blocking(move || {
             if let Some(cgroup) = own_cgroup {
                 this.inner.hierarchies.remove(&cgroup, CGROUP_PATIENCE).map_err(failed("remove sandbox"))?;

@@ -89,13 +89,7 @@ fn import_busybox(store: &Store, dir: &Path) -> String {
 }
 
 async fn sandbox(embedded: &Embedded, name: &str) -> Sandbox {
-    let config = SandboxConfig {
-        name: name.to_owned(),
-        uid: format!("uid-{name}"),
-        hostname: name.to_owned(),
-        cgroup_parent: format!("/coracle-test/{}-{name}", std::process::id()),
-        ..SandboxConfig::default()
-    };
+    let config = SandboxConfig { name: name.to_owned(), uid: format!("uid-{name}"), hostname: name.to_owned(), ..SandboxConfig::default() };
     embedded.run_sandbox(config).await.unwrap()
 }
 
@@ -346,11 +340,7 @@ fn a_container_that_cannot_run_says_why() {
 #[test]
 fn host_namespaces_privileges_and_terminals() {
     with_world(async |world, embedded| {
-        let mut config = SandboxConfig {
-            name: "host".to_owned(),
-            cgroup_parent: format!("/coracle-test/{}-host", std::process::id()),
-            ..SandboxConfig::default()
-        };
+        let mut config = SandboxConfig { name: "host".to_owned(), ..SandboxConfig::default() };
         config.namespaces.network = NamespaceMode::Node;
         config.namespaces.pid = NamespaceMode::Node;
         config.namespaces.ipc = NamespaceMode::Node;
@@ -374,11 +364,7 @@ fn host_namespaces_privileges_and_terminals() {
 #[test]
 fn containers_of_a_pod_see_one_another_when_they_share_processes() {
     with_world(async |world, embedded| {
-        let mut config = SandboxConfig {
-            name: "shared".to_owned(),
-            cgroup_parent: format!("/coracle-test/{}-shared", std::process::id()),
-            ..SandboxConfig::default()
-        };
+        let mut config = SandboxConfig { name: "shared".to_owned(), ..SandboxConfig::default() };
         config.namespaces.pid = NamespaceMode::Pod;
         let pod = embedded.run_sandbox(config).await.unwrap();
         let first = start(&embedded, &pod, world.container("first", "/bin/busybox sleep 4321 & exec /bin/busybox sleep 1234")).await;
