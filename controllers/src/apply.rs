@@ -29,7 +29,7 @@ const AT_ONCE: usize = 128;
 /// Why a plan was not carried out in full.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Someone else wrote first: plan again from the newer state.
+    /// Someone else changed or removed the object first: plan again from the newer state.
     #[error("{resource} {key}: changed meanwhile")]
     Conflict {
         /// The kind.
@@ -223,7 +223,9 @@ impl Run<'_> {
             if terminating && matches!(change.verb, Verb::Create(_)) {
                 return Ok(Done::Terminating);
             }
-            if status.is_conflict() && !matches!(change.verb, Verb::Create(_)) {
+            // An answer that names the object says that it is gone; one that does not, that there is no such path.
+            let gone = status.is_not_found() && status.details.as_ref().is_some_and(|details| *details.name == *change.key.name);
+            if (status.is_conflict() || gone) && !matches!(change.verb, Verb::Create(_)) {
                 return Err(Error::Conflict { resource: change.resource.plural.to_string(), key: change.key.clone() });
             }
         }

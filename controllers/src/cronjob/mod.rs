@@ -91,8 +91,15 @@ fn follow(cron: &CronJob, jobs: &[Arc<Job>], plan: &mut Plan) -> CronJobStatus {
             status.last_successful_time = at.map(time::api);
         }
     }
-    let active =
-        jobs.iter().filter(|job| end(job).is_none()).map(|job| ObjectReference { resource_version: None, ..reference(job.as_ref()) });
+    let known = |job: &Job| listed.iter().any(|active| active.uid.as_deref() == Some(job.uid()));
+    let scheduled = |job: &Job| job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(SCHEDULED_FOR));
+    let (running, foreign): (Vec<&Arc<Job>>, Vec<_>) =
+        jobs.iter().filter(|job| end(job).is_none()).partition(|job| known(job) || scheduled(job));
+    for job in foreign {
+        let message = format!("Saw a job that the controller did not create or forgot: {}", job.name());
+        plan.tell(Note::warning(cron, "UnexpectedJob", message));
+    }
+    let active = running.into_iter().map(|job| ObjectReference { resource_version: None, ..reference(job.as_ref()) });
     let mut active: Vec<ObjectReference> = active.collect();
     active.sort_by(|a, b| a.name.cmp(&b.name));
     let same = |a: &ObjectReference| listed.iter().any(|b| a.uid == b.uid);
@@ -143,7 +150,8 @@ fn schedule(cron: &CronJob, jobs: &[Arc<Job>], status: &mut CronJobStatus, now: 
         plan.again_at(next, now);
     }
     let Some(due) = schedule.latest(earliest, now, &zone) else { return };
-    let running: Vec<&Arc<Job>> = jobs.iter().filter(|job| end(job).is_none()).collect();
+    let active = |job: &Job| status.active.iter().flatten().any(|active| active.uid.as_deref() == Some(job.uid()));
+    let running: Vec<&Arc<Job>> = jobs.iter().filter(|job| active(job)).collect();
     match cron.spec.concurrency_policy.as_deref() {
         Some("Forbid") if !running.is_empty() => {
             let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
@@ -207,7 +215,7 @@ mod tests {
 
     fn job(name: &str, ended: Option<&str>) -> Value {
         let conditions = ended.map(|how| json!([{"type": how, "status": "True", "lastTransitionTime": "2026-01-01T00:06:00Z"}]));
-        json!({"metadata": {"name": name, "namespace": "a", "uid": name,
+        json!({"metadata": {"name": name, "namespace": "a", "uid": name, "annotations": {SCHEDULED_FOR: "2026-01-01T00:05:00Z"},
             "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": "c", "controller": true}]},
             "status": {"conditions": conditions}})
     }
@@ -229,6 +237,15 @@ mod tests {
         let running = [job("old", None)];
         let policy = |policy: &str| run(&json!({"schedule": "* * * * *", "concurrencyPolicy": policy}), &json!({}), &running).0.len();
         assert_eq!((policy("Allow"), policy("Forbid"), policy("Replace")), (1, 0, 2));
+    }
+
+    #[test]
+    fn a_job_made_by_hand_is_told_of_and_not_counted() {
+        let mut manual = job("manual", None);
+        manual["metadata"]["annotations"] = json!({"cronjob.kubernetes.io/instantiate": "manual"});
+        let (told, plan) = run(&json!({"schedule": "* * * * *", "concurrencyPolicy": "Forbid"}), &json!({}), &[manual]);
+        assert_eq!(told.len(), 1, "it does not keep the next from starting");
+        assert!(plan.steps.iter().any(|step| matches!(step, crate::change::Step::Tell(note) if note.reason == "UnexpectedJob")));
     }
 
     #[test]
