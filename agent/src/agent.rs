@@ -232,7 +232,9 @@ impl Sink for Agent {
     fn offer(&self, glance: &Glance<'_>, decode: &dyn Fn() -> Result<BoundPod, serde_json::Error>) {
         let fingerprint = glance.fingerprint();
         let known = self.pods.lock().get(glance.uid()).map(|e| (e.fingerprint == fingerprint, e.handle.clone()));
-        if let Some((true, _)) = known {
+        if let Some((true, handle)) = &known
+            && (glance.ready().is_none() || glance.ready() == handle.said_ready())
+        {
             return;
         }
         let pod = match decode() {

@@ -1,5 +1,7 @@
 //! The agent's requests to the API server, as bytes: answers to writes are not decoded, because decoding is most of what a request costs.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -50,6 +52,20 @@ struct Status {
     reason: String,
     #[serde(default)]
     message: String,
+}
+
+/// The one thing read of the answer to a write.
+#[derive(Deserialize)]
+struct Versioned<'a> {
+    #[serde(borrow)]
+    metadata: VersionedMeta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VersionedMeta<'a> {
+    #[serde(borrow)]
+    resource_version: Cow<'a, str>,
 }
 
 /// Sends a request and returns the open response when it succeeded.
@@ -104,6 +120,17 @@ pub async fn get<T: serde::de::DeserializeOwned>(client: &Client, path: &str) ->
 pub async fn patch(client: &Client, path: &str, kind: &str, body: &impl serde::Serialize) -> Result<(), ApiError> {
     let bytes = serde_json::to_vec(body).map_err(|e| ApiError::transport(&e))?;
     call(client, Method::PATCH, path, kind, bytes).await.map(drop)
+}
+
+/// As [`patch`], and tells the version the object has then; 0 when the answer does not say.
+///
+/// # Errors
+/// As [`call`].
+pub async fn patch_for_version(client: &Client, path: &str, kind: &str, body: &impl serde::Serialize) -> Result<u64, ApiError> {
+    let bytes = serde_json::to_vec(body).map_err(|e| ApiError::transport(&e))?;
+    let answer = call(client, Method::PATCH, path, kind, bytes).await?;
+    let version = serde_json::from_slice::<Versioned<'_>>(&answer).map(|object| object.metadata.resource_version.parse());
+    Ok(version.ok().and_then(Result::ok).unwrap_or_default())
 }
 
 /// Creates an object under a collection and returns the answer.

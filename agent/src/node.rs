@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeSpec};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::Deserialize;
@@ -70,10 +70,19 @@ struct Keeper<'a> {
     uid: String,
 }
 
+/// What is read of the node as the API server has it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Created {
     metadata: CreatedMeta,
+    spec: NodeSpec,
+    status: CreatedStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CreatedStatus {
+    conditions: Vec<NodeCondition>,
 }
 
 #[derive(Deserialize, Default)]
@@ -151,7 +160,8 @@ impl Keeper<'_> {
             Ok(bytes) => self.uid = serde_json::from_slice::<Created>(&bytes).unwrap_or_default().metadata.uid,
             Err(error) if error.is_conflict() => {
                 let known: Created = api::get(&self.ctx.client, &format!("/api/v1/nodes/{name}")).await?;
-                self.uid = known.metadata.uid;
+                self.uid.clone_from(&known.metadata.uid);
+                self.resume(known).await;
                 // Labels of the agent's own are kept as it says; others belong to others.
                 let labels = json!({"metadata": {"labels": self.labels()}});
                 api::patch(&self.ctx.client, &format!("/api/v1/nodes/{name}"), api::STRATEGIC_MERGE, &labels).await?;
@@ -160,6 +170,24 @@ impl Keeper<'_> {
         }
         self.write_status().await?;
         self.renew().await
+    }
+
+    /// Goes on where the agent's last life ended: with the pod ranges given then, so that the node need not be unready until they are
+    /// heard of again, and with conditions that have been as they are since then.
+    async fn resume(&mut self, known: Created) {
+        let given = known.spec.pod_cidrs.unwrap_or_default();
+        if self.ctx.options.pod_cidrs.is_empty() && !given.is_empty() {
+            if let Err(error) = self.ctx.runtime.set_pod_cidrs(&given).await {
+                tracing::error!(node = self.ctx.options.node_name, %error, "pod address ranges refused by the runtime");
+            }
+            self.look().await;
+        }
+        for old in known.status.conditions {
+            let now = self.transitions.iter_mut().find(|(kind, (holds, _))| **kind == old.type_ && *holds == (old.status == "True"));
+            if let (Some((_, (_, since))), Some(time), true) = (now, old.last_transition_time, old.status != "Unknown") {
+                *since = time.0;
+            }
+        }
     }
 
     async fn keep(&mut self) {

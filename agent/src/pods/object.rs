@@ -118,6 +118,12 @@ impl BoundPod {
         format!("{}_{}", self.metadata.name, self.metadata.namespace)
     }
 
+    /// Resource version as a number, 0 when it is none.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.metadata.resource_version.parse().unwrap_or_default()
+    }
+
     /// Whether the stored phase is final.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
@@ -132,6 +138,8 @@ pub struct Glance<'a> {
     metadata: GlanceMeta<'a>,
     #[serde(borrow, default)]
     spec: GlanceSpec<'a>,
+    #[serde(borrow, default)]
+    status: GlanceStatus<'a>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -162,6 +170,20 @@ struct GlanceSpec<'a> {
     readiness_gates: Option<&'a RawValue>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+struct GlanceStatus<'a> {
+    #[serde(borrow, default)]
+    conditions: Vec<GlanceCondition<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GlanceCondition<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    status: Cow<'a, str>,
+}
+
 impl Glance<'_> {
     /// Uid.
     #[must_use]
@@ -179,6 +201,13 @@ impl Glance<'_> {
     #[must_use]
     pub fn resource_version(&self) -> &str {
         &self.metadata.resource_version
+    }
+
+    /// Whether the stored pod is ready; `None` when it does not say. The agent is not the only one to write this: the node lifecycle
+    /// controller denies it to pods of a node that was silent.
+    #[must_use]
+    pub fn ready(&self) -> Option<bool> {
+        self.status.conditions.iter().find(|c| c.kind == "Ready").map(|c| c.status == "True")
     }
 
     /// Changes when, and only when, something changed that the agent acts on: the agent's own status writes leave it as it is. With
@@ -215,6 +244,14 @@ mod tests {
             r#"{"metadata":{"uid":"u","resourceVersion":"2","generation":1,"labels":{"a":"b"}},"spec":{"nodeName":"n"},"status":{"phase":"Running"}}"#,
         );
         assert_eq!(a, b);
+    }
+
+    #[test]
+    fn a_glance_sees_whether_the_pod_is_said_to_be_ready() {
+        let ready = |json: &str| serde_json::from_str::<Glance<'_>>(json).expect("valid").ready();
+        assert_eq!(ready(r#"{"metadata":{"uid":"u"}}"#), None);
+        assert_eq!(ready(r#"{"status":{"conditions":[{"type":"Ready","status":"False","message":"a \"b\""}]}}"#), Some(false));
+        assert_eq!(ready(r#"{"status":{"conditions":[{"type":"Initialized","status":"False"},{"type":"Ready","status":"True"}]}}"#), Some(true));
     }
 
     #[test]

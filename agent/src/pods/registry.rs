@@ -178,6 +178,12 @@ impl PodHandle {
         self.bell.notified().await;
     }
 
+    /// Whether the pod was ready when its status was last written; `None` when that was not said yet.
+    #[must_use]
+    pub fn said_ready(&self) -> Option<bool> {
+        self.view.read().status.conditions.iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status == "True")
+    }
+
     /// What others may see.
     #[must_use]
     pub fn view(&self) -> PodView {

@@ -45,6 +45,8 @@ pub struct Worker {
     pod: Arc<BoundPod>,
     seen: Seen,
     published: Arc<PodStatus>,
+    /// The pod's version as of the last write of its status.
+    published_version: u64,
     publish_after: Option<Timestamp>,
     publish_delay: Duration,
     probes: HashMap<String, Probes>,
@@ -62,6 +64,7 @@ impl Worker {
     pub fn new(ctx: Arc<Context>, handle: Arc<PodHandle>, pod: Arc<BoundPod>, found: Found, verdict: Option<Verdict>) -> Self {
         let now = ctx.options.clock.now();
         let published = Arc::new(pod.status.clone());
+        let published_version = pod.version();
         let started_at = Some(published.start_time.as_ref().map_or(now, |t| t.0));
         let terminal = pod.is_terminal() || verdict.is_some();
         let mut seen = Seen { started_at, terminal, verdict, ..Seen::default() };
@@ -72,6 +75,7 @@ impl Worker {
             pod,
             seen,
             published,
+            published_version,
             publish_after: None,
             publish_delay: Duration::ZERO,
             probes: HashMap::new(),
@@ -201,6 +205,7 @@ impl Worker {
     fn follow(&mut self, pod: Arc<BoundPod>) {
         let metadata_changed = pod.metadata.labels != self.pod.metadata.labels || pod.metadata.annotations != self.pod.metadata.annotations;
         self.keep_foreign_conditions(&pod);
+        self.note_denied_readiness(&pod);
         self.pod = pod;
         self.seen.follow(&self.pod);
         self.note_deletion();
@@ -222,6 +227,19 @@ impl Worker {
             conditions.retain(|c| c.type_ != theirs.type_);
             conditions.push(theirs.clone());
         }
+    }
+
+    /// Readiness that somebody else wrote since is what the next status is compared with: so it is put right (kubelet's `needsReconcile`).
+    fn note_denied_readiness(&mut self, pod: &BoundPod) {
+        let ready = |status: &PodStatus| status.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned();
+        let (Some(theirs), ours) = (ready(&pod.status), ready(&self.published)) else { return };
+        // An older version only shows what was written from here before the last time.
+        if pod.version() <= self.published_version || ours.is_none_or(|ours| ours.status == theirs.status) {
+            return;
+        }
+        let conditions = Arc::make_mut(&mut self.published).conditions.get_or_insert_default();
+        conditions.retain(|c| c.type_ != "Ready");
+        conditions.push(theirs);
     }
 
     /// Begins (or hastens) the end when the object says so.
@@ -669,8 +687,9 @@ impl Worker {
         };
         let meta = &self.pod.metadata;
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", meta.namespace, meta.name);
-        match api::patch(&self.ctx.client, &path, api::STRATEGIC_MERGE, &body).await {
-            Ok(()) => {
+        match api::patch_for_version(&self.ctx.client, &path, api::STRATEGIC_MERGE, &body).await {
+            Ok(version) => {
+                self.published_version = version;
                 self.publish_after = None;
                 self.publish_delay = Duration::ZERO;
                 self.published = Arc::new(next);

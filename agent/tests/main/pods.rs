@@ -225,6 +225,22 @@ async fn a_restarted_agent_adopts_what_runs_and_restarts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readiness_that_was_denied_by_others_is_told_again() {
+    let api = ApiServer::default();
+    let _node = Node::start(&api).await;
+    api.pod("web", "n1", &json!({}));
+    api.wait_for_pod("web", ready).await;
+    let path = "/api/v1/namespaces/default/pods/web";
+    let mut pod = api.get(path).unwrap();
+    let conditions = pod["status"]["conditions"].as_array_mut().unwrap();
+    let denied = conditions.iter_mut().find(|c| c["type"] == "Ready").unwrap();
+    denied["status"] = json!("False");
+    api.put(path, pod);
+    assert!(!ready(&api.get(path).unwrap()["status"]));
+    api.wait_for_pod("web", ready).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_deleted_while_the_agent_was_away_are_cleaned_up() {
     let api = ApiServer::default();
     let node = Node::start(&api).await;
