@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -79,7 +80,11 @@ impl<V: PartialEq> Half<V> {
 
 impl Proxy {
     /// Keeps the kernel's rules equal to the cluster's services until told to stop. The rules stay.
-    pub async fn run(self, stop: CancellationToken) {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.work(stop))
+    }
+
+    async fn work(self, stop: CancellationToken) {
         let services = watch(Api::<core::Service>::all(self.client.clone()), watcher::Config::default());
         let slices = watch(Api::<discovery::EndpointSlice>::all(self.client.clone()), watcher::Config::default());
         let work = self.rules.follow(services.default_backoff(), slices.default_backoff());
