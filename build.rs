@@ -6,5 +6,9 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         println!("cargo::rustc-link-arg-bins=-no-pie");
+        // Equal functions, of which generic code makes thousands, are kept once. Rust promises no function a pointer of its own.
+        if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+            println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        }
     }
 }

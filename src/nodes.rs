@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use coracle_agent::{Agent, ClientFor, Fleet, Options, Shared, embedded, images, network, pods::qos::Amounts, services, streams};
+use coracle_agent::{Agent, ClientFor, Fleet, Options, Shared, embedded, images, network, services, streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,8 +21,6 @@ use crate::{
 
 /// The last statuses have this long to be written.
 const GRACE: Duration = Duration::from_secs(2);
-/// What a hollow node says it has: as much as a large server, so that tests are not about room.
-const HOLLOW_CAPACITY: Amounts = Amounts { cpu_milli: 32_000, memory: 256 << 30, ephemeral_storage: 1 << 40 };
 /// As whom the API server speaks to agents.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 
@@ -120,7 +118,7 @@ async fn real(options: &ServerOptions, setup: &Setup, clients: &InProcess, share
     }
     let settings = Options { port, ..node_options(options, &setup.node_name, setup.node_ip, &options.data_dir.join("agent")) };
     let agent = Agent::build(clients.node(&setup.node_name), Arc::new(runtime), settings, shared).await.context("--agent")?;
-    shared.tasks.spawn(async move { agent.run().await });
+    shared.tasks.spawn(agent.run());
     serve_services(options, setup, clients, shared)
 }
 
@@ -140,19 +138,14 @@ fn serve_services(options: &ServerOptions, setup: &Setup, clients: &InProcess, s
 async fn hollow(options: &ServerOptions, setup: &Setup, clients: &InProcess, shared: &Shared, port: u16) -> Result<()> {
     let settings = |n: u32| {
         let name = format!("hollow-{n}");
-        let capacity = Some(HOLLOW_CAPACITY);
-        Options {
-            port,
-            capacity,
-            ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &options.data_dir.join("hollow").join(&name))
-        }
+        Options { port, ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &options.data_dir.join("hollow").join(&name)) }
     };
     let watch = clients.user("coracle:hollow-nodes", &["system:masters"]);
     let clients = clients.clone();
     let client_for: ClientFor = Arc::new(move |name| clients.node(name));
     let fleet = Fleet::hollow(watch, &client_for, (0..setup.hollow_nodes).map(settings).collect(), shared).await;
     let fleet = fleet.context("--hollow-nodes")?;
-    shared.tasks.spawn(async move { fleet.run().await });
+    shared.tasks.spawn(fleet.run());
     Ok(())
 }
 

@@ -48,10 +48,12 @@ async fn run(dir: &Path, archive: &Path, command: Vec<String>) -> Result<i32, Bo
     runtime.set_pod_cidrs(&["10.42.0.0/24".to_owned()]).await?;
 
     let start = Instant::now();
-    let sandbox = runtime.run_sandbox(SandboxConfig { name: "try".to_owned(), hostname: "try".to_owned(), ..SandboxConfig::default() }).await?;
+    let sandbox =
+        runtime.run_sandbox(SandboxConfig { name: "try".to_owned(), hostname: "try".to_owned(), ..SandboxConfig::default() }).await?;
     eprintln!("sandbox with {:?} in {:?}", sandbox.addresses, start.elapsed());
     let log_path = dir.join("logs/0.log");
-    let config = ContainerConfig { name: "main".to_owned(), image_id: image.id, command, log_path: log_path.clone(), ..ContainerConfig::default() };
+    let config =
+        ContainerConfig { name: "main".to_owned(), image_id: image.id, command, log_path: log_path.clone(), ..ContainerConfig::default() };
     let id = runtime.create_container(&sandbox.id, config).await?;
     let created = start.elapsed();
     let started = runtime.start_container(&id).await;

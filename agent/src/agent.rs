@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast::error::RecvError;
@@ -86,7 +87,16 @@ impl Agent {
     ///
     /// # Errors
     /// When data directory or runtime cannot be used.
-    pub async fn build(client: Client, runtime: Arc<dyn Runtime>, options: Options, shared: &Shared) -> Result<Arc<Self>, Error> {
+    pub fn build<'a>(
+        client: Client,
+        runtime: Arc<dyn Runtime>,
+        options: Options,
+        shared: &'a Shared,
+    ) -> BoxFuture<'a, Result<Arc<Self>, Error>> {
+        Box::pin(Self::make(client, runtime, options, shared))
+    }
+
+    async fn make(client: Client, runtime: Arc<dyn Runtime>, options: Options, shared: &Shared) -> Result<Arc<Self>, Error> {
         if options.materialize {
             let make = tokio::fs::create_dir_all(options.data_dir.join("pods")).await;
             make.map_err(|error| Error::DataDir { path: options.data_dir.display().to_string(), error })?;
@@ -125,10 +135,12 @@ impl Agent {
     }
 
     /// Runs the node alone: its object, its pods, its runtime's events; until the shared stop. Containers go on.
-    pub async fn run(self: &Arc<Self>) {
-        self.start();
-        let selection = Selection::Node(self.node_name().to_owned());
-        source::run(&self.ctx.client, &selection, self.as_ref(), &self.ctx.stop).await;
+    pub fn run(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.start();
+            let selection = Selection::Node(self.node_name().to_owned());
+            source::run(&self.ctx.client, &selection, self.as_ref(), &self.ctx.stop).await;
+        })
     }
 
     /// Starts all but the watch of pods (a fleet has one for all its nodes).
@@ -351,7 +363,11 @@ impl Fleet {
     }
 
     /// Runs all nodes until the shared stop.
-    pub async fn run(&self) {
+    pub fn run(self) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.work().await })
+    }
+
+    async fn work(&self) {
         for agent in self.agents.values() {
             agent.start();
         }

@@ -18,6 +18,7 @@ mod build;
 use std::sync::Arc;
 
 use coracle_store::Store;
+use futures::future::BoxFuture;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -100,14 +101,16 @@ impl Server {
     }
 
     /// Serves a listener until `stop`; then not ready, watches closed, requests ended (within seconds).
-    pub async fn run(&self, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+    pub fn run(&self, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) -> BoxFuture<'_, ()> {
         let serving = stop.child_token();
-        let end = async {
+        let end = async move {
             stop.cancelled().await;
             self.unready();
             self.close_watches();
         };
-        tokio::join!(request::serve::run(Arc::clone(&self.layers), listener, tls, serving), end);
+        Box::pin(async move {
+            tokio::join!(request::serve::run(Arc::clone(&self.layers), listener, tls, serving), end);
+        })
     }
 
     /// Ends the server's own tasks. In-process callers get errors afterwards only where they need those tasks.

@@ -247,7 +247,11 @@ impl Controllers {
     }
 
     /// Runs until `stop`, then lets the workers finish what they began.
-    pub async fn run(self, stop: CancellationToken) {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.work(stop))
+    }
+
+    async fn work(self, stop: CancellationToken) {
         if self.options.lead && !crate::lead::wait_to_lead(&self.room, &stop).await {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +50,11 @@ impl Scheduler {
     }
 
     /// Places pods until `stop`; bindings under way are finished.
-    pub async fn run(self, stop: CancellationToken) {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.work(stop))
+    }
+
+    async fn work(self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let (pods_in, mut pods) = mpsc::channel(CHANGES_WAITING);
         let (nodes_in, mut nodes) = mpsc::channel(CHANGES_WAITING);

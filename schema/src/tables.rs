@@ -367,9 +367,12 @@ impl Builder {
 /// Whether a message carries `apiVersion` and `kind`: whatever has metadata, but for the templates inside objects, and the options of requests.
 fn is_typed(made: &Type) -> bool {
     let name = made.short_name();
-    let options = name.ends_with("Options") && (made.name.starts_with("meta.") || ["Pod", "Node", "Service"].iter().any(|p| name.starts_with(p)));
+    let options =
+        name.ends_with("Options") && (made.name.starts_with("meta.") || ["Pod", "Node", "Service"].iter().any(|p| name.starts_with(p)));
     let template = ["PodTemplateSpec", "JobTemplateSpec", "PersistentVolumeClaimTemplate", "ResourceClaimTemplateSpec"].contains(&name);
-    (made.field("metadata").is_some() && !template) || options || ["meta.APIResourceList", "meta.APIGroupList", "meta.APIGroup"].contains(&&*made.name)
+    (made.field("metadata").is_some() && !template)
+        || options
+        || ["meta.APIResourceList", "meta.APIGroupList", "meta.APIGroup"].contains(&&*made.name)
 }
 
 #[cfg(test)]

@@ -251,7 +251,10 @@ mod tests {
         let ready = |json: &str| serde_json::from_str::<Glance<'_>>(json).expect("valid").ready();
         assert_eq!(ready(r#"{"metadata":{"uid":"u"}}"#), None);
         assert_eq!(ready(r#"{"status":{"conditions":[{"type":"Ready","status":"False","message":"a \"b\""}]}}"#), Some(false));
-        assert_eq!(ready(r#"{"status":{"conditions":[{"type":"Initialized","status":"False"},{"type":"Ready","status":"True"}]}}"#), Some(true));
+        assert_eq!(
+            ready(r#"{"status":{"conditions":[{"type":"Initialized","status":"False"},{"type":"Ready","status":"True"}]}}"#),
+            Some(true)
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -87,7 +88,11 @@ impl Server {
     }
 
     /// Serves until the stop token is cancelled; open streams get a second to end.
-    pub async fn run(self) {
+    pub fn run(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.work())
+    }
+
+    async fn work(self) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let stop = self.state.stop.clone();
         loop {

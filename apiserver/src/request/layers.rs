@@ -1,10 +1,11 @@
 //! What every request passes on its way in, in one list: see [`Layers::pass`].
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
@@ -20,6 +21,9 @@ use crate::{
     verbs::{self, Api, Call},
     wire::{Answer, Status, answer},
 };
+
+/// A request's body, from a connection or from within.
+type Incoming = UnsyncBoxBody<Bytes, io::Error>;
 
 /// How a request came here.
 #[derive(Clone, Debug)]
@@ -43,12 +47,21 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Answers a request. The outermost layers: panic guard, trace and metrics.
-    pub async fn serve<B>(self: &Arc<Self>, origin: Origin, request: Request<B>) -> Answer
+    /// Answers a request. Not generic below this, so that the way through the server is compiled once, here.
+    pub fn serve<B>(self: &Arc<Self>, origin: Origin, request: Request<B>) -> BoxFuture<'static, Answer>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        Arc::clone(self).answer(origin, request.map(|body| body.map_err(io::Error::other).boxed_unsync()))
+    }
+
+    fn answer(self: Arc<Self>, origin: Origin, request: Request<Incoming>) -> BoxFuture<'static, Answer> {
+        Box::pin(async move { self.guard(origin, request).await })
+    }
+
+    /// The outermost layers: panic guard, trace and metrics.
+    async fn guard(self: &Arc<Self>, origin: Origin, request: Request<Incoming>) -> Answer {
         let started = Instant::now();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
@@ -75,11 +88,13 @@ impl Layers {
     }
 
     /// The layers, in order: limits, authentication, impersonation, authorization, (audit), body, dispatch.
-    async fn pass<B>(self: &Arc<Self>, origin: Origin, request: Request<B>, info: &RequestInfo, query: Query) -> Result<Answer, Status>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn pass(
+        self: &Arc<Self>,
+        origin: Origin,
+        request: Request<Incoming>,
+        info: &RequestInfo,
+        query: Query,
+    ) -> Result<Answer, Status> {
         let slot = match origin {
             Origin::Network(_) => self.limits.enter(info)?,
             Origin::Process(_) => self.limits.enter_anyway(info),

@@ -160,8 +160,8 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let this = self.clone();
-        Box::pin(async move { Ok(this.layers.serve(Origin::Network(this.peer), request).await) })
+        let answer = self.layers.serve(Origin::Network(self.peer.clone()), request);
+        Box::pin(async move { Ok(answer.await) })
     }
 }
 
@@ -192,9 +192,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let layers = Arc::clone(&self.layers);
         let user = request.extensions_mut().remove::<Arc<User>>().or_else(|| request.extensions_mut().remove::<User>().map(Arc::new));
         let origin = user.map_or(Origin::Network(None), Origin::Process);
-        Box::pin(async move { Ok(layers.serve(origin, request).await) })
+        let answer = self.layers.serve(origin, request);
+        Box::pin(async move { Ok(answer.await) })
     }
 }
