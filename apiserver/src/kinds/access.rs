@@ -4,7 +4,10 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
 use super::view;
-use crate::registry::{Object, Part, Rules};
+use crate::{
+    authn::User,
+    registry::{Object, Part, Rules},
+};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -126,7 +129,6 @@ fn subject(subject: &Value, namespaced: bool, path: &str, errors: &mut FieldErro
 impl Rules for CertificateSigningRequest {
     fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
         let Some(old) = old else {
-            // Who asks is set by admission, which knows; what a writer says is of no account.
             new.value_mut()["status"] = json!({});
             return;
         };
@@ -142,6 +144,24 @@ impl Rules for CertificateSigningRequest {
         }
         if part == Part::Status {
             keep_decisions(new.value_mut(), old.value());
+        }
+    }
+
+    /// Signers trust these fields, so what the writer says in them is of no account.
+    fn note_creator(&self, new: &mut Object, creator: &User) {
+        let Some(spec) = new.value_mut().get_mut("spec").and_then(Value::as_object_mut) else { return };
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(field);
+        }
+        spec.insert("username".into(), json!(&*creator.name));
+        if !creator.uid.is_empty() {
+            spec.insert("uid".into(), json!(&*creator.uid));
+        }
+        if !creator.groups.is_empty() {
+            spec.insert("groups".into(), creator.groups.iter().map(|group| Value::from(&**group)).collect());
+        }
+        if !creator.extra.is_empty() {
+            spec.insert("extra".into(), json!(creator.extra));
         }
     }
 

@@ -4,7 +4,10 @@ use coracle_schema::{FieldErrors, Tables, decode, default, validate};
 use serde_json::{Value, json};
 
 use super::rules_for;
-use crate::registry::{Object, Part};
+use crate::{
+    authn::User,
+    registry::{Object, Part},
+};
 
 /// The tables, parsed once for all tests.
 static TABLES: std::sync::LazyLock<Tables> = std::sync::LazyLock::new(|| Tables::load().unwrap());
@@ -318,6 +321,17 @@ fn a_secrets_plain_text_is_folded_into_its_data() {
     let (_, errors) = create("", "v1", "secrets", json!({"metadata": {"name": "a"}, "type": "kubernetes.io/tls", "data": {"a/b": "YQ=="}}));
     assert!(errors[0].starts_with("data[a/b]: Invalid value: \"a/b\": a valid config key must consist of"));
     assert_eq!(errors[1..], ["data[tls.crt]: Required value", "data[tls.key]: Required value"]);
+}
+
+#[test]
+fn a_certificate_request_says_who_made_it_whatever_its_maker_says() {
+    let spec = json!({"request": "YQ==", "signerName": "example.com/s", "usages": ["client auth"], "username": "root", "uid": "0"});
+    let mut request = decoded("certificates.k8s.io", "v1", "certificatesigningrequests", json!({"metadata": {"name": "a"}, "spec": spec}));
+    let rules = rules_for("certificates.k8s.io", "certificatesigningrequests");
+    rules.note_creator(&mut request, &User::new("ann", &["devs"]));
+    let spec = &request.value()["spec"];
+    assert_eq!((&spec["username"], &spec["groups"]), (&json!("ann"), &json!(["devs", "system:authenticated"])));
+    assert!(spec.get("uid").is_none());
 }
 
 #[test]

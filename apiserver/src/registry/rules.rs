@@ -4,6 +4,7 @@ use coracle_schema::FieldErrors;
 use serde_json::Value;
 
 use super::object::Object;
+use crate::authn::User;
 
 /// Which part of an object a write addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +48,9 @@ pub trait Rules: Send + Sync {
 
     /// Sets or resets what the writer may not choose (`status.phase` of a new pod), after mutating admission.
     fn prepare(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>) {}
+
+    /// Writes down who creates the object, where the object itself has to say so; after [`Rules::prepare`].
+    fn note_creator(&self, _new: &mut Object, _creator: &User) {}
 
     /// Cross-field rules; `old` is there on updates, for immutability.
     fn validate(&self, _new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {

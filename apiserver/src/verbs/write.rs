@@ -199,6 +199,7 @@ impl<'a> Writing<'a> {
             kind.reset_status(&mut object);
         }
         kind.rules.prepare(&mut object, None, self.part);
+        kind.rules.note_creator(&mut object, &self.call.user);
         self.refuse(meta::validate(&object, kind), &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
         let claim = self.api.claims.take(kind, &mut object, None).await?;
