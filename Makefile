@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: run build test fmt clippy deny tidy unit e2e bench doc needs image clean
+.PHONY: run build test fmt clippy deny unit e2e bench doc needs image clean
 
 build:
 	$(CARGO) build --release
@@ -36,9 +36,11 @@ deny:
 unit:
 	$(CARGO) test --workspace --exclude coracle --no-fail-fast
 
-# The finished binary, driven from outside; release, because that is what users run.
+# The finished binary, driven from outside by the real kubectl: tests, then scenarios with their golden answers.
 e2e:
-	$(CARGO) test --release --package coracle --no-fail-fast -- --test-threads=1
+	$(CARGO) test --package coracle --no-fail-fast -- --test-threads=1
+	$(CARGO) build --package coracle --package coracle-conformance
+	target/debug/coracle-conformance run --binary target/debug/coracle
 
 bench:
 	$(CARGO) bench

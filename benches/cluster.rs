@@ -54,7 +54,7 @@ async fn start() -> Result<()> {
             again.push((server.ready_after, server.cpu()?));
         }
         for (what, mut times) in [("first start", first), ("again", again)] {
-            times.sort_by(|a, b| a.0.cmp(&b.0));
+            times.sort_by_key(|(wall, _)| *wall);
             let (wall, cpu) = times[times.len() / 2];
             println!(
                 "start   {store:8} {what:12} readyz after {:6.1} ms, {:5.0} ms CPU (median of {rounds})",

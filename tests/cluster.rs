@@ -64,14 +64,6 @@ impl Cluster {
         answer(self.kubectl_command(arguments).output().unwrap())
     }
 
-    /// Runs kubectl with a manifest on its standard input.
-    pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut child =
-            self.kubectl_command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        answer(child.wait_with_output().unwrap())
-    }
-
     /// A kubectl command, ready to be changed or spawned.
     pub(crate) fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
