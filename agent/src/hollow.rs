@@ -22,6 +22,10 @@ use crate::runtime::{
     StreamSession, Version,
 };
 
+/// How a stopped container ends: as a program that does not heed SIGTERM, not as one that has done its work: a job whose pod is taken
+/// away must not count as done.
+const STOPPED: i32 = 143;
+
 /// What every hollow container has written.
 const LOG_LINE: &str = "stdout F this container is hollow: nothing runs in it";
 
@@ -299,7 +303,7 @@ impl Runtime for Hollow {
     async fn stop_container(&self, id: &str, _grace: Duration) -> Result<()> {
         let now = self.clock.now();
         if let Some(container) = self.table.lock().containers.get_mut(id) {
-            container.end(0, now);
+            container.end(STOPPED, now);
         }
         Ok(())
     }
