@@ -45,11 +45,14 @@ impl Expectations {
         let Some(awaited) = keys.get_mut(key) else { return true };
         awaited.retain_mut(|awaited| {
             awaited.deleted.retain(|(object, uid)| !awaited.store.is_deleted(object, uid));
-            if awaited.since.elapsed() > TIMEOUT {
-                tracing::warn!(%key, kind = %awaited.store.resource().kind, "own writes never showed up in the cache; going on without them");
+            if awaited.deleted.is_empty() && awaited.store.reached(awaited.version) {
                 return false;
             }
-            !awaited.deleted.is_empty() || !awaited.store.reached(awaited.version)
+            let late = awaited.since.elapsed() > TIMEOUT;
+            if late {
+                tracing::warn!(%key, kind = %awaited.store.resource().kind, "own writes never showed up in the cache; going on without them");
+            }
+            !late
         });
         let done = awaited.is_empty();
         if done {
