@@ -120,6 +120,7 @@ impl Server {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.layers.api.storage.close();
     }
 }
 

@@ -150,7 +150,8 @@ impl Default for Limits {
 /// The watch cache of one store. Dropping it ends its feeding task and expires all watchers.
 pub struct Cache<F> {
     shared: Arc<Shared<F>>,
-    _stop: DropGuard,
+    stop: CancellationToken,
+    _guard: DropGuard,
 }
 
 /// What a collection needs of its cache.
@@ -183,7 +184,12 @@ impl<F: Send + Sync + 'static> Cache<F> {
         let shared = Arc::new(Shared { core, collections: RwLock::default(), wanted: Notify::new() });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(shared.clone(), stop.clone()));
-        Self { shared, _stop: stop.drop_guard() }
+        Self { shared, _guard: stop.clone().drop_guard(), stop }
+    }
+
+    /// Ends the feeding: to be called before the store is closed. Reads that want the latest state wait in vain afterwards.
+    pub fn close(&self) {
+        self.stop.cancel();
     }
 
     /// The collection of all keys under `prefix` (a trailing `/` is added when missing); made, and loaded in the background, when it is

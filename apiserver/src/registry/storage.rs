@@ -49,6 +49,11 @@ impl Storage {
         Arc::new(Self { store, cache, catalog: RwLock::new(Arc::new(catalog)) })
     }
 
+    /// Ends the following of the store: the last step before the store is closed.
+    pub fn close(&self) {
+        self.cache.close();
+    }
+
     /// Whether the store answers.
     pub async fn is_alive(&self) -> bool {
         self.store.revision().await.is_ok()
