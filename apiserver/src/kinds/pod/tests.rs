@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "cases read better with their JSON in place")]
+
 use serde_json::{Value, json};
 
 use crate::{
