@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: run build test fmt clippy deny unit e2e bench doc needs image clean
+.PHONY: run build test fmt clippy deny unit e2e bench doc needs image clean fuzz
 
 build:
 	$(CARGO) build --release
@@ -50,3 +50,8 @@ doc:
 
 clean:
 	$(CARGO) clean
+
+# Runs every fuzz target for SECONDS; see fuzz/run.sh.
+SECONDS_EACH ?= 60
+fuzz:
+	fuzz/run.sh $(SECONDS_EACH) $(TARGETS)
