@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -49,6 +49,17 @@ impl Cluster {
             sleep(Duration::from_millis(20));
         }
         Ok(cluster)
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// Copies what the server has logged so far.
+    pub(crate) fn keep_log(&self, to: &Path) -> Result<()> {
+        std::fs::copy(self.folder.path().join("server.log"), to).with_context(|| format!("cannot write {}", to.display()))?;
+        Ok(())
     }
 
     /// Runs a line of shell with KUBECONFIG set, in the server's folder.

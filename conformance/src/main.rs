@@ -3,11 +3,12 @@
 mod cluster;
 mod report;
 mod scenario;
+mod suite;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs suites against a coracle binary.
 #[derive(Parser)]
@@ -19,36 +20,74 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run scenario files: kubectl commands with their golden answers, each file against a server of its own.
-    Run {
-        /// The binary to drive.
-        #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
-        binary: PathBuf,
-        /// Folder of scenario files.
-        #[arg(long, value_name = "DIR", default_value = "conformance/scenarios")]
-        scenarios: PathBuf,
-        /// Only files whose name contains this.
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        only: String,
-        /// Rewrite the golden answers with what the server said; review the difference.
-        #[arg(long)]
-        bless: bool,
-        /// Write the results as JUnit XML.
-        #[arg(long, value_name = "FILE")]
-        junit: Option<PathBuf>,
-    },
+    /// Run a suite: scenario files (kubectl commands with their golden answers), or upstream's own conformance tests.
+    Run(Box<RunOptions>),
+}
+
+#[derive(Args)]
+struct RunOptions {
+    /// What to run.
+    #[arg(long, value_enum, default_value_t = Suite::Scenarios)]
+    suite: Suite,
+    /// The binary to drive.
+    #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
+    binary: PathBuf,
+    #[command(flatten, next_help_heading = "Scenarios")]
+    scenarios: ScenarioOptions,
+    #[command(flatten, next_help_heading = "Upstream suites")]
+    upstream: suite::Flags,
+}
+
+#[derive(Args)]
+struct ScenarioOptions {
+    /// Folder of scenario files.
+    #[arg(long, value_name = "DIR", default_value = "conformance/scenarios")]
+    scenarios: PathBuf,
+    /// Only files whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Rewrite the golden answers with what the server said; review the difference.
+    #[arg(long)]
+    bless: bool,
+    /// Write the results as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// Scenario files, each against a server of its own.
+    Scenarios,
+    /// Upstream's conformance tests that need no containers, against hollow nodes.
+    Api,
 }
 
 fn main() -> Result<ExitCode> {
-    let Command::Run { binary, scenarios, only, bless, junit } = Cli::parse().command;
-    let binary = binary.canonicalize().with_context(|| format!("--binary: {} is not there; `make build` makes it", binary.display()))?;
+    match Cli::parse().command {
+        Command::Run(options) => run(&options),
+    }
+}
+
+fn run(options: &RunOptions) -> Result<ExitCode> {
+    let binary = options
+        .binary
+        .canonicalize()
+        .with_context(|| format!("--binary: {} is not there; `make build` makes it", options.binary.display()));
+    match options.suite {
+        Suite::Scenarios => scenarios(&binary?, &options.scenarios),
+        Suite::Api => suite::run("api", binary, &options.upstream),
+    }
+}
+
+/// Each file against a server of its own.
+fn scenarios(binary: &std::path::Path, options: &ScenarioOptions) -> Result<ExitCode> {
     let mut results = Vec::new();
-    for file in scenario::files(&scenarios, &only)? {
-        results.push(scenario::run(&binary, &file, bless)?);
+    for file in scenario::files(&options.scenarios, &options.only)? {
+        results.push(scenario::run(binary, &file, options.bless)?);
     }
     report::print(&results, &mut std::io::stdout())?;
-    if let Some(file) = junit {
-        std::fs::write(&file, report::junit(&results)).with_context(|| format!("--junit: cannot write {}", file.display()))?;
+    if let Some(file) = &options.junit {
+        std::fs::write(file, report::junit(&results)).with_context(|| format!("--junit: cannot write {}", file.display()))?;
     }
     let failed = results.iter().any(|result| result.failure.is_some());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -33,6 +33,8 @@ pub(crate) fn junit(results: &[Outcome]) -> String {
     xml + "</testsuite>\n"
 }
 
-fn escaped(text: &str) -> String {
+/// Text as XML and HTML have it; control characters, which XML has not, are left out.
+pub(crate) fn escaped(text: &str) -> String {
+    let text = text.replace(|c: char| c.is_control() && !"\n\t".contains(c), "");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
