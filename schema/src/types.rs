@@ -1,8 +1,14 @@
 //! The data model of the API: messages, fields and their semantics, independent of where they were read from.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use serde_json::Value;
+
+use crate::proto;
 
 /// All message types of one source: the built-in tables, or one custom resource version.
 #[derive(Debug, Default)]
@@ -11,6 +17,8 @@ pub struct Schema {
     pub types: Vec<Type>,
     /// `core.PodSpec` -> its id.
     pub by_name: HashMap<Box<str>, TypeId>,
+    /// How the messages are written as protobuf; made when the first one is.
+    plan: OnceLock<proto::Plan>,
 }
 
 /// A message type of a [`Schema`].
@@ -232,9 +240,13 @@ impl Schema {
                     || types[at].union.is_some_and(|u| types[u.message.0 as usize].defaults);
             }
             if types.iter().filter(|t| t.defaults).count() == before {
-                return Self { types, by_name };
+                return Self { types, by_name, plan: OnceLock::new() };
             }
         }
+    }
+
+    pub(crate) fn plan(&self) -> &proto::Plan {
+        self.plan.get_or_init(|| proto::Plan::new(self))
     }
 
     /// The message with this id.

@@ -1,37 +1,17 @@
 //! From Kubernetes' protobuf to JSON values, by the field numbers of the tables: what typed clients (kubectl create among them) send.
 //!
 //! The envelope is apimachinery's `runtime/serializer/protobuf`: four magic bytes and a `runtime.Unknown`. The value that comes out is
-//! what the same object would be as JSON before it is decoded: zero values and unknown fields are the decoder's business. The other
-//! direction belongs here, too, once answers are sent as protobuf.
+//! what the same object would be as JSON before it is decoded: zero values and unknown fields are the decoder's business.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::{
+    DEPTH, MAGIC, ProtoError, duration,
+    wire::{Parts, Wire},
+};
 use crate::types::{Alternative, Field, Member, Schema, SchemaRef, Shape, Type, TypeId};
-
-/// What every protobuf body begins with.
-pub const MAGIC: &[u8] = b"k8s\0";
-
-/// Messages nested deeper than this are refused, as in JSON.
-const DEPTH: usize = 100;
-
-/// Why a body is not what it says.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ProtoError {
-    /// It does not begin with the magic bytes.
-    #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
-    NotProtobuf,
-    /// It breaks off within a field.
-    #[error("unexpected EOF")]
-    Truncated,
-    /// A field has another wire type than its table says, or its content does not read.
-    #[error("field {0} does not read as the type it has")]
-    Mismatch(String),
-    /// Nested too deep.
-    #[error("nested deeper than {DEPTH} messages")]
-    TooDeep,
-}
 
 /// Decodes a body into the value of a message; `apiVersion` and `kind` come from the envelope.
 pub fn decode(body: &[u8], schema: &SchemaRef) -> Result<Value, ProtoError> {
@@ -75,73 +55,6 @@ impl<'a> Unknown<'a> {
             }
         }
         Ok(made)
-    }
-}
-
-/// A value on the wire.
-#[derive(Clone, Copy)]
-enum Wire<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32(u32),
-}
-
-/// The fields of a message, in wire order.
-struct Parts<'a>(&'a [u8]);
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = Result<(u32, Wire<'a>), ProtoError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let part = self.part();
-        if part.is_err() {
-            self.0 = &[];
-        }
-        Some(part)
-    }
-}
-
-impl<'a> Parts<'a> {
-    fn part(&mut self) -> Result<(u32, Wire<'a>), ProtoError> {
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).map_err(|_| ProtoError::Mismatch("tag".into()))?;
-        let wire = match tag & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => Wire::Fixed64(u64::from_le_bytes(self.array()?)),
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| ProtoError::Truncated)?;
-                Wire::Bytes(self.take(length)?)
-            }
-            5 => Wire::Fixed32(u32::from_le_bytes(self.array()?)),
-            _ => return Err(ProtoError::Mismatch(number.to_string())),
-        };
-        Ok((number, wire))
-    }
-
-    fn varint(&mut self) -> Result<u64, ProtoError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.array::<1>()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(ProtoError::Truncated)
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], ProtoError> {
-        let (head, tail) = self.0.split_at_checked(length).ok_or(ProtoError::Truncated)?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtoError> {
-        self.take(N)?.try_into().map_err(|_| ProtoError::Truncated)
     }
 }
 
@@ -267,7 +180,7 @@ impl Reader<'_> {
             (Shape::Float64, Wire::Fixed32(bits)) => f64::from(f32::from_bits(bits)).into(),
             (Shape::Bytes, Wire::Bytes(raw)) => STANDARD.encode(raw).into(),
             (Shape::Time | Shape::MicroTime, Wire::Bytes(raw)) => return Some(time(raw, *shape == Shape::MicroTime)),
-            (Shape::Duration, Wire::Bytes(raw)) => return Some(number_in(raw).map(|n| duration_text(n).into())),
+            (Shape::Duration, Wire::Bytes(raw)) => return Some(number_in(raw).map(|n| duration::text(n).into())),
             (Shape::Quantity, Wire::Bytes(raw)) => return Some(text_in(raw).map(Value::from)),
             (Shape::IntOrString, Wire::Bytes(raw)) => return Some(int_or_string(raw)),
             (Shape::Object | Shape::Fields | Shape::Any, Wire::Bytes(raw)) => return Some(raw_json(raw)),
@@ -360,41 +273,6 @@ fn number_in(raw: &[u8]) -> Result<i64, ProtoError> {
     Ok(0)
 }
 
-/// Nanoseconds as Go prints a duration: `1h2m3.5s`.
-fn duration_text(nanos: i64) -> String {
-    let magnitude = nanos.unsigned_abs();
-    let sign = if nanos < 0 { "-" } else { "" };
-    let decimal = |unit: u64, name: &str| {
-        let (whole, rest) = (magnitude / unit, magnitude % unit);
-        let digits = unit.ilog10() as usize;
-        let fraction = format!("{rest:0digits$}");
-        let fraction = fraction.trim_end_matches('0');
-        if rest == 0 { format!("{sign}{whole}{name}") } else { format!("{sign}{whole}.{fraction}{name}") }
-    };
-    match magnitude {
-        0 => "0s".into(),
-        1..1_000 => format!("{sign}{magnitude}ns"),
-        1_000..1_000_000 => decimal(1_000, "µs"),
-        1_000_000..1_000_000_000 => decimal(1_000_000, "ms"),
-        _ => {
-            let minutes = magnitude / 60_000_000_000;
-            let seconds = magnitude % 60_000_000_000;
-            let mut text = sign.to_owned();
-            if minutes >= 60 {
-                text.push_str(&format!("{}h", minutes / 60));
-            }
-            if minutes > 0 {
-                text.push_str(&format!("{}m", minutes % 60));
-            }
-            let fraction = format!("{:09}", seconds % 1_000_000_000);
-            let fraction = fraction.trim_end_matches('0');
-            let dot = if fraction.is_empty() { "" } else { "." };
-            text.push_str(&format!("{}{dot}{fraction}s", seconds / 1_000_000_000));
-            text
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -452,14 +330,5 @@ mod tests {
             let _ = decode(&whole[..length], &schema);
         }
         assert_eq!(decode(&whole[..whole.len() - 1], &schema), Err(ProtoError::Truncated));
-    }
-
-    #[test]
-    fn durations_print_as_in_go() {
-        for (nanos, text) in
-            [(0, "0s"), (1_500_000, "1.5ms"), (90_000_000_000, "1m30s"), (3_600_000_000_000, "1h0m0s"), (-2_500_000_000, "-2.5s")]
-        {
-            assert_eq!(duration_text(nanos), text);
-        }
     }
 }

@@ -1,0 +1,63 @@
+//! `runtime.Unknown` and what else surrounds messages: lists whose items are at hand, events of a watch.
+
+use super::wire::{BYTES, put_bytes, put_tag, put_varint, varint_len};
+
+/// What every protobuf body begins with.
+pub const MAGIC: &[u8] = b"k8s\0";
+
+/// Field of a list that holds its items.
+const ITEMS: u32 = 2;
+
+/// Ends every envelope: content encoding and content type, both empty.
+pub const TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
+
+/// A whole body: a message in its envelope.
+pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = head(api_version, kind, raw.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(TAIL);
+    out
+}
+
+/// An envelope up to its message of so many bytes. [`TAIL`] follows that.
+fn head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
+    let mut meta = Vec::with_capacity(api_version.len() + kind.len() + 4);
+    put_bytes(&mut meta, 1, api_version.as_bytes());
+    put_bytes(&mut meta, 2, kind.as_bytes());
+    let mut out = Vec::with_capacity(MAGIC.len() + meta.len() + length + 24);
+    out.extend_from_slice(MAGIC);
+    put_bytes(&mut out, 1, &meta);
+    put_tag(&mut out, 2, BYTES);
+    put_varint(&mut out, length as u64);
+    out
+}
+
+/// The envelope of a list up to its first item; `meta` is its encoded `ListMeta`, `items` are the lengths of the messages in it. Each item
+/// follows [`item_head`], and [`TAIL`] the last.
+pub fn list_head(api_version: &str, kind: &str, meta: &[u8], items: impl Iterator<Item = usize>) -> Vec<u8> {
+    let framed = |length: usize| 1 + varint_len(length as u64) + length;
+    let length = framed(meta.len()) + items.map(framed).sum::<usize>();
+    let mut out = head(api_version, kind, length);
+    put_bytes(&mut out, 1, meta);
+    out
+}
+
+/// What stands before an item of so many bytes.
+pub fn item_head(out: &mut Vec<u8>, length: usize) {
+    put_tag(out, ITEMS, BYTES);
+    put_varint(out, length as u64);
+}
+
+/// A `metav1.WatchEvent` with the length before it that frames it in a stream; `object` is a whole body.
+pub fn event(of: &str, object: &[u8]) -> Vec<u8> {
+    // WatchEvent: type 1, object 2; that is a RawExtension: raw 1.
+    let raw = 1 + varint_len(object.len() as u64) + object.len();
+    let length = 2 + of.len() + 1 + varint_len(raw as u64) + raw;
+    let mut out = Vec::with_capacity(length + 4);
+    out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    put_bytes(&mut out, 1, of.as_bytes());
+    put_tag(&mut out, 2, BYTES);
+    put_varint(&mut out, raw as u64);
+    put_bytes(&mut out, 1, object);
+    out
+}

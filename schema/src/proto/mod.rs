@@ -1,0 +1,50 @@
+//! Kubernetes' protobuf, by the field numbers of the tables, in both directions: what typed clients speak unless they are told not to.
+//!
+//! A body is four magic bytes and a `runtime.Unknown` (apimachinery's `runtime/serializer/protobuf`): version and kind, and the message.
+//! Answers are made from the JSON bytes an object is cached as ([`encode`]), without a value in between, byte for byte as the generated
+//! code of the Go types writes them: ascending field numbers, sorted maps, zero values of all that is no pointer there.
+
+pub mod decode;
+pub mod duration;
+pub mod encode;
+pub mod envelope;
+mod plan;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use decode::decode;
+pub use encode::message;
+pub use envelope::{MAGIC, envelope};
+pub(crate) use plan::Plan;
+
+/// Messages nested deeper than this are refused, as in JSON.
+const DEPTH: usize = 100;
+
+/// Why a body is not what it says, or an object cannot be written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProtoError {
+    /// It does not begin with the magic bytes.
+    #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
+    NotProtobuf,
+    /// It breaks off within a field.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// A field has another wire type than its table says, or its content does not read.
+    #[error("field {0} does not read as the type it has")]
+    Mismatch(String),
+    /// Nested too deep.
+    #[error("nested deeper than {DEPTH} messages")]
+    TooDeep,
+    /// The JSON of an object is not of its schema.
+    #[error("object cannot be written as protobuf: {0}")]
+    Unwritable(String),
+}
+
+impl crate::SchemaRef {
+    /// Whether the message has a protobuf form: custom resources have none.
+    pub fn has_protobuf(&self) -> bool {
+        self.root().fields.iter().any(|field| field.number.is_some())
+    }
+}
