@@ -1,6 +1,7 @@
 //! Drives a finished `coracle` binary from outside: starts it, runs suites against it, writes a report. Imports nothing of the product.
 
 mod cluster;
+mod differential;
 mod report;
 mod scenario;
 mod suite;
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Run a suite: scenario files (kubectl commands with their golden answers), or upstream's own conformance tests.
     Run(Box<RunOptions>),
+    /// Ask the binary and kube-apiserver the same things, for every kind, and compare the answers.
+    Diff(differential::Options),
 }
 
 #[derive(Args)]
@@ -65,6 +68,7 @@ enum Suite {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Diff(options) => Ok(if differential::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }
 

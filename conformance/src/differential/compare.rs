@@ -1,0 +1,185 @@
+//! What differs between two answers, once what must differ is taken out: uids, times, revisions, addresses the servers chose.
+
+use serde_json::Value;
+
+use super::http::Reply;
+
+/// More differences of one case are not reported.
+const MOST: usize = 8;
+/// A value in a report is cut to this many characters.
+const WIDTH: usize = 600;
+/// Times of this year were in the request.
+const GIVEN_YEAR: &str = "2020-";
+
+/// The differences of two answers: `WHERE: LEFT | RIGHT`.
+pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
+    let mut found = Vec::new();
+    if left.code != right.code {
+        let text = |reply: &Reply| {
+            let message = reply.body.get("message").and_then(Value::as_str).unwrap_or_default();
+            cut(&format!("{} {message}", reply.code))
+        };
+        return vec![format!("code: {} | {}", text(left), text(right))];
+    }
+    let words = |reply: &Reply| reply.warnings.iter().map(|w| neutral(w)).collect::<Vec<_>>();
+    let (one, other) = (words(left), words(right));
+    if one != other {
+        found.push(format!("warnings: {} | {}", cut(&format!("{one:?}")), cut(&format!("{other:?}"))));
+    }
+    let (mut one, mut other) = (left.body.clone(), right.body.clone());
+    normalize(&mut one);
+    normalize(&mut other);
+    if let (Some(a), Some(b)) = (one.pointer("/details/causes"), other.pointer("/details/causes"))
+        && a != b
+    {
+        // The message says the same once more.
+        let (a, b) = (a.clone(), b.clone());
+        compare(&a, &b, "/details/causes", &mut found);
+        for side in [&mut one, &mut other] {
+            side["message"] = Value::Null;
+            side["details"]["causes"] = Value::Null;
+        }
+    }
+    compare(&one, &other, "", &mut found);
+    found.truncate(MOST);
+    found
+}
+
+fn compare(left: &Value, right: &Value, path: &str, found: &mut Vec<String>) {
+    match (left, right) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let path = format!("{path}/{key}");
+                match (a.get(key), b.get(key)) {
+                    (Some(a), Some(b)) => compare(a, b, &path, found),
+                    (a, b) => report(a, b, &path, found),
+                }
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            for at in 0..a.len().max(b.len()) {
+                let path = format!("{path}/{at}");
+                match (a.get(at), b.get(at)) {
+                    (Some(a), Some(b)) => compare(a, b, &path, found),
+                    (a, b) => report(a, b, &path, found),
+                }
+            }
+        }
+        (a, b) if a == b => {}
+        (a, b) => report(Some(a), Some(b), path, found),
+    }
+}
+
+fn report(left: Option<&Value>, right: Option<&Value>, path: &str, found: &mut Vec<String>) {
+    let text = |value: Option<&Value>| value.map_or_else(|| "-".to_owned(), |v| cut(&v.to_string()));
+    found.push(format!("{path}: {} | {}", text(left), text(right)));
+}
+
+fn cut(text: &str) -> String {
+    if text.chars().count() <= WIDTH {
+        return text.to_owned();
+    }
+    text.chars().take(WIDTH).chain("…".chars()).collect()
+}
+
+/// Takes out what two servers cannot agree on.
+fn normalize(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if members.contains_key("uid") && (members.contains_key("creationTimestamp") || members.contains_key("resourceVersion")) {
+                members.remove("uid");
+            }
+            members.remove("resourceVersion");
+            for (key, member) in members.iter_mut() {
+                match key.as_str() {
+                    "clusterIP" | "nodePort" | "healthCheckNodePort" if member != "None" => chosen(member),
+                    "clusterIPs" => member.as_array_mut().into_iter().flatten().filter(|ip| *ip != "None").for_each(chosen),
+                    _ => normalize(member),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(normalize),
+        Value::String(text) => *text = neutral(text),
+        _ => {}
+    }
+}
+
+/// A value that the server has chosen; one that is wrong on its face stays.
+fn chosen(value: &mut Value) {
+    let address = value.as_str().is_some_and(|v| v.starts_with("10.43."));
+    let port = value.as_u64().is_some_and(|p| (30_000..=32_767).contains(&p));
+    if address || port {
+        *value = Value::String("<chosen>".into());
+    }
+}
+
+/// A text without uids, without times of now, and without upstream's picture of a pod's difference, which is for people.
+fn neutral(text: &str) -> String {
+    if let Some((head, _)) = text.split_once("fields other than").and_then(|(_, rest)| rest.split_once('\n')) {
+        let end = text.len() - text.split_once(head).map_or(0, |(_, rest)| rest.len());
+        return text[..end].to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if is_shape(&bytes[at..], b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
+            out += "<uid>";
+            at += 36;
+        } else if is_shape(&bytes[at..], b"dddd-dd-ddTdd:dd:dd") && !text[at..].starts_with(GIVEN_YEAR) {
+            out += "<time>";
+            at += 19;
+            at += bytes[at..].iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+        } else {
+            let Some(next) = text[at..].chars().next() else { break };
+            out.push(next);
+            at += next.len_utf8();
+        }
+    }
+    out
+}
+
+/// Whether bytes begin with this shape: `x` a hexadecimal digit, `d` a digit, anything else itself.
+fn is_shape(bytes: &[u8], shape: &[u8]) -> bool {
+    let fits = |(byte, wanted): (&u8, &u8)| match wanted {
+        b'x' => byte.is_ascii_hexdigit(),
+        b'd' => byte.is_ascii_digit(),
+        other => byte == other,
+    };
+    bytes.len() >= shape.len() && bytes.iter().zip(shape).all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reply(code: u16, body: Value) -> Reply {
+        Reply { code, warnings: Vec::new(), body }
+    }
+
+    #[test]
+    fn what_the_servers_chose_does_not_count() {
+        let left = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        let right = json!({"metadata": {"name": "a", "uid": "2", "resourceVersion": "9", "creationTimestamp": "2026-01-01T00:00:03Z"}});
+        assert!(differences(&reply(200, left), &reply(200, right)).is_empty());
+    }
+
+    #[test]
+    fn a_difference_is_named_by_its_place() {
+        let (left, right) = (json!({"spec": {"a": [1, 2]}}), json!({"spec": {"a": [1, 3], "b": 1}}));
+        assert_eq!(differences(&reply(200, left), &reply(200, right)), ["/spec/a/1: 2 | 3", "/spec/b: - | 1"]);
+        let refused = json!({"message": "no"});
+        assert_eq!(differences(&reply(201, json!({})), &reply(422, refused)), ["code: 201  | 422 no"]);
+    }
+
+    #[test]
+    fn times_that_were_sent_are_compared() {
+        assert_eq!(neutral("at 2020-01-02T03:04:05Z"), "at 2020-01-02T03:04:05Z");
+        assert_eq!(neutral("at 2026-01-02T03:04:05.1Z by 0f2a3b4c-0000-1111-2222-333344445555"), "at <time>Z by <uid>");
+    }
+}

@@ -1,0 +1,113 @@
+//! kube-apiserver and etcd in a folder of their own.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::http::{Connection, Server};
+
+/// How long upstream may take to be ready; it is slow on small machines.
+const PATIENCE: Duration = Duration::from_secs(120);
+const TOKEN: &str = "differential";
+
+/// A running kube-apiserver with its etcd; both end when dropped.
+pub(crate) struct Peer {
+    folder: TempDir,
+    children: Vec<Child>,
+    address: SocketAddr,
+}
+
+impl Peer {
+    /// Starts both; [`Peer::ready`] waits.
+    pub(crate) fn start(apiserver: &Path, etcd: &Path, user: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let file = |name: &str| folder.path().join(name);
+        std::fs::write(file("tokens.csv"), format!("{TOKEN},{user},{user},\"system:masters\"\n"))?;
+        let key = rcgen::KeyPair::generate()?;
+        std::fs::write(file("accounts.key"), key.serialize_pem())?;
+        std::fs::write(file("accounts.pub"), key.public_key_pem())?;
+        let [client, peers, secure] = [free()?, free()?, free()?];
+        let mut peer = Self { address: secure, children: Vec::new(), folder };
+        let dir = peer.folder.path().to_owned();
+        let at = |name: &str| dir.join(name).display().to_string();
+        peer.spawn(
+            etcd,
+            &[
+                format!("--data-dir={}", at("etcd")),
+                "--unsafe-no-fsync".into(),
+                format!("--listen-client-urls=http://{client}"),
+                format!("--advertise-client-urls=http://{client}"),
+                format!("--listen-peer-urls=http://{peers}"),
+                format!("--initial-advertise-peer-urls=http://{peers}"),
+                format!("--initial-cluster=default=http://{peers}"),
+            ],
+        )?;
+        peer.spawn(
+            apiserver,
+            &[
+                format!("--etcd-servers=http://{client}"),
+                "--bind-address=127.0.0.1".into(),
+                "--advertise-address=192.0.2.1".into(),
+                format!("--secure-port={}", secure.port()),
+                "--service-cluster-ip-range=10.43.0.0/16".into(),
+                "--authorization-mode=Node,RBAC".into(),
+                "--allow-privileged=true".into(),
+                format!("--cert-dir={}", at("certificates")),
+                format!("--token-auth-file={}", at("tokens.csv")),
+                format!("--service-account-key-file={}", at("accounts.pub")),
+                format!("--service-account-signing-key-file={}", at("accounts.key")),
+                "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
+            ],
+        )?;
+        Ok(peer)
+    }
+
+    fn spawn(&mut self, program: &Path, flags: &[String]) -> Result<()> {
+        let log = std::fs::File::create(self.folder.path().join(format!("{}.log", self.children.len())))?;
+        let child = Command::new(program).args(flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        self.children.push(child.with_context(|| format!("cannot start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Waits until it answers as ready.
+    pub(crate) async fn ready(&mut self) -> Result<Arc<Server>> {
+        let authority = self.folder.path().join("certificates/apiserver.crt");
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            for (at, child) in self.children.iter_mut().enumerate() {
+                if let Some(status) = child.try_wait()? {
+                    let log = std::fs::read_to_string(self.folder.path().join(format!("{at}.log")))?;
+                    bail!("the peer ended with {status}: {}", log.lines().last().unwrap_or_default());
+                }
+            }
+            if authority.exists()
+                && let Ok(server) = Server::with_token(self.address, &authority, TOKEN).map(Arc::new)
+                && Connection::new(&server).get("/readyz").await.code == 200
+            {
+                return Ok(server);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        bail!("the peer is not ready after {PATIENCE:?}")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
