@@ -1,6 +1,9 @@
 //! Where in an object the decoder is: a list of frames on the stack, turned into text only for a message.
 
-use crate::types::Type;
+use crate::types::{Member, Schema, Type};
+
+/// Fields whose Go type is a named text or list.
+const GO_NAMES: &str = include_str!("../../../api/go-names.txt");
 
 /// One step from the root.
 pub(super) enum Path<'a> {
@@ -21,11 +24,24 @@ impl Path<'_> {
         }
     }
 
-    /// `Go struct field Container.spec.containers.name`: the innermost message and the JSON names only; `Go value` at the root.
-    pub(super) fn go(&self) -> String {
+    /// `Go struct field Container.spec.containers.name`: the innermost message, the JSON names and those of embedded messages; `Go value`
+    /// at the root.
+    pub(super) fn go(&self, schema: &Schema) -> String {
         match self.owner() {
-            Some(owner) => format!("Go struct field {}.{}", owner.short_name(), self.names().join(".")),
+            Some(owner) => format!("Go struct field {}.{}", owner.short_name(), self.names(schema).join(".")),
             None => "Go value".to_owned(),
+        }
+    }
+
+    /// What Go calls the type of the field this is in, where that has a name: `v1.Protocol`; with `[]` after it when it is a list.
+    pub(super) fn go_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Root => None,
+            Self::Field { owner, name, .. } => GO_NAMES.lines().find_map(|line| {
+                let mut words = line.split(' ');
+                (words.next() == Some(&*owner.name) && words.next() == Some(name)).then(|| words.next()).flatten()
+            }),
+            Self::Index { parent, .. } | Self::Key { parent, .. } => parent.go_name(),
         }
     }
 
@@ -37,17 +53,33 @@ impl Path<'_> {
         }
     }
 
-    fn names(&self) -> Vec<&str> {
+    fn names<'p>(&'p self, schema: &'p Schema) -> Vec<&'p str> {
         match self {
             Self::Root => Vec::new(),
-            Self::Field { parent, name, .. } => {
-                let mut names = parent.names();
+            Self::Field { parent, owner, name } => {
+                let mut names = parent.names(schema);
+                names.extend(embedded(schema, owner, name));
                 names.push(name);
                 names
             }
-            Self::Index { parent, .. } | Self::Key { parent, .. } => parent.names(),
+            Self::Index { parent, .. } | Self::Key { parent, .. } => parent.names(schema),
         }
     }
+}
+
+/// The embedded messages a field of a message stands in, outermost first.
+fn embedded<'s>(schema: &'s Schema, of: &Type, name: &str) -> Vec<&'s str> {
+    for member in &of.members {
+        match member {
+            Member::Field(at) if of.fields.get(*at as usize).is_some_and(|field| &*field.name == name) => return Vec::new(),
+            Member::Inline { message, .. } if schema.get(*message).position(name).is_some() => {
+                let inner = schema.get(*message);
+                return std::iter::once(inner.short_name()).chain(embedded(schema, inner, name)).collect();
+            }
+            _ => {}
+        }
+    }
+    Vec::new()
 }
 
 fn joined(parent: &Path<'_>, name: &str) -> String {
