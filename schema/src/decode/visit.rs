@@ -39,8 +39,8 @@ impl<'a> Seed<'a> {
 
     /// Stops: what was found is not what the schema wants.
     fn mismatch<T, E: serde::de::Error>(self, found: &str) -> Result<T, E> {
-        let wanted = go_type(self.session, self.shape);
-        self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go()))
+        let wanted = go_type(self.session, self.shape, self.path.go_name());
+        self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go(self.session.schema)))
     }
 
     fn stop<T, E: serde::de::Error>(self, message: String) -> Result<T, E> {
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 }
 
 /// A float without a fraction is written as a whole number, as Go does.
-fn whole(number: &Number) -> Number {
+pub(super) fn whole(number: &Number) -> Number {
     match number.as_f64() {
         Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => Number::from(value as i64),
         _ => number.clone(),
@@ -244,7 +244,13 @@ fn whole(number: &Number) -> Number {
 }
 
 /// The Go type a shape has upstream, as decoding errors name it.
-fn go_type(session: &Session<'_>, shape: &Shape) -> String {
+/// `named` is what Go calls the type of the field, where that is a type of its own.
+fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>) -> String {
+    match (shape, named.map(|name| name.strip_suffix("[]").ok_or(name))) {
+        (Shape::String, Some(Err(name))) => return name.to_owned(),
+        (Shape::List(of), Some(Ok(name))) if **of == Shape::String => return name.to_owned(),
+        _ => {}
+    }
     match shape {
         Shape::String | Shape::Time | Shape::MicroTime | Shape::Duration => "string".to_owned(),
         Shape::Bool => "bool".to_owned(),
@@ -254,9 +260,9 @@ fn go_type(session: &Session<'_>, shape: &Shape) -> String {
         Shape::Bytes => "[]uint8".to_owned(),
         Shape::Quantity => "resource.Quantity".to_owned(),
         Shape::Object | Shape::Fields | Shape::Any => "interface {}".to_owned(),
-        Shape::List(of) => format!("[]{}", go_type(session, of)),
+        Shape::List(of) => format!("[]{}", go_type(session, of, named)),
         Shape::Map(of) if **of == Shape::Quantity => "v1.ResourceList".to_owned(),
-        Shape::Map(of) => format!("map[string]{}", go_type(session, of)),
+        Shape::Map(of) => format!("map[string]{}", go_type(session, of, named)),
         Shape::Message(id) => {
             let of = session.schema.get(*id);
             let version = if of.name.starts_with("autoscalingv2.") { "v2" } else { "v1" };
