@@ -8,6 +8,9 @@ use crate::types::{Field, Presence, Schema, SchemaRef, Shape, Type, TypeId};
 
 /// Fills in every default of the schema. The object should be normalized (see [`crate::decode`]), so that messages that are always there are.
 pub fn apply(object: &mut Value, schema: &SchemaRef) {
+    if let Some(custom) = schema.custom() {
+        return custom.default(object);
+    }
     let types = Arc::clone(&schema.schema);
     enter(&types, schema.root, object);
 }

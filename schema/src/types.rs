@@ -17,6 +17,10 @@ pub struct Schema {
     pub types: Vec<Type>,
     /// `core.PodSpec` -> its id.
     pub by_name: HashMap<Box<str>, TypeId>,
+    /// The types that come before these: the built-in ones, where this schema is that of a custom resource.
+    pub base: Option<Arc<Self>>,
+    /// What describes the objects of a custom resource.
+    pub custom: Option<crate::structural::Custom>,
     /// How the messages are written as protobuf; made when the first one is.
     plan: OnceLock<proto::Plan>,
 }
@@ -240,7 +244,7 @@ impl Schema {
                     || types[at].union.is_some_and(|u| types[u.message.0 as usize].defaults);
             }
             if types.iter().filter(|t| t.defaults).count() == before {
-                return Self { types, by_name, plan: OnceLock::new() };
+                return Self { types, by_name, plan: OnceLock::new(), base: None, custom: None };
             }
         }
     }
@@ -249,9 +253,24 @@ impl Schema {
         self.plan.get_or_init(|| proto::Plan::new(self))
     }
 
+    /// The schema of a custom resource: one message that stands for the whole object, beside the built-in ones.
+    pub(crate) fn of_custom(shell: Type, base: Arc<Self>, custom: crate::structural::Custom) -> Self {
+        Self { types: vec![shell], base: Some(base), custom: Some(custom), ..Self::default() }
+    }
+
     /// The message with this id.
     pub fn get(&self, id: TypeId) -> &Type {
-        &self.types[id.0 as usize]
+        let at = id.0 as usize;
+        match &self.base {
+            None => &self.types[at],
+            Some(base) if at < base.types.len() => &base.types[at],
+            Some(base) => &self.types[at - base.types.len()],
+        }
+    }
+
+    /// The message of this name, here or in what comes before.
+    pub fn find(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied().or_else(|| self.base.as_ref().and_then(|base| base.find(name)))
     }
 }
 
@@ -292,6 +311,17 @@ impl SchemaRef {
     /// The object's type.
     pub fn root(&self) -> &Type {
         self.schema.get(self.root)
+    }
+
+    /// What describes the objects, if they are those of a custom resource.
+    pub fn custom(&self) -> Option<&crate::structural::Custom> {
+        let is_root = self.schema.base.as_ref().is_some_and(|base| self.root.0 as usize == base.types.len());
+        self.schema.custom.as_ref().filter(|_| is_root)
+    }
+
+    /// The type of metadata, among the types of this schema.
+    pub fn metadata(&self) -> Option<Self> {
+        self.schema.find("meta.ObjectMeta").map(|root| self.at(root))
     }
 
     /// The same schema seen from another message.

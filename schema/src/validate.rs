@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     field::FieldErrors,
+    structural,
     types::{Field, Limits, ListKind, Presence, Schema, SchemaRef, Shape, Type},
 };
 
@@ -23,6 +24,9 @@ pub enum Rigour {
 
 /// Checks a normalized, defaulted object; `old` is what it replaces.
 pub fn structure(new: &Value, old: Option<&Value>, schema: &SchemaRef, rigour: Rigour) -> FieldErrors {
+    if schema.custom().is_some() {
+        return structural::validate(new, old, schema, structural::Written::Whole);
+    }
     let mut walk = Walk { schema: &schema.schema, rigour, errors: FieldErrors::none() };
     if let Some(members) = new.as_object() {
         walk.message(schema.root(), members, old.and_then(Value::as_object), "");

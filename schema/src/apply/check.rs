@@ -8,15 +8,21 @@ use crate::{
     SchemaRef,
     managed::{
         display, item_element,
-        node::{is_type_meta, item_type},
+        node::{Custom, Item, Node, is_type_meta, key_defaults},
     },
+    structural::{self, Kind},
     types::{Field, ListKind, Schema, Shape, Type, TypeId},
 };
+
+const NUMERIC: &str = "numeric (int or float)";
 
 /// Checks the whole configuration; the text lists everything wrong.
 pub(super) fn check(schema: &SchemaRef, config: &Value) -> Result<(), String> {
     let mut check = Check { schema: &schema.schema, path: Vec::new(), errors: Vec::new() };
-    check.message(schema.root, config);
+    match Node::root(schema) {
+        Node::Custom(custom) => check.object(custom, config),
+        _ => check.message(schema.root, config),
+    }
     match check.errors.as_slice() {
         [] => Ok(()),
         [only] => Err(only.clone()),
@@ -79,7 +85,7 @@ impl<'s, 'v> Check<'s, 'v> {
 
     fn field(&mut self, field: &'s Field, value: &'v Value) {
         match &field.shape {
-            Shape::List(item) => self.list(&field.list, item, value),
+            Shape::List(item) => self.list(&field.list, Item::Shape(item), value),
             other => self.shape(other, value),
         }
     }
@@ -87,20 +93,68 @@ impl<'s, 'v> Check<'s, 'v> {
     fn shape(&mut self, shape: &'s Shape, value: &'v Value) {
         let fits = match shape {
             Shape::Message(id) => return self.message(*id, value),
-            Shape::List(item) => return self.list(&ListKind::Atomic, item, value),
+            Shape::List(item) => return self.list(&ListKind::Atomic, Item::Shape(item), value),
             Shape::Map(inner) => return self.map(inner, value),
             Shape::Object | Shape::Fields | Shape::Any => return,
             _ if value.is_null() => return,
             Shape::Bool => value.is_boolean().then_some(()).ok_or("boolean"),
-            Shape::Int32 | Shape::Int64 | Shape::Float64 => value.is_number().then_some(()).ok_or("numeric (int or float)"),
+            Shape::Int32 | Shape::Int64 | Shape::Float64 => value.is_number().then_some(()).ok_or(NUMERIC),
             Shape::String | Shape::Bytes | Shape::Duration => value.is_string().then_some(()).ok_or("string"),
             Shape::Time | Shape::MicroTime | Shape::Quantity | Shape::IntOrString => {
                 (!value.is_array() && !value.is_object()).then_some(()).ok_or("any scalar")
             }
         };
+        self.unless(fits, value);
+    }
+
+    fn unless(&mut self, fits: Result<(), &str>, value: &Value) {
         if let Err(expected) = fits {
-            let got = if expected.starts_with("numeric") { go_type(value).to_owned() } else { printed(value) };
+            let got = if expected == NUMERIC { go_type(value).to_owned() } else { printed(value) };
             self.wrong(format!("expected {expected}, got {got}"));
+        }
+    }
+
+    fn item(&mut self, item: Item<'s>, value: &'v Value) {
+        match item {
+            Item::Shape(shape) => self.shape(shape, value),
+            Item::Custom { node: Some(node), open } => self.custom(node, open, value),
+            Item::Custom { node: None, .. } => {}
+        }
+    }
+
+    /// A place in a custom resource.
+    fn custom(&mut self, node: &'s structural::Node, open: bool, value: &'v Value) {
+        let open = open || node.preserves;
+        let fits = match node.kind {
+            _ if value.is_null() => return,
+            Kind::Object => return self.object(Custom { node, typed: node.embedded, open }, value),
+            Kind::Array => return self.list(&node.list, Item::Custom { node: node.items.as_deref(), open }, value),
+            Kind::Any | Kind::Unknown if value.is_object() && !node.properties.is_empty() => {
+                return self.object(Custom { node, typed: node.embedded, open }, value);
+            }
+            Kind::Any | Kind::Unknown => return,
+            Kind::Boolean => value.is_boolean().then_some(()).ok_or("boolean"),
+            Kind::Integer | Kind::Number => value.is_number().then_some(()).ok_or(NUMERIC),
+            Kind::String => value.is_string().then_some(()).ok_or("string"),
+        };
+        self.unless(fits, value);
+    }
+
+    fn object(&mut self, custom: Custom<'s>, value: &'v Value) {
+        let Value::Object(map) = value else { return self.wrong(format!("expected map, got {}", printed(value))) };
+        for (key, value) in map {
+            let step = Step::Member(key);
+            if custom.typed && is_type_meta(key) {
+                self.at(step, |c| c.shape(&Shape::String, value));
+            } else if custom.typed && key == "metadata" {
+                if let Some(id) = self.schema.find("meta.ObjectMeta") {
+                    self.at(step, |c| c.message(id, value));
+                }
+            } else if let Some(node) = custom.node.member(key) {
+                self.at(step, |c| c.custom(node, custom.open, value));
+            } else if Node::Custom(custom).child(self.schema, key).is_none() {
+                return self.at(step, |c| c.wrong("field not declared in schema"));
+            }
         }
     }
 
@@ -116,25 +170,25 @@ impl<'s, 'v> Check<'s, 'v> {
         }
     }
 
-    fn list(&mut self, kind: &ListKind, item: &'s Shape, value: &'v Value) {
+    fn list(&mut self, kind: &ListKind, item: Item<'s>, value: &'v Value) {
         let items = match value {
             Value::Null => return,
             Value::Array(items) => items,
             other => return self.wrong(format!("expected list, got {}", printed(other))),
         };
-        let key_type = item_type(self.schema, item);
+        let defaults = key_defaults(self.schema, item);
         let mut seen = HashSet::new();
         for (at, value) in items.iter().enumerate() {
             if *kind == ListKind::Atomic {
-                self.at(Step::Index(at), |c| c.shape(item, value));
+                self.at(Step::Index(at), |c| c.item(item, value));
                 continue;
             }
-            match item_element(kind, key_type, value) {
+            match item_element(kind, defaults, value) {
                 Ok(key) => {
                     if !seen.insert(key.clone()) {
                         self.wrong(format!("duplicate entries for key {}", display(&key)));
                     }
-                    self.at(Step::Item(key), |c| c.shape(item, value));
+                    self.at(Step::Item(key), |c| c.item(item, value));
                 }
                 Err(why) => return self.wrong(format!("element {at}: {why}")),
             }

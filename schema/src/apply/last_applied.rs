@@ -26,7 +26,7 @@ fn explained(attempt: &Attempt<'_>) -> Option<std::collections::HashSet<String>>
     if applied.get("apiVersion")?.as_str()? != attempt.who.api_version {
         return None;
     }
-    let mut fields = owned::of(&attempt.schema.schema, Node::Message(attempt.schema.root()), &applied);
+    let mut fields = owned::of(&attempt.schema.schema, Node::root(attempt.schema), &applied);
     let delta = managed::compare(attempt.schema, Some(&applied), live);
     managed::subtract(&mut fields, &delta.changed);
     managed::subtract(&mut fields, &delta.removed);

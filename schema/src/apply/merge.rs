@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     managed::{
         item_element,
-        node::{Node, item_type},
+        node::{Node, key_defaults},
     },
     types::Schema,
 };
@@ -15,11 +15,13 @@ use crate::{
 /// `live` with `config` merged in.
 pub(super) fn merge(schema: &Schema, node: Node<'_>, live: &Value, config: &Value) -> Value {
     match (node, live, config) {
-        (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(ours), Value::Object(theirs)) => {
+        (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(ours), Value::Object(theirs)) => {
             Value::Object(maps(schema, node, ours, theirs))
         }
         // A null says nothing about what is in a map or list.
-        (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(ours), Value::Null) if !ours.is_empty() => live.clone(),
+        (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(ours), Value::Null) if !ours.is_empty() => {
+            live.clone()
+        }
         (Node::List(..), Value::Array(ours), Value::Null) if !ours.is_empty() => live.clone(),
         (Node::List(..), Value::Array(ours), Value::Array(theirs)) if !ours.is_empty() || !theirs.is_empty() => {
             Value::Array(lists(schema, node, ours, theirs))
@@ -51,9 +53,9 @@ struct Indexed<'v> {
 fn index<'v>(schema: &Schema, node: Node<'_>, list: &'v [Value]) -> Indexed<'v> {
     let mut made = Indexed { keys: Vec::new(), items: HashMap::new(), all: Vec::new() };
     let Node::List(kind, item) = node else { return made };
-    let key_type = item_type(schema, item);
+    let defaults = key_defaults(schema, item);
     for value in list {
-        let Ok(key) = item_element(kind, key_type, value) else { continue };
+        let Ok(key) = item_element(kind, defaults, value) else { continue };
         made.items.entry(key.clone()).and_modify(|v| *v = None).or_insert(Some(value));
         made.keys.push(key);
         made.all.push(value);

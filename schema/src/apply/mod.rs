@@ -101,7 +101,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn run(&self, mut entries: Entries, force: bool) -> Result<(Value, Entries), Conflicts> {
-        let root = Node::Message(self.schema.root());
+        let root = Node::root(self.schema);
         let schema = &*self.schema.schema;
         let merged = match self.live {
             Some(live) => merge::merge(schema, root, live, self.config),

@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::{
     managed::{
         Set, attach, item_element,
-        node::{Node, item_type},
+        node::{Node, key_defaults},
     },
+    structural::Kind,
     types::Schema,
 };
 
@@ -17,7 +18,7 @@ use crate::{
 pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
     let mut set = Set::new();
     match (node, value) {
-        (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(map)) => {
+        (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => {
             for (key, value) in map {
                 let Some(child) = node.child(schema, key) else { continue };
                 let empty = value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
@@ -26,8 +27,8 @@ pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
             }
         }
         (Node::List(kind, item), Value::Array(items)) => {
-            let (key_type, child) = (item_type(schema, item), node.item(schema));
-            let keys: Vec<Option<String>> = items.iter().map(|i| item_element(kind, key_type, i).ok()).collect();
+            let (defaults, child) = (key_defaults(schema, item), node.item(schema));
+            let keys: Vec<Option<String>> = items.iter().map(|i| item_element(kind, defaults, i).ok()).collect();
             let mut times: HashMap<&str, usize> = HashMap::new();
             for key in keys.iter().flatten() {
                 *times.entry(key).or_default() += 1;
@@ -49,6 +50,7 @@ fn is_leaf(node: Node<'_>, value: &Value) -> bool {
     match node {
         Node::Leaf => true,
         Node::Deduced => !value.is_object(),
+        Node::Custom(custom) => custom.node.kind == Kind::Any && !value.is_object(),
         _ => false,
     }
 }

@@ -7,7 +7,7 @@ use super::owned;
 use crate::{
     managed::{
         Entries, Set, add, attach, below, has, intersection, is_member, item_element,
-        node::{Node, item_type},
+        node::{Node, key_defaults},
         subtract,
     },
     types::Schema,
@@ -72,7 +72,7 @@ enum Empty {
 /// The value without the paths of `set`.
 fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set, empty: Empty) -> Value {
     match (node, value) {
-        (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(map)) => {
+        (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => {
             let mut out = serde_json::Map::new();
             // A map with an emptied member is not itself empty: `{"a": null}` is stored as `{}`.
             let mut emptied = false;
@@ -97,10 +97,10 @@ fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set, empty: Emp
             if out.is_empty() && !emptied { Value::Null } else { Value::Object(out) }
         }
         (Node::List(kind, item), Value::Array(items)) => {
-            let (key_type, child) = (item_type(schema, item), node.item(schema));
+            let (defaults, child) = (key_defaults(schema, item), node.item(schema));
             let mut out = Vec::with_capacity(items.len());
             for value in items {
-                let Ok(key) = item_element(kind, key_type, value) else {
+                let Ok(key) = item_element(kind, defaults, value) else {
                     out.push(value.clone());
                     continue;
                 };

@@ -4,6 +4,7 @@
 //! encoder would write them, quantities and times are canonical. Type errors are worded like Go's decoder's, strict ones like
 //! `sigs.k8s.io/json`'s, because clients and people read them.
 
+mod custom;
 mod path;
 mod scalar;
 mod visit;
@@ -69,6 +70,9 @@ pub fn from_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Res
         return Err(DecodeError::TooLarge);
     }
     let session = Session::new(schema, mode);
+    if let Some(custom) = schema.custom() {
+        return custom::from_json(bytes, custom, schema, session);
+    }
     let mut source = serde_json::Deserializer::from_slice(bytes);
     let read = session.seed(&Shape::Message(schema.root)).deserialize(&mut source).and_then(|value| source.end().map(|()| value));
     session.finish(read)
@@ -77,8 +81,19 @@ pub fn from_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Res
 /// Decodes a value that was made here: a patched or applied object, an answer of a webhook.
 pub fn from_value(value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
     let session = Session::new(schema, mode);
+    if let Some(custom) = schema.custom() {
+        return custom::from_value(value, custom, schema, session);
+    }
     let read = session.seed(&Shape::Message(schema.root)).deserialize(value);
     session.finish(read)
+}
+
+/// Brings an object read from the store into the form its schema has now: custom resources whose definition changed. What is malformed
+/// in metadata goes. Objects of other kinds are left as they are.
+pub fn refresh(object: &mut Value, schema: &SchemaRef) {
+    if let Some(custom) = schema.custom() {
+        custom::refresh(object, custom, schema);
+    }
 }
 
 impl FieldValidation {
@@ -135,6 +150,12 @@ impl<'s> Session<'s> {
         if reports.len() < MAX_REPORTS {
             reports.push(format!("{what} field {:?}", path.strict()));
         }
+    }
+
+    /// As [`Self::finish`], but what was reported does not refuse the body yet.
+    fn finish_lax(self, read: Result<Value, serde_json::Error>) -> Result<custom::Lax, DecodeError> {
+        let value = read.map_err(|error| DecodeError::Syntax(error.to_string()))?;
+        Ok(custom::Lax { value, reports: self.reports.into_inner(), mode: self.mode })
     }
 
     fn finish(self, read: Result<Value, serde_json::Error>) -> Result<Decoded, DecodeError> {

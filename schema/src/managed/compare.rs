@@ -28,7 +28,7 @@ pub(crate) fn objects(schema: &SchemaRef, old: Option<&Value>, new: &Value) -> D
     let mut delta = Delta::default();
     let walk = Walk { schema: &schema.schema };
     let empty = Map::new();
-    let root = Node::Message(schema.root());
+    let root = Node::root(schema);
     let old = old.and_then(Value::as_object).unwrap_or(&empty);
     let new = new.as_object().unwrap_or(&empty);
     walk.maps(root, old, new, &mut delta);
@@ -51,7 +51,7 @@ impl<'s> Walk<'s> {
     fn pair(&self, node: Node<'s>, old: &Value, new: &Value, delta: &mut Delta) -> bool {
         match node {
             Node::Leaf => !same_number(old, new),
-            Node::Message(_) | Node::Map(_) | Node::Deduced => match (old, new) {
+            Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced => match (old, new) {
                 (Value::Object(old), Value::Object(new)) => self.maps_or_empty(node, old, new, delta),
                 (Value::Object(map), other) => {
                     self.whole_map(node, map, &mut delta.removed);
@@ -127,11 +127,11 @@ impl<'s> Walk<'s> {
     /// All paths below a value that had no counterpart at all.
     fn whole(&self, node: Node<'s>, value: &Value, into: &mut Set) {
         match (node, value) {
-            (Node::Message(_) | Node::Map(_) | Node::Deduced, Value::Object(map)) => self.whole_map(node, map, into),
+            (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => self.whole_map(node, map, into),
             (Node::List(kind, item), Value::Array(items)) => {
-                let (item_type, child) = (node::item_type(self.schema, item), node.item(self.schema));
+                let (defaults, child) = (node::key_defaults(self.schema, item), node.item(self.schema));
                 for value in items {
-                    let Ok(key) = element::of_item(kind, item_type, value) else { continue };
+                    let Ok(key) = element::of_item(kind, defaults, value) else { continue };
                     let mut children = Set::new();
                     if !into.contains_key(&key) {
                         self.whole(child, value, &mut children);
@@ -154,15 +154,15 @@ impl<'s> Walk<'s> {
 
     fn lists(&self, node: Node<'s>, old: &[Value], new: &[Value], delta: &mut Delta) {
         let Node::List(kind, item) = node else { return };
-        let (item_type, child) = (node::item_type(self.schema, item), node.item(self.schema));
+        let (defaults, child) = (node::key_defaults(self.schema, item), node.item(self.schema));
         let mut items: BTreeMap<String, Items<'_>> = BTreeMap::new();
         for value in old {
-            if let Ok(key) = element::of_item(kind, item_type, value) {
+            if let Ok(key) = element::of_item(kind, defaults, value) {
                 items.entry(key).or_default().old.push(value);
             }
         }
         for value in new {
-            if let Ok(key) = element::of_item(kind, item_type, value) {
+            if let Ok(key) = element::of_item(kind, defaults, value) {
                 items.entry(key).or_default().new.push(value);
             }
         }

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::types::{ListKind, Type};
+use super::node::Defaults;
+use crate::types::ListKind;
 
 /// `f:name`
 pub(crate) fn field(name: &str) -> String {
@@ -12,24 +13,24 @@ pub(crate) fn field(name: &str) -> String {
     text
 }
 
-/// The element of a list's item: `k:{…}` by its keys, `v:…` by its value. `item_type` gives keys their defaults.
+/// The element of a list's item: `k:{…}` by its keys, `v:…` by its value. `defaults` are those of keys.
 /// Fails with the reason when the item has no such identity.
-pub(crate) fn of_item(kind: &ListKind, item_type: Option<&Type>, item: &Value) -> Result<String, String> {
+pub(crate) fn of_item(kind: &ListKind, defaults: Defaults<'_>, item: &Value) -> Result<String, String> {
     match kind {
-        ListKind::Map(keys) => by_keys(keys, item_type, item),
+        ListKind::Map(keys) => by_keys(keys, defaults, item),
         ListKind::Set => by_value(item),
         ListKind::Atomic => Err("invalid indexing of non-associative list".into()),
     }
 }
 
-fn by_keys(keys: &[Box<str>], item_type: Option<&Type>, item: &Value) -> Result<String, String> {
+fn by_keys(keys: &[Box<str>], defaults: Defaults<'_>, item: &Value) -> Result<String, String> {
     let Some(map) = item.as_object() else {
         let what = if item.is_null() { "a null element" } else { "non-map elements" };
         return Err(format!("associative list with keys may not have {what}"));
     };
     let mut found: Vec<(&str, &Value)> = Vec::with_capacity(keys.len());
     for key in keys {
-        let value = map.get(&**key).or_else(|| item_type.and_then(|t| t.field(key)).and_then(|f| f.default.as_ref()));
+        let value = map.get(&**key).or_else(|| defaults.of(key));
         found.extend(value.map(|v| (&**key, v)));
     }
     if found.is_empty() && !keys.is_empty() {
@@ -156,14 +157,18 @@ mod tests {
     #[test]
     fn keys_are_sorted_by_name_and_keep_their_json_type() {
         let kind = ListKind::Map(vec!["protocol".into(), "containerPort".into()]);
-        let text = of_item(&kind, None, &json!({"containerPort": 80, "protocol": "TCP", "name": "x"})).unwrap();
+        let text = of_item(&kind, Defaults::None, &json!({"containerPort": 80, "protocol": "TCP", "name": "x"})).unwrap();
         assert_eq!(text, r#"k:{"containerPort":80,"protocol":"TCP"}"#);
-        assert!(of_item(&kind, None, &json!({"name": "x"})).unwrap_err().contains(r#"omits all key fields ["protocol" "containerPort"]"#));
+        assert!(
+            of_item(&kind, Defaults::None, &json!({"name": "x"}))
+                .unwrap_err()
+                .contains(r#"omits all key fields ["protocol" "containerPort"]"#)
+        );
     }
 
     #[test]
     fn markup_is_escaped_as_go_does() {
-        assert_eq!(of_item(&ListKind::Set, None, &json!("a<b")).unwrap(), r#"v:"a\u003cb""#);
+        assert_eq!(of_item(&ListKind::Set, Defaults::None, &json!("a<b")).unwrap(), r#"v:"a\u003cb""#);
         assert_eq!(canonical_key(r#"k:{"b": 1, "a":"<"}"#).unwrap(), r#"k:{"a":"\u003c","b":1}"#);
         assert!(canonical_key("x:y").is_err());
     }

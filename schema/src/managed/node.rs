@@ -1,6 +1,11 @@
 //! What server-side apply sees at a place in an object: the structured-merge-diff schema, derived from ours.
 
-use crate::types::{Field, ListKind, Schema, Shape, Type};
+use serde_json::Value;
+
+use crate::{
+    structural::{self, Additional, Kind},
+    types::{Field, ListKind, Schema, SchemaRef, Shape, Type},
+};
 
 /// How a value is owned.
 #[derive(Clone, Copy)]
@@ -12,19 +17,108 @@ pub(crate) enum Node<'s> {
     /// Key by key.
     Map(&'s Shape),
     /// Item by item.
-    List(&'s ListKind, &'s Shape),
+    List(&'s ListKind, Item<'s>),
+    /// Member by member, as the schema of a custom resource says.
+    Custom(Custom<'s>),
     /// By what it turns out to be: maps key by key, everything else as a whole (`__untyped_deduced_`).
     Deduced,
 }
 
+/// An object of a custom resource.
+#[derive(Clone, Copy)]
+pub(crate) struct Custom<'s> {
+    pub(crate) node: &'s structural::Node,
+    /// It has `apiVersion`, `kind` and metadata: the resource itself, or an embedded one.
+    pub(crate) typed: bool,
+    /// Members without a schema are kept, here and in all places below.
+    pub(crate) open: bool,
+}
+
+/// What the items of a list are.
+#[derive(Clone, Copy)]
+pub(crate) enum Item<'s> {
+    Shape(&'s Shape),
+    Custom { node: Option<&'s structural::Node>, open: bool },
+}
+
+/// Where the keys of a list's items have their defaults.
+#[derive(Clone, Copy)]
+pub(crate) enum Defaults<'s> {
+    None,
+    Message(&'s Type),
+    Custom(&'s structural::Node),
+}
+
+impl<'s> Defaults<'s> {
+    /// The value of a key that an item lacks.
+    pub(crate) fn of(self, key: &str) -> Option<&'s Value> {
+        match self {
+            Self::None => None,
+            Self::Message(message) => message.field(key)?.default.as_ref(),
+            Self::Custom(node) => node.property(key)?.default.as_deref(),
+        }
+    }
+}
+
+impl<'s> Custom<'s> {
+    /// What stands under `key`; `None` if nothing may.
+    fn child(self, schema: &'s Schema, key: &str) -> Option<Node<'s>> {
+        if self.typed && is_type_meta(key) {
+            return Some(Node::Leaf);
+        }
+        if self.typed && key == "metadata" {
+            return Some(schema.find("meta.ObjectMeta").map_or(Node::Deduced, |id| Node::Message(schema.get(id))));
+        }
+        if let Some(node) = self.node.property(key) {
+            return Some(Node::of_custom(node, self.open));
+        }
+        match &self.node.additional {
+            Additional::Schema(node) => Some(Node::of_custom(node, self.open)),
+            Additional::Bool(allowed) => allowed.then_some(Node::Deduced),
+            Additional::Unset => (self.open || (self.node.properties.is_empty() && !self.typed)).then_some(Node::Deduced),
+        }
+    }
+
+    fn names(self, key: &str) -> bool {
+        self.node.property(key).is_some() || (self.typed && (key == "metadata" || is_type_meta(key)))
+    }
+}
+
 impl<'s> Node<'s> {
+    /// A whole object.
+    pub(crate) fn root(schema: &'s SchemaRef) -> Self {
+        match schema.custom() {
+            Some(custom) => {
+                let open = custom.preserves || custom.root.preserves;
+                Self::Custom(Custom { node: &custom.root, typed: true, open })
+            }
+            None => Self::Message(schema.root()),
+        }
+    }
+
+    /// A place in a custom resource (kube-openapi `schemaconv/openapi.go`). `open`: a place above keeps unknown members.
+    pub(crate) fn of_custom(node: &'s structural::Node, open: bool) -> Self {
+        let open = open || node.preserves;
+        match node.kind {
+            Kind::Object if node.atomic => Self::Leaf,
+            Kind::Object => Self::Custom(Custom { node, typed: node.embedded, open }),
+            Kind::Array => match &node.list {
+                ListKind::Atomic => Self::Leaf,
+                kind => Self::List(kind, Item::Custom { node: node.items.as_deref(), open }),
+            },
+            Kind::Any | Kind::Unknown if !node.properties.is_empty() => Self::Custom(Custom { node, typed: node.embedded, open }),
+            Kind::Any | Kind::Unknown => Self::Deduced,
+            Kind::String | Kind::Integer | Kind::Number | Kind::Boolean => Self::Leaf,
+        }
+    }
+
     /// The value of a field.
     pub(crate) fn of_field(schema: &'s Schema, field: &'s Field) -> Self {
         match &field.shape {
             _ if field.atomic => Self::Leaf,
             Shape::List(item) => match &field.list {
                 ListKind::Atomic => Self::Leaf,
-                kind => Self::List(kind, item),
+                kind => Self::List(kind, Item::Shape(item)),
             },
             Shape::Message(id) if field.granular => Self::of_message(schema.get(*id)),
             other => Self::of_shape(schema, other),
@@ -54,6 +148,7 @@ impl<'s> Node<'s> {
                 None => message.open.then_some(Self::Deduced),
             },
             Self::Map(value) => Some(Self::of_shape(schema, value)),
+            Self::Custom(custom) => custom.child(schema, key),
             Self::Deduced => Some(Self::Deduced),
             Self::Leaf | Self::List(..) => None,
         }
@@ -62,14 +157,19 @@ impl<'s> Node<'s> {
     /// The value of a list's items.
     pub(crate) fn item(self, schema: &'s Schema) -> Self {
         match self {
-            Self::List(_, item) => Self::of_shape(schema, item),
+            Self::List(_, Item::Shape(item)) => Self::of_shape(schema, item),
+            Self::List(_, Item::Custom { node: Some(node), open }) => Self::of_custom(node, open),
             _ => Self::Leaf,
         }
     }
 
     /// Whether `key` is a field by name, not a key of a map.
     pub(crate) fn names(self, key: &str) -> bool {
-        matches!(self, Self::Message(message) if message.field(key).is_some() || (message.typed && is_type_meta(key)))
+        match self {
+            Self::Message(message) => message.field(key).is_some() || (message.typed && is_type_meta(key)),
+            Self::Custom(custom) => custom.names(key),
+            _ => false,
+        }
     }
 }
 
@@ -78,11 +178,12 @@ pub(crate) fn is_type_meta(key: &str) -> bool {
     matches!(key, "apiVersion" | "kind")
 }
 
-/// The message type of a list's items, which gives keys their defaults.
-pub(crate) fn item_type<'s>(schema: &'s Schema, item: &Shape) -> Option<&'s Type> {
+/// Where the keys of a list's items have their defaults.
+pub(crate) fn key_defaults<'s>(schema: &'s Schema, item: Item<'s>) -> Defaults<'s> {
     match item {
-        Shape::Message(id) => Some(schema.get(*id)),
-        _ => None,
+        Item::Shape(Shape::Message(id)) => Defaults::Message(schema.get(*id)),
+        Item::Custom { node: Some(node), .. } => Defaults::Custom(node),
+        Item::Shape(_) | Item::Custom { node: None, .. } => Defaults::None,
     }
 }
 

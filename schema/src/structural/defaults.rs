@@ -1,0 +1,131 @@
+//! Defaults must be values of their place: valid, and without members that the schema does not name
+//! (apiextensions-apiserver `apiserver/schema/defaulting/validation.go`).
+
+use serde_json::{Map, Value};
+
+use super::{
+    embedded::{self, Malformed},
+    invariants::{child, property},
+    node::{Kind, Node},
+    prune, text, value,
+};
+use crate::{field::FieldErrors, types::SchemaRef};
+
+/// What must hold for defaults.
+#[derive(Clone, Copy)]
+pub(super) struct Options<'a> {
+    /// The type of metadata.
+    pub(super) metadata: &'a SchemaRef,
+    /// Members that the schema does not name are refused.
+    pub(super) pruned: bool,
+}
+
+/// Checks all defaults of a version's schema, which stands at `path`.
+pub(super) fn check(root: &Node, path: &str, options: Options<'_>, errors: &mut FieldErrors) {
+    // The resource itself has metadata like an embedded one.
+    let root = Node { embedded: true, ..root.clone() };
+    Walk { options }.node(&root, path, &Around::default(), errors);
+}
+
+struct Walk<'a> {
+    options: Options<'a>,
+}
+
+/// Where a default stands in the innermost object around it.
+#[derive(Default)]
+struct Around<'a> {
+    /// The place is inside of `metadata`, `apiVersion` or `kind` of this object.
+    within: Option<&'a Node>,
+    /// The way from that object to here.
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Member(&'a str),
+    Item,
+}
+
+impl Walk<'_> {
+    fn node<'n>(&self, node: &'n Node, path: &str, around: &Around<'n>, errors: &mut FieldErrors) {
+        let (within, steps) = if node.embedded { (None, Vec::new()) } else { (around.within, around.steps.clone()) };
+        if let Some(default) = node.default.as_deref() {
+            let at = child(path, "default");
+            match within {
+                Some(root) => self.in_metadata(root, node, default, &steps, &at, errors),
+                None => self.ordinary(node, default, &at, errors),
+            }
+        }
+        // Defaults below additionalProperties are not looked at: they cannot be filled in without a key.
+        if let Some(items) = &node.items {
+            let mut steps = steps.clone();
+            steps.push(Step::Item);
+            self.node(items, &child(path, "items"), &Around { within, steps }, errors);
+        }
+        for (name, below) in &node.properties {
+            let within = within.or_else(|| (node.embedded && matches!(&**name, "metadata" | "apiVersion" | "kind")).then_some(node));
+            let mut steps = steps.clone();
+            steps.push(Step::Member(name));
+            self.node(below, &property(path, name), &Around { within, steps }, errors);
+        }
+    }
+
+    fn ordinary(&self, node: &Node, default: &Value, at: &str, errors: &mut FieldErrors) {
+        if self.options.pruned {
+            let mut pruned = default.clone();
+            prune::value(node, &mut pruned);
+            if pruned != *default {
+                errors.invalid(at, text::shown(default), "must not have unknown fields");
+            }
+        }
+        let mut coerced = default.clone();
+        if let Err(mut error) = embedded::coerce(node, &mut coerced, self.options.metadata, Malformed::Refuse) {
+            error.path = if error.path == "<nil>" { at.to_owned() } else { child(at, &error.path) };
+            errors.0.push(error);
+            return;
+        }
+        let mut wrong = FieldErrors::none();
+        embedded::check(node, default, at, false, &mut wrong);
+        if wrong.is_empty() {
+            wrong = value::check(&untyped(node), default, None, at);
+        }
+        errors.extend(wrong);
+    }
+
+    /// A default inside of metadata: it is put where it belongs in an otherwise empty object, whose metadata must be right then.
+    fn in_metadata(&self, root: &Node, node: &Node, default: &Value, steps: &[Step<'_>], at: &str, errors: &mut FieldErrors) {
+        let mut object = default.clone();
+        for step in steps.iter().rev() {
+            object = match step {
+                Step::Item => Value::Array(vec![object]),
+                Step::Member(name) => Value::Object(Map::from_iter([((*name).to_owned(), object)])),
+            };
+        }
+        for (name, stand_in) in [("kind", "Validation"), ("apiVersion", "validation/v1")] {
+            if let Some(members) = object.as_object_mut() {
+                members.entry(name).or_insert_with(|| stand_in.into());
+            }
+        }
+        let detail = |why: &str| format!("must result in valid metadata: {why}");
+        if let Err(error) = embedded::coerce_object(&mut object, self.options.metadata) {
+            return errors.invalid(at, text::shown(default), &detail(&error.to_string()));
+        }
+        let mut wrong = FieldErrors::none();
+        embedded::check(root, &object, "", true, &mut wrong);
+        if !wrong.is_empty() {
+            let texts: Vec<String> = wrong.0.iter().map(ToString::to_string).collect();
+            let text = if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) };
+            return errors.invalid(at, text::shown(default), &detail(&text));
+        }
+        errors.extend(value::check(&untyped(node), default, None, at));
+    }
+}
+
+/// The schema as defaults are checked against it: upstream's form of it gives numbers or texts no type.
+fn untyped(node: &Node) -> std::borrow::Cow<'_, Node> {
+    if node.int_or_string && node.kind == Kind::Any {
+        std::borrow::Cow::Owned(Node { int_or_string: false, ..node.clone() })
+    } else {
+        std::borrow::Cow::Borrowed(node)
+    }
+}

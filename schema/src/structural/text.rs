@@ -1,0 +1,78 @@
+//! Values as Go prints them in messages (`field.Error.ErrorBody`, `%v`, `%q`).
+
+use serde_json::{Number, Value};
+
+use crate::managed::go_json;
+
+/// A refused value as it stands in a message.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Number(number) => number_text(number),
+        Value::Bool(set) => set.to_string(),
+        other => go_json(other),
+    }
+}
+
+/// `%v` of a number.
+pub(super) fn number_text(number: &Number) -> String {
+    match (number.as_i64(), number.as_f64()) {
+        (Some(whole), _) => whole.to_string(),
+        (None, Some(float)) => float_text(float),
+        (None, None) => number.to_string(),
+    }
+}
+
+/// `%v` of a float: shortest digits, with an exponent where it is below -4 or at least 21.
+pub(super) fn float_text(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return value.to_string() };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..21).contains(&exponent) {
+        return value.to_string();
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
+/// `%q`
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{a0}') => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_print_as_go_prints_them() {
+        assert_eq!(shown(&json!(1.5)), "1.5");
+        assert_eq!(shown(&json!(1e21)), "1e+21");
+        assert_eq!(shown(&json!(0.00001)), "1e-05");
+        assert_eq!(shown(&json!("a\"\n\u{1}é")), "\"a\\\"\\n\\x01é\"");
+        assert_eq!(shown(&json!({"b": "<", "a": [null]})), "{\"a\":[null],\"b\":\"\\u003c\"}");
+    }
+}
