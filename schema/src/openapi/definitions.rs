@@ -1,12 +1,13 @@
 //! `components.schemas`: the messages of the tables as JSON schemas, under upstream's names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions::Descriptions;
 use crate::{
     tables::Tables,
-    types::{Alternative, Field, ListKind, Presence, Schema, Shape, Type, TypeId},
+    types::{Field, ListKind, Presence, Schema, Shape, Type, TypeId},
 };
 
 /// Upstream's name of a message: `io.k8s.api.core.v1.Pod` of `core.Pod`.
@@ -23,17 +24,86 @@ pub fn definition_name(tables: &Tables, of: &Type) -> String {
     format!("{package}.{version}.{name}")
 }
 
+/// Messages of which one field's value tells which other counts: (message, that field, the others and their values).
+type Union = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const UNIONS: [Union; 5] = [
+    ("core.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("core.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("flowcontrol.LimitResponse", "type", &[("queuing", "Queuing")]),
+    ("flowcontrol.PriorityLevelConfigurationSpec", "type", &[("exempt", "Exempt"), ("limited", "Limited")]),
+    ("flowcontrol.Subject", "kind", &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")]),
+];
+
 /// The definitions of one document: what was asked for and all that it refers to.
 pub(super) struct Definitions<'t> {
     tables: &'t Tables,
+    words: &'t Descriptions<'t>,
+    /// The group and version the document is of.
+    at: (String, String),
+    /// Definition names of custom kinds by kind.
+    custom: BTreeMap<String, String>,
     wanted: Vec<TypeId>,
     known: BTreeSet<u32>,
     made: Map<String, Value>,
 }
 
 impl<'t> Definitions<'t> {
-    pub(super) fn new(tables: &'t Tables) -> Self {
-        Self { tables, wanted: Vec::new(), known: BTreeSet::new(), made: Map::new() }
+    pub(super) fn new(tables: &'t Tables, words: &'t Descriptions<'t>, at: (&str, &str)) -> Self {
+        let at = (at.0.to_owned(), at.1.to_owned());
+        Self { tables, words, at, custom: BTreeMap::new(), wanted: Vec::new(), known: BTreeSet::new(), made: Map::new() }
+    }
+
+    /// Takes over the definitions of the custom kinds of this group and version.
+    pub(super) fn add_custom(&mut self, custom: &Map<String, Value>) {
+        for (name, schema) in custom {
+            for kind in schema["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
+                if (kind["group"].as_str(), kind["version"].as_str()) == (Some(&self.at.0), Some(&self.at.1)) {
+                    self.custom.insert(kind["kind"].as_str().unwrap_or_default().to_owned(), name.clone());
+                }
+            }
+            self.made.insert(name.clone(), schema.clone());
+        }
+        if !custom.is_empty() {
+            self.named("meta.ObjectMeta");
+            self.named("meta.ListMeta");
+        }
+    }
+
+    /// A reference to the message of a kind.
+    pub(super) fn of_kind(&mut self, group: &str, version: &str, kind: &str) -> Option<Value> {
+        if self.is_custom(group, version, kind) {
+            return self.custom.get(kind).map(|name| refer(name));
+        }
+        let root = self.tables.kind(group, version, kind)?.root;
+        Some(self.reference(root))
+    }
+
+    /// Whether a kind is a custom one of this document.
+    pub(super) fn is_custom(&self, group: &str, version: &str, kind: &str) -> bool {
+        (group, version) == (&*self.at.0, &*self.at.1) && self.custom.contains_key(kind)
+    }
+
+    /// A reference to the message of a kind's lists; made here for custom kinds that bring none.
+    pub(super) fn list_of(&mut self, group: &str, version: &str, kind: &str) -> Option<Value> {
+        let list = format!("{kind}List");
+        if !self.is_custom(group, version, kind) || self.is_custom(group, version, &list) {
+            return self.of_kind(group, version, &list);
+        }
+        let name = self.custom.get(kind)?.clone();
+        let metadata = self.named("meta.ListMeta")?;
+        let schema = json!({
+            "type": "object", "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"allOf": [metadata], "default": {}},
+                "items": {"type": "array", "items": refer(&name)},
+            },
+            "x-kubernetes-group-version-kind": [{"group": group, "version": version, "kind": list}],
+        });
+        let name = format!("{name}List");
+        self.made.insert(name.clone(), schema);
+        self.custom.insert(list, name.clone());
+        Some(refer(&name))
     }
 
     /// A reference to a message, which will be defined.
@@ -55,9 +125,10 @@ impl<'t> Definitions<'t> {
         while let Some(id) = self.wanted.pop() {
             let of = schema.get(id);
             let value = match of.union {
+                // Go's generator has no word for these; upstream publishes them as anything.
                 Some(union) => {
-                    let message = self.reference(union.message);
-                    one_of(&message, union.other)
+                    self.reference(union.message);
+                    json!({})
                 }
                 None => self.message(of),
             };
@@ -72,11 +143,13 @@ impl<'t> Definitions<'t> {
             "meta.Patch" => return json!({"type": "object"}),
             _ => {}
         }
+        let words = self.words.message(&definition_name(self.tables, of));
         let mut properties = Map::new();
         let mut required = Vec::new();
         if of.typed {
-            properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
-            properties.insert("kind".to_owned(), json!({"type": "string"}));
+            for name in ["apiVersion", "kind"] {
+                properties.insert(name.to_owned(), json!({"type": "string"}));
+            }
         }
         for field in &of.fields {
             if field.required || (!field.optional && matches!(field.presence, Presence::Always | Presence::Nullable)) {
@@ -84,12 +157,19 @@ impl<'t> Definitions<'t> {
             }
             properties.insert(field.name.to_string(), self.field(of, field));
         }
+        for (name, property) in &mut properties {
+            if let Some(words) = words.and_then(|words| words.field(name)) {
+                property["description"] = words.into();
+            }
+        }
         let mut value = json!({"type": "object"});
+        if let Some(words) = words.map(|words| words.words()).filter(|words| !words.is_empty()) {
+            value["description"] = words.into();
+        }
         if !properties.is_empty() {
             value["properties"] = Value::Object(properties);
         }
         if !required.is_empty() {
-            required.sort();
             value["required"] = json!(required);
         }
         if of.atomic {
@@ -97,6 +177,10 @@ impl<'t> Definitions<'t> {
         }
         if let Some(kinds) = self.kinds(of) {
             value["x-kubernetes-group-version-kind"] = kinds;
+        }
+        if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(name, ..)| *name == &*of.name) {
+            let fields: Map<String, Value> = fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).into())).collect();
+            value["x-kubernetes-unions"] = json!([{"discriminator": discriminator, "fields-to-discriminateBy": fields}]);
         }
         value
     }
@@ -107,12 +191,19 @@ impl<'t> Definitions<'t> {
         let at = self.tables.groups.iter().find(|g| g.alias == alias)?;
         let own = of.typed && !["ObjectMeta", "ListMeta"].contains(&name);
         let group = if alias == "meta" { "" } else { at.group };
-        own.then(|| json!([{"group": group, "version": at.version, "kind": name}]))
+        let kind = |group: &str, version: &str| json!({"group": group, "version": version, "kind": name});
+        let mut kinds = vec![kind(group, at.version)];
+        // Every group and version takes these.
+        if alias == "meta" && ["DeleteOptions", "WatchEvent"].contains(&name) && !self.at.0.is_empty() {
+            kinds.push(kind(&self.at.0, &self.at.1));
+        }
+        own.then(|| Value::Array(kinds))
     }
 
     fn field(&mut self, of: &Type, field: &Field) -> Value {
         let mut value = self.shape(&field.shape);
-        if value.get("$ref").is_some() {
+        // Beside a reference nothing else is read, so it is wrapped; the one message upstream writes by hand does not.
+        if value.get("$ref").is_some() && &*of.name != "apiextensions.JSONSchemaProps" {
             value = json!({"allOf": [value]});
         }
         if let Some(default) = &field.default {
@@ -134,7 +225,11 @@ impl<'t> Definitions<'t> {
             value["x-kubernetes-map-type"] = if field.atomic { "atomic" } else { "granular" }.into();
         }
         let strategies: Vec<&str> =
-            [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys")].iter().filter(|s| s.0).map(|s| s.1).collect();
+            [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")]
+                .iter()
+                .filter(|s| s.0)
+                .map(|s| s.1)
+                .collect();
         if !strategies.is_empty() {
             value["x-kubernetes-patch-strategy"] = strategies.join(",").into();
         }
@@ -142,8 +237,14 @@ impl<'t> Definitions<'t> {
             value["x-kubernetes-patch-merge-key"] = json!(key);
         }
         if !field.allowed.is_empty() {
-            let target = if matches!(field.shape, Shape::List(_)) { &mut value["items"] } else { &mut value };
-            target["enum"] = json!(field.allowed);
+            let target = match field.shape {
+                Shape::List(_) => &mut value["items"],
+                Shape::Map(_) => &mut value["additionalProperties"],
+                _ => &mut value,
+            };
+            let mut allowed: Vec<&str> = field.allowed.iter().map(AsRef::as_ref).collect();
+            allowed.sort_unstable();
+            target["enum"] = json!(allowed);
         }
         limits(field, &mut value);
         value
@@ -179,8 +280,13 @@ impl<'t> Definitions<'t> {
     }
 
     /// A type that is no message of the tables but has a definition of its own.
-    fn leaf(&mut self, name: &str, form: Value) -> Value {
-        self.made.entry(name).or_insert(form);
+    fn leaf(&mut self, name: &str, mut form: Value) -> Value {
+        if !self.made.contains_key(name) {
+            if let Some(words) = self.words.message(name).map(|words| words.words()).filter(|words| !words.is_empty()) {
+                form["description"] = words.into();
+            }
+            self.made.insert(name.to_owned(), form);
+        }
         refer(name)
     }
 }
@@ -209,15 +315,6 @@ fn limits(field: &Field, value: &mut Value) {
             value[name] = limit;
         }
     }
-}
-
-fn one_of(message: &Value, other: Alternative) -> Value {
-    let other = match other {
-        Alternative::List => json!({"type": "array", "items": message}),
-        Alternative::Bool => json!({"type": "boolean"}),
-        Alternative::Strings => json!({"type": "array", "items": {"type": "string"}}),
-    };
-    json!({"oneOf": [message, other]})
 }
 
 fn refer(name: &str) -> Value {

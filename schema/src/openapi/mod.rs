@@ -1,10 +1,15 @@
-//! OpenAPI v3: one document for each group and version, and the index of them. Made on demand from the tables; nothing is kept here.
+//! OpenAPI v3: one document for each group and version, and the index of them; version 2 is made of those. Made on demand from the tables
+//! and the definitions of custom kinds; nothing is kept here.
 //!
-//! Complete enough for `kubectl explain`, client-side and dry-run checks, and for clients that build schemas from it: every path with its
-//! action and kind, every message reachable from them with list, map and patch semantics. The tables hold no descriptions.
+//! The documents are kube-apiserver's field by field, in all that clients read: every path with its action, kind, parameters and bodies, every
+//! message with its list, map and patch semantics, in Kubernetes' own words. What differs is meant: the deprecated `/watch/` paths are
+//! served and not listed, parameters have no descriptions, and every default that is applied is told.
 
 mod definitions;
+mod descriptions;
+mod parameters;
 mod paths;
+pub mod v2;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -43,9 +48,13 @@ pub fn hash(entries: &[Entry], seed: &str) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-/// The document of one group and version, from its built-in resources. `server` is the version in `info`, `v1.37.1`.
-pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], server: &str) -> Value {
-    let mut definitions = definitions::Definitions::new(tables);
+/// The document of one group and version. `custom`: the definitions of its custom kinds by name, each saying in
+/// `x-kubernetes-group-version-kind` what it is. `server` is the version in `info`, `v1.37.1`.
+pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], custom: &Map<String, Value>, server: &str) -> Value {
+    let texts = descriptions::unpack();
+    let words = descriptions::Descriptions::read(&texts);
+    let mut definitions = definitions::Definitions::new(tables, &words, (group, version));
+    definitions.add_custom(custom);
     let mut all_paths = paths::Paths::new(tables, group, version, &mut definitions);
     for entry in entries {
         all_paths.add(entry);
@@ -53,7 +62,7 @@ pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], 
     let paths = all_paths.finish();
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": server},
+        "info": {"title": "Kubernetes", "version": short_version(server)},
         "paths": paths,
         "components": {
             "schemas": definitions.finish(),
@@ -61,75 +70,27 @@ pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], 
                 "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header",
             }},
         },
+        "security": [{"BearerToken": []}],
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::discovery::built_in;
-
-    fn documents() -> Vec<(String, Value)> {
-        let tables = Tables::load().unwrap();
-        let discovery = Discovery::new(built_in(&tables));
-        let versions: Vec<(String, String)> = discovery.group_versions().map(|(g, v)| (g.to_owned(), v.to_owned())).collect();
-        versions
-            .into_iter()
-            .map(|(g, v)| (document_path(&g, &v), document(&tables, &g, &v, discovery.entries(&g, &v).unwrap(), "v1.37.1")))
-            .collect()
-    }
-
-    fn references<'a>(value: &'a Value, into: &mut Vec<&'a str>) {
-        match value {
-            Value::Object(members) => {
-                into.extend(members.get("$ref").and_then(Value::as_str));
-                members.values().for_each(|v| references(v, into));
-            }
-            Value::Array(items) => items.iter().for_each(|v| references(v, into)),
-            _ => {}
-        }
-    }
-
-    #[test]
-    fn every_reference_of_every_document_leads_to_a_definition() {
-        for (path, document) in documents() {
-            let schemas = document["components"]["schemas"].as_object().unwrap();
-            let mut found = Vec::new();
-            references(&document, &mut found);
-            assert!(!found.is_empty(), "{path}");
-            for reference in found {
-                let name = reference.strip_prefix("#/components/schemas/").unwrap();
-                assert!(schemas.contains_key(name), "{path}: {name}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_deployments_paths_carry_what_kubectl_looks_for() {
-        let documents = documents();
-        let (_, apps) = documents.iter().find(|(path, _)| path == "apis/apps/v1").unwrap();
-        let one = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
-        let kind = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
-        assert_eq!((&one["patch"]["x-kubernetes-action"], &one["patch"]["x-kubernetes-group-version-kind"]), (&json!("patch"), &kind));
-        let parameters: Vec<&str> = one["patch"]["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
-        assert_eq!(parameters, ["dryRun", "fieldManager", "fieldValidation", "force"]);
-        assert_eq!(apps["paths"]["/apis/apps/v1/deployments"]["get"]["x-kubernetes-action"], "list");
-        let spec = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"];
-        assert_eq!(spec["required"], json!(["selector", "template"]));
-        assert_eq!(spec["properties"]["strategy"]["x-kubernetes-patch-strategy"], "retainKeys");
-        let pod = &apps["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
-        assert_eq!((&pod["x-kubernetes-list-type"], &pod["x-kubernetes-list-map-keys"]), (&json!("map"), &json!(["name"])));
-        assert_eq!((&pod["x-kubernetes-patch-strategy"], &pod["x-kubernetes-patch-merge-key"]), (&json!("merge"), &json!("name")));
-    }
-
-    #[test]
-    fn the_index_names_every_document_and_its_hash_follows_the_resources() {
-        let tables = Tables::load().unwrap();
-        let discovery = Discovery::new(built_in(&tables));
-        let first = index(&discovery, "a");
-        let url = first["paths"]["apis/batch/v1"]["serverRelativeURL"].as_str().unwrap();
-        assert!(url.starts_with("/openapi/v3/apis/batch/v1?hash="));
-        assert_ne!(first, index(&discovery, "b"));
-        assert_eq!(first, index(&discovery, "a"));
-    }
+/// `1.37` of `v1.37.1`: what documents tell.
+fn short_version(server: &str) -> &str {
+    let plain = server.strip_prefix('v').unwrap_or(server);
+    plain.match_indices('.').nth(1).map_or(plain, |(at, _)| &plain[..at])
 }
+
+#[cfg(test)]
+pub(crate) fn documents() -> Vec<(String, Value)> {
+    let tables = Tables::load().unwrap();
+    let discovery = Discovery::new(crate::discovery::built_in(&tables));
+    let versions: Vec<(String, String)> = discovery.group_versions().map(|(g, v)| (g.to_owned(), v.to_owned())).collect();
+    let none = Map::new();
+    versions
+        .into_iter()
+        .map(|(g, v)| (document_path(&g, &v), document(&tables, &g, &v, discovery.entries(&g, &v).unwrap(), &none, "v1.37.1")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,13 @@
-//! `paths`: the operations of every resource of a group and version.
+//! `paths`: the operations of every resource of a group and version (`apiserver/pkg/endpoints/installer.go`, `endpoints/openapi`).
 
 use serde_json::{Map, Value, json};
 
 use crate::{
     discovery::{Entry, SubEntry},
     tables::Tables,
-    types::TypeId,
 };
 
-use super::definitions::Definitions;
+use super::{definitions::Definitions, parameters};
 
 /// Collects the paths of a document.
 pub(super) struct Paths<'a, 't> {
@@ -16,8 +15,9 @@ pub(super) struct Paths<'a, 't> {
     definitions: &'a mut Definitions<'t>,
     /// `/apis/apps/v1`
     base: String,
-    /// `apps_v1`, and `AppsV1` for operation ids.
+    /// `apps_v1`
     tag: String,
+    /// `AppsV1`, for operation ids.
     prefix: String,
     made: Map<String, Value>,
 }
@@ -30,23 +30,31 @@ struct At<'e> {
     body: Value,
     /// The message of list answers.
     list: Value,
-    namespaced: bool,
-    all_namespaces: bool,
+    /// Patched and encoded as JSON only: a custom kind.
+    custom: bool,
+    /// Of all namespaces.
+    all: bool,
+    path: String,
 }
+
+/// What answers are written in.
+const BUILT_IN: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+const CUSTOM: [&str; 2] = ["application/json", "application/yaml"];
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 impl<'a, 't> Paths<'a, 't> {
     pub(super) fn new(tables: &'t Tables, group: &str, version: &str, definitions: &'a mut Definitions<'t>) -> Self {
         let base = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let short = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+        let short = short_group(group);
+        let (tag, prefix) = (format!("{short}_{version}"), format!("{}{}", capital(&short), capital(version)));
         let mut made = Map::new();
         let list = definitions.named("meta.APIResourceList").unwrap_or_default();
-        let tag = format!("{short}_{version}");
         let get = json!({
-            "description": "get available resources", "operationId": format!("get{}{}APIResources", capital(short), capital(version)),
-            "responses": responses(&list, &["200"]), "tags": [tag],
+            "description": "get available resources", "operationId": format!("get{prefix}APIResources"),
+            "responses": responses(&content(&list, &BUILT_IN), &["200"]), "tags": [tag],
         });
         made.insert(format!("{base}/"), json!({"get": get}));
-        Self { tables, definitions, base, prefix: format!("{}{}", capital(short), capital(version)), tag, made }
+        Self { tables, definitions, base, tag, prefix, made }
     }
 
     pub(super) fn finish(self) -> Map<String, Value> {
@@ -55,59 +63,93 @@ impl<'a, 't> Paths<'a, 't> {
 
     /// Adds a resource and its subresources.
     pub(super) fn add(&mut self, entry: &Entry) {
-        let Some(id) = self.message(&entry.group, &entry.version, &entry.kind) else { return };
-        let body = self.definitions.reference(id);
-        let list = self.list(&entry.group, &entry.version, &entry.kind).unwrap_or_else(|| body.clone());
-        let at = |namespaced, all| At { entry, sub: None, body: body.clone(), list: list.clone(), namespaced, all_namespaces: all };
-        let collection = if entry.namespaced {
-            format!("{}/namespaces/{{namespace}}/{}", self.base, entry.plural)
-        } else {
-            format!("{}/{}", self.base, entry.plural)
-        };
-        self.put(collection.clone(), &["list", "create", "deletecollection"], &at(entry.namespaced, false));
+        let Some(body) = self.definitions.of_kind(&entry.group, &entry.version, &entry.kind) else { return };
+        let custom = self.definitions.is_custom(&entry.group, &entry.version, &entry.kind);
+        let list = self.definitions.list_of(&entry.group, &entry.version, &entry.kind).unwrap_or_else(|| body.clone());
+        let at = |path: &str, all| At { entry, sub: None, body: body.clone(), list: list.clone(), custom, all, path: path.to_owned() };
+        let everywhere = format!("{}/{}", self.base, entry.plural);
+        let collection =
+            if entry.namespaced { format!("{}/namespaces/{{namespace}}/{}", self.base, entry.plural) } else { everywhere.clone() };
+        self.put(&["list", "create", "deletecollection"], &at(&collection, false));
         if entry.namespaced {
-            self.put(format!("{}/{}", self.base, entry.plural), &["list"], &at(false, true));
+            self.put(&["list"], &at(&everywhere, true));
         }
         let one = format!("{collection}/{{name}}");
-        self.put(one.clone(), &["get", "update", "patch", "delete"], &at(entry.namespaced, false));
+        self.put(&["get", "update", "patch", "delete"], &at(&one, false));
         for sub in &entry.subresources {
-            let Some(id) = self.message(&sub.group, &sub.version, &sub.kind) else { continue };
-            let body = self.definitions.reference(id);
-            let at = At { entry, sub: Some(sub), list: body.clone(), body, namespaced: entry.namespaced, all_namespaces: false };
-            self.put(format!("{one}/{}", sub.name), &["get", "create", "update", "patch", "delete"], &at);
+            self.add_sub(entry, sub, custom, &one);
         }
     }
 
-    fn message(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
-        self.tables.kind(group, version, kind).map(|of| of.root)
-    }
-
-    fn list(&mut self, group: &str, version: &str, kind: &str) -> Option<Value> {
-        let id = self.message(group, version, &format!("{kind}List"))?;
-        Some(self.definitions.reference(id))
+    fn add_sub(&mut self, entry: &Entry, sub: &SubEntry, custom: bool, one: &str) {
+        if let Some(verbs) = connects(sub) {
+            self.connect(entry, sub, verbs, &format!("{one}/{}", sub.name));
+            if sub.name == "proxy" {
+                self.connect(entry, sub, verbs, &format!("{one}/proxy/{{path}}"));
+            }
+            return;
+        }
+        let Some(body) = self.definitions.of_kind(&sub.group, &sub.version, &sub.kind) else { return };
+        let at = At { entry, sub: Some(sub), list: body.clone(), body, custom, all: false, path: format!("{one}/{}", sub.name) };
+        self.put(&["get", "create", "update", "patch", "delete"], &at);
     }
 
     /// Adds a path with those of `verbs` that the resource has.
-    fn put(&mut self, path: String, verbs: &[&str], at: &At<'_>) {
+    fn put(&mut self, verbs: &[&str], at: &At<'_>) {
         let served = at.sub.map_or(&at.entry.verbs, |sub| &sub.verbs);
-        let mut item = Map::new();
-        for verb in verbs.iter().filter(|verb| served.iter().any(|s| s == *verb)) {
-            item.insert(method(verb).to_owned(), self.operation(verb, at));
-        }
-        if item.is_empty() {
+        let verbs: Vec<&str> = verbs.iter().copied().filter(|verb| served.iter().any(|s| s == verb)).collect();
+        let operations = verbs.iter().map(|verb| (method(verb), self.operation(verb, at))).collect();
+        let own = |verb: &&str| match at.sub {
+            Some(sub) if sub.name == "log" => [parameters::of_verb(verb), self.options("core.PodLogOptions")].concat(),
+            _ => parameters::of_verb(verb),
+        };
+        let lists = verbs.iter().map(own).collect();
+        self.insert(&at.path, operations, lists);
+    }
+
+    /// Adds a path that is connected through to a node, pod or service.
+    fn connect(&mut self, entry: &Entry, sub: &SubEntry, methods: &[&str], path: &str) {
+        let scope = if entry.namespaced { "Namespaced" } else { "" };
+        let with_path = if path.ends_with("{path}") { "WithPath" } else { "" };
+        let operation = |method: &&str| {
+            let id = format!("connect{}{}{scope}{}{}{with_path}", self.prefix, capital(method), entry.kind, capital(&sub.name));
+            let text = json!({"*/*": {"schema": {"type": "string"}}});
+            json!({
+                "description": format!("connect {} requests to {} of {}", method.to_uppercase(), sub.name, entry.kind),
+                "operationId": id, "responses": responses(&text, &["200"]), "tags": [self.tag], "x-kubernetes-action": "connect",
+                "x-kubernetes-group-version-kind": {"group": sub.group, "version": sub.version, "kind": sub.kind},
+            })
+        };
+        let operations = methods.iter().map(|method| (*method, operation(method))).collect();
+        let options = self.options(&format!("core.{}", sub.kind));
+        self.insert(path, operations, vec![options; methods.len()]);
+    }
+
+    fn options(&self, name: &str) -> Vec<Value> {
+        let id = self.tables.schema.by_name.get(name);
+        id.map(|id| parameters::of_options(self.tables.schema.get(*id))).unwrap_or_default()
+    }
+
+    /// Puts operations, each with its parameters, at a path.
+    fn insert(&mut self, path: &str, operations: Vec<(&str, Value)>, mut lists: Vec<Vec<Value>>) {
+        if operations.is_empty() {
             return;
         }
-        let mut parameters = Vec::new();
-        if path.contains("{name}") {
-            parameters.push(json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string", "uniqueItems": true}}));
+        for list in &mut lists {
+            list.extend(
+                ["name", "namespace", "path"].iter().filter(|p| path.contains(&format!("{{{p}}}"))).map(|p| parameters::in_path(p)),
+            );
         }
-        if path.contains("{namespace}") {
-            parameters
-                .push(json!({"name": "namespace", "in": "path", "required": true, "schema": {"type": "string", "uniqueItems": true}}));
+        let common = parameters::take_common(&mut lists);
+        let mut item = Map::new();
+        for ((method, mut operation), list) in operations.into_iter().zip(lists) {
+            if !list.is_empty() {
+                operation["parameters"] = Value::Array(list);
+            }
+            item.insert(method.to_owned(), operation);
         }
-        parameters.push(query("pretty", "string"));
-        item.insert("parameters".to_owned(), Value::Array(parameters));
-        self.made.insert(path, Value::Object(item));
+        item.insert("parameters".to_owned(), Value::Array(common));
+        self.made.insert(path.to_owned(), Value::Object(item));
     }
 
     fn operation(&mut self, verb: &str, at: &At<'_>) -> Value {
@@ -115,65 +157,84 @@ impl<'a, 't> Paths<'a, 't> {
             Some(sub) => (&sub.group, &sub.version, &sub.kind),
             None => (&at.entry.group, &at.entry.version, &at.entry.kind),
         };
-        let action = match verb {
-            "create" => "post",
-            "update" => "put",
-            other => other,
-        };
         let mut operation = json!({
+            "description": sentence(verb, at),
             "operationId": self.operation_id(verb, at),
             "tags": [self.tag],
-            "x-kubernetes-action": action,
+            "x-kubernetes-action": action(verb),
             "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
         });
-        let status = self.definitions.named("meta.Status").unwrap_or_default();
-        let options = self.definitions.named("meta.DeleteOptions").unwrap_or_default();
-        operation["responses"] = match verb {
-            "create" => responses(&at.body, &["200", "201", "202"]),
-            "update" | "patch" => responses(&at.body, &["200", "201"]),
-            "list" => responses(&at.list, &["200"]),
-            "delete" if keeps_object(&at.entry.kind) => responses(&at.body, &["200", "202"]),
-            "delete" => responses(&status, &["200", "202"]),
-            "deletecollection" => responses(&status, &["200"]),
-            _ => responses(&at.body, &["200"]),
-        };
+        operation["responses"] = self.answers(verb, at);
         let body = match verb {
             "create" | "update" => Some(json!({"content": {"*/*": {"schema": at.body}}, "required": true})),
-            "patch" => Some(patch_body(&self.definitions.named("meta.Patch").unwrap_or_default())),
-            "delete" | "deletecollection" => Some(json!({"content": {"*/*": {"schema": options}}})),
+            "patch" => Some(patch_body(&self.definitions.named("meta.Patch").unwrap_or_default(), at.custom)),
+            "delete" | "deletecollection" => {
+                let options = self.definitions.named("meta.DeleteOptions").unwrap_or_default();
+                Some(json!({"content": {"*/*": {"schema": options}}}))
+            }
             _ => None,
         };
         if let Some(body) = body {
             operation["requestBody"] = body;
         }
-        let parameters = parameters(verb);
-        if !parameters.is_empty() {
-            operation["parameters"] = Value::Array(parameters);
-        }
         operation
+    }
+
+    fn answers(&mut self, verb: &str, at: &At<'_>) -> Value {
+        let types: &[&str] = if at.custom { &CUSTOM } else { &BUILT_IN };
+        let status = self.definitions.named("meta.Status").unwrap_or_default();
+        match verb {
+            "create" => responses(&content(&at.body, types), &["200", "201", "202"]),
+            "update" | "patch" => responses(&content(&at.body, types), &["200", "201"]),
+            "list" => {
+                let streams = STREAMS.iter().filter(|stream| !at.custom || stream.starts_with(BUILT_IN[0]));
+                let types: Vec<&str> = types.iter().chain(streams).copied().collect();
+                let listed = if at.entry.verbs.iter().any(|verb| verb == "watch") || at.sub.is_none() { &at.list } else { &at.body };
+                responses(&content(listed, &types), &["200"])
+            }
+            "delete" if keeps_object(&at.entry.group, &at.entry.kind) => responses(&content(&at.body, types), &["200", "202"]),
+            "delete" => responses(&content(&status, types), &["200", "202"]),
+            "deletecollection" => responses(&content(&status, types), &["200"]),
+            _ if at.sub.is_some_and(|sub| sub.name == "log") => {
+                responses(&content(&json!({"type": "string"}), &[types, &["text/plain"]].concat()), &["200"])
+            }
+            _ => responses(&content(&at.body, types), &["200"]),
+        }
     }
 
     /// `replaceAppsV1NamespacedDeploymentStatus`
     fn operation_id(&self, verb: &str, at: &At<'_>) -> String {
-        let verb = match (verb, at.sub) {
-            ("get", None) => "read",
-            ("get", Some(sub)) if !["exec", "attach", "portforward", "proxy"].contains(&sub.name.as_str()) => "read",
-            ("get", Some(_)) => "connectGet",
-            ("update", _) => "replace",
-            ("deletecollection", _) => "deleteCollection",
-            ("create", Some(sub)) if ["exec", "attach", "portforward", "proxy"].contains(&sub.name.as_str()) => "connectPost",
-            (other, _) => other,
+        let (verb, collection) = match verb {
+            "get" => ("read", ""),
+            "update" => ("replace", ""),
+            "deletecollection" => ("delete", "Collection"),
+            other => (other, ""),
         };
-        let scope = if at.namespaced { "Namespaced" } else { "" };
+        let scope = if at.entry.namespaced && !at.all { "Namespaced" } else { "" };
         let sub = at.sub.map(|s| capital(&s.name)).unwrap_or_default();
-        let all = if at.all_namespaces { "ForAllNamespaces" } else { "" };
-        format!("{verb}{}{scope}{}{sub}{all}", self.prefix, at.entry.kind)
+        let all = if at.all { "ForAllNamespaces" } else { "" };
+        format!("{verb}{}{collection}{scope}{}{sub}{all}", self.prefix, at.entry.kind)
+    }
+}
+
+/// The methods by which a subresource is connected through, if it is.
+fn connects(sub: &SubEntry) -> Option<&'static [&'static str]> {
+    match sub.name.as_str() {
+        "attach" | "exec" | "portforward" => Some(&["get", "post"]),
+        "proxy" => Some(&["delete", "get", "head", "options", "patch", "post", "put"]),
+        _ => None,
     }
 }
 
 /// Deleting one of these answers with the object, because it may linger.
-fn keeps_object(kind: &str) -> bool {
-    ["Pod", "PersistentVolume", "PersistentVolumeClaim", "Service", "ServiceAccount", "PodTemplate", "ResourceQuota"].contains(&kind)
+fn keeps_object(group: &str, kind: &str) -> bool {
+    let core = ["Pod", "PersistentVolume", "PersistentVolumeClaim", "Service", "ServiceAccount", "PodTemplate", "ResourceQuota"];
+    match group {
+        "" => core.contains(&kind),
+        "storage.k8s.io" => kind != "CSIStorageCapacity",
+        "resource.k8s.io" => true,
+        _ => false,
+    }
 }
 
 fn method(verb: &str) -> &'static str {
@@ -186,48 +247,38 @@ fn method(verb: &str) -> &'static str {
     }
 }
 
-fn parameters(verb: &str) -> Vec<Value> {
-    let mut names: Vec<(&str, &str)> = match verb {
-        "create" | "update" => vec![("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")],
-        "patch" => vec![("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")],
-        "delete" | "deletecollection" => vec![
-            ("dryRun", "string"),
-            ("gracePeriodSeconds", "integer"),
-            ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
-            ("orphanDependents", "boolean"),
-            ("propagationPolicy", "string"),
-        ],
-        _ => Vec::new(),
-    };
-    if matches!(verb, "list" | "deletecollection") {
-        names.extend([
-            ("allowWatchBookmarks", "boolean"),
-            ("continue", "string"),
-            ("fieldSelector", "string"),
-            ("labelSelector", "string"),
-            ("limit", "integer"),
-            ("resourceVersion", "string"),
-            ("resourceVersionMatch", "string"),
-            ("sendInitialEvents", "boolean"),
-            ("timeoutSeconds", "integer"),
-            ("watch", "boolean"),
-        ]);
+fn action(verb: &str) -> &str {
+    match verb {
+        "create" => "post",
+        "update" => "put",
+        other => other,
     }
-    names.into_iter().map(|(name, kind)| query(name, kind)).collect()
 }
 
-fn query(name: &str, kind: &str) -> Value {
-    json!({"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": true}})
+fn sentence(verb: &str, at: &At<'_>) -> String {
+    let kind = &at.entry.kind;
+    let what = at.sub.map_or_else(|| kind.clone(), |sub| format!("{} of {kind}", sub.name));
+    match verb {
+        "list" => format!("list or watch objects of kind {kind}"),
+        "deletecollection" => format!("delete collection of {kind}"),
+        "get" => format!("read {what}"),
+        "update" => format!("replace {what}"),
+        other => format!("{other} {what}"),
+    }
 }
 
-fn patch_body(patch: &Value) -> Value {
+fn patch_body(patch: &Value, custom: bool) -> Value {
     let types = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
+    let types = &types[..if custom { 3 } else { 4 }];
     let content: Map<String, Value> = types.iter().map(|t| (format!("application/{t}"), json!({"schema": patch}))).collect();
     json!({"content": content, "required": true})
 }
 
-fn responses(body: &Value, codes: &[&str]) -> Value {
-    let content = json!({"application/json": {"schema": body}});
+fn content(schema: &Value, types: &[&str]) -> Value {
+    types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+}
+
+fn responses(content: &Value, codes: &[&str]) -> Value {
     let text = |code: &str| match code {
         "201" => "Created",
         "202" => "Accepted",
@@ -237,6 +288,16 @@ fn responses(body: &Value, codes: &[&str]) -> Value {
         codes.iter().map(|code| ((*code).to_owned(), json!({"description": text(code), "content": content}))).collect();
     made.insert("401".to_owned(), json!({"description": "Unauthorized"}));
     Value::Object(made)
+}
+
+/// `core`; `apps`; `rbacAuthorization` of `rbac.authorization.k8s.io`.
+fn short_group(group: &str) -> String {
+    if group.is_empty() {
+        return "core".to_owned();
+    }
+    let mut parts = group.strip_suffix(".k8s.io").unwrap_or(group).split('.');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| name + &capital(part))
 }
 
 fn capital(text: &str) -> String {
