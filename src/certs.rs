@@ -72,6 +72,17 @@ pub(crate) fn load_or_make(folder: &Path, names: &Names, now: i64) -> Result<Cer
     })
 }
 
+/// A certificate for these names that nobody signed but itself, and its key.
+pub(crate) fn self_signed(names: &[String], now: i64) -> Result<Pair> {
+    let key = KeyPair::generate().context("cannot make a key")?;
+    let mut params = params("kube-apiserver", None, now, 1)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.subject_alt_names = names.iter().map(|name| alternative(name)).collect::<Result<_>>()?;
+    let certificate = params.self_signed(&key).context("cannot sign the server's certificate")?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
 struct Leaf<'a> {
     name: &'a str,
     common_name: &'a str,

@@ -3,6 +3,7 @@
 mod certs;
 mod clients;
 mod commands;
+mod dropin;
 mod files;
 mod kubeconfig;
 mod lock;
@@ -17,12 +18,17 @@ use std::{ffi::OsString, process::ExitCode, time::Instant};
 use options::Command;
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut arguments = std::env::args_os();
+    let name = arguments.next();
+    let arguments: Vec<OsString> = arguments.collect();
     // A pod's shim is this binary executed again; it stays small only if nothing of the server is touched.
     if let Some(code) = coracle_agent::embedded::shim_main(&arguments) {
         return code;
     }
     let started = Instant::now();
+    if let Some(code) = dropin::main(name, &arguments, started) {
+        return code;
+    }
     let result = options::parse().and_then(|cli| match cli.command {
         Command::Server(options) => server::main(&options, started),
         Command::Agent(options) => commands::agent(&options),

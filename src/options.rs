@@ -333,7 +333,7 @@ fn plain(key: &str, value: &Value) -> Result<String> {
 }
 
 /// The known name that takes the fewest edits.
-fn nearest<'a>(wrong: &str, known: &[&'a str]) -> &'a str {
+pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> &'a str {
     known.iter().copied().min_by_key(|name| edits(wrong, name)).unwrap_or_default()
 }
 
@@ -350,6 +350,17 @@ fn edits(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+/// Options of a server that only lends its hollow nodes to another API server of this process.
+pub(crate) fn for_hollow_nodes(count: u32, folder: &Path, listen: SocketAddr, service_cidr: Cidr) -> Result<ServerOptions> {
+    let cli = Cli::try_parse_from(["coracle", "server", "--store=memory", "--agent=off"]).context("options of hollow nodes")?;
+    let Command::Server(mut options) = cli.command else { bail!("no server command") };
+    options.hollow_nodes = Some(count);
+    options.data_dir = folder.to_owned();
+    options.listen = Some(listen);
+    options.service_cidr = service_cidr;
+    Ok(*options)
 }
 
 /// `/var/lib/coracle` for root, else `~/.local/share/coracle`.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_apiserver::{Clock, Ranges, Server, authn, bootstrap};
+use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
 use coracle_store::embedded::Embedded;
@@ -113,6 +113,7 @@ fn server_options(
     Ok(coracle_apiserver::Options {
         store,
         authentication,
+        authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
         service_ranges: Ranges {
             addresses: (options.service_cidr.base, options.service_cidr.bits),
             ports: options.node_port_range.first..=options.node_port_range.last,
@@ -181,25 +182,31 @@ pub(crate) fn serving(pair: &Pair, authority: &str) -> Result<rustls::ServerConf
 }
 
 /// TLS with which the API server speaks to node agents.
-fn agent_client(certificates: &Certificates) -> Result<rustls::ClientConfig> {
+pub(crate) fn agent_client(certificates: &Certificates) -> Result<rustls::ClientConfig> {
+    client(&certificates.authority, &certificates.agent_client).context("pki/agent-client.crt")
+}
+
+/// TLS for a client with a certificate, that trusts one authority.
+pub(crate) fn client(authority: &str, pair: &Pair) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    for authority in chain(&certificates.authority)? {
-        roots.add(authority).context("pki/ca.crt")?;
+    for authority in chain(authority)? {
+        roots.add(authority).context("the authority's certificate is unusable")?;
     }
-    let key = PrivateKeyDer::from_pem_slice(certificates.agent_client.key.as_bytes()).context("pki/agent-client.key")?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).context("the private key is unreadable")?;
     rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("TLS")?
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain(&certificates.agent_client.certificate)?, key)
-        .context("pki/agent-client.crt")
+        .with_client_auth_cert(chain(&pair.certificate)?, key)
+        .context("the client certificate is unusable")
 }
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("the certificate is unreadable")
 }
 
-fn start_log(level: &str) -> Result<()> {
+/// Starts the log on standard error.
+pub(crate) fn start_log(level: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(level)
         .context("--log: takes error, warn, info, debug, trace, or per part: info,coracle_agent=debug")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();

@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::{
     Error, Options, Server, admission,
     authn::Authenticator,
-    authz::{Chain, aggregation, node::NodeAuthorizer, rbac::Rbac},
+    authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     kinds,
     registry::{
@@ -32,12 +32,12 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let rbac = Arc::new(Rbac::default());
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
-    let authorizer = Chain::new(vec![nodes.clone(), rbac.clone()]);
+    let authorizer = Chain::new(options.authorization.iter().map(|mode| mode.authorizer(&nodes, &rbac)).collect());
     let plugins = admission::Options {
         reader: reader.clone(),
         writer: writer.clone(),
         authorizer: authorizer.clone(),
-        rbac: Some(rbac.clone()),
+        rbac: options.authorization.contains(&Mode::Rbac).then(|| rbac.clone()),
         enable: options.enable_admission,
         disable: options.disable_admission,
     };

@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use coracle_apiserver::{
     Options, Ranges, Server,
     authn::{self, User, keys::SigningKey},
+    authz,
     bootstrap::Facts,
 };
 use coracle_store::{Store, embedded};
@@ -40,6 +41,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
     let options = Options {
         store,
         authentication,
+        authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
         service_ranges: Ranges::default(),
         facts,
         enable_admission: Vec::new(),

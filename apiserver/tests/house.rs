@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
-use coracle_apiserver::{Options, Ranges, Server, Service, authn, authn::User, bootstrap::Facts};
+use coracle_apiserver::{Options, Ranges, Server, Service, authn, authn::User, authz, bootstrap::Facts};
 use coracle_store::embedded;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -55,6 +55,7 @@ impl House {
         let options = Options {
             store: Arc::new(store),
             authentication: authn::Options { anonymous: true, ..authn::Options::default() },
+            authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
             service_ranges: Ranges::default(),
             facts,
             enable_admission: Vec::new(),

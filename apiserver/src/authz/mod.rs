@@ -10,6 +10,7 @@ pub mod rbac;
 pub mod reviews;
 pub mod rules;
 
+mod fixed;
 mod mirror;
 
 use std::sync::Arc;
@@ -44,6 +45,31 @@ pub trait Authorizer: Send + Sync {
     /// What it allows the user in a namespace, for SelfSubjectRulesReview.
     fn rules(&self, _user: &User, _namespace: &str) -> rules::Known {
         rules::Known::default()
+    }
+}
+
+/// A way to decide, as `--authorization-mode` names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Agents may what their own node needs.
+    Node,
+    /// Roles and bindings.
+    Rbac,
+    /// Anybody may do anything.
+    AlwaysAllow,
+    /// Nobody may do anything.
+    AlwaysDeny,
+}
+
+impl Mode {
+    /// Who decides in this mode.
+    pub(crate) fn authorizer(self, nodes: &Arc<node::NodeAuthorizer>, rbac: &Arc<rbac::Rbac>) -> Arc<dyn Authorizer> {
+        match self {
+            Self::Node => nodes.clone(),
+            Self::Rbac => rbac.clone(),
+            Self::AlwaysAllow => Arc::new(fixed::Allow),
+            Self::AlwaysDeny => Arc::new(fixed::Deny),
+        }
     }
 }
 

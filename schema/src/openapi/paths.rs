@@ -232,7 +232,7 @@ fn keeps_object(group: &str, kind: &str) -> bool {
     match group {
         "" => core.contains(&kind),
         "storage.k8s.io" => kind != "CSIStorageCapacity",
-        "resource.k8s.io" => true,
+        "resource.k8s.io" => ["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"].contains(&kind),
         _ => false,
     }
 }

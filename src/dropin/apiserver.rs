@@ -1,0 +1,296 @@
+//! What kube-apiserver's flags mean here: read, checked and decided before anything starts.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use coracle_apiserver::{
+    Ranges,
+    authn::{self, bearer, keys::VerifyingKey},
+    authz::Mode,
+};
+
+use super::{
+    features,
+    flags::{Flags, duration},
+    keys,
+};
+use crate::{certs::Pair, machine};
+
+/// Upstream's defaults.
+const SERVICE_RANGE: &str = "10.0.0.0/24";
+const NODE_PORTS: &str = "30000-32767";
+const PORT: u16 = 6443;
+const MAX_READS: usize = 400;
+const MAX_WRITES: usize = 200;
+
+/// A kube-apiserver's settings with nothing left open.
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: IpAddr,
+    pub(crate) serving: Pair,
+    /// PEM; empty: no client certificates.
+    pub(crate) client_ca: String,
+    pub(crate) authentication: authn::Options,
+    pub(crate) authorization: Vec<Mode>,
+    pub(crate) ranges: Ranges,
+    pub(crate) enable_admission: Vec<String>,
+    pub(crate) disable_admission: Vec<String>,
+    pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) max_reads: usize,
+    pub(crate) max_writes: usize,
+    /// `--etcd-servers`, as given.
+    pub(crate) stores: String,
+    /// As kube-controller-manager's `--controllers`; empty: none run.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) hollow_nodes: u32,
+}
+
+impl Settings {
+    /// Reads the flags, and the files and environment they name. Warnings are told in the log.
+    pub(crate) fn new(flags: &Flags) -> Result<Self> {
+        let gates = features::check_gates(&flags.list("feature-gates"))?;
+        let versions = features::check_versions(&flags.list("runtime-config"))?;
+        for warning in gates.into_iter().chain(versions) {
+            tracing::warn!("{warning}");
+        }
+        if let Some(backend) = flags.last("storage-backend").filter(|backend| !["", "etcd3"].contains(backend)) {
+            bail!("--storage-backend: {backend:?} is not known; allowed: etcd3");
+        }
+        let listen = listen(flags)?;
+        let advertise = match flags.last("advertise-address") {
+            Some(address) => address.parse().context("--advertise-address")?,
+            // A service cannot lead to a loopback address.
+            None if listen.ip().is_unspecified() || listen.ip().is_loopback() => machine::address(),
+            None => listen.ip(),
+        };
+        let ranges = Ranges { addresses: service_range(flags)?, ports: node_ports(flags)? };
+        let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
+        let authorization = modes(flags)?;
+        Ok(Self {
+            listen,
+            advertise,
+            serving: keys::serving(flags, &addresses)?,
+            client_ca: flags.last("client-ca-file").map_or(Ok(String::new()), |file| keys::read("client-ca-file", file.as_ref()))?,
+            authentication: authentication(flags, &authorization)?,
+            authorization,
+            ranges,
+            enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
+            disable_admission: owned(&flags.list("disable-admission-plugins")),
+            agent_tls: keys::to_agents(flags)?,
+            max_reads: limit(flags, "max-requests-inflight", MAX_READS)?,
+            max_writes: limit(flags, "max-mutating-requests-inflight", MAX_WRITES)?,
+            stores: flags.list("etcd-servers").join(","),
+            controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
+            hollow_nodes: match flags_or_environment(flags, "hollow-nodes", "CORACLE_HOLLOW_NODES").last() {
+                Some(count) => count.parse().with_context(|| format!("--hollow-nodes: {count:?} is not a number of nodes"))?,
+                None => 0,
+            },
+        })
+    }
+}
+
+/// A list by its flag, or by a variable for those who cannot pass flags.
+fn flags_or_environment(flags: &Flags, flag: &str, variable: &str) -> Vec<String> {
+    let given = flags.list(flag);
+    if !given.is_empty() {
+        return owned(&given);
+    }
+    let value = std::env::var(variable).unwrap_or_default();
+    value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn owned(list: &[impl ToString]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn listen(flags: &Flags) -> Result<SocketAddr> {
+    let address: IpAddr = flags.last("bind-address").map_or(Ok(Ipv4Addr::UNSPECIFIED.into()), str::parse).context("--bind-address")?;
+    let port = match flags.last("secure-port") {
+        None => PORT,
+        Some(text) => match text.parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => bail!("--secure-port {text} must be between 1 and 65535, inclusive. It cannot be turned off with 0"),
+        },
+    };
+    Ok(SocketAddr::new(address, port))
+}
+
+/// The first range of `--service-cluster-ip-range`; a second one, for the other family, is told and left.
+fn service_range(flags: &Flags) -> Result<(Ipv4Addr, u8)> {
+    let given = flags.list("service-cluster-ip-range");
+    if let [_, more @ ..] = given.as_slice()
+        && !more.is_empty()
+    {
+        tracing::warn!("--service-cluster-ip-range: services have addresses of the first range only");
+    }
+    let text = given.first().copied().unwrap_or(SERVICE_RANGE);
+    let wanted = || format!("--service-cluster-ip-range: {text:?} is not an IPv4 range such as {SERVICE_RANGE}, between /8 and /30");
+    let (address, bits) = text.split_once('/').with_context(wanted)?;
+    let (address, bits): (Ipv4Addr, u8) = (address.parse().with_context(wanted)?, bits.parse().with_context(wanted)?);
+    if !(8..=30).contains(&bits) {
+        bail!(wanted());
+    }
+    Ok((Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - u32::from(bits)))), bits))
+}
+
+/// `30000-32767` or `30000+2767`.
+fn node_ports(flags: &Flags) -> Result<RangeInclusive<u16>> {
+    let text = flags.last("service-node-port-range").unwrap_or(NODE_PORTS);
+    let wanted = || format!("--service-node-port-range: {text:?} is not a range such as {NODE_PORTS} or 30000+2767");
+    let (first, last) = match (text.split_once('-'), text.split_once('+')) {
+        (Some((first, last)), _) => (first.parse().with_context(wanted)?, last.parse().with_context(wanted)?),
+        (None, Some((first, more))) => {
+            let first: u16 = first.parse().with_context(wanted)?;
+            (first, first.saturating_add(more.parse().with_context(wanted)?))
+        }
+        (None, None) => bail!(wanted()),
+    };
+    if first == 0 || first > last {
+        bail!(wanted());
+    }
+    Ok(first..=last)
+}
+
+/// `--authorization-mode`, in order; as upstream, everything is allowed when nothing is said.
+fn modes(flags: &Flags) -> Result<Vec<Mode>> {
+    let mut modes = Vec::new();
+    for name in flags.list("authorization-mode") {
+        let mode = match name {
+            "RBAC" => Mode::Rbac,
+            "Node" => Mode::Node,
+            "AlwaysAllow" => Mode::AlwaysAllow,
+            "AlwaysDeny" => Mode::AlwaysDeny,
+            "Webhook" | "ABAC" => {
+                bail!("--authorization-mode: {name} is not in this version; allowed: RBAC, Node, AlwaysAllow, AlwaysDeny")
+            }
+            _ => bail!("authorization-mode {name:?} is not a valid mode; allowed: RBAC, Node, AlwaysAllow, AlwaysDeny"),
+        };
+        if modes.contains(&mode) {
+            bail!("authorization-mode {:?} has mode specified more than once", flags.list("authorization-mode"));
+        }
+        modes.push(mode);
+    }
+    if flags.last("authorization-config").is_some() {
+        bail!("--authorization-config is not in this version; --authorization-mode takes RBAC, Node, AlwaysAllow, AlwaysDeny");
+    }
+    Ok(if modes.is_empty() { vec![Mode::AlwaysAllow] } else { modes })
+}
+
+fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Options> {
+    let (signing_key, verifying_keys): (_, Vec<VerifyingKey>) = keys::of_tokens(flags)?;
+    let issuers = owned(&flags.all("service-account-issuer"));
+    if issuers.is_empty() && signing_key.is_some() {
+        bail!(
+            "service-account-issuer is a required flag, --service-account-signing-key-file and --service-account-issuer are required flags"
+        );
+    }
+    let mut anonymous = flags.switch("anonymous-auth").unwrap_or(true);
+    if anonymous && authorization.contains(&Mode::AlwaysAllow) {
+        tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
+        anonymous = false;
+    }
+    let longest_token = match flags.last("service-account-max-token-expiration").and_then(duration) {
+        None | Some(0.0) => None,
+        Some(seconds) if !(3600.0..=4_294_967_296.0).contains(&seconds) => {
+            bail!("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds")
+        }
+        Some(seconds) => Some(jiff::SignedDuration::from_secs(seconds as i64)),
+    };
+    let fixed_tokens = match flags.last("token-auth-file") {
+        None => Default::default(),
+        Some(file) => bearer::fixed_tokens(&keys::read("token-auth-file", file.as_ref())?)
+            .map_err(|error| anyhow::anyhow!("--token-auth-file: {file}: {error}"))?,
+    };
+    Ok(authn::Options {
+        issuers,
+        audiences: owned(&flags.list("api-audiences")),
+        signing_key,
+        verifying_keys,
+        longest_token,
+        extend_tokens: flags.switch("service-account-extend-token-expiration").unwrap_or(true),
+        anonymous,
+        bootstrap_tokens: flags.on("enable-bootstrap-token-auth"),
+        fixed_tokens,
+        ..Default::default()
+    })
+}
+
+/// A number of requests; 0 is no limit, as upstream.
+fn limit(flags: &Flags, name: &str, default: usize) -> Result<usize> {
+    let Some(text) = flags.last(name) else { return Ok(default) };
+    match text.parse::<usize>() {
+        Ok(0) => Ok(tokio::sync::Semaphore::MAX_PERMITS >> 1),
+        Ok(limit) => Ok(limit),
+        Err(_) => bail!("--{name} can not be negative value"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs;
+    use crate::dropin::flags::KUBE_APISERVER;
+
+    fn flags(line: &str) -> Flags {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Flags::parse(&KUBE_APISERVER, &arguments).unwrap()
+    }
+
+    #[test]
+    fn what_envtest_passes_is_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = certs::Names { server: vec!["127.0.0.1".into()], agent: Vec::new() };
+        let made = certs::load_or_make(folder.path(), &names, 1_800_000_000).unwrap();
+        let line = format!(
+            "--allow-privileged=true --authorization-mode=RBAC --bind-address=127.0.0.1 --cert-dir={0} --client-ca-file={0}/ca.crt
+             --disable-admission-plugins=ServiceAccount --etcd-servers=http://127.0.0.1:2379 --secure-port=6443
+             --service-account-issuer=https://127.0.0.1:6443/ --service-account-key-file={0}/server.crt
+             --service-account-signing-key-file={0}/server.key --service-cluster-ip-range=10.0.0.0/24",
+            folder.path().display()
+        );
+        let flags = flags(&line);
+        assert_eq!(flags.without_effect(), None);
+        let settings = Settings::new(&flags).unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:6443".parse().unwrap());
+        assert_eq!(settings.ranges.addresses, (Ipv4Addr::new(10, 0, 0, 0), 24));
+        assert_eq!((settings.disable_admission, settings.authorization), (vec!["ServiceAccount".to_owned()], vec![Mode::Rbac]));
+        assert!(settings.authentication.anonymous && settings.authentication.signing_key.is_some());
+        assert_eq!((settings.client_ca, settings.authentication.verifying_keys.len()), (made.authority, 1));
+        assert!(settings.serving.certificate.contains("BEGIN CERTIFICATE"), "made in --cert-dir when it is not there");
+    }
+
+    #[test]
+    fn modes_are_taken_in_order_and_unknown_ones_refused() {
+        let of = |list: &str| modes(&flags(&format!("--authorization-mode={list}"))).map_err(|error| error.to_string());
+        assert_eq!(of("Node,RBAC"), Ok(vec![Mode::Node, Mode::Rbac]));
+        assert_eq!(modes(&flags("")).unwrap(), [Mode::AlwaysAllow]);
+        assert!(of("Webhook").unwrap_err().contains("not in this version"));
+        assert!(of("Foo").unwrap_err().contains("is not a valid mode"));
+        assert!(of("RBAC,RBAC").unwrap_err().contains("more than once"));
+    }
+
+    #[test]
+    fn nobody_is_anonymous_where_everything_is_allowed() {
+        let options = authentication(&flags(""), &[Mode::AlwaysAllow]).unwrap();
+        assert!(!options.anonymous);
+        assert!(authentication(&flags(""), &[Mode::Rbac]).unwrap().anonymous);
+    }
+
+    #[test]
+    fn ranges_and_ports_are_checked() {
+        let range = |text: &str| service_range(&flags(&format!("--service-cluster-ip-range={text}")));
+        assert_eq!(range("10.96.7.0/16").unwrap(), (Ipv4Addr::new(10, 96, 0, 0), 16));
+        for wrong in ["10.0.0.0", "10.0.0.0/31", "fd00::/108", "x/24"] {
+            assert!(range(wrong).unwrap_err().to_string().starts_with("--service-cluster-ip-range"), "{wrong}");
+        }
+        let ports = |text: &str| node_ports(&flags(&format!("--service-node-port-range={text}"))).map_err(|e| e.to_string());
+        assert_eq!((ports("30000+10"), ports("1-2")), (Ok(30000..=30010), Ok(1..=2)));
+        assert!(ports("2-1").is_err() && ports("30000").is_err());
+        assert!(listen(&flags("--secure-port=0")).is_err());
+    }
+}

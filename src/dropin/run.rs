@@ -1,0 +1,159 @@
+//! Runs a kube-apiserver by its settings: objects in memory, and beside it what was asked for of the controllers and hollow nodes.
+
+use std::{
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use coracle_apiserver::{Clock, Server, bootstrap};
+use coracle_controllers::Controllers;
+use coracle_scheduler::Scheduler;
+use coracle_store::embedded::{self, Embedded};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{apiserver::Settings, sole::Sole};
+use crate::{
+    certs::{self, Certificates},
+    clients::InProcess,
+    nodes::Nodes,
+    options::{self, Cidr, ServerOptions},
+    server,
+    setup::Setup,
+};
+
+/// The rooms have this long to finish what they began: tests wait for the end.
+const ROOMS_GRACE: Duration = Duration::from_millis(500);
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
+    let listener = TcpListener::bind(settings.listen).await;
+    let listener = listener.with_context(|| format!("--secure-port: cannot listen on {}", settings.listen))?;
+    let _sole = Sole::claim(&settings.stores);
+    let hollow = Hollow::new(&settings)?;
+    let tls = Arc::new(server::serving(&settings.serving, &settings.client_ca).context("--tls-cert-file, --client-ca-file")?);
+    let store = Arc::new(Embedded::open(&embedded::Options::memory()).context("objects in memory")?);
+    let rooms_wanted = (settings.controllers.clone(), settings.serving.certificate.clone());
+    let server = Arc::new(Server::build(options_of(settings, store.clone(), hollow.as_ref())?).await?);
+
+    let (stop, rooms_stop, rooms) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let network = tokio::spawn({
+        let (server, stop) = (server.clone(), stop.clone());
+        async move { server.run(listener, tls, stop).await }
+    });
+    let clients = InProcess::new(server.service());
+    start_controllers(rooms_wanted, &clients, &rooms, &rooms_stop).context("--controllers")?;
+    let nodes = match &hollow {
+        Some(hollow) => Some(hollow.start(&clients, &rooms, &rooms_stop).await?),
+        None => None,
+    };
+    tracing::info!(after_ms = started.elapsed().as_millis(), "ready");
+
+    let result = until_told().await;
+    server.unready();
+    rooms_stop.cancel();
+    rooms.close();
+    let _ = tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await;
+    if let Some(nodes) = nodes {
+        nodes.stop().await;
+    }
+    stop.cancel();
+    network.await.context("the server's task ended badly")?;
+    server.close().await;
+    result
+}
+
+/// SIGTERM and Ctrl-C are good ends.
+pub(crate) async fn until_told() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>) -> Result<coracle_apiserver::Options> {
+    let clock: Clock = Arc::new(jiff::Timestamp::now);
+    let agent_tls = match (settings.agent_tls, hollow) {
+        (None, Some(hollow)) => Some(Arc::new(server::agent_client(&hollow.certificates)?)),
+        (given, _) => given,
+    };
+    Ok(coracle_apiserver::Options {
+        store,
+        authentication: settings.authentication,
+        authorization: settings.authorization,
+        facts: bootstrap::Facts {
+            advertise_address: settings.advertise,
+            secure_port: settings.listen.port(),
+            service_cidrs: vec![format!("{}/{}", settings.ranges.addresses.0, settings.ranges.addresses.1)],
+            service_address: settings.ranges.first(),
+            client_ca: settings.client_ca,
+            now: clock(),
+        },
+        service_ranges: settings.ranges,
+        enable_admission: settings.enable_admission,
+        disable_admission: settings.disable_admission,
+        agent_tls,
+        max_reads: settings.max_reads,
+        max_writes: settings.max_writes,
+        clock,
+    })
+}
+
+/// `wanted`: which controllers, and the certificate pods should trust.
+fn start_controllers(wanted: (Vec<String>, String), clients: &InProcess, rooms: &TaskTracker, stop: &CancellationToken) -> Result<()> {
+    let (controllers, certificate) = wanted;
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let settings = coracle_controllers::Options { controllers, root_ca: Some(certificate), ..Default::default() };
+    let clients = clients.clone();
+    let built = Controllers::build(&(Arc::new(move |name: &str| clients.controller(name)) as _), settings)?;
+    tracing::info!(controllers = built.names().join(","), "running controllers");
+    rooms.spawn(built.run(stop.clone()));
+    Ok(())
+}
+
+/// Nodes without containers, and the scheduler that puts pods on them. Their files live in a folder that goes with the process.
+struct Hollow {
+    options: ServerOptions,
+    setup: Setup,
+    certificates: Certificates,
+    folder: PathBuf,
+}
+
+impl Hollow {
+    fn new(settings: &Settings) -> Result<Option<Self>> {
+        if settings.hollow_nodes == 0 {
+            return Ok(None);
+        }
+        let folder = std::env::temp_dir().join(format!("coracle-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let (base, bits) = settings.ranges.addresses;
+        let options = options::for_hollow_nodes(settings.hollow_nodes, &folder, settings.listen, Cidr { base, bits })?;
+        let setup = Setup::new(&options)?;
+        let now = jiff::Timestamp::now().as_second();
+        let certificates = certs::load_or_make(&folder.join("pki"), &setup.names(&[]), now)?;
+        Ok(Some(Self { options, setup, certificates, folder }))
+    }
+
+    async fn start(&self, clients: &InProcess, rooms: &TaskTracker, stop: &CancellationToken) -> Result<Nodes> {
+        let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());
+        rooms.spawn(scheduler.run(stop.clone()));
+        Nodes::start(&self.options, &self.setup, &self.certificates, clients).await
+    }
+}
+
+impl Drop for Hollow {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
