@@ -11,6 +11,7 @@ use k8s_openapi::api::{
     },
     discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
+    storage::v1::VolumeAttributesClass,
 };
 use kube::Client;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,8 @@ caches! {
     claims: PersistentVolumeClaim,
     /// Persistent volumes.
     volumes: PersistentVolume,
+    /// Classes of volume attributes.
+    attributes_classes: VolumeAttributesClass,
 }
 
 impl Caches {

@@ -1,10 +1,13 @@
-//! Keeps claims that pods use, and volumes that claims use, from being removed under them
-//! (upstream `pkg/controller/volume/{pvcprotection,pvprotection}`): a finalizer stays on as long as they are in use.
+//! Keeps claims that pods use, volumes that claims use, and classes of attributes that either uses from being removed under them
+//! (upstream `pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`): a finalizer stays on as long as they are in use.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::VolumeAttributesClass,
+};
 
 use crate::{
     caches::Caches,
@@ -16,6 +19,7 @@ use crate::{
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES: &str = "kubernetes.io/vac-protection";
 
 /// Protects claims.
 pub(crate) struct ClaimProtection {
@@ -25,6 +29,18 @@ pub(crate) struct ClaimProtection {
 /// Protects volumes.
 pub(crate) struct VolumeProtection {
     caches: Arc<Caches>,
+}
+
+/// Protects classes of volume attributes.
+pub(crate) struct AttributesProtection {
+    caches: Arc<Caches>,
+}
+
+impl AttributesProtection {
+    /// The controller over these caches.
+    pub(crate) fn new(caches: Arc<Caches>) -> Self {
+        Self { caches }
+    }
 }
 
 impl ClaimProtection {
@@ -119,6 +135,65 @@ impl Controller for VolumeProtection {
     }
 }
 
+/// The classes a claim asks for, has, or is on the way to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &str> {
+    let status = claim.status.as_ref();
+    let wanted = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    let current = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
+    let target = status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    [wanted, current, target].into_iter().flatten().filter(|name| !name.is_empty())
+}
+
+/// The class a volume has.
+fn class_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.volume_attributes_class_name.as_deref().filter(|name| !name.is_empty())
+}
+
+impl Named for AttributesProtection {
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+    fn identity(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+    fn reads(&self, wake: &Wake) {
+        wake.on_self(&self.caches.attributes_classes);
+        // A class that is no longer named may be free.
+        wake.on(&self.caches.claims, |delta, wake| {
+            let kept: Vec<&str> = delta.new.into_iter().flat_map(|new| classes_of_claim(new)).collect();
+            let named = delta.old.into_iter().flat_map(|old| classes_of_claim(old));
+            named.filter(|name| !kept.contains(name)).for_each(|name| wake(Key::new("", name)));
+        });
+        wake.on(&self.caches.volumes, |delta, wake| {
+            let kept = delta.new.and_then(|new| class_of_volume(new));
+            let named = delta.old.and_then(|old| class_of_volume(old));
+            named.filter(|name| Some(*name) != kept).into_iter().for_each(|name| wake(Key::new("", name)));
+        });
+    }
+}
+
+impl Controller for AttributesProtection {
+    fn plan(&self, key: &Key, _now: Timestamp) -> Plan {
+        let Some(class) = self.caches.attributes_classes.at(key) else { return Plan::nothing() };
+        let protected = class.finalizers().iter().any(|finalizer| finalizer == ATTRIBUTES);
+        let mut after: VolumeAttributesClass = class.as_ref().clone();
+        let finalizers = after.metadata.finalizers.get_or_insert_default();
+        match (class.deleted().is_some(), protected) {
+            (false, false) => finalizers.push(ATTRIBUTES.to_owned()),
+            (true, true) => {
+                let name = key.name.as_ref();
+                let claimed = self.caches.claims.all().iter().any(|claim| classes_of_claim(claim).any(|used| used == name));
+                if claimed || self.caches.volumes.all().iter().any(|volume| class_of_volume(volume) == Some(name)) {
+                    return Plan::nothing();
+                }
+                finalizers.retain(|finalizer| finalizer != ATTRIBUTES);
+            }
+            _ => return Plan::nothing(),
+        }
+        Change::update(&after).tolerate(Tolerate::NotFound).into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -148,5 +223,22 @@ mod tests {
         assert_eq!(finalizers(true, &[CLAIM], Some("Running")), None);
         assert_eq!(finalizers(true, &[CLAIM], Some("Succeeded")), Some(0));
         assert_eq!(finalizers(true, &[CLAIM], None), Some(0));
+    }
+
+    #[test]
+    fn a_class_of_attributes_is_protected_while_a_claim_or_a_volume_names_it() {
+        let plan = |claim: serde_json::Value, volume: serde_json::Value| {
+            let caches = Arc::new(Caches::default());
+            let class = json!({"metadata": {"name": "gold", "finalizers": [ATTRIBUTES], "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+            caches.attributes_classes.put(serde_json::from_value(class).unwrap());
+            caches.claims.put(serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "a"}, "status": claim})).unwrap());
+            caches.volumes.put(serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": volume})).unwrap());
+            AttributesProtection::new(caches).plan(&Key::new("", "gold"), Timestamp::UNIX_EPOCH).changes().count()
+        };
+        let named = json!({"volumeAttributesClassName": "gold"});
+        let current = json!({"currentVolumeAttributesClassName": "gold"});
+        let target = json!({"modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "gold"}});
+        assert_eq!(plan(json!({}), json!({})), 1);
+        assert_eq!((plan(current, json!({})), plan(target, json!({})), plan(json!({}), named)), (0, 0, 0));
     }
 }

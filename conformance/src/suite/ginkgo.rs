@@ -104,11 +104,11 @@ impl Tests {
     }
 }
 
-/// A pattern that matches these names and nothing else.
+/// A pattern that matches these names; the text it is held against begins with the suite's own name.
 fn focus(names: &[String]) -> String {
     let mut pattern = String::new();
     for name in names {
-        pattern.push_str(if pattern.is_empty() { "^(?:" } else { "|" });
+        pattern.push_str(if pattern.is_empty() { "(?:" } else { "|" });
         for character in name.chars() {
             if r"\.+*?()|[]{}^$".contains(character) {
                 pattern.push('\\');
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_name_stands_for_itself_in_the_pattern() {
-        assert_eq!(focus(&["[sig-a] works (v1.0)".into(), "b".into()]), r"^(?:\[sig-a\] works \(v1\.0\)|b)$");
+        assert_eq!(focus(&["[sig-a] works (v1.0)".into(), "b".into()]), r"(?:\[sig-a\] works \(v1\.0\)|b)$");
     }
 
     #[test]

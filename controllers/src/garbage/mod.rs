@@ -168,6 +168,10 @@ impl Garbage {
             return Ok(None);
         }
         let propagation = if !owners.waiting.is_empty() && self.graph.has_dependents(&key.name) {
+            if self.graph.dependents(&key.name).iter().any(|dependent| dependent.foreground) {
+                // The owner that waits for us may be waiting for itself: we no longer stand in its way.
+                self.unblock(key, item, executor).await?;
+            }
             PropagationPolicy::Foreground
         } else {
             PropagationPolicy::Background
@@ -242,6 +246,22 @@ impl Garbage {
             executor.execute(key, delete(found.resource_version()).into()).await?;
         }
         Ok(None)
+    }
+
+    /// Lets the owners of an object go before it does.
+    async fn unblock(&self, key: &Key, item: &Item, executor: &Executor) -> Result<(), Error> {
+        let Some(found) = live(executor.client(), &item.resource, &item.key).await?.filter(|found| *found.uid() == *item.uid) else {
+            return Ok(());
+        };
+        let mut owners = found.owners().to_vec();
+        let blocking = |owner: &&mut OwnerReference| owner.block_owner_deletion == Some(true);
+        if owners.iter_mut().filter(blocking).map(|owner| owner.block_owner_deletion = Some(false)).count() == 0 {
+            return Ok(());
+        }
+        let body = json!({"metadata": {"ownerReferences": owners, "uid": found.uid(), "resourceVersion": found.resource_version()}});
+        let verb = Verb::Patch { kind: PatchKind::Merge, body, subresource: None };
+        let change = Change::new(item.resource.as_ref().clone(), item.key.clone(), verb).tolerate(Tolerate::NotFound);
+        executor.execute(key, change.into()).await.map(|_| ())
     }
 
     /// Takes owner references off an object.
