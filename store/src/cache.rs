@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::{
     collection::Collection,
-    forms::{FORMS, Forms},
+    forms::Forms,
     snapshot::Snapshot,
     watcher::{Batch, Watcher},
 };
@@ -53,6 +53,11 @@ pub struct Decoded<F> {
     pub facts: F,
 }
 
+/// Encodings kept beside an object.
+pub const OBJECT_FORMS: usize = 4;
+/// Encodings kept beside a change: more, because there is one for each event type.
+pub const EVENT_FORMS: usize = 12;
+
 /// One version of one object.
 pub struct Cached<F> {
     /// Its key.
@@ -66,7 +71,7 @@ pub struct Cached<F> {
     /// What filters need to know.
     pub facts: F,
     /// Other encodings of this version, made on first demand and kept as long as the version.
-    pub forms: Forms,
+    pub forms: Forms<OBJECT_FORMS>,
 }
 
 /// One change of one object, as every watcher of the collection sees it.
@@ -80,7 +85,7 @@ pub struct Change<F> {
     /// What is there now; `None`: it was deleted. `before` and `after` are never both `None`.
     pub after: Option<Arc<Cached<F>>>,
     /// Encoded events (one slot for each encoding and event type), made once however many watch, kept as long as the ring keeps the change.
-    pub frames: Forms,
+    pub frames: Forms<EVENT_FORMS>,
     departed: std::sync::OnceLock<Bytes>,
     decode: Arc<dyn Decode<F>>,
 }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     authn::User,
-    verbs::{self, Api, Call},
-    wire::{Answer, Status, answer},
+    verbs::{self, Api, Call, render},
+    wire::{Answer, Status, answer, negotiate},
 };
 
 /// A request's body, from a connection or from within.
@@ -64,17 +64,19 @@ impl Layers {
     async fn guard(self: &Arc<Self>, origin: Origin, request: Request<Incoming>) -> Answer {
         let started = Instant::now();
         let query = Query::parse(request.uri().query().unwrap_or_default());
+        let tables = &self.api.tables;
+        let encoding = negotiate::for_errors(request.headers(), request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
             Ok(info) => info,
-            Err(text) => return answer::error(&Status::bad_request(text)),
+            Err(text) => return render::error(tables, encoding, &Status::bad_request(text)),
         };
         let passing = AssertUnwindSafe(self.pass(origin, request, &info, query)).catch_unwind();
         let mut made = match passing.await {
             Ok(Ok(made)) => made,
-            Ok(Err(status)) => answer::error(&status),
+            Ok(Err(status)) => render::error(tables, encoding, &status),
             Err(_) => {
                 error!(verb = info.verb, path = info.path, "a request panicked");
-                answer::error(&Status::internal("this request panicked; the server's log has the details"))
+                render::error(tables, encoding, &Status::internal("this request panicked; the server's log has the details"))
             }
         };
         let took = started.elapsed();
@@ -129,7 +131,11 @@ impl Layers {
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Answer, Status> {
-        if call.info.is_resource { verbs::dispatch(&self.api, call).await } else { self.paths.answer(self, &call).await }
+        if call.info.is_resource {
+            let gzip = answer::takes_gzip(&call.headers);
+            return Ok(answer::compress(verbs::dispatch(&self.api, call).await?, gzip));
+        }
+        self.paths.answer(self, &call).await
     }
 }
 

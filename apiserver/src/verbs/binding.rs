@@ -7,12 +7,12 @@ use coracle_store::{Expect, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, Call, delete::success};
+use super::{Api, Call, delete::success, render};
 use crate::{
     admission::{self, Attempt, Operation},
     registry::{Kind, Object, meta, storage::WriteError},
     request::query::WriteOptions,
-    wire::{Answer, Status, answer, negotiate, status::Subject},
+    wire::{Answer, Status, status::Subject},
 };
 
 const RETRIES: usize = 30;
@@ -20,7 +20,7 @@ const RETRIES: usize = 30;
 /// Sets the node of a pod and its PodScheduled condition in one write.
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let body = call.body_as(&api.message("core.Binding")?)?;
     let mut binding = Object::new(body).ok_or_else(|| Status::bad_request("the body is not a Binding"))?;
     let name = if call.info.name.is_empty() { binding.name().to_owned() } else { call.info.name.clone() };
@@ -54,7 +54,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    Ok(answer::value(StatusCode::CREATED, wanted.encoding, &status))
+    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, &status))
 }
 
 /// kube-apiserver's `ValidatePodBinding`.

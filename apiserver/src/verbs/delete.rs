@@ -15,7 +15,7 @@ use crate::{
         storage::{Stored, WriteError, Written},
     },
     request::query::{DeleteOptions, ListOptions, Propagation},
-    wire::{Answer, Status, answer, negotiate},
+    wire::{Answer, Status, answer},
 };
 
 const RETRIES: usize = 30;
@@ -30,14 +30,14 @@ pub enum Deleted {
 
 /// Deletes the object, or marks it so when it takes time.
 pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let options = options(api, call)?;
     let mut warnings = Vec::new();
     let deleted = remove(api, call, kind, &call.info.name, &options, &mut warnings).await?;
     let mut made = match deleted {
         Deleted::Gone(_, object) if !kind.traits.returns_deleted => {
             let details = json!({"name": object.name(), "group": &*kind.id.group, "kind": &*kind.id.resource, "uid": object.uid()});
-            answer::value(StatusCode::OK, wanted.encoding, &success(Some(details)))
+            render::value(api, StatusCode::OK, wanted.encoding, &success(Some(details)))
         }
         Deleted::Gone(wire, _) | Deleted::Leaving(wire) => render::shown(api, call, kind, wanted, StatusCode::OK, &wire)?,
     };
@@ -47,7 +47,7 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
 
 /// Deletes what a list with the same options shows; answers with that list.
 pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let options = options(api, call)?;
     let listing = ListOptions::parse(&call.query, false)?;
     let page = list::page(api, call, kind, &listing).await?;
@@ -66,9 +66,8 @@ pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Resu
             Err(status) => return Err(status),
         }
     }
-    let items = list::wires(kind, &page.items)?;
     let meta = json!({"resourceVersion": page.revision.to_string()});
-    let mut made = list::respond(wanted.encoding, kind.api_version(), &format!("{}List", kind.gvk.kind), &meta, items)?;
+    let mut made = list::show(api, call, kind, wanted, &meta, &page.items).await?;
     answer::warn(&mut made, &warnings);
     Ok(made)
 }
@@ -109,6 +108,20 @@ pub async fn remove(
         let plan = plan(api, kind, &old.object, options);
         match carry_out(api, kind, &old, plan, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),
+            Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
+            Err(error) => return Err(error.into_status()),
+        }
+    }
+    Err(Status::conflict(kind.subject(name), "the object is changed faster than it can be deleted; try again"))
+}
+
+/// Deletes one object as the server itself does it: without admission, in the background.
+pub async fn discard(api: &Api, kind: &Arc<Kind>, namespace: &str, name: &str) -> Result<(), Status> {
+    for _ in 0..RETRIES {
+        let Some(old) = api.storage.read(kind, namespace, name, Freshness::Latest).await? else { return Ok(()) };
+        let plan = plan(api, kind, &old.object, &DeleteOptions::default());
+        match carry_out(api, kind, &old, plan, false).await {
+            Ok(_) => return Ok(()),
             Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
             Err(error) => return Err(error.into_status()),
         }
@@ -159,6 +172,10 @@ enum Plan {
 }
 
 fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
+    let mut marked = old.clone();
+    if !old.is_deleting() && kind.rules.mark_deleted(&mut marked, api.now()) {
+        return Plan::Mark(marked);
+    }
     let finalizers = finalizers(kind, old, options);
     let grace = grace(kind, old, options);
     let blocked = !finalizers.is_empty() || kind.spec_finalizers(old) > 0;

@@ -9,18 +9,19 @@ use serde_json::{Value, json};
 use super::{
     Api, Call,
     delete::{Deleted, remove, success},
+    render,
 };
 use crate::{
     registry::{Kind, LabelSelector, Object, meta, storage::WriteError},
     request::{Query, query::DeleteOptions},
-    wire::{Answer, Status, answer, negotiate},
+    wire::{Answer, Status, answer},
 };
 
 const RETRIES: usize = 30;
 
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let body = call.body_as(&api.message("policy.Eviction")?)?;
     let eviction = Object::new(body).ok_or_else(|| Status::bad_request("the body is not an Eviction"))?;
     if !eviction.name().is_empty() && eviction.name() != call.info.name {
@@ -40,7 +41,7 @@ pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    let mut made = answer::value(StatusCode::CREATED, wanted.encoding, &status);
+    let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, &status);
     answer::warn(&mut made, &warnings);
     Ok(made)
 }

@@ -5,15 +5,15 @@ use coracle_store::{Revision, cache::Freshness};
 use super::{Api, Call, render};
 use crate::{
     registry::Kind,
-    wire::{Answer, Status, negotiate},
+    wire::{Answer, Status},
 };
 
 /// Answers with the object; 404 when it is not there.
 pub async fn get(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let found = api.storage.cached(kind, call.namespace_of(kind), &call.info.name, freshness(call.query.text("resourceVersion"))?).await?;
     let cached = found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?;
-    render::object(api, call, kind, wanted, http::StatusCode::OK, &cached.wire)
+    render::object(api, call, kind, wanted, &cached).await
 }
 
 /// `resourceVersion` of a get: unset is the latest, 0 is anything, else not older than that.

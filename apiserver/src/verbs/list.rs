@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use coracle_schema::proto::envelope;
 use coracle_store::{
     Revision,
-    cache::{Cached, Error, Freshness},
+    cache::{Cached, Error, Freshness, Snapshot},
 };
 use http::StatusCode;
+use http_body_util::{BodyExt, Collected};
 use serde_json::{Value, json};
 
 use super::{Api, Call, filter::Filter, render};
 use crate::{
     registry::{Kind, Storage, items::Facts, storage::read_error},
     request::query::{ListOptions, VersionMatch},
-    wire::{Answer, Body, Encoding, Form, Status, answer, negotiate},
+    wire::{Answer, Body, Encoding, Form, Status, Wanted, answer, negotiate},
 };
+
+/// Objects that are encoded without making way for other requests.
+const AT_ONCE: usize = 128;
 
 /// Version of continue tokens (`storage/continue.go`).
 const TOKEN: &str = "meta.k8s.io/v1";
@@ -43,21 +48,59 @@ struct Continue {
 
 /// Answers with the objects the request selects.
 pub async fn list(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let options = ListOptions::parse(&call.query, false)?;
     let page = page(api, call, kind, &options).await?;
-    let slices = wires(kind, &page.items)?;
-    if wanted.form == Form::Table
-        && let Some(table) = render::table(api, call, kind, &slices, &page_meta(&page))?
-    {
-        return render::encoded(StatusCode::OK, wanted.encoding, table);
-    }
-    let kind_version = kind.api_version();
-    let (head, slices) = match wanted.form {
-        Form::Metadata => (("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned()), slices.iter().map(render::partial).collect()),
-        _ => ((kind_version.as_str(), format!("{}List", kind.gvk.kind)), slices),
+    show(api, call, kind, wanted, &page_meta(&page), &page.items).await
+}
+
+/// A list of cached objects in the form and encoding wanted; `meta` is its metadata.
+pub async fn show(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    wanted: Wanted,
+    meta: &Value,
+    items: &[Arc<Cached<Facts>>],
+) -> Result<Answer, Status> {
+    let (api_version, list_kind) = match wanted.form {
+        Form::MetadataList => (render::META_VERSION.to_owned(), "PartialObjectMetadataList".to_owned()),
+        Form::Metadata => {
+            let text = "you requested PartialObjectMetadata, but the requested object is a list";
+            return Err(Status::new(406, "NotAcceptable", format!("{text} ({})", render::go_type(kind, true))));
+        }
+        _ => (kind.api_version(), kind.list_kind()),
     };
-    respond(wanted.encoding, head.0, &head.1, &page_meta(&page), slices)
+    if wanted.encoding == Encoding::Protobuf {
+        let messages = messages(api, kind, wanted.form, items).await?;
+        let meta = render::message(meta.to_string().as_bytes(), &api.message("meta.ListMeta")?)?;
+        let head = envelope::list_head(&api_version, &list_kind, &meta, messages.iter().map(Bytes::len));
+        return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::messages(head, messages)));
+    }
+    let wires = wires(kind, items).await?;
+    if wanted.form == Form::Table
+        && let Some(table) = render::table(api, call, kind, &wires, meta)?
+    {
+        let body = negotiate::rewrite(wanted.encoding, table)?;
+        return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)));
+    }
+    let slices = if wanted.form == Form::MetadataList { wires.iter().map(render::partial).collect() } else { wires };
+    respond(wanted.encoding, &api_version, &list_kind, meta, slices).await
+}
+
+/// The messages of a list's items. Makes way for others now and then: the first list after many writes has much to encode.
+async fn messages(api: &Api, kind: &Kind, form: Form, items: &[Arc<Cached<Facts>>]) -> Result<Vec<Bytes>, Status> {
+    let mut made = Vec::with_capacity(items.len());
+    for cached in items {
+        made.push(match form {
+            Form::MetadataList => render::cached_metadata(api, kind, cached).await?,
+            _ => render::cached_message(kind, cached).await?,
+        });
+        if made.len() % AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(made)
 }
 
 /// The page of a collection that a request asks for.
@@ -70,7 +113,11 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
     let freshness = freshness(options, token.as_ref());
     let snapshot = api.storage.collection(kind)?.snapshot(freshness).await.map_err(|e| expired(e, token.as_ref()))?;
     let after = token.as_ref().map(|t| format!("{}{}", filter.prefix(), t.after));
-    let mut found = filter.pick(&snapshot, after.as_deref());
+    let converted = if filter.needs_wire() { Some(pick_converted(kind, &filter, &snapshot, after.as_deref()).await?) } else { None };
+    let mut found: Box<dyn Iterator<Item = &Arc<Cached<Facts>>> + Send> = match &converted {
+        Some(found) => Box::new(found.iter()),
+        None => filter.pick(&snapshot, after.as_deref()),
+    };
     let limit = if options.limit == 0 { usize::MAX } else { options.limit };
     let items: Vec<_> = found.by_ref().take(limit).cloned().collect();
     let (mut token, mut remaining) = (String::new(), None);
@@ -81,6 +128,18 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
         remaining = filter.is_open().then(|| found.count() + 1);
     }
     Ok(Page { items, revision: snapshot.revision, token, remaining })
+}
+
+/// The objects meant by fields that only their converted forms have: all are converted, in one go.
+async fn pick_converted(
+    kind: &Kind,
+    filter: &Filter,
+    snapshot: &Snapshot<Facts>,
+    after: Option<&str>,
+) -> Result<Vec<Arc<Cached<Facts>>>, Status> {
+    let near: Vec<Arc<Cached<Facts>>> = filter.pick(snapshot, after).cloned().collect();
+    let converted = wires(kind, &near).await?;
+    Ok(near.into_iter().zip(converted).filter(|(_, wire)| filter.selects_wire(wire)).map(|(cached, _)| cached).collect())
 }
 
 /// The table of upstream's API concepts page ("Semantics for get and list").
@@ -142,8 +201,8 @@ impl Continue {
 }
 
 /// The wire forms of cached objects, in the kind's version.
-pub fn wires(kind: &Kind, items: &[Arc<Cached<Facts>>]) -> Result<Vec<Bytes>, Status> {
-    items.iter().map(|cached| Storage::wire_of(kind, &cached.wire)).collect()
+pub async fn wires(kind: &Kind, items: &[Arc<Cached<Facts>>]) -> Result<Vec<Bytes>, Status> {
+    Storage::wires_of(kind, items.iter().map(|cached| cached.wire.clone()).collect()).await
 }
 
 /// `metadata` of a list.
@@ -158,23 +217,18 @@ fn page_meta(page: &Page) -> Value {
     meta
 }
 
-/// A list of ready items.
-pub fn respond(encoding: Encoding, api_version: impl AsRef<str>, kind: &str, meta: &Value, items: Vec<Bytes>) -> Result<Answer, Status> {
-    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[", api_version.as_ref());
-    match encoding {
-        Encoding::Json => Ok(answer::bytes(StatusCode::OK, encoding.content_type(), Body::list(head, items, "]}\n"))),
-        Encoding::Yaml => {
-            let mut json = head.into_bytes();
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    json.push(b',');
-                }
-                json.extend_from_slice(item);
-            }
-            json.extend_from_slice(b"]}");
-            render::encoded(StatusCode::OK, encoding, json.into())
+/// A list of ready items in one of the text encodings.
+async fn respond(encoding: Encoding, api_version: &str, kind: &str, meta: &Value, items: Vec<Bytes>) -> Result<Answer, Status> {
+    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
+    let body = Body::list(head, items, "]}\n");
+    let body = match encoding {
+        Encoding::Json => body,
+        other => {
+            let json = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+            Body::full(negotiate::rewrite(other, json)?)
         }
-    }
+    };
+    Ok(answer::bytes(StatusCode::OK, encoding.content_type(), body))
 }
 
 #[cfg(test)]

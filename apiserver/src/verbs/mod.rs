@@ -5,6 +5,7 @@ pub mod binding;
 pub mod connect;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod eviction;
 pub mod filter;
 pub mod get;
@@ -15,6 +16,7 @@ pub mod reviews;
 pub mod scale;
 pub mod update;
 pub mod watch;
+pub mod websocket;
 pub mod write;
 
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use crate::{
     admission::Admission,
     authn::{Authenticator, User},
     authz,
-    registry::{Kind, Storage, Subresource, Verb, claims::Claims},
+    registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
     wire::{Answer, Status, answer, negotiate},
 };
@@ -142,23 +144,38 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         if connect::leads_out(subresource) {
             return connect::connect(api, call, &kind).await;
         }
+        // Before anything is done: what cannot be answered is not to be begun.
+        render::wanted(&call, &kind)?;
         return part(api, &call, &kind, subresource, verb).await;
     }
     if !kind.has_verb(verb) || !is_served(&kind, info, verb) {
         return Err(Status::method_not_allowed());
     }
+    render::wanted(&call, &kind)?;
     if kind.prefix.is_none() {
         return reviews::answer(api, &call, &kind).await;
     }
+    let mut made = on_object(api, &call, &kind, verb).await?;
+    if kind.id.is(DEFINITIONS) && !info.is_read() {
+        // Whoever defines a kind may use it at once.
+        api.storage.catch_up().await;
+    }
+    if let Some(deprecation) = kind.custom.as_ref().and_then(|custom| custom.deprecation.as_deref()) {
+        answer::warn(&mut made, &[deprecation.to_owned()]);
+    }
+    Ok(made)
+}
+
+async fn on_object(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, verb: Verb) -> Result<Answer, Status> {
     match verb {
-        Verb::Get => get::get(api, &call, &kind).await,
-        Verb::List => list::list(api, &call, &kind).await,
-        Verb::Watch => watch::watch(api, &call, &kind).await,
-        Verb::Create => create::create(api, &call, &kind).await,
-        Verb::Update => update::update(api, &call, &kind).await,
-        Verb::Patch => patch::patch(api, &call, &kind).await,
-        Verb::Delete => delete::delete(api, &call, &kind).await,
-        Verb::DeleteCollection => delete::delete_collection(api, &call, &kind).await,
+        Verb::Get => get::get(api, call, kind).await,
+        Verb::List => list::list(api, call, kind).await,
+        Verb::Watch => watch::watch(api, call, kind).await,
+        Verb::Create => create::create(api, call, kind).await,
+        Verb::Update => update::update(api, call, kind).await,
+        Verb::Patch => patch::patch(api, call, kind).await,
+        Verb::Delete => delete::delete(api, call, kind).await,
+        Verb::DeleteCollection => delete::delete_collection(api, call, kind).await,
     }
 }
 
@@ -179,7 +196,7 @@ async fn part(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, subresource: &Subre
         "Scale" => scale::scale(api, call, kind, subresource, verb).await,
         "Binding" => binding::bind(api, call, kind).await,
         "Eviction" => eviction::evict(api, call, kind).await,
-        "TokenRequest" => reviews::token(api, call, subresource).await,
+        "TokenRequest" => reviews::token(api, call, kind, subresource).await,
         _ => match verb {
             Verb::Get => get::get(api, call, kind).await,
             Verb::Update => update::update(api, call, kind).await,

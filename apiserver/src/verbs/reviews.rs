@@ -6,12 +6,12 @@ use coracle_schema::decode::{self, FieldValidation};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Api, Call, binding, list};
+use super::{Api, Call, binding, list, render};
 use crate::{
     admission::{self, Attempt, Operation},
     authn, authz,
     registry::{Kind, Object, Subresource},
-    wire::{Answer, Status, answer, negotiate},
+    wire::{Answer, Status, answer},
 };
 
 /// Answers a request for a kind without storage.
@@ -23,7 +23,7 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         return binding::bind(api, call, &pods).await;
     }
     if &*kind.gvk.kind == "ComponentStatus" {
-        return component_statuses(call, kind);
+        return component_statuses(api, call, kind).await;
     }
     let review = decoded(call, kind)?;
     let made = match &*kind.gvk.kind {
@@ -35,12 +35,12 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         "SelfSubjectRulesReview" => authz::reviews::self_subject_rules_review(&api.authorizer, user, review)?,
         _ => return Err(Status::method_not_allowed()),
     };
-    let wanted = negotiate::accept(&call.headers)?;
-    Ok(answer::value(StatusCode::CREATED, wanted.encoding, made.value()))
+    let wanted = render::wanted(call, kind)?;
+    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, made.value()))
 }
 
 /// `serviceaccounts/token`: a new token for the account.
-pub async fn token(api: &Api, call: &Call, part: &Subresource) -> Result<Answer, Status> {
+pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> Result<Answer, Status> {
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
     let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
@@ -59,8 +59,8 @@ pub async fn token(api: &Api, call: &Call, part: &Subresource) -> Result<Answer,
     admission::validate(&api.admission, &mut attempt, Some(&request)).await?;
     let mut warnings = attempt.warnings;
     let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
-    let wanted = negotiate::accept(&call.headers)?;
-    let mut made = answer::value(StatusCode::CREATED, wanted.encoding, made.value());
+    let wanted = render::wanted(call, kind)?;
+    let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
     answer::warn(&mut made, &warnings);
     Ok(made)
 }
@@ -80,10 +80,10 @@ fn decoded_as(call: &Call, schema: &coracle_schema::SchemaRef, kind: &str, versi
 }
 
 /// Deprecated upstream since 1.19; here the parts are one process and its health is `/readyz`.
-fn component_statuses(call: &Call, kind: &Kind) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+async fn component_statuses(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
+    let wanted = render::wanted(call, kind)?;
     if !call.info.name.is_empty() {
         return Err(Status::not_found(kind.subject(&call.info.name)));
     }
-    list::respond(wanted.encoding, kind.api_version(), "ComponentStatusList", &json!({}), Vec::new())
+    list::show(api, call, kind, wanted, &json!({}), &[]).await
 }

@@ -10,26 +10,33 @@ use serde_json::{Value, json};
 use super::{
     Api, Call,
     patch::Patch,
+    render,
     write::{Made, Outcome, Writing},
 };
 use crate::{
-    registry::{Kind, Object, Subresource, Verb, meta, storage},
+    registry::{Kind, Object, Subresource, Verb, custom::ScalePaths, meta, storage},
     request::query::WriteOptions,
     wire::{Answer, PatchType, Status, answer, negotiate, status::Subject},
 };
 
 /// Shows or sets the scale.
 pub async fn scale(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource, verb: Verb) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
+    let wanted = render::wanted(call, kind)?;
     let (object, warnings) = match verb {
         Verb::Get => {
             let found = api.storage.read(kind, call.namespace_of(kind), &call.info.name, Freshness::Latest).await?;
-            (found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?.object, Vec::new())
+            let object = found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?.object;
+            if let Some(paths) = paths(kind)
+                && let Ok((_, false)) = paths.spec.int(object.value())
+            {
+                return Err(Status::internal(format!("the spec replicas field {:?} does not exist", paths.spec.text())));
+            }
+            (object, Vec::new())
         }
         Verb::Update => put(api, call, kind, part).await?,
         _ => patch(api, call, kind, part).await?,
     };
-    let mut made = answer::value(StatusCode::OK, wanted.encoding, &of_object(&object));
+    let mut made = render::value(api, StatusCode::OK, wanted.encoding, &of_object(paths(kind), &object)?);
     answer::warn(&mut made, &warnings);
     Ok(made)
 }
@@ -55,7 +62,7 @@ async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> 
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let outcome = writing
         .change(false, |_, old| {
-            let shown = old.map(of_object).unwrap_or_default();
+            let shown = old.map(|old| of_object(paths(kind), old)).transpose()?.unwrap_or_default();
             scaled(kind, old, &decoded(patch.apply(schema, &shown)?, part)?)
         })
         .await?;
@@ -67,9 +74,12 @@ async fn apply(writing: &mut Writing<'_>, sent: &Value) -> Result<Outcome, Statu
     let kind = writing.kind;
     let (version, now) = (kind.api_version(), meta::time_text(writing.api.now()));
     let name = &writing.call.info.name;
-    let mut config = json!({"apiVersion": version, "kind": &*kind.gvk.kind, "metadata": {"name": name}, "spec": {}});
-    if let Some(replicas) = sent.pointer("/spec/replicas") {
-        config["spec"]["replicas"] = replicas.clone();
+    let mut config = json!({"apiVersion": version, "kind": &*kind.gvk.kind, "metadata": {"name": name}});
+    match (sent.pointer("/spec/replicas"), paths(kind)) {
+        (Some(replicas), Some(paths)) => paths.spec.set(&mut config, replicas.clone()),
+        (Some(replicas), None) => config["spec"] = json!({"replicas": replicas}),
+        (None, Some(_)) => {}
+        (None, None) => config["spec"] = json!({}),
     }
     writing
         .change(false, |writing, old| {
@@ -113,12 +123,22 @@ fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Stat
             object.metadata_mut().remove(field);
         }
     }
-    object.member_mut("spec").insert("replicas".into(), replicas.into());
+    match paths(kind) {
+        Some(paths) => paths.spec.set(object.value_mut(), replicas.into()),
+        None => {
+            object.member_mut("spec").insert("replicas".into(), replicas.into());
+        }
+    }
     Ok(Made { object, owned: false })
 }
 
+/// Where a custom resource keeps its replicas.
+fn paths(kind: &Kind) -> Option<&ScalePaths> {
+    kind.custom.as_ref()?.scale.as_ref()
+}
+
 /// The Scale of an object.
-fn of_object(object: &Object) -> Value {
+fn of_object(paths: Option<&ScalePaths>, object: &Object) -> Result<Value, Status> {
     let mut meta = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         let text = object.text(&format!("/metadata/{field}"));
@@ -126,17 +146,26 @@ fn of_object(object: &Object) -> Value {
             meta[field] = text.into();
         }
     }
-    let number = |pointer: &str| object.value().pointer(pointer).and_then(Value::as_i64);
-    let mut spec = json!({});
-    if let Some(replicas) = number("/spec/replicas").filter(|r| *r != 0) {
-        spec["replicas"] = replicas.into();
-    }
-    let mut status = json!({"replicas": number("/status/replicas").unwrap_or_default()});
-    let selector = object.value().pointer("/spec/selector").map(selector_text).unwrap_or_default();
+    let (wanted, seen, selector) = match paths {
+        Some(paths) => custom_facts(paths, object.value()).map_err(Status::internal)?,
+        None => {
+            let number = |pointer: &str| object.value().pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
+            let selector = object.value().pointer("/spec/selector").map(selector_text).unwrap_or_default();
+            (number("/spec/replicas"), number("/status/replicas"), selector)
+        }
+    };
+    let spec = if wanted == 0 { json!({}) } else { json!({"replicas": wanted}) };
+    let mut status = json!({"replicas": seen});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status}))
+}
+
+/// Replicas wanted and seen, and the selector, of a custom resource.
+fn custom_facts(paths: &ScalePaths, object: &Value) -> Result<(i64, i64, String), String> {
+    let selector = paths.selector.as_ref().map_or(Ok(""), |path| path.string(object))?;
+    Ok((paths.spec.int(object)?.0, paths.status.int(object)?.0, selector.to_owned()))
 }
 
 /// A selector as text: of a `LabelSelector`, or of the plain map replication controllers have.
@@ -173,9 +202,20 @@ mod tests {
             "spec": {"replicas": 3, "selector": {"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}},
             "status": {"replicas": 2},
         });
-        let scale = of_object(&Object::new(object).unwrap());
+        let scale = of_object(None, &Object::new(object).unwrap()).unwrap();
         assert_eq!(scale["spec"]["replicas"], 3);
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "a in (x,y),b=1"}));
         assert_eq!(scale["metadata"]["resourceVersion"], "4");
+    }
+
+    #[test]
+    fn a_custom_resource_keeps_its_replicas_where_its_definition_says() {
+        let path = crate::registry::custom::FieldPath::parse;
+        let paths = ScalePaths { spec: path(".spec.size"), status: path(".status.size"), selector: Some(path(".status.labels")) };
+        let object = json!({"metadata": {"name": "w"}, "spec": {"size": 4}, "status": {"size": 1, "labels": "a=b"}});
+        let scale = of_object(Some(&paths), &Object::new(object).unwrap()).unwrap();
+        assert_eq!((&scale["spec"], &scale["status"]), (&json!({"replicas": 4}), &json!({"replicas": 1, "selector": "a=b"})));
+        let wrong = of_object(Some(&paths), &Object::new(json!({"spec": {"size": "4"}})).unwrap());
+        assert!(wrong.unwrap_err().message.contains("accessor error"));
     }
 }

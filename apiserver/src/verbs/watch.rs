@@ -1,67 +1,55 @@
-//! Watches: frames of cached slices, each encoded once however many watch.
+//! Watches: what changes for a selection of objects, over HTTP or over a WebSocket.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use coracle_store::{
     Revision,
-    cache::{Batch, Cached, Change, Error, Freshness, Snapshot, Watcher},
+    cache::{Batch, Cached, Change, Error, Freshness, Watcher},
 };
-use futures::stream::StreamExt;
+use futures::stream::{BoxStream, StreamExt};
 use http::StatusCode;
-use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
-use super::{Api, Call, filter::Filter, render};
+use super::{
+    Api, Call,
+    events::{Printer, Type},
+    filter::Filter,
+    render, websocket,
+};
 use crate::{
-    registry::{Kind, Storage, items::Facts, storage::read_error},
+    registry::{Kind, items::Facts, storage::read_error},
     request::query::ListOptions,
-    wire::{Answer, Body, Encoding, Form, Status, answer, negotiate},
+    wire::{Answer, Body, Status, answer},
 };
 
 /// Time between bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Watches without `timeoutSeconds` end after this long and up to as much again (`--min-request-timeout`).
 const SHORTEST: Duration = Duration::from_secs(1800);
+/// Objects of the initial state that are written at once, at most: what is written waits in memory until the client takes it.
+const AT_ONCE: usize = 64;
 
-/// Event types, in the order of their slots among a change's kept frames.
-#[derive(Clone, Copy)]
-enum Type {
-    Added,
-    Modified,
-    Deleted,
-}
-
-impl Type {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
+/// Events ready to be sent, in order.
+pub type Frames = BoxStream<'static, Vec<Bytes>>;
 
 /// Streams the changes of the objects the request selects.
 pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let wanted = negotiate::accept(&call.headers)?;
-    if wanted.encoding != Encoding::Json {
-        return Err(Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json;stream=watch"));
-    }
+    let wanted = render::wanted(call, kind)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
-    let printer = Printer { kind: Arc::clone(kind), form: wanted.form, rows: render::rows(api, call, kind, wanted.form)? };
     let mut session = Session {
+        api: Arc::clone(api),
         filter,
-        printer,
+        printer: Printer::new(api, call, kind, wanted)?,
         watcher: None,
-        first: None,
+        initial: None,
         bookmarks: options.bookmarks.then(ticks),
         end: Instant::now() + duration(&options),
-        drain: api.drain.clone(),
+        error: None,
         ended: false,
     };
-    match session.start(api, &options).await {
+    match session.start(&options).await {
         Ok(()) => {}
         // Upstream, too, has answered 200 by the time it knows.
         Err(Error::Expired { oldest }) => {
@@ -71,10 +59,26 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         Err(error) => return Err(read_error(error)),
     }
     let frames = futures::stream::unfold(session, |mut session| async move {
-        let frame = session.next().await?;
-        Some((frame, session))
+        let frames = session.next().await?;
+        Some((frames, session))
     });
-    Ok(answer::bytes(StatusCode::OK, "application/json", Body::stream(frames.boxed())))
+    if let Some(socket) = websocket::asked_for(call) {
+        return websocket::send(api, socket, wanted.encoding, frames.boxed());
+    }
+    let body = Body::stream(frames.map(join).boxed());
+    Ok(answer::bytes(StatusCode::OK, wanted.encoding.stream_type()?, body))
+}
+
+/// Events one after another; a single one is passed on as it is, shared with whoever else watches.
+fn join(mut frames: Vec<Bytes>) -> Bytes {
+    match frames.len() {
+        1 => frames.swap_remove(0),
+        _ => {
+            let mut out = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+            frames.iter().for_each(|frame| out.extend_from_slice(frame));
+            out.freeze()
+        }
+    }
 }
 
 fn duration(options: &ListOptions) -> Duration {
@@ -95,21 +99,29 @@ fn ticks() -> Interval {
 
 /// One watch.
 struct Session {
+    api: Arc<Api>,
     filter: Filter,
     printer: Printer,
     watcher: Option<Watcher<Facts>>,
-    /// What is sent before any change: the initial state, or an error.
-    first: Option<Bytes>,
+    initial: Option<Initial>,
     bookmarks: Option<Interval>,
     end: Instant,
-    drain: tokio_util::sync::CancellationToken,
+    /// The event to end with.
+    error: Option<Bytes>,
     ended: bool,
+}
+
+/// What is left to send of the state at the start.
+struct Initial {
+    objects: std::vec::IntoIter<Arc<Cached<Facts>>>,
+    /// Its end is marked with a bookmark of this revision.
+    mark: Option<Revision>,
 }
 
 impl Session {
     /// Finds the starting point (the table "Semantics for watch" of upstream's API concepts page).
-    async fn start(&mut self, api: &Api, options: &ListOptions) -> Result<(), Error> {
-        let collection = api.storage.collection(&self.printer.kind).map_err(|s| Error::Unavailable(s.message))?;
+    async fn start(&mut self, options: &ListOptions) -> Result<(), Error> {
+        let collection = self.api.storage.collection(self.printer.kind()).map_err(|s| Error::Unavailable(s.message))?;
         let initial = match (options.initial_events, options.resource_version) {
             (Some(initial), _) => initial,
             (None, None | Some(0)) => true,
@@ -125,8 +137,9 @@ impl Session {
             _ => {
                 let (snapshot, watcher) = collection.snapshot_and_watch(freshness).await?;
                 if initial {
+                    let objects: Vec<_> = self.filter.pick(&snapshot, None).cloned().collect();
                     let marked = options.initial_events == Some(true) && options.bookmarks;
-                    self.first = Some(self.initial(&snapshot, marked));
+                    self.initial = Some(Initial { objects: objects.into_iter(), mark: marked.then_some(snapshot.revision) });
                 }
                 self.watcher = Some(watcher);
             }
@@ -134,168 +147,134 @@ impl Session {
         Ok(())
     }
 
-    /// The state at the start as ADDED events, and the mark at its end.
-    fn initial(&mut self, snapshot: &Snapshot<Facts>, marked: bool) -> Bytes {
-        let mut out = BytesMut::new();
-        for cached in self.filter.pick(snapshot, None) {
-            out.put(self.printer.synthetic(cached));
+    /// Some objects of the state at the start as ADDED events; with the last ones the mark at its end.
+    async fn some_of(&mut self, mut initial: Initial) -> Result<Vec<Bytes>, Status> {
+        let some: Vec<_> = initial.objects.by_ref().take(AT_ONCE).collect();
+        self.printer.learn(some.iter().map(|cached| &cached.wire)).await?;
+        let mut frames = Vec::with_capacity(some.len() + 1);
+        for cached in &some {
+            if !self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire)) {
+                frames.push(self.printer.initial(&self.api, cached).await?);
+            }
         }
-        if marked {
-            out.put(self.printer.bookmark(snapshot.revision, true));
+        if !initial.objects.as_slice().is_empty() {
+            self.initial = Some(initial);
+        } else if let Some(revision) = initial.mark {
+            frames.push(self.printer.bookmark(revision, true)?);
         }
-        out.freeze()
+        Ok(frames)
     }
 
-    /// The next frames; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(first) = self.first.take().filter(|f| !f.is_empty()) {
-            return Some(first);
+    /// The next events; `None` at the end.
+    async fn next(&mut self) -> Option<Vec<Bytes>> {
+        while let Some(initial) = self.initial.take() {
+            let made = self.some_of(initial).await;
+            let frames = self.or_error(made);
+            if !frames.is_empty() {
+                return Some(frames);
+            }
         }
         loop {
+            if let Some(error) = self.error.take() {
+                return Some(vec![error]);
+            }
             if self.ended {
                 return None;
             }
-            let Some(watcher) = &mut self.watcher else { return None };
+            let watcher = self.watcher.as_mut()?;
             let tick = async {
                 match &mut self.bookmarks {
                     Some(ticks) => ticks.tick().await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                batch = watcher.next_batch() => {
-                    let frames = match batch {
-                        Ok(batch) => self.frames(&batch),
-                        Err(error) => self.broken(&error),
-                    };
-                    if !frames.is_empty() {
-                        return Some(frames);
-                    }
-                }
-                _ = tick => return Some(self.mark()),
-                () = sleep_until(self.end) => return self.finish(),
-                () = self.drain.cancelled() => return self.finish(),
+            let made = tokio::select! {
+                batch = watcher.next_batch() => match batch {
+                    Ok(batch) => self.converted_frames(&batch).await,
+                    Err(error) => Err(broken(&error)),
+                },
+                _ = tick => self.mark(),
+                () = sleep_until(self.end) => self.finish(),
+                () = self.api.drain.cancelled() => self.finish(),
+            };
+            let frames = self.or_error(made);
+            if !frames.is_empty() {
+                return Some(frames);
             }
         }
     }
 
     /// A last bookmark, so that the client can go on where it was.
-    fn finish(&mut self) -> Option<Bytes> {
+    fn finish(&mut self) -> Result<Vec<Bytes>, Status> {
         self.ended = true;
-        self.bookmarks.is_some().then(|| self.mark())
+        if self.bookmarks.is_some() { self.mark() } else { Ok(Vec::new()) }
     }
 
-    fn mark(&mut self) -> Bytes {
+    fn mark(&mut self) -> Result<Vec<Bytes>, Status> {
         match self.watcher.as_mut().map(Watcher::reached) {
-            Some(Ok(revision)) => self.printer.bookmark(revision, false),
-            _ => Bytes::new(),
+            Some(Ok(revision)) => Ok(vec![self.printer.bookmark(revision, false)?]),
+            _ => Ok(Vec::new()),
         }
     }
 
-    fn frames(&mut self, batch: &Batch<Facts>) -> Bytes {
-        let mut single = None;
-        let mut many: Option<BytesMut> = None;
+    /// The events of a batch, whose objects are converted first where that is needed.
+    async fn converted_frames(&mut self, batch: &Batch<Facts>) -> Result<Vec<Bytes>, Status> {
+        let mut wires = Vec::new();
         for change in &batch.changes {
-            let Some(frame) = self.frame(change) else { continue };
-            match (&mut many, single.take()) {
-                (Some(many), _) => many.put(frame),
-                (None, None) => single = Some(frame),
-                (None, Some(before)) => many = Some(BytesMut::from_iter(before.into_iter().chain(frame))),
+            let before = change.before.as_ref().filter(|c| self.filter.selects(c));
+            let after = change.after.as_ref().filter(|c| self.filter.selects(c));
+            wires.extend(after.map(|c| c.wire.clone()));
+            if self.filter.needs_wire() {
+                wires.extend(before.map(|c| c.wire.clone()));
+            }
+            if before.is_some() && (after.is_none() || self.filter.needs_wire()) {
+                wires.extend(change.departed());
             }
         }
-        many.map(BytesMut::freeze).or(single).unwrap_or_default()
+        self.printer.learn(wires.iter()).await?;
+        batch.changes.iter().filter_map(|change| self.frame(change).transpose()).collect()
+    }
+
+    /// Whether the watcher means this object.
+    fn selects(&self, cached: &Cached<Facts>) -> bool {
+        self.filter.selects(cached) && (!self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire)))
     }
 
     /// What a change is to this watcher: objects enter and leave its selection.
-    fn frame(&mut self, change: &Change<Facts>) -> Option<Bytes> {
-        let was = change.before.as_ref().is_some_and(|c| self.filter.selects(c));
-        let is = change.after.as_ref().filter(|c| self.filter.selects(c));
-        match (was, is) {
-            (false, None) => None,
-            (false, Some(cached)) => Some(self.printer.event(change, Type::Added, &cached.wire)),
-            (true, Some(cached)) => Some(self.printer.event(change, Type::Modified, &cached.wire)),
-            (true, None) => Some(self.printer.event(change, Type::Deleted, &change.departed()?)),
-        }
+    fn frame(&mut self, change: &Change<Facts>) -> Result<Option<Bytes>, Status> {
+        let was = change.before.as_ref().is_some_and(|c| self.selects(c));
+        let is = change.after.as_ref().filter(|c| self.selects(c));
+        let (of, wire) = match (was, is) {
+            (false, None) => return Ok(None),
+            (false, Some(cached)) => (Type::Added, cached.wire.clone()),
+            (true, Some(cached)) => (Type::Modified, cached.wire.clone()),
+            (true, None) => match change.departed() {
+                Some(departed) => (Type::Deleted, departed),
+                None => return Ok(None),
+            },
+        };
+        self.printer.event(change, of, &wire).map(Some)
     }
 
-    fn broken(&mut self, error: &Error) -> Bytes {
-        let status = match error {
-            Error::Expired { oldest } => Status::expired(format!("too old resource version: the oldest kept is {oldest}")),
-            other => Status::internal(other.to_string()),
-        };
-        self.fail(&status);
-        self.first.take().unwrap_or_default()
+    fn or_error(&mut self, made: Result<Vec<Bytes>, Status>) -> Vec<Bytes> {
+        made.unwrap_or_else(|status| {
+            self.fail(&status);
+            Vec::new()
+        })
     }
 
     /// Ends the watch with an ERROR event.
     fn fail(&mut self, status: &Status) {
-        self.first = Some(format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", status.to_value()).into());
+        self.error = Some(self.printer.error(status));
+        self.initial = None;
         self.watcher = None;
         self.ended = true;
     }
 }
 
-/// Writes events in the form the client asked for.
-struct Printer {
-    kind: Arc<Kind>,
-    form: Form,
-    rows: Option<render::Rows>,
-}
-
-impl Printer {
-    /// The event of a change; made once for all watchers, where all see the same.
-    fn event(&mut self, change: &Change<Facts>, of: Type, wire: &Bytes) -> Bytes {
-        let slot = match self.form {
-            Form::Metadata => 3 + of as usize,
-            _ => of as usize,
-        };
-        if self.kind.conversion.is_some() || self.rows.is_some() {
-            return self.write(of.name(), wire);
-        }
-        change.frames.get_or_make(slot, || self.write_plain(of.name(), wire))
+fn broken(error: &Error) -> Status {
+    match error {
+        Error::Expired { oldest } => Status::expired(format!("too old resource version: the oldest kept is {oldest}")),
+        other => Status::internal(other.to_string()),
     }
-
-    /// An ADDED event of the initial state.
-    fn synthetic(&mut self, cached: &Cached<Facts>) -> Bytes {
-        self.write(Type::Added.name(), &cached.wire)
-    }
-
-    fn write(&mut self, of: &str, wire: &Bytes) -> Bytes {
-        let Ok(wire) = Storage::wire_of(&self.kind, wire) else { return Bytes::new() };
-        match &mut self.rows {
-            Some(rows) => match rows.one(&wire) {
-                Ok(table) => frame(of, &table),
-                Err(_) => Bytes::new(),
-            },
-            None => self.write_plain(of, &wire),
-        }
-    }
-
-    fn write_plain(&self, of: &str, wire: &Bytes) -> Bytes {
-        if self.form == Form::Metadata { frame(of, &render::partial(wire)) } else { frame(of, wire) }
-    }
-
-    /// A bookmark: everything up to `revision` was sent.
-    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
-        let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if initial_end {
-            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        }
-        let object: Value = match self.form {
-            Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [], "rows": []}),
-            Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
-            _ => json!({"kind": &*self.kind.gvk.kind, "apiVersion": self.kind.api_version(), "metadata": meta}),
-        };
-        frame("BOOKMARK", object.to_string().as_bytes())
-    }
-}
-
-fn frame(of: &str, object: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(object.len() + 36);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(of.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(object.trim_ascii_end());
-    out.put_slice(b"}\n");
-    out.freeze()
 }

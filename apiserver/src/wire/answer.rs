@@ -1,13 +1,13 @@
 //! From values and errors to HTTP responses.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
-use super::{
-    Status,
-    body::Body,
-    negotiate::{self, Encoding},
-};
+use super::{Status, body::Body, negotiate::Encoding};
+
+/// Answers larger than this are compressed, in bytes.
+const COMPRESSED: u64 = 128 * 1024;
 
 /// What every verb returns.
 pub type Answer = Response<Body>;
@@ -29,27 +29,46 @@ pub fn text(code: StatusCode, text: impl Into<bytes::Bytes>) -> Answer {
     answer
 }
 
-/// An answer of one value.
-pub fn value(code: StatusCode, encoding: Encoding, value: &Value) -> Answer {
-    match negotiate::render(encoding, value) {
-        Ok(body) => bytes(code, encoding.content_type(), Body::full(body)),
-        Err(status) => error(&status),
-    }
+/// An answer of one value in JSON.
+pub fn value(code: StatusCode, value: &Value) -> Answer {
+    let mut body = value.to_string();
+    body.push('\n');
+    bytes(code, Encoding::Json.content_type(), Body::full(body))
 }
 
-/// The answer to a failed request; the log gets the cause.
-pub fn error(status: &Status) -> Answer {
+/// The answer to a failed request, its body written by `write` in this encoding; the log gets the cause.
+pub fn error(status: &Status, encoding: Encoding, write: impl FnOnce(&Value) -> Option<Bytes>) -> Answer {
     if let Some(log) = &status.log {
         tracing::error!(code = status.code, reason = status.reason, "{log}");
     }
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut body = status.to_value().to_string();
-    body.push('\n');
-    let mut answer = bytes(code, "application/json", Body::full(body));
+    let object = status.to_value();
+    let mut answer = match write(&object) {
+        Some(body) => bytes(code, encoding.content_type(), Body::full(body)),
+        None => value(code, &object),
+    };
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
+}
+
+/// Compresses a large answer for a client that takes it (`responsewriters.SerializeObject`).
+pub fn compress(answer: Answer, gzip: bool) -> Answer {
+    let large = answer.body().len().is_some_and(|length| length > COMPRESSED);
+    if !large || answer.headers().contains_key(header::CONTENT_ENCODING) || !gzip {
+        return answer;
+    }
+    let mut answer = answer.map(Body::gzipped);
+    answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    answer.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    answer
+}
+
+/// Whether a client takes gzip; quality values do not count, as upstream.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(',').any(|token| token.trim() == "gzip")
 }
 
 /// Adds `Warning: 299 - "text"` headers (RFC 7234), escaped and without line breaks.

@@ -8,8 +8,11 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use coracle_schema::proto::envelope;
 use futures::stream::{BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
+
+use super::gzip::Gzip;
 
 /// Frames of a list are gathered up to about this many bytes: a few TLS records each.
 const FRAME: usize = 64 * 1024;
@@ -25,15 +28,27 @@ enum Inner {
     Full(Option<Bytes>),
     List(Slices),
     Stream(BoxStream<'static, Bytes>),
+    Gzip(Box<Gzip>),
 }
 
-/// `head item , item , item tail`, without separators before the first item.
+/// Head, items and tail, with something before each item.
 struct Slices {
     head: Option<Bytes>,
     items: std::vec::IntoIter<Bytes>,
-    first: bool,
+    between: Between,
     tail: Option<Bytes>,
     left: u64,
+}
+
+/// What stands before the items of a list.
+enum Between {
+    /// A comma, but for the first one.
+    Comma {
+        /// No item was written yet.
+        first: bool,
+    },
+    /// Each item's tag and length.
+    ItemHead(Vec<u8>),
 }
 
 impl Body {
@@ -50,10 +65,27 @@ impl Body {
 
     /// A JSON list: a head that ends in `[`, the items, and a tail that begins with `]`.
     pub fn list(head: impl Into<Bytes>, items: Vec<Bytes>, tail: impl Into<Bytes>) -> Self {
-        let (head, tail) = (head.into(), tail.into());
-        let commas = items.len().saturating_sub(1);
-        let left = (head.len() + tail.len() + commas) as u64 + items.iter().map(|i| i.len() as u64).sum::<u64>();
-        Self::of(Inner::List(Slices { head: Some(head), items: items.into_iter(), first: true, tail: Some(tail), left }))
+        Self::slices(head.into(), items, tail.into(), Between::Comma { first: true })
+    }
+
+    /// A protobuf list: an envelope up to its first item, the messages of the items, and the end of the envelope.
+    pub fn messages(head: impl Into<Bytes>, items: Vec<Bytes>) -> Self {
+        Self::slices(head.into(), items, Bytes::from_static(envelope::TAIL), Between::ItemHead(Vec::new()))
+    }
+
+    fn slices(head: Bytes, items: Vec<Bytes>, tail: Bytes, mut between: Between) -> Self {
+        let items_length = items.iter().map(|item| (between.next(item).len() + item.len()) as u64).sum::<u64>();
+        if let Between::Comma { first } = &mut between {
+            *first = true;
+        }
+        let left = (head.len() + tail.len()) as u64 + items_length;
+        Self::of(Inner::List(Slices { head: Some(head), items: items.into_iter(), between, tail: Some(tail), left }))
+    }
+
+    /// The same body, compressed while it is sent.
+    pub fn gzipped(self) -> Self {
+        let Self { inner, held } = self;
+        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self { inner, held: None }))), held }
     }
 
     /// Frames as they come; the body ends with the stream.
@@ -76,13 +108,33 @@ impl Body {
         match &self.inner {
             Inner::Full(bytes) => Some(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::List(slices) => Some(slices.left),
-            Inner::Stream(_) => None,
+            Inner::Stream(_) | Inner::Gzip(_) => None,
         }
     }
 
     /// Whether it is known to be empty.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
+    }
+}
+
+impl Between {
+    /// What to write before this item.
+    fn next(&mut self, item: &Bytes) -> &[u8] {
+        match self {
+            Self::Comma { first } => {
+                if std::mem::take(first) {
+                    b""
+                } else {
+                    b","
+                }
+            }
+            Self::ItemHead(head) => {
+                head.clear();
+                envelope::item_head(head, item.len());
+                head
+            }
+        }
     }
 }
 
@@ -94,12 +146,11 @@ impl Slices {
             frame.put(head);
         }
         for item in self.items.by_ref() {
+            let before = self.between.next(&item);
             if frame.capacity() == 0 {
-                frame.reserve((FRAME + 1).min(self.left as usize).max(item.len() + 1));
+                frame.reserve((FRAME + 1).min(self.left as usize).max(item.len() + before.len()));
             }
-            if !std::mem::take(&mut self.first) {
-                frame.put_u8(b',');
-            }
+            frame.put_slice(before);
             frame.put(item);
             if frame.len() >= FRAME {
                 break;
@@ -125,6 +176,10 @@ impl http_body::Body for Body {
             Inner::Full(bytes) => bytes.take(),
             Inner::List(slices) => slices.next_frame(),
             Inner::Stream(frames) => match frames.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(next) => next,
+            },
+            Inner::Gzip(gzip) => match gzip.poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(next) => next,
             },
@@ -171,6 +226,17 @@ mod tests {
             let parsed: Vec<serde_json::Value> = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(parsed.len(), count);
         }
+    }
+
+    #[tokio::test]
+    async fn messages_have_their_length_before_them() {
+        let items = vec![Bytes::from_static(b"ab"), Bytes::from(vec![b'x'; 200])];
+        let body = Body::messages("head", items);
+        let announced = body.len().unwrap();
+        let bytes = read(body).await;
+        assert_eq!(announced, bytes.len() as u64);
+        assert_eq!(&bytes[..11], [b"head".as_slice(), &[0x12, 2, b'a', b'b', 0x12, 0xc8, 1]].concat());
+        assert!(bytes.ends_with(envelope::TAIL));
     }
 
     #[tokio::test]

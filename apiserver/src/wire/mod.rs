@@ -2,11 +2,13 @@
 
 pub mod answer;
 pub mod body;
+pub mod gzip;
 pub mod negotiate;
+pub mod pretty;
 pub mod status;
 pub mod table;
 
 pub use answer::Answer;
 pub use body::Body;
-pub use negotiate::{BodyEncoding, Encoding, Form, PatchType, Wanted};
+pub use negotiate::{BodyEncoding, Encoding, Form, Offer, PatchType, Wanted};
 pub use status::Status;

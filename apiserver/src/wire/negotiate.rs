@@ -7,12 +7,17 @@ use serde_json::Value;
 
 use super::Status;
 
-/// How an answer is written. Protobuf will be the third.
+/// How an answer is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Encoding {
+    /// JSON in one line.
     Json,
+    /// JSON for people: indented.
+    Pretty,
+    /// YAML.
     Yaml,
+    /// Kubernetes' protobuf.
+    Protobuf,
 }
 
 /// What a body is written in.
@@ -31,8 +36,10 @@ pub enum Form {
     Object,
     /// `meta.k8s.io/v1 Table`
     Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`, or its list.
+    /// `meta.k8s.io/v1 PartialObjectMetadata`
     Metadata,
+    /// `meta.k8s.io/v1 PartialObjectMetadataList`
+    MetadataList,
     /// `apidiscovery.k8s.io/v2 APIGroupDiscoveryList`
     Discovery,
 }
@@ -55,8 +62,25 @@ pub enum PatchType {
     Apply,
 }
 
-const ACCEPTED: &str = "application/json, application/yaml";
-const READ: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What an endpoint can answer with, beside JSON and YAML.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Protobuf of the objects themselves; custom resources have none.
+    pub protobuf: bool,
+    /// Tables.
+    pub tables: bool,
+    /// Objects' metadata alone; as protobuf, too, whatever the kind.
+    pub metadata: bool,
+    /// Aggregated discovery.
+    pub discovery: bool,
+}
+
+/// The media types there are, in the order of preference when a client does not care.
+const MEDIA: [(&str, Encoding); 3] = [("json", Encoding::Json), ("yaml", Encoding::Yaml), ("vnd.kubernetes.protobuf", Encoding::Protobuf)];
+/// What bodies are read and answers written in, as errors name it.
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What watches are written in.
+const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 const PATCHES: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
@@ -64,8 +88,18 @@ impl Encoding {
     /// The `Content-Type` of an answer.
     pub fn content_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
+            Self::Json | Self::Pretty => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+
+    /// The `Content-Type` of a watch; 406 for what cannot be framed.
+    pub fn stream_type(self) -> Result<&'static str, Status> {
+        match self {
+            Self::Json | Self::Pretty => Ok("application/json"),
+            Self::Protobuf => Ok("application/vnd.kubernetes.protobuf;stream=watch"),
+            Self::Yaml => Err(not_acceptable(STREAMED)),
         }
     }
 }
@@ -75,56 +109,126 @@ impl Wanted {
     pub const PLAIN: Self = Self { encoding: Encoding::Json, form: Form::Object };
 }
 
-/// One entry of an Accept header.
-struct Range<'a> {
-    media: &'a str,
-    params: Vec<(&'a str, &'a str)>,
-    quality: f32,
+impl Offer {
+    /// Errors, statuses, reviews: messages that every encoding has.
+    pub const MESSAGE: Self = Self { protobuf: true, tables: false, metadata: false, discovery: false };
+    /// Objects of a built-in kind.
+    pub const BUILT_IN: Self = Self { protobuf: true, tables: true, metadata: true, discovery: false };
+    /// Custom resources.
+    pub const CUSTOM: Self = Self { protobuf: false, ..Self::BUILT_IN };
+    /// Discovery documents.
+    pub const DISCOVERY: Self = Self { protobuf: false, discovery: true, ..Self::MESSAGE };
 }
 
-impl<'a> Range<'a> {
-    fn parse(text: &'a str) -> Self {
-        let mut parts = text.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let params: Vec<_> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
-        let quality = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
-        Self { media, params, quality }
+/// One clause of an Accept header.
+struct Clause<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+    quality: f64,
+}
+
+impl<'a> Clause<'a> {
+    /// `None` for what is no media type: such clauses are passed over.
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let (kind, subtype) = match parts.next()?.split_once('/') {
+            None if text.trim() == "*" => ("*", "*"),
+            None => return None,
+            Some((_, subtype)) if subtype.contains('/') || subtype.is_empty() => return None,
+            Some((kind, subtype)) => (kind.trim(), subtype.trim()),
+        };
+        let (mut params, mut quality) = (Vec::new(), 1.0);
+        for (name, value) in parts.filter_map(|p| p.split_once('=')).filter(|(_, value)| !value.is_empty() && !value.contains('=')) {
+            match name.trim() {
+                "q" => quality = value.parse().unwrap_or_default(),
+                name => params.push((name, value.trim())),
+            }
+        }
+        Some(Self { kind, subtype, params, quality })
+    }
+
+    fn matches(&self, subtype: &str) -> bool {
+        match self.kind {
+            "application" => self.subtype == subtype || self.subtype == "*",
+            "*" => self.subtype == "*",
+            _ => false,
+        }
     }
 
     fn param(&self, name: &str) -> &'a str {
         self.params.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| *v)
     }
 
-    fn wanted(&self) -> Option<Wanted> {
-        let encoding = match self.media {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/yaml" => Encoding::Yaml,
-            _ => return None,
-        };
-        let form = match (self.param("as"), self.param("g"), self.param("v")) {
-            ("", ..) => Form::Object,
-            ("Table", "meta.k8s.io", "v1") => Form::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::Metadata,
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Form::Discovery,
-            _ => return None,
-        };
-        Some(Wanted { encoding, form })
+    /// The form asked for; `None` when this endpoint does not offer it.
+    fn form(&self, encoding: Encoding, offer: Offer) -> Option<Form> {
+        if !matches!(self.param("stream"), "" | "watch") || !matches!(self.param("sv"), "" | "v1") {
+            return None;
+        }
+        let protobuf = encoding == Encoding::Protobuf;
+        match (self.param("as"), self.param("g"), self.param("v")) {
+            ("", "", "") if protobuf && !offer.protobuf => None,
+            ("", "", "") => Some(Form::Object),
+            ("Table", "meta.k8s.io", "v1") if offer.tables && !protobuf => Some(Form::Table),
+            ("PartialObjectMetadata", "meta.k8s.io", "v1") if offer.metadata => Some(Form::Metadata),
+            ("PartialObjectMetadataList", "meta.k8s.io", "v1") if offer.metadata => Some(Form::MetadataList),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery && !protobuf => Some(Form::Discovery),
+            _ => None,
+        }
     }
 }
 
-/// Chooses what to answer with; the first acceptable entry of the highest quality wins. 406 when none is.
+/// Chooses what to answer with: the first acceptable clause of the highest quality wins (`negotiation.NegotiateOutputMediaType`).
+/// `query` is the request's, not yet decoded: it may ask for indented JSON. 406 when nothing on offer is acceptable.
+pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wanted, Status> {
+    // Upstream looks at the first header only.
+    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut clauses: Vec<Clause<'_>> = text.split(',').filter_map(Clause::parse).collect();
+    let rank = |c: &Clause<'_>| (c.kind == "*", c.subtype == "*");
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(rank(a).cmp(&rank(b))));
+    let mut wanted = if text.is_empty() { Some((Wanted::PLAIN, false)) } else { None };
+    for clause in &clauses {
+        for (subtype, encoding) in MEDIA {
+            if wanted.is_none()
+                && clause.matches(subtype)
+                && let Some(form) = clause.form(encoding, offer)
+            {
+                wanted = Some((Wanted { encoding, form }, clause.param("pretty") == "1"));
+            }
+        }
+    }
+    let (mut wanted, pretty) = wanted.ok_or_else(|| not_acceptable(ACCEPTED))?;
+    if wanted.encoding == Encoding::Json && (pretty || is_for_people(headers, query)) {
+        wanted.encoding = Encoding::Pretty;
+    }
+    Ok(wanted)
+}
+
+/// What to answer with where discovery is served, or anything that is no API object.
 pub fn accept(headers: &HeaderMap) -> Result<Wanted, Status> {
-    let mut ranges: Vec<Range<'_>> = Vec::new();
-    for value in headers.get_all(header::ACCEPT) {
-        let text = value.to_str().unwrap_or_default();
-        ranges.extend(text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(Range::parse));
+    let wanted = negotiate(headers, "", Offer { protobuf: true, ..Offer::DISCOVERY })?;
+    Ok(if wanted.encoding == Encoding::Protobuf { Wanted::PLAIN } else { wanted })
+}
+
+/// The encoding of an error: what cannot be negotiated is JSON, for the error itself must not be hidden.
+pub fn for_errors(headers: &HeaderMap, query: &str) -> Encoding {
+    negotiate(headers, query, Offer::MESSAGE).map_or(Encoding::Json, |wanted| wanted.encoding)
+}
+
+/// `?pretty=true`, or a tool that people use by hand.
+fn is_for_people(headers: &HeaderMap, query: &str) -> bool {
+    let asked = query.split('&').filter_map(|p| p.split_once('=')).find(|(name, _)| *name == "pretty").map(|(_, value)| value);
+    match asked.filter(|value| !value.is_empty()) {
+        Some(value) => matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        None => {
+            let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|tool| agent.starts_with(tool))
+        }
     }
-    if ranges.is_empty() {
-        return Ok(Wanted::PLAIN);
-    }
-    ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    let refused = || Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {ACCEPTED}"));
-    ranges.iter().find_map(Range::wanted).ok_or_else(refused)
+}
+
+fn not_acceptable(accepted: &str) -> Status {
+    Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
 }
 
 /// The bare media type of the request's body; empty when not named.
@@ -144,7 +248,7 @@ pub fn body_encoding(headers: &HeaderMap) -> Result<BodyEncoding, Status> {
         "" | "application/json" => Ok(BodyEncoding::Json),
         "application/yaml" => Ok(BodyEncoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(BodyEncoding::Protobuf),
-        _ => Err(unsupported(READ)),
+        _ => Err(unsupported(ACCEPTED)),
     }
 }
 
@@ -179,15 +283,15 @@ pub fn parse_yaml(body: &[u8]) -> Result<Value, String> {
     serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))
 }
 
-/// Writes a value.
-pub fn render(encoding: Encoding, value: &Value) -> Result<Bytes, Status> {
+/// JSON bytes in another text encoding.
+pub fn rewrite(encoding: Encoding, json: Bytes) -> Result<Bytes, Status> {
     match encoding {
-        Encoding::Json => {
-            let mut text = serde_json::to_vec(value).map_err(|e| Status::internal(e.to_string()))?;
-            text.push(b'\n');
-            Ok(text.into())
+        Encoding::Pretty => Ok(super::pretty::indent(&json).into()),
+        Encoding::Yaml => {
+            let value: Value = serde_json::from_slice(&json).map_err(|e| Status::internal(e.to_string()))?;
+            serde_saphyr::to_string(&value).map(Bytes::from).map_err(|e| Status::internal(e.to_string()))
         }
-        Encoding::Yaml => serde_saphyr::to_string(value).map(Bytes::from).map_err(|e| Status::internal(e.to_string())),
+        Encoding::Json | Encoding::Protobuf => Ok(json),
     }
 }
 
@@ -195,31 +299,74 @@ pub fn render(encoding: Encoding, value: &Value) -> Result<Bytes, Status> {
 mod tests {
     use super::*;
 
-    fn wanted(text: &str) -> Result<Wanted, u16> {
+    fn wanted(accept: &str, offer: Offer) -> Result<Wanted, u16> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, text.parse().unwrap());
-        accept(&headers).map_err(|s| s.code)
+        headers.insert(header::ACCEPT, accept.parse().unwrap());
+        negotiate(&headers, "", offer).map_err(|s| s.code)
     }
+
+    const BOTH: &str = "application/vnd.kubernetes.protobuf,application/json";
 
     #[test]
     fn the_first_form_we_can_serve_wins() {
         let json = |form| Ok(Wanted { encoding: Encoding::Json, form });
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let protobuf = |form| Ok(Wanted { encoding: Encoding::Protobuf, form });
         for (accept, expected) in [
-            ("application/vnd.kubernetes.protobuf,application/json", json(Form::Object)),
+            (BOTH, protobuf(Form::Object)),
             ("*/*", json(Form::Object)),
+            ("*", json(Form::Object)),
+            ("application/*", json(Form::Object)),
+            ("text/html, */*;q=0.1", json(Form::Object)),
+            ("*/*, application/vnd.kubernetes.protobuf", protobuf(Form::Object)),
             ("application/json;stream=watch", json(Form::Object)),
+            ("application/json;stream=other", Err(406)),
             (table, json(Form::Table)),
             ("application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json", json(Form::Object)),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", json(Form::Metadata)),
-            ("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", json(Form::Discovery)),
+            ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Err(406)),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", json(Form::MetadataList)),
+            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", protobuf(Form::Metadata)),
+            ("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", json(Form::Object)),
             ("application/yaml", Ok(Wanted { encoding: Encoding::Yaml, form: Form::Object })),
             ("application/json;q=0.1,application/yaml", Ok(Wanted { encoding: Encoding::Yaml, form: Form::Object })),
-            ("application/vnd.kubernetes.protobuf", Err(406)),
+            ("application/json;pretty=1", Ok(Wanted { encoding: Encoding::Pretty, form: Form::Object })),
+            ("application/cbor", Err(406)),
             ("text/html", Err(406)),
+            ("garbage", Err(406)),
         ] {
-            assert_eq!(wanted(accept), expected, "{accept}");
+            assert_eq!(wanted(accept, Offer::BUILT_IN), expected, "{accept}");
         }
+    }
+
+    #[test]
+    fn custom_resources_have_no_protobuf_but_their_metadata_has() {
+        let json = Ok(Wanted { encoding: Encoding::Json, form: Form::Object });
+        assert_eq!(wanted(BOTH, Offer::CUSTOM), json);
+        assert_eq!(wanted("application/vnd.kubernetes.protobuf", Offer::CUSTOM), Err(406));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        assert_eq!(wanted(metadata, Offer::CUSTOM), Ok(Wanted { encoding: Encoding::Protobuf, form: Form::Metadata }));
+    }
+
+    #[test]
+    fn people_get_indented_json_unless_they_say_no() {
+        let mut headers = HeaderMap::new();
+        let encoding = |headers: &HeaderMap, query| negotiate(headers, query, Offer::BUILT_IN).unwrap().encoding;
+        assert_eq!(encoding(&headers, "pretty=true"), Encoding::Pretty);
+        assert_eq!(encoding(&headers, "limit=1"), Encoding::Json);
+        headers.insert(header::USER_AGENT, "curl/8.0".parse().unwrap());
+        assert_eq!(encoding(&headers, ""), Encoding::Pretty);
+        assert_eq!(encoding(&headers, "pretty=false"), Encoding::Json);
+        headers.insert(header::ACCEPT, "application/yaml".parse().unwrap());
+        assert_eq!(encoding(&headers, ""), Encoding::Yaml);
+    }
+
+    #[test]
+    fn errors_are_never_hidden_behind_what_cannot_be_negotiated() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "text/html".parse().unwrap());
+        assert_eq!(for_errors(&headers, ""), Encoding::Json);
+        headers.insert(header::ACCEPT, BOTH.parse().unwrap());
+        assert_eq!(for_errors(&headers, ""), Encoding::Protobuf);
     }
 
     #[test]

@@ -86,20 +86,13 @@ impl Reader<'_> {
     fn fields(&self, of: &Type, raw: &[u8], into: &mut Map<String, Value>) -> Result<(), ProtoError> {
         for part in Parts(raw) {
             let (number, wire) = part?;
-            for member in &of.members {
-                match member {
-                    Member::Field(at) => {
-                        let field = &of.fields[*at as usize];
-                        if field.number == Some(number) {
-                            self.field(field, wire, into)?;
-                        }
-                    }
-                    Member::Inline { number: at, message } if *at == number => {
-                        let Wire::Bytes(raw) = wire else { return Err(ProtoError::Mismatch(number.to_string())) };
-                        self.deeper()?.fields(self.schema.get(*message), raw, into)?;
-                    }
-                    Member::Inline { .. } => {}
+            match of.member(number) {
+                Some(Member::Field(at)) => self.field(&of.fields[*at as usize], wire, into)?,
+                Some(Member::Inline { message, .. }) => {
+                    let Wire::Bytes(raw) = wire else { return Err(ProtoError::Mismatch(number.to_string())) };
+                    self.deeper()?.fields(self.schema.get(*message), raw, into)?;
                 }
+                None => {}
             }
         }
         Ok(())

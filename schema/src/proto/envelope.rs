@@ -1,6 +1,6 @@
 //! `runtime.Unknown` and what else surrounds messages: lists whose items are at hand, events of a watch.
 
-use super::wire::{BYTES, put_bytes, put_tag, put_varint, varint_len};
+use super::wire::{BYTES, Parts, Wire, put_bytes, put_tag, put_varint, varint_len};
 
 /// What every protobuf body begins with.
 pub const MAGIC: &[u8] = b"k8s\0";
@@ -46,6 +46,15 @@ pub fn list_head(api_version: &str, kind: &str, meta: &[u8], items: impl Iterato
 pub fn item_head(out: &mut Vec<u8>, length: usize) {
     put_tag(out, ITEMS, BYTES);
     put_varint(out, length as u64);
+}
+
+/// The length of a message's first field, tag included, if that is one with a length.
+pub fn first_field(message: &[u8]) -> Option<usize> {
+    let mut parts = Parts(message);
+    match parts.next()?.ok()? {
+        (_, Wire::Bytes(_)) => Some(message.len() - parts.0.len()),
+        _ => None,
+    }
 }
 
 /// A `metav1.WatchEvent` with the length before it that frames it in a stream; `object` is a whole body.
