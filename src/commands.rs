@@ -7,15 +7,13 @@ use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::ServiceAccount,
 };
-use kube::{
-    Api, Client, Config,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, api::PostParams};
+use tokio::task::JoinSet;
 
 use crate::{
-    lock, nodes,
+    kubeconfig, lock, nodes,
     options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, StopOptions, TokenOptions},
+    remote,
 };
 
 /// A server may take this long to stop.
@@ -93,9 +91,10 @@ pub(crate) fn token(options: &TokenOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let file = options.data_dir.join("admin.kubeconfig");
-        let config = Kubeconfig::read_from(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let accounts: Api<ServiceAccount> = Api::namespaced(Client::try_from(config)?, &options.namespace);
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
+        let mut tasks = JoinSet::new();
+        let accounts: Api<ServiceAccount> = Api::namespaced(remote::client(&access, &mut tasks).await?, &options.namespace);
         let spec = TokenRequestSpec { expiration_seconds: Some(options.expiration), ..Default::default() };
         let request = TokenRequest { spec: Some(spec), ..Default::default() };
         let answer = accounts.create_token_request(&options.service_account, &PostParams::default(), &request).await?;

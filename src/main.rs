@@ -10,6 +10,7 @@ mod lock;
 mod machine;
 mod nodes;
 mod options;
+mod remote;
 mod server;
 mod setup;
 

@@ -20,6 +20,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     certs::{self, Certificates, Pair},
@@ -207,9 +208,9 @@ fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 
 /// Starts the log on standard error.
 pub(crate) fn start_log(level: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .context("--log: takes error, warn, info, debug, trace, or per part: info,coracle_agent=debug")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    let filter: Targets = level.parse().context("--log: takes error, warn, info, debug, trace, or per part: info,coracle_agent=debug")?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(())
 }
 

@@ -1,14 +1,15 @@
 //! Keeps a [`Sink`] equal to the server's collection: list once in pages, then watch, and list again only when the server
 //! no longer has the history (410).
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::TryStreamExt;
+use futures::{AsyncBufReadExt, TryStreamExt};
+use http::{HeaderValue, header::ACCEPT_ENCODING};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::{
     Client,
     core::{
-        Request, WatchEvent,
+        Request, Status,
         params::{ListParams, WatchParams},
     },
 };
@@ -86,8 +87,11 @@ impl Collection {
         let request = Request::new(self.resource.path(""));
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.field_selector = self.fields.map(str::to_owned);
-        if self.metadata_only { request.watch_metadata(&params, version) } else { request.watch(&params, version) }
-            .map_err(kube::Error::BuildRequest)
+        let mut request = if self.metadata_only { request.watch_metadata(&params, version) } else { request.watch(&params, version) }
+            .map_err(kube::Error::BuildRequest)?;
+        // Compressed, events would wait for one another.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Ok(request)
     }
 }
 
@@ -97,6 +101,32 @@ struct List<K> {
     metadata: ListMeta,
     // A list without items may be sent as null.
     items: Option<Vec<K>>,
+}
+
+/// One line of a watch. `kube`'s own type would read every kind in a second way, for objects that stand before their type.
+#[derive(Deserialize)]
+struct Event<'a, K> {
+    #[serde(rename = "type", borrow)]
+    what: Cow<'a, str>,
+    object: K,
+}
+
+/// A line whose object is a Status.
+#[derive(Deserialize)]
+struct Failure {
+    object: Status,
+}
+
+fn event<K: DeserializeOwned>(line: &str) -> Result<Event<'_, K>, kube::Error> {
+    match serde_json::from_str::<Event<'_, K>>(line) {
+        Ok(event) if event.what != "ERROR" => Ok(event),
+        Ok(_) => Err(failure(line).unwrap_or_else(kube::Error::SerdeError)),
+        Err(error) => Err(failure(line).unwrap_or(kube::Error::SerdeError(error))),
+    }
+}
+
+fn failure(line: &str) -> Result<kube::Error, serde_json::Error> {
+    serde_json::from_str::<Failure>(line).map(|failure| kube::Error::Api(Box::new(failure.object)))
 }
 
 /// How one watch ended.
@@ -188,28 +218,47 @@ where
     S: Sink<K>,
 {
     let deadline = Instant::now() + Duration::from_secs(WATCH_SECONDS.into()) + GRACE;
-    let mut events = std::pin::pin!(client.request_events::<K>(collection.watch(version)?).await?);
+    let stream = std::pin::pin!(client.request_stream(collection.watch(version)?).await?);
+    let mut lines = stream.lines();
     loop {
-        let event: Result<Option<WatchEvent<K>>, kube::Error> = match tokio::time::timeout_at(deadline, events.try_next()).await {
-            Ok(event) => event,
+        let line = match tokio::time::timeout_at(deadline, lines.try_next()).await {
+            Ok(line) => line.map_err(kube::Error::ReadEvents)?,
             Err(_) => return Ok(End::Again),
         };
-        let Some(event) = event? else { return Ok(End::Again) };
-        match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                object.resource_version().clone_into(version);
-                sink.put(object);
-            }
-            WatchEvent::Deleted(object) => {
-                object.resource_version().clone_into(version);
-                sink.remove(&object, object.resource_version().parse().unwrap_or_default());
-            }
-            WatchEvent::Bookmark(bookmark) => {
-                sink.advance(bookmark.metadata.resource_version.parse().unwrap_or_default());
-                *version = bookmark.metadata.resource_version;
-            }
-            WatchEvent::Error(status) if status.code == 410 => return Ok(End::Gone),
-            WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+        let Some(line) = line else { return Ok(End::Again) };
+        let Event { what, object } = match event::<K>(&line) {
+            Err(kube::Error::Api(status)) if status.code == 410 => return Ok(End::Gone),
+            event => event?,
+        };
+        object.resource_version().clone_into(version);
+        let number = object.resource_version().parse().unwrap_or_default();
+        match &*what {
+            "BOOKMARK" => sink.advance(number),
+            "DELETED" => sink.remove(&object, number),
+            _ => sink.put(object),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_in_any_order_and_an_error_is_one_even_of_a_status_that_looks_like_the_kind() {
+        for line in [
+            r#"{"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"7"}}}"#,
+            r#"{"object":{"metadata":{"name":"a","resourceVersion":"7"}},"type":"ADDED"}"#,
+        ] {
+            let event = event::<ConfigMap>(line).unwrap();
+            assert_eq!((&*event.what, event.object.resource_version()), ("ADDED", "7"));
+        }
+        for kind in [r#""kind":"Status","apiVersion":"v1","#, ""] {
+            let line = format!(r#"{{"type":"ERROR","object":{{{kind}"metadata":{{}},"code":410,"reason":"Expired","message":"old"}}}}"#);
+            assert!(matches!(event::<ConfigMap>(&line), Err(kube::Error::Api(status)) if status.code == 410));
+        }
+        assert!(matches!(event::<ConfigMap>("{"), Err(kube::Error::SerdeError(_))));
     }
 }

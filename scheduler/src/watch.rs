@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures::{TryStreamExt, pin_mut};
-use kube::{Client, core::WatchEvent};
+use futures::{AsyncBufReadExt, TryStreamExt, pin_mut};
+use kube::{Client, core::Status};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -52,6 +52,42 @@ struct List<T> {
     items: Vec<T>,
 }
 
+/// One line of a watch. `kube`'s own type would read every kind in a second way, for objects that stand before their type.
+#[derive(Deserialize)]
+struct Event<T> {
+    #[serde(rename = "type")]
+    what: What,
+    object: T,
+}
+
+#[derive(Deserialize, PartialEq, Eq, Clone, Copy, Debug)]
+#[serde(rename_all = "UPPERCASE")]
+enum What {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+/// A line whose object is a Status.
+#[derive(Deserialize)]
+struct Failure {
+    object: Status,
+}
+
+fn event<T: Watched>(line: &str) -> Result<Event<T>, kube::Error> {
+    let read = serde_json::from_str::<Event<T>>(line);
+    match read {
+        Ok(event) if event.what != What::Error => Ok(event),
+        // A view may or may not be able to read a Status.
+        unread => Err(match (serde_json::from_str::<Failure>(line), unread) {
+            (Ok(failure), _) => kube::Error::Api(Box::new(failure.object)),
+            (Err(_), Err(error)) | (Err(error), Ok(_)) => kube::Error::SerdeError(error),
+        }),
+    }
+}
+
 /// `Ok` when nobody listens any more.
 async fn list_and_watch<T: Watched>(
     client: &Client,
@@ -81,27 +117,24 @@ async fn list_and_watch<T: Watched>(
     let mut version = list.metadata.resource_version;
     loop {
         let path = format!("{}?watch=true&allowWatchBookmarks=true&timeoutSeconds=290&resourceVersion={version}", T::PATH);
-        let events = client.request_events::<T>(get(&path)).await?;
+        let lines = client.request_stream(get(&path)).await?;
         *backoff = FIRST_BACKOFF;
-        pin_mut!(events);
-        while let Some(event) = events.try_next().await? {
-            let change = match event {
-                WatchEvent::Added(item) | WatchEvent::Modified(item) => {
-                    version.clone_from(&item.metadata().resource_version);
-                    known.insert(item.metadata().uid.clone(), item.metadata().name.clone());
-                    Change::Applied(item)
+        pin_mut!(lines);
+        let mut lines = lines.lines();
+        while let Some(line) = lines.try_next().await.map_err(kube::Error::ReadEvents)? {
+            let Event { what, object } = event::<T>(&line)?;
+            version.clone_from(&object.metadata().resource_version);
+            let Metadata { uid, name, .. } = object.metadata();
+            let change = match what {
+                What::Added | What::Modified => {
+                    known.insert(uid.clone(), name.clone());
+                    Change::Applied(object)
                 }
-                WatchEvent::Deleted(item) => {
-                    version.clone_from(&item.metadata().resource_version);
-                    let Metadata { uid, name, .. } = item.metadata().clone();
-                    known.remove(&uid);
-                    Change::Deleted { uid, name }
+                What::Deleted => {
+                    known.remove(uid);
+                    Change::Deleted { uid: uid.clone(), name: name.clone() }
                 }
-                WatchEvent::Bookmark(bookmark) => {
-                    version = bookmark.metadata.resource_version;
-                    continue;
-                }
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                What::Bookmark | What::Error => continue,
             };
             if out.send(change).await.is_err() {
                 return Ok(());
@@ -114,5 +147,7 @@ fn get(path: &str) -> http::Request<Vec<u8>> {
     let mut request = http::Request::new(Vec::new());
     // Our own constant paths and decimal revisions always parse; a foreign revision that does not is answered 404 by the server.
     *request.uri_mut() = path.parse().unwrap_or_default();
+    // Compressed, events would wait for one another.
+    request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
     request
 }

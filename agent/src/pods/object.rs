@@ -80,7 +80,7 @@ impl BoundPod {
     pub fn normalized(mut self) -> Self {
         for extra in self.spec.ephemeral_containers.iter().flatten() {
             // Same fields but one: the types differ only in name.
-            let container = serde_json::to_value(extra).ok().and_then(|v| serde_json::from_value(v).ok());
+            let container = serde_json::to_vec(extra).ok().and_then(|json| serde_json::from_slice(&json).ok());
             self.ephemeral.extend(container);
         }
         self

@@ -1,0 +1,45 @@
+//! A client of an API server over the network, for commands that ask a running server something.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use http::{Request, header};
+use hyper_util::rt::TokioIo;
+use kube::{Client, client::Body};
+use rustls::pki_types::ServerName;
+use tokio::{net::TcpStream, sync::Mutex, task::JoinSet, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{kubeconfig::Access, server};
+
+/// How long the server may take to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client over one connection, which lasts as long as `tasks`.
+pub(crate) async fn client(access: &Access, tasks: &mut JoinSet<()>) -> Result<Client> {
+    let Access { server, authority, client } = access;
+    let address: http::Uri = server.parse().with_context(|| format!("{server} is not an address"))?;
+    let host = address.host().context("the server's address names no host")?.trim_matches(['[', ']']);
+    let tls = TlsConnector::from(Arc::new(server::client(authority, client)?));
+    let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no host name"))?;
+    let connect = async {
+        let stream = TcpStream::connect((host, address.port_u16().unwrap_or(443))).await?;
+        tls.connect(name, stream).await
+    };
+    let stream = timeout(PATIENCE, connect).await.context("no answer").and_then(|stream| Ok(stream?));
+    let stream = stream.with_context(|| format!("cannot connect to {server}"))?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection broke");
+        }
+    });
+    let (sender, authority) =
+        (Arc::new(Mutex::new(sender)), header::HeaderValue::try_from(address.authority().map_or(host, |a| a.as_str()))?);
+    let service = tower::service_fn(move |mut request: Request<Body>| {
+        request.headers_mut().insert(header::HOST, authority.clone());
+        let sender = Arc::clone(&sender);
+        async move { sender.lock().await.send_request(request).await }
+    });
+    Ok(Client::new(service, "default"))
+}
