@@ -7,6 +7,7 @@ pub mod decode;
 pub mod default;
 pub mod discovery;
 pub mod field;
+pub mod jsonpath;
 pub mod managed;
 pub mod name;
 pub mod openapi;

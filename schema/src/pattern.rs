@@ -10,16 +10,18 @@ use std::{
 
 use regex::{Regex, RegexBuilder};
 
-/// Compiled patterns kept; the rest is compiled again when wanted.
-const MAX_KEPT: usize = 512;
-/// Largest compiled program, in bytes.
-const MAX_PROGRAM: usize = 1 << 20;
+/// Compiled patterns kept, small and large; the rest is compiled again when wanted.
+const MAX_KEPT: [usize; 2] = [512, 4];
+/// Largest compiled programs of the two sizes, in bytes.
+const MAX_PROGRAM: [usize; 2] = [128 << 10, 8 << 20];
 /// Longest pattern, in bytes.
 const MAX_PATTERN: usize = 64 * 1024;
 /// The largest count in a repetition, as in Go.
 const MAX_REPEAT: u32 = 1000;
 
-static KEPT: LazyLock<RwLock<HashMap<Box<str>, Result<Arc<Regex>, Box<str>>>>> = LazyLock::new(RwLock::default);
+type Compiled = Result<Arc<Regex>, Box<str>>;
+
+static KEPT: LazyLock<RwLock<[HashMap<Box<str>, Compiled>; 2]>> = LazyLock::new(RwLock::default);
 
 /// Whether `text` matches the pattern somewhere. Fails with what is wrong with the pattern, in Go's words.
 pub fn matches(pattern: &str, text: &str) -> Result<bool, Box<str>> {
@@ -33,32 +35,37 @@ pub fn check(pattern: &str) -> Result<(), Box<str>> {
 
 /// The compiled pattern.
 pub fn compiled(pattern: &str) -> Result<Arc<Regex>, Box<str>> {
-    if let Some(known) = KEPT.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
-        return known.clone();
+    let known = KEPT.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|size| size.get(pattern).cloned());
+    if let Some(known) = known {
+        return known;
     }
-    let made = compile(pattern);
+    let (made, size) = compile(pattern);
     let mut kept = KEPT.write().unwrap_or_else(PoisonError::into_inner);
-    if kept.len() >= MAX_KEPT {
-        kept.clear();
+    if kept[size].len() >= MAX_KEPT[size] {
+        kept[size].clear();
     }
-    if pattern.len() <= 1024 {
-        kept.insert(pattern.into(), made.clone());
-    }
+    kept[size].insert(pattern.into(), made.clone());
     made
 }
 
-fn compile(pattern: &str) -> Result<Arc<Regex>, Box<str>> {
-    let failed = |what: &str| -> Box<str> { format!("error parsing regexp: {what}").into() };
+/// Compiles a pattern; says which of the two sizes it has.
+fn compile(pattern: &str) -> (Compiled, usize) {
+    let failed = |what: &str| Err(format!("error parsing regexp: {what}").into());
     if pattern.len() > MAX_PATTERN {
-        return Err(failed("expression too large"));
+        return (failed("expression too large"), 1);
     }
-    let translated = translate(pattern).map_err(|what| failed(&what))?;
-    let built = RegexBuilder::new(&translated).size_limit(MAX_PROGRAM).nest_limit(250).build();
-    match built {
-        Ok(regex) => Ok(Arc::new(regex)),
-        Err(regex::Error::CompiledTooBig(_)) => Err(failed("expression too large")),
-        Err(_) => Err(failed(&format!("invalid syntax: `{pattern}`"))),
+    let translated = match translate(pattern) {
+        Ok(translated) => translated,
+        Err(what) => return (failed(&what), 0),
+    };
+    for (size, limit) in MAX_PROGRAM.into_iter().enumerate() {
+        match RegexBuilder::new(&translated).size_limit(limit).nest_limit(250).build() {
+            Ok(regex) => return (Ok(Arc::new(regex)), size),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(_) => return (failed(&format!("invalid syntax: `{pattern}`")), size),
+        }
     }
+    (failed("expression too large"), 1)
 }
 
 /// The pattern in the syntax of `regex`, or what Go would say is wrong.

@@ -3,7 +3,10 @@
 //! A line of a table is a `group`, `version` or `alias` head, a `resource` or its `subresource`, a `type`, or a field of the last type:
 //! `NUMBER name TYPE flags`. Errors name file and line.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{
     row,
@@ -170,6 +173,18 @@ impl Tables {
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Resource> {
         self.resources.iter().find(|r| r.plural == plural && r.group == group && r.version == version)
     }
+}
+
+/// The type of metadata by itself, for those who have no tables at hand: read once, from the one file that has it.
+pub fn metadata() -> Option<&'static SchemaRef> {
+    static METADATA: LazyLock<Option<SchemaRef>> = LazyLock::new(|| {
+        let file = FILES.iter().find(|file| file.name == "meta.api")?;
+        let mut builder = Builder::default();
+        builder.declare(file).ok()?;
+        builder.read(file, 0).ok()?;
+        builder.finish().ok()?.message("meta.ObjectMeta")
+    });
+    METADATA.as_ref()
 }
 
 /// A type whose inline members are not flattened yet.

@@ -285,10 +285,21 @@ fn is_atom(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii()
 }
 
-/// One label, or labels and a top-level domain of letters.
+/// One label with at most one hyphen, behind its first letter; or labels and a top-level domain of letters.
 fn is_hostname(text: &str) -> bool {
-    const PATTERN: &str = r"^([a-zA-Z0-9\p{S}\p{L}]((-?[a-zA-Z0-9\p{S}\p{L}]{0,62})?)|([a-zA-Z0-9\p{S}\p{L}](([a-zA-Z0-9-\p{S}\p{L}]{0,61}[a-zA-Z0-9\p{S}\p{L}])?)(\.)){1,}([a-zA-Z\p{L}]){2,63})$";
-    text.len() <= 255 && text.split('.').all(|label| label.len() <= 63) && crate::pattern::matches(PATTERN, text).unwrap_or(false)
+    let all = |pattern: &str, text: &str| crate::pattern::matches(pattern, text).unwrap_or(false);
+    let plain = |text: &str| text.is_empty() || all(r"^[a-zA-Z0-9\p{S}\p{L}]+$", text);
+    let single = |label: &str| {
+        let mut rest = label.chars();
+        let first = rest.next().is_some_and(|c| plain(c.encode_utf8(&mut [0; 4])));
+        first && plain(rest.as_str().trim_start_matches_once('-')) && !label.ends_with('-')
+    };
+    let inner = |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && plain(&label.replace('-', ""));
+    let whole = match text.rsplit_once('.') {
+        None => single(text),
+        Some((labels, top)) => labels.split('.').all(inner) && top.chars().count() >= 2 && all(r"^[a-zA-Z\p{L}]+$", top),
+    };
+    whole && text.len() <= 255 && text.split('.').all(|label| label.len() <= 63)
 }
 
 /// `net/url.ParseRequestURI`: a URI with a scheme, or an absolute path.

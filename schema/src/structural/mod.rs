@@ -8,14 +8,17 @@ mod build;
 mod completeness;
 mod correlate;
 mod defaults;
+pub mod definition;
 
 pub(crate) mod embedded;
 
+mod field_path;
 pub mod format;
 mod invariants;
 mod lists;
 mod node;
 mod number;
+pub mod openapi;
 
 mod props;
 pub(crate) mod prune;
