@@ -2,6 +2,7 @@
 //!
 //! When everything is there it costs reads from memory and no write.
 
+pub mod flow;
 pub mod objects;
 pub mod settle;
 pub mod table;

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::settle::{Care, Wanted};
+use super::{
+    flow,
+    settle::{Care, Wanted},
+};
 use crate::registry::{Catalog, Kind};
 
 /// The facts about this server that objects tell.
@@ -53,7 +56,7 @@ const GROUPS: [(&str, u32); 22] = [
 
 /// All of them.
 pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
-    let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow_control()).collect();
+    let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow::all(&time(facts))).collect();
     wanted.push(service_cidr(facts));
     wanted.extend(service(facts));
     if !facts.client_ca.is_empty() {
@@ -90,37 +93,6 @@ fn priority_classes() -> impl Iterator<Item = Wanted> {
         });
         object("priorityclasses", class, Care::Keep)
     })
-}
-
-/// The mandatory levels and schemas: `exempt` and `catch-all`.
-fn flow_control() -> impl Iterator<Item = Wanted> {
-    let make = |resource: &'static str, kind: &str, name: &str, spec: Value| {
-        let annotations = json!({"apf.kubernetes.io/autoupdate-spec": "true"});
-        let metadata = json!({"name": name, "annotations": annotations});
-        let value = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
-        object(resource, value, Care::Keep)
-    };
-    let level = |name: &str, spec: Value| make("prioritylevelconfigurations", "PriorityLevelConfiguration", name, spec);
-    let schema = |name: &str, precedence: u32, more: Value, groups: &[&str]| {
-        let all = json!(["*"]);
-        let subjects: Vec<Value> = groups.iter().map(|g| json!({"kind": "Group", "group": {"name": g}})).collect();
-        let resources = json!([{"verbs": all, "apiGroups": all, "resources": all, "clusterScope": true, "namespaces": all}]);
-        let rules =
-            json!([{"subjects": subjects, "resourceRules": resources, "nonResourceRules": [{"verbs": all, "nonResourceURLs": all}]}]);
-        let mut spec = json!({"priorityLevelConfiguration": {"name": name}, "matchingPrecedence": precedence, "rules": rules});
-        if !more.is_null() {
-            spec["distinguisherMethod"] = more;
-        }
-        make("flowschemas", "FlowSchema", name, spec)
-    };
-    let limited = json!({"nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}});
-    [
-        level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})),
-        level("catch-all", json!({"type": "Limited", "limited": limited})),
-        schema("exempt", 1, Value::Null, &["system:masters"]),
-        schema("catch-all", 10_000, json!({"type": "ByUser"}), &["system:unauthenticated", "system:authenticated"]),
-    ]
-    .into_iter()
 }
 
 fn service_cidr(facts: &Facts) -> Wanted {

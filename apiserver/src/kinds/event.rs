@@ -25,6 +25,20 @@ static CORE_EVENT: EventNames =
 static GROUP_EVENT: EventNames =
     EventNames { object: "regarding", message: "note", reporter: "reportingController", source: "deprecatedSource" };
 
+/// Selectable fields as `events.k8s.io` calls them (`apis/events/v1/conversion.go`).
+const GROUP_LABELS: &[(&str, &str)] = &[
+    ("reason", "reason"),
+    ("regarding.kind", "involvedObject.kind"),
+    ("regarding.namespace", "involvedObject.namespace"),
+    ("regarding.name", "involvedObject.name"),
+    ("regarding.uid", "involvedObject.uid"),
+    ("regarding.apiVersion", "involvedObject.apiVersion"),
+    ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+    ("regarding.fieldPath", "involvedObject.fieldPath"),
+    ("reportingController", "reportingComponent"),
+    ("type", "type"),
+];
+
 fn event_names(event: &Value) -> &'static EventNames {
     if view::text(event, "apiVersion").starts_with("events.k8s.io/") { &GROUP_EVENT } else { &CORE_EVENT }
 }
@@ -78,6 +92,10 @@ impl Rules for Event {
             ("reportingComponent", reporter),
             ("type", owned(object, "type")),
         ]
+    }
+
+    fn field_labels(&self, group: &str) -> &'static [(&'static str, &'static str)] {
+        if group.is_empty() { &[] } else { GROUP_LABELS }
     }
 }
 
