@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 seconds=${1:?seconds for each target}
 shift
-targets=${*:-path json yaml protobuf selectors patches apply}
+targets=${*:-path json yaml protobuf selectors patches apply structural jsonpath cel}
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 cargo +nightly fuzz build --fuzz-dir libfuzzer --sanitizer none --debug-assertions any
 binary=$(find libfuzzer/target -path '*/release/any' -type f | head -1)

@@ -5,6 +5,8 @@
 
 mod apply;
 mod bodies;
+mod cel;
+mod custom;
 mod patches;
 mod path;
 mod selectors;
@@ -25,6 +27,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("selectors", selectors::selectors),
     ("patches", patches::patches),
     ("apply", apply::apply),
+    ("structural", custom::structural),
+    ("jsonpath", custom::jsonpath),
+    ("cel", cel::cel),
 ];
 
 static TABLES: LazyLock<Option<Tables>> = LazyLock::new(|| Tables::load().ok());
