@@ -12,6 +12,7 @@ use crate::{
     authn::Authenticator,
     authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
+    extensions::Follower,
     kinds,
     registry::{
         Reader, Storage, Writer,
@@ -69,9 +70,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;
     spawn(nodes.clone().follow(node_changes).boxed());
-    let aggregating: Arc<dyn Writer> = writer;
+    let (aggregating, following): (Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer);
     spawn(
-        aggregation::follow(reader, aggregating)
+        aggregation::follow(reader.clone(), aggregating)
             .map(|end| {
                 if let Err(status) = end {
                     warn!(%status, "roles are not aggregated");
@@ -79,6 +80,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
             })
             .boxed(),
     );
+
+    let (follower, definitions) = Follower::start(api.clone(), reader.clone(), following).await?;
+    spawn(follower.run(definitions).boxed());
 
     let address = std::net::SocketAddr::new(options.facts.advertise_address, options.facts.secure_port).to_string();
     let layers = Arc::new(Layers {

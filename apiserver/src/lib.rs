@@ -7,6 +7,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod extensions;
 pub mod kinds;
 pub mod registry;
 pub mod request;

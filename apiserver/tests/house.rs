@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use coracle_apiserver::{Options, Ranges, Server, Service, authn, authn::User, authz, bootstrap::Facts};
-use coracle_store::embedded;
+use coracle_store::{Store, embedded};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
@@ -44,6 +44,11 @@ impl House {
     /// A server that reaches node agents with this TLS.
     pub(crate) async fn reaching_agents(agent_tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         let store = embedded::Embedded::open(&embedded::Options::memory()).unwrap();
+        Self::over(Arc::new(store), agent_tls).await
+    }
+
+    /// A server over a store that may hold something already.
+    pub(crate) async fn over(store: Arc<dyn Store>, agent_tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         let facts = Facts {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             secure_port: 6443,
@@ -53,7 +58,7 @@ impl House {
             now: jiff::Timestamp::now(),
         };
         let options = Options {
-            store: Arc::new(store),
+            store,
             authentication: authn::Options { anonymous: true, ..authn::Options::default() },
             authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
             service_ranges: Ranges::default(),

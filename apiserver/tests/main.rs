@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a broken expectation ends the test")]
 
 mod access;
+mod conversion;
 mod crud;
 mod every_kind;
+mod extensions;
 mod house;
 mod kinds;
 mod network;

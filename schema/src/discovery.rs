@@ -1,5 +1,10 @@
 //! What the server says it serves: `/api`, `/apis`, the lists of resources, and aggregated discovery, all from one list of resources.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,12 +35,14 @@ pub struct Entry {
     pub short_names: Vec<String>,
     /// `all`
     pub categories: Vec<String>,
-    /// In alphabetical order.
+    /// In alphabetical order, custom ones in upstream's.
     pub verbs: Vec<String>,
     /// Its subresources.
     pub subresources: Vec<SubEntry>,
     /// Group, version and kind under which objects are stored, if they are stored: what `storageVersionHash` is made of.
     pub stored_as: Option<(String, String, String)>,
+    /// Moves with whatever else is published of a custom resource: its schema.
+    pub revision: String,
 }
 
 /// A subresource as discovery shows it.
@@ -53,18 +60,21 @@ pub struct SubEntry {
     pub verbs: Vec<String>,
 }
 
-/// Every resource served, ready to be shown. Cheap to build; build it again when a CRD changes.
+/// Every resource served, ready to be shown. When a CRD changes, only its group is made anew.
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
-    groups: Vec<Group>,
+    groups: Vec<Arc<Group>>,
 }
 
-#[derive(Clone, Debug)]
-struct Group {
+/// A group with its versions, and its part of the documents that show all groups, made when first asked for.
+#[derive(Debug)]
+pub struct Group {
     name: String,
     priority: u32,
     /// Preferred first.
     versions: Vec<Version>,
+    aggregated: OnceLock<Box<str>>,
+    summary: OnceLock<Box<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +110,7 @@ pub fn built_in(tables: &Tables) -> Vec<Entry> {
             })
             .collect(),
         stored_as: r.verbs.contains(&"watch").then(|| stored_as(r.group, r.version, r.kind)),
+        revision: String::new(),
     };
     tables.resources.iter().map(entry).collect()
 }
@@ -117,28 +128,26 @@ fn stored_as(group: &str, version: &str, kind: &str) -> (String, String, String)
 impl Discovery {
     /// Sorts resources into groups and versions, as kube-aggregator orders them.
     pub fn new(entries: impl IntoIterator<Item = Entry>) -> Self {
-        let mut groups: Vec<Group> = Vec::new();
+        let (mut groups, mut places): (Vec<Vec<Entry>>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
         for entry in entries {
-            let at = groups.iter().position(|g| g.name == entry.group).unwrap_or_else(|| {
-                groups.push(Group { name: entry.group.clone(), priority: 0, versions: Vec::new() });
+            let at = *places.entry(entry.group.clone()).or_insert_with(|| {
+                groups.push(Vec::new());
                 groups.len() - 1
             });
-            let group = &mut groups[at];
-            group.priority = group.priority.max(entry.priority.0);
-            match group.versions.iter_mut().find(|v| v.name == entry.version) {
-                Some(version) => version.resources.push(entry),
-                None => group.versions.push(Version { name: entry.version.clone(), priority: entry.priority.1, resources: vec![entry] }),
-            }
+            groups[at].push(entry);
         }
+        Self::of(groups.into_iter().map(|entries| Arc::new(Group::new(entries))).collect())
+    }
+
+    /// Of these groups, each of another name.
+    pub fn of(mut groups: Vec<Arc<Group>>) -> Self {
         groups.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
-        for group in &mut groups {
-            let by = |a: &Version, b: &Version| b.priority.cmp(&a.priority).then_with(|| compare_versions(&b.name, &a.name));
-            group.versions.sort_by(by);
-            for version in &mut group.versions {
-                version.resources.sort_by(|a, b| a.plural.cmp(&b.plural));
-            }
-        }
         Self { groups }
+    }
+
+    /// The groups, in discovery order.
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
     }
 
     /// The groups and versions served, core included, in discovery order.
@@ -164,15 +173,16 @@ impl Discovery {
     }
 
     /// `/apis`
-    pub fn group_list(&self) -> Value {
-        let groups: Vec<Value> = self.groups.iter().filter(|g| !g.name.is_empty()).map(Group::summary).collect();
-        json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+    pub fn group_list(&self) -> String {
+        let groups = self.groups.iter().filter(|g| !g.name.is_empty());
+        let summaries = groups.map(|g| &**g.summary.get_or_init(|| g.summary_value().to_string().into()));
+        joined(r#"{"kind":"APIGroupList","apiVersion":"v1","groups":["#, summaries)
     }
 
     /// `/apis/GROUP`
     pub fn group(&self, name: &str) -> Option<Value> {
         let group = self.groups.iter().find(|g| g.name == name && !name.is_empty())?;
-        let mut value = group.summary();
+        let mut value = group.summary_value();
         value["kind"] = "APIGroup".into();
         value["apiVersion"] = "v1".into();
         Some(value)
@@ -190,21 +200,63 @@ impl Discovery {
     }
 
     /// Aggregated discovery (`apidiscovery.k8s.io/v2`) of `/api` or of `/apis`.
-    pub fn aggregated(&self, core: bool) -> Value {
-        let items: Vec<Value> = self.groups.iter().filter(|g| g.name.is_empty() == core).map(Group::aggregated).collect();
-        json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+    pub fn aggregated(&self, core: bool) -> String {
+        let groups = self.groups.iter().filter(|g| g.name.is_empty() == core);
+        let items = groups.map(|g| &**g.aggregated.get_or_init(|| g.aggregated_value().to_string().into()));
+        joined(r#"{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":["#, items)
     }
 }
 
+/// A document of a head and items, which ends a list and an object.
+fn joined<'t>(head: &str, items: impl Iterator<Item = &'t str>) -> String {
+    let mut text = head.to_owned();
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(item);
+    }
+    text.push_str("]}");
+    text
+}
+
 impl Group {
-    fn summary(&self) -> Value {
+    /// Of the entries of one group.
+    pub fn new(entries: Vec<Entry>) -> Self {
+        let name = entries.first().map(|e| e.group.clone()).unwrap_or_default();
+        let priority = entries.iter().map(|e| e.priority.0).max().unwrap_or_default();
+        let mut versions: Vec<Version> = Vec::new();
+        for entry in entries {
+            match versions.iter_mut().find(|v| v.name == entry.version) {
+                Some(version) => version.resources.push(entry),
+                None => versions.push(Version { name: entry.version.clone(), priority: entry.priority.1, resources: vec![entry] }),
+            }
+        }
+        versions.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| compare_versions(&b.name, &a.name)));
+        for version in &mut versions {
+            version.resources.sort_by(|a, b| a.plural.cmp(&b.plural));
+        }
+        Self { name, priority, versions, aggregated: OnceLock::new(), summary: OnceLock::new() }
+    }
+
+    /// Its name, empty for the core group.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its entries, in discovery order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.versions.iter().flat_map(|v| &v.resources)
+    }
+
+    fn summary_value(&self) -> Value {
         let one = |v: &Version| json!({"groupVersion": group_version(&self.name, &v.name), "version": v.name});
         let versions: Vec<Value> = self.versions.iter().map(one).collect();
         let preferred = versions.first().cloned();
         json!({"name": self.name, "versions": versions, "preferredVersion": preferred})
     }
 
-    fn aggregated(&self) -> Value {
+    fn aggregated_value(&self) -> Value {
         let metadata = if self.name.is_empty() { json!({}) } else { json!({"name": self.name}) };
         let one = |v: &Version| {
             let resources: Vec<Value> = v.resources.iter().map(Entry::aggregated).collect();
@@ -322,7 +374,7 @@ mod tests {
 
     #[test]
     fn groups_stand_in_upstreams_order_with_custom_ones_last() {
-        let list = discovery().group_list();
+        let list: Value = serde_json::from_str(&discovery().group_list()).unwrap();
         let names: Vec<&str> = list["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
         assert_eq!(names[..5], ["apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io"]);
         assert_eq!(names[names.len() - 2..], ["a.example.com", "b.example.com"]);
@@ -352,7 +404,7 @@ mod tests {
     #[test]
     fn aggregated_discovery_keeps_core_and_groups_apart() {
         let discovery = discovery();
-        let core = discovery.aggregated(true);
+        let core: Value = serde_json::from_str(&discovery.aggregated(true)).unwrap();
         assert_eq!(core["items"].as_array().unwrap().len(), 1);
         let pods = core["items"][0]["versions"][0]["resources"].as_array().unwrap().iter().find(|r| r["resource"] == "pods").unwrap();
         assert_eq!(pods["responseKind"], json!({"group": "", "version": "v1", "kind": "Pod"}));
@@ -363,7 +415,19 @@ mod tests {
                 .iter()
                 .any(|s| s["subresource"] == "eviction" && s["responseKind"]["group"] == "policy")
         );
-        assert!(discovery.aggregated(false)["items"].as_array().unwrap().iter().all(|g| g["metadata"]["name"] != ""));
+        let groups: Value = serde_json::from_str(&discovery.aggregated(false)).unwrap();
+        assert!(groups["items"].as_array().unwrap().iter().all(|g| g["metadata"]["name"] != ""));
+    }
+
+    #[test]
+    fn one_group_can_be_replaced_and_the_others_stay_as_they_are() {
+        let before = discovery();
+        let entry = |plural: &str| Entry { group: "a.example.com".into(), version: "v1".into(), plural: plural.into(), ..Entry::default() };
+        let others = before.groups().iter().filter(|g| g.name() != "a.example.com").cloned();
+        let after = Discovery::of(others.chain([Arc::new(Group::new(vec![entry("more"), entry("less")]))]).collect());
+        let names: Vec<&str> = after.entries("a.example.com", "v1").unwrap().iter().map(|e| e.plural.as_str()).collect();
+        assert_eq!((names, after.groups().len()), (vec!["less", "more"], before.groups().len()));
+        assert!(Arc::ptr_eq(&before.groups()[0], &after.groups()[0]));
     }
 
     #[test]

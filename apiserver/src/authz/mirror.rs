@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What is there now, and a stream of changes that began before it was read: it repeats some of it, and misses nothing.
-pub(super) async fn begin(reader: &dyn Reader, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+pub(crate) async fn begin(reader: &dyn Reader, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
     let mut changes = reader.follow(group, resource);
     // Streams start when first polled.
     let first = futures::poll!(changes.next());

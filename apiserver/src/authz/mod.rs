@@ -11,7 +11,7 @@ pub mod reviews;
 pub mod rules;
 
 mod fixed;
-mod mirror;
+pub(crate) mod mirror;
 
 use std::sync::Arc;
 

@@ -7,8 +7,9 @@ use coracle_schema::{Resource, SchemaRef, Tables};
 
 use super::{
     convert,
-    kind::{Catalog, Generation, GroupVersionKind, Kind, NameRule, ResourceId, Scope, Subresource, Traits, Verb},
+    kind::{Generation, GroupVersionKind, Kind, KindSchema, NameRule, ResourceId, Scope, Shared, Subresource, Traits, Verb},
     rules::Rules,
+    served::Catalog,
 };
 use crate::wire::table::Printer;
 
@@ -129,14 +130,15 @@ fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
         verbs: verbs(&row.verbs),
         prefix: prefix(row),
         conversion: convert::for_kind(row.group, row.version, row.plural),
-        schema: tables.schema_of(row),
+        schema: KindSchema::Ready(tables.schema_of(row)),
         subresources: row.subresources.iter().map(|s| subresource(tables, s)).collect(),
         naming: find(NAMING, row).unwrap_or(NameRule::Subdomain),
         generation: generation(row),
         traits: find(TRAITS, row).unwrap_or_default(),
         empty_status: OnceLock::new(),
-        printer: odd.printer,
-        rules: odd.rules,
+        printer: odd.printer.map(Shared::Static),
+        rules: Shared::Static(odd.rules),
+        custom: None,
     }
 }
 
@@ -176,7 +178,7 @@ fn generation(row: &Resource) -> Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::rules::PLAIN;
+    use crate::registry::{convert::Conversion, rules::PLAIN};
 
     fn catalog() -> Catalog {
         built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
@@ -206,7 +208,10 @@ mod tests {
         let mut stored: std::collections::HashMap<&str, String> = std::collections::HashMap::new();
         for kind in catalog.kinds() {
             let Some(prefix) = kind.prefix.as_deref() else { continue };
-            let version = kind.conversion.map_or_else(|| kind.api_version(), |c| c.stored.to_owned());
+            let version = match &kind.conversion {
+                Some(Conversion::Renaming(renaming)) => renaming.stored.to_owned(),
+                _ => kind.api_version(),
+            };
             assert_eq!(stored.entry(prefix).or_insert_with(|| version.clone()), &version, "{prefix}");
         }
     }

@@ -1,18 +1,73 @@
-//! Versions of built-in kinds that share storage with another: what is renamed, in place, in both directions.
+//! Versions of kinds that are stored in another: renaming of built-in ones, in place, in both directions, and what custom resources
+//! convert by.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::kind::Conversion;
+use super::object::Object;
+use crate::wire::Status;
 
-static EVENTS: Conversion = Conversion { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
-static AUTOSCALERS: Conversion = Conversion { stored: "autoscaling/v2", to_stored: autoscaler_to_v2, from_stored: autoscaler_from_v2 };
+/// How a kind's objects relate to what is stored.
+#[derive(Clone)]
+pub enum Conversion {
+    /// A built-in version that is always stored in another.
+    Renaming(&'static Renaming),
+    /// A version of a custom resource: most objects are stored as they are, some in another version.
+    Versions(Arc<dyn Converter>),
+}
 
-/// The conversion of a resource that is stored in another version than its own.
-pub fn for_kind(group: &str, version: &str, resource: &str) -> Option<&'static Conversion> {
+/// Two versions of a built-in kind that differ in names only.
+pub struct Renaming {
+    /// `apiVersion` of what is stored.
+    pub stored: &'static str,
+    /// From the kind's version to the stored one, in place.
+    pub to_stored: fn(&mut Value),
+    /// From the stored version to the kind's, in place.
+    pub from_stored: fn(&mut Value),
+}
+
+/// Converts between the versions of a custom resource.
+#[async_trait]
+pub trait Converter: Send + Sync {
+    /// Whether wire bytes are in this version already, as they must be sent.
+    fn is_current(&self, wire: &[u8]) -> bool;
+
+    /// Wire forms in this version, in order; those that are in it already pass as they are. Somebody outside may have to be asked: takes
+    /// a while, and may fail.
+    async fn from_stored(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status>;
+
+    /// An object of this version in the one that is stored.
+    async fn to_stored(&self, object: &Object) -> Result<Object, Status>;
+
+    /// Whether this version is the one that is stored.
+    fn is_stored(&self) -> bool;
+
+    /// Whether nobody outside has to be asked, so that facts of the stored form hold for every version.
+    fn is_local(&self) -> bool;
+}
+
+static EVENTS: Renaming = Renaming { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
+static AUTOSCALERS: Renaming = Renaming { stored: "autoscaling/v2", to_stored: autoscaler_to_v2, from_stored: autoscaler_from_v2 };
+
+/// The conversion of a built-in resource that is stored in another version than its own.
+pub fn for_kind(group: &str, version: &str, resource: &str) -> Option<Conversion> {
     match (group, version, resource) {
-        ("events.k8s.io", "v1", "events") => Some(&EVENTS),
-        ("autoscaling", "v1", "horizontalpodautoscalers") => Some(&AUTOSCALERS),
+        ("events.k8s.io", "v1", "events") => Some(Conversion::Renaming(&EVENTS)),
+        ("autoscaling", "v1", "horizontalpodautoscalers") => Some(Conversion::Renaming(&AUTOSCALERS)),
         _ => None,
+    }
+}
+
+impl Conversion {
+    /// Whether the kind's own version is the one stored.
+    pub fn is_stored(&self) -> bool {
+        match self {
+            Self::Renaming(_) => false,
+            Self::Versions(versions) => versions.is_stored(),
+        }
     }
 }
 

@@ -6,14 +6,25 @@
 use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use coracle_schema::{SchemaRef, decode, default};
 use coracle_store::{
     Key, Revision,
     cache::{Cached, Decode, Decoded},
 };
+use parking_lot::RwLock;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{kind::Catalog, object::Object, rules::Rules};
+use super::{
+    convert::Conversion,
+    custom::Custom,
+    kind::{Kind, Shared},
+    object::Object,
+    rules::Rules,
+    served::Catalog,
+    storage::parse_wire,
+};
+use crate::wire::Status;
 
 const METADATA: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -22,7 +33,9 @@ const VERSION: &[u8] = b"\"resourceVersion\":\"";
 #[derive(Debug, Default)]
 pub struct Facts {
     labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Box<[(&'static str, Box<str>)]>,
+    /// The names of `values`, shared by all objects of the kind.
+    names: Arc<[Arc<str>]>,
+    values: Box<[Box<str>]>,
 }
 
 impl Facts {
@@ -33,34 +46,64 @@ impl Facts {
 
     /// A selectable field's value; empty when the object has none.
     pub fn field(&self, name: &str) -> &str {
-        self.fields.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| &**v)
+        self.names.iter().zip(&self.values).find(|(k, _)| &***k == name).map_or("", |(_, v)| &**v)
     }
 }
 
 /// Makes cache items of stored bytes; knows for each key prefix which fields can be selected.
-pub struct Items(HashMap<Arc<str>, Selectable>);
+pub struct Items(RwLock<HashMap<Arc<str>, Arc<Reading>>>);
+
+/// How the objects under a prefix are read.
+enum Reading {
+    /// As they are stored.
+    BuiltIn(Selectable),
+    /// By the schema of a CRD, which may have changed since they were stored.
+    Custom(Arc<Kind>, Arc<[Arc<str>]>),
+}
 
 struct Selectable {
-    rules: &'static dyn Rules,
+    rules: Shared<dyn Rules>,
+    names: Arc<[Arc<str>]>,
     wanted: Wanted,
 }
 
 impl Items {
-    /// For all kinds of a catalog.
+    /// For the built-in kinds of a catalog.
     pub fn new(catalog: &Catalog) -> Self {
         let stored = catalog.kinds().iter().filter(|k| k.conversion.is_none());
-        Self(stored.filter_map(|k| Some((k.prefix.clone()?, Selectable { rules: k.rules, wanted: Wanted::of(k.rules) }))).collect())
+        let reading = |k: &Arc<Kind>| Some((k.prefix.clone()?, Arc::new(Reading::BuiltIn(Selectable::new(k)))));
+        Self(RwLock::new(stored.filter_map(reading).collect()))
     }
 
-    fn selectable(&self, key: &str) -> Option<&Selectable> {
-        key.match_indices('/').find_map(|(at, _)| self.0.get(&key[..=at]))
+    /// From now on objects are read as this custom kind's, which is the version they are stored in.
+    pub fn add(&self, kind: &Arc<Kind>) {
+        let Some(prefix) = kind.prefix.clone() else { return };
+        let fields = kind.custom.iter().flat_map(|custom| custom.all_fields.iter());
+        let names = fields.map(|field| Arc::clone(&field.name)).collect();
+        self.0.write().insert(prefix, Arc::new(Reading::Custom(Arc::clone(kind), names)));
+    }
+
+    /// The kind under this prefix is gone.
+    pub fn remove(&self, prefix: &str) {
+        self.0.write().remove(prefix);
+    }
+
+    fn reading(&self, key: &str) -> Option<Arc<Reading>> {
+        let all = self.0.read();
+        key.match_indices('/').find_map(|(at, _)| all.get(&key[..=at]).cloned())
     }
 }
 
 impl Decode<Facts> for Items {
     fn decode(&self, key: &Key, stored: &Bytes, revision: Revision) -> Decoded<Facts> {
-        let facts = self.selectable(key.as_str()).map(|s| s.read(stored)).unwrap_or_default();
-        Decoded { wire: splice(stored, revision), facts }
+        match self.reading(key.as_str()).as_deref() {
+            None => Decoded { wire: splice(stored, revision), facts: Facts::default() },
+            Some(Reading::BuiltIn(selectable)) => Decoded { wire: splice(stored, revision), facts: selectable.read(stored) },
+            Some(Reading::Custom(kind, names)) => {
+                let (current, facts) = custom(kind, names, stored);
+                Decoded { wire: splice(&current, revision), facts }
+            }
+        }
     }
 
     fn departed(&self, last: &Cached<Facts>, revision: Revision) -> Bytes {
@@ -68,14 +111,72 @@ impl Decode<Facts> for Items {
     }
 }
 
+/// A custom resource as its CRD reads it now: pruned and defaulted by the stored version's schema, and what filters need of it. The bytes
+/// pass as they are when that changes nothing, and when they are of another version that only a webhook can convert.
+fn custom(kind: &Arc<Kind>, names: &Arc<[Arc<str>]>, stored: &Bytes) -> (Bytes, Facts) {
+    let as_stored = || (stored.clone(), label_facts(stored));
+    let Some(of) = kind.custom.as_deref() else { return as_stored() };
+    let foreign = !is_of_version(stored, &of.stored);
+    let local = matches!(&kind.conversion, Some(Conversion::Versions(versions)) if versions.is_local());
+    if foreign && !local {
+        return as_stored();
+    }
+    let Ok(object) = reread(&kind.schema, &of.stored, stored) else { return as_stored() };
+    let facts = custom_facts(of, names, object.value());
+    match stored_bytes(&object) {
+        Ok(current) if current != *stored => (current, facts),
+        _ => (stored.clone(), facts),
+    }
+}
+
+/// An object of any version as one of the version a schema is of: pruned, with defaults.
+pub fn reread(schema: &SchemaRef, version: &str, wire: &[u8]) -> Result<Object, Status> {
+    let mut object = parse_wire(wire)?;
+    refresh(schema, version, &mut object);
+    Ok(object)
+}
+
+/// Brings an object into the form of the version a schema is of.
+pub fn refresh(schema: &SchemaRef, version: &str, object: &mut Object) {
+    object.value_mut()["apiVersion"] = version.into();
+    decode::refresh(object.value_mut(), schema);
+    default::apply(object.value_mut(), schema);
+}
+
+/// Whether an object's bytes, whose head is always the same, say that they are of this `apiVersion`.
+pub fn is_of_version(bytes: &[u8], version: &str) -> bool {
+    let rest = bytes.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(version.as_bytes()));
+    rest.is_some_and(|rest| rest.first() == Some(&b'"'))
+}
+
+fn custom_facts(of: &Custom, names: &Arc<[Arc<str>]>, object: &Value) -> Facts {
+    let values = of.all_fields.iter().map(|field| field.value(object).into_boxed_str()).collect();
+    Facts { labels: labels(object), names: Arc::clone(names), values }
+}
+
+fn label_facts(stored: &[u8]) -> Facts {
+    let mut wanted = Wanted::default();
+    wanted.add("metadata.labels");
+    let picked = wanted.deserialize(&mut serde_json::Deserializer::from_slice(stored));
+    Facts { labels: picked.map(|picked| labels(&picked)).unwrap_or_default(), ..Facts::default() }
+}
+
+fn labels(object: &Value) -> Box<[(Box<str>, Box<str>)]> {
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
+    labels.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect()
+}
+
 impl Selectable {
+    fn new(kind: &Kind) -> Self {
+        Self { rules: kind.rules.clone(), names: kind.selectable().into(), wanted: Wanted::of(&*kind.rules) }
+    }
+
     fn read(&self, stored: &[u8]) -> Facts {
         let mut reader = serde_json::Deserializer::from_slice(stored);
         let Ok(picked) = self.wanted.deserialize(&mut reader) else { return Facts::default() };
-        let labels = picked.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
-        let labels = labels.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
-        let fields = self.rules.selectable(&picked).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
-        Facts { labels, fields }
+        // The rules name the same fields of every object, in the same order.
+        let values = self.rules.selectable(&picked).into_iter().map(|(_, v)| v.into_boxed_str()).collect();
+        Facts { labels: labels(&picked), names: Arc::clone(&self.names), values }
     }
 }
 
@@ -181,45 +282,36 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The stored form of an object: head first, no resource version.
 pub fn stored_bytes(object: &Object) -> Result<Bytes, serde_json::Error> {
-    let mut out = BytesMut::with_capacity(1024).writer();
+    let mut out = Vec::with_capacity(4096);
     let Some(members) = object.value().as_object() else { return Ok(Bytes::new()) };
     let text = |name: &str| object.value().get(name).and_then(Value::as_str).unwrap_or_default();
-    out.get_mut().put_slice(b"{\"apiVersion\":");
+    out.extend_from_slice(b"{\"apiVersion\":");
     serde_json::to_writer(&mut out, text("apiVersion"))?;
-    out.get_mut().put_slice(b",\"kind\":");
+    out.extend_from_slice(b",\"kind\":");
     serde_json::to_writer(&mut out, text("kind"))?;
-    out.get_mut().put_slice(b",\"metadata\":");
-    write_members(&mut out, members.get("metadata").and_then(Value::as_object), &["resourceVersion"])?;
+    out.extend_from_slice(b",\"metadata\":{");
+    let metadata = members.get("metadata").and_then(Value::as_object);
+    let mut first = true;
+    for (name, value) in metadata.into_iter().flatten().filter(|(name, _)| *name != "resourceVersion") {
+        write_member(&mut out, std::mem::take(&mut first), name, value)?;
+    }
+    out.push(b'}');
     for (name, value) in members {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            out.get_mut().put_u8(b',');
-            serde_json::to_writer(&mut out, name)?;
-            out.get_mut().put_u8(b':');
-            serde_json::to_writer(&mut out, value)?;
+            write_member(&mut out, false, name, value)?;
         }
     }
-    out.get_mut().put_u8(b'}');
-    Ok(out.into_inner().freeze())
+    out.push(b'}');
+    Ok(out.into())
 }
 
-fn write_members(
-    out: &mut bytes::buf::Writer<BytesMut>,
-    members: Option<&Map<String, Value>>,
-    without: &[&str],
-) -> Result<(), serde_json::Error> {
-    let mut open = b'{';
-    for (name, value) in members.into_iter().flatten().filter(|(n, _)| !without.contains(&n.as_str())) {
-        out.get_mut().put_u8(open);
-        open = b',';
-        serde_json::to_writer(&mut *out, name)?;
-        out.get_mut().put_u8(b':');
-        serde_json::to_writer(&mut *out, value)?;
+fn write_member(out: &mut Vec<u8>, first: bool, name: &str, value: &Value) -> Result<(), serde_json::Error> {
+    if !first {
+        out.push(b',');
     }
-    if open == b'{' {
-        out.get_mut().put_u8(b'{');
-    }
-    out.get_mut().put_u8(b'}');
-    Ok(())
+    serde_json::to_writer(&mut *out, name)?;
+    out.push(b':');
+    serde_json::to_writer(out, value)
 }
 
 /// The wire form: stored bytes with the resource version in metadata. Bytes of another shape pass as they are.
@@ -234,6 +326,15 @@ pub fn splice(stored: &Bytes, revision: Revision) -> Bytes {
     }
     out.put_slice(&stored[at..]);
     out.freeze()
+}
+
+/// The resource version in a wire form; 0 when it has none.
+pub fn revision_of(wire: &[u8]) -> Revision {
+    let start = wire.windows(METADATA.len()).position(|w| w == METADATA).map(|at| at + METADATA.len());
+    let digits = start.and_then(|at| wire[at..].strip_prefix(VERSION)).unwrap_or_default();
+    let number =
+        digits.iter().take_while(|b| b.is_ascii_digit()).fold(0u64, |n, b| n.saturating_mul(10).saturating_add(u64::from(b - b'0')));
+    Revision(number)
 }
 
 /// The wire form with another resource version.
@@ -280,11 +381,13 @@ mod tests {
         let wire = splice(&stored, Revision(12));
         assert_eq!(wire, r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"12","name":"a"},"aa":1}"#);
         assert_eq!(respliced(&wire, Revision(7)), splice(&stored, Revision(7)));
+        assert_eq!((revision_of(&wire), revision_of(&stored)), (Revision(12), Revision(0)));
     }
 
     #[test]
     fn facts_are_picked_without_reading_the_rest() {
-        let selectable = Selectable { rules: &Phases, wanted: Wanted::of(&Phases) };
+        let names = ["spec.nodeName", "status.phase"].map(Arc::from).into();
+        let selectable = Selectable { rules: Shared::Static(&Phases), names, wanted: Wanted::of(&Phases) };
         let text = json!({"metadata": {"labels": {"a": "b"}, "x": [1, {"labels": 2}]}, "spec": {"nodeName": "n", "y": {}}, "status": null});
         let facts = selectable.read(text.to_string().as_bytes());
         assert_eq!((facts.label("a"), facts.label("x")), (Some("b"), None));

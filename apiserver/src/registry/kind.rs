@@ -1,15 +1,16 @@
 //! A kind of object: all the server knows of it, as data. Built-in kinds come from the tables; a CRD builds the same value at run time.
 
 use std::{
-    collections::HashMap,
+    ops::Deref,
     sync::{Arc, OnceLock},
 };
 
 use coracle_schema::{SchemaRef, decode};
 use coracle_store::Key;
+use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{object::Object, rules::Rules};
+use super::{convert::Conversion, custom::Custom, object::Object, rules::Rules};
 use crate::wire::{status::Subject, table::Printer};
 
 /// `apps/v1, Kind=Deployment`
@@ -74,6 +75,8 @@ pub enum Generation {
     Spec,
     /// Also when annotations change (Deployment).
     SpecAndAnnotations,
+    /// When anything outside metadata changes (custom resources).
+    Body,
 }
 
 /// A subresource of a kind.
@@ -107,10 +110,10 @@ pub struct Kind {
     pub verbs: Vec<Verb>,
     /// Key prefix of its objects, `/registry/pods/`; `None` for virtual kinds (reviews), which are answered and never stored.
     pub prefix: Option<Arc<str>>,
-    /// How its objects are kept, if that is another version than its own (`autoscaling/v1`, `events.k8s.io`).
-    pub conversion: Option<&'static Conversion>,
+    /// How its objects relate to what is stored, if that may be another version than its own.
+    pub conversion: Option<Conversion>,
     /// The schema of its objects.
-    pub schema: SchemaRef,
+    pub schema: KindSchema,
     /// Its subresources.
     pub subresources: Vec<Subresource>,
     /// Which names are allowed.
@@ -122,9 +125,38 @@ pub struct Kind {
     /// The status of a new object, made on first demand.
     pub empty_status: OnceLock<Option<Value>>,
     /// How its objects are printed in tables.
-    pub printer: Option<&'static dyn Printer>,
+    pub printer: Option<Shared<dyn Printer>>,
     /// Its odd rules; [`super::rules::PLAIN`] for most.
-    pub rules: &'static dyn Rules,
+    pub rules: Shared<dyn Rules>,
+    /// What only kinds made by a CRD have.
+    pub custom: Option<Arc<Custom>>,
+}
+
+/// The schema of a kind: at hand for built-in kinds, compiled on first use for custom ones.
+#[derive(Clone)]
+pub enum KindSchema {
+    /// Of the tables.
+    Ready(SchemaRef),
+    /// Of a CRD.
+    Lazy(Arc<LazySchema>),
+}
+
+/// A schema that is made when it is first looked at, and then kept. What it is made of is let go then.
+pub struct LazySchema {
+    made: OnceLock<SchemaRef>,
+    make: Mutex<Option<Make>>,
+    /// Stands in should the making have failed before (it panicked).
+    fallback: SchemaRef,
+}
+
+type Make = Box<dyn FnOnce() -> SchemaRef + Send>;
+
+/// Something built in, or made at run time and shared.
+pub enum Shared<T: ?Sized + 'static> {
+    /// Built in.
+    Static(&'static T),
+    /// Made at run time.
+    Made(Arc<T>),
 }
 
 /// How the storage of a kind differs from most.
@@ -142,50 +174,60 @@ pub struct Traits {
     pub orphans: bool,
 }
 
-/// How a kind's objects relate to the version they are stored in.
-pub struct Conversion {
-    /// `apiVersion` of what is stored.
-    pub stored: &'static str,
-    /// From the kind's version to the stored one, in place.
-    pub to_stored: fn(&mut Value),
-    /// From the stored version to the kind's, in place.
-    pub from_stored: fn(&mut Value),
+impl LazySchema {
+    /// Made by `make`, once.
+    pub fn new(fallback: SchemaRef, make: impl FnOnce() -> SchemaRef + Send + 'static) -> Self {
+        Self { made: OnceLock::new(), make: Mutex::new(Some(Box::new(make))), fallback }
+    }
+
+    /// Whether it was looked at.
+    pub fn is_made(&self) -> bool {
+        self.made.get().is_some()
+    }
+
+    fn get(&self) -> &SchemaRef {
+        self.made.get_or_init(|| {
+            let make = self.make.lock().take();
+            make.map_or_else(|| self.fallback.clone(), |make| make())
+        })
+    }
 }
 
-/// All kinds. Swapped as a whole when a CRD changes.
-#[derive(Default)]
-pub struct Catalog {
-    /// In discovery order.
-    kinds: Vec<Arc<Kind>>,
-    /// Plural -> its kinds in all groups and versions.
-    by_resource: HashMap<Arc<str>, Vec<Arc<Kind>>>,
-}
+impl Deref for KindSchema {
+    type Target = SchemaRef;
 
-impl Catalog {
-    /// A catalog of these kinds, in discovery order.
-    pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
-        let mut by_resource: HashMap<Arc<str>, Vec<Arc<Kind>>> = HashMap::new();
-        for kind in &kinds {
-            by_resource.entry(Arc::clone(&kind.id.resource)).or_default().push(Arc::clone(kind));
+    fn deref(&self) -> &SchemaRef {
+        match self {
+            Self::Ready(schema) => schema,
+            Self::Lazy(lazy) => lazy.get(),
         }
-        Self { kinds, by_resource }
     }
+}
 
-    /// All kinds, in discovery order.
-    pub fn kinds(&self) -> &[Arc<Kind>] {
-        &self.kinds
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Static(built_in) => built_in,
+            Self::Made(made) => made,
+        }
     }
+}
 
-    /// The kind a path addresses.
-    pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
-        self.by_resource.get(resource)?.iter().find(|k| &*k.gvk.group == group && &*k.gvk.version == version)
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Static(built_in) => Self::Static(built_in),
+            Self::Made(made) => Self::Made(Arc::clone(made)),
+        }
     }
+}
 
-    /// The kind of a resource in the version it is stored in.
-    pub fn stored(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
-        let mut kinds = self.by_resource.get(resource)?.iter().filter(|k| &*k.id.group == group);
-        let first = kinds.next()?;
-        if first.conversion.is_none() { Some(first) } else { kinds.find(|k| k.conversion.is_none()).or(Some(first)) }
+impl ResourceId {
+    /// Whether it is this group's plural.
+    pub fn is(&self, (group, resource): (&str, &str)) -> bool {
+        *self.group == *group && *self.resource == *resource
     }
 }
 
@@ -193,6 +235,29 @@ impl Kind {
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| &*s.name == name)
+    }
+
+    /// Whether a CRD made it.
+    pub fn is_custom(&self) -> bool {
+        self.custom.is_some()
+    }
+
+    /// The kind of its lists: `PodList`.
+    pub fn list_kind(&self) -> String {
+        self.custom.as_ref().map_or_else(|| format!("{}List", self.gvk.kind), |custom| custom.list_kind.to_string())
+    }
+
+    /// Whether a CRD that is going away made it: nothing new may be created.
+    pub fn is_terminating(&self) -> bool {
+        self.custom.as_ref().is_some_and(|custom| custom.terminating)
+    }
+
+    /// The fields beyond name and namespace that field selectors may name.
+    pub fn selectable(&self) -> Vec<Arc<str>> {
+        match &self.custom {
+            Some(custom) => custom.fields.iter().map(|field| Arc::clone(&field.name)).collect(),
+            None => self.rules.selectable(&Value::Object(serde_json::Map::new())).into_iter().map(|(name, _)| Arc::from(name)).collect(),
+        }
     }
 
     /// Whether the kind has a status subresource, hence a status that ordinary writes cannot touch.

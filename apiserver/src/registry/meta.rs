@@ -49,6 +49,8 @@ pub fn match_request(object: &mut Object, kind: &Kind, namespace: &str, name: &s
         } else if object.namespace() != namespace {
             return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
         }
+    } else {
+        object.metadata_mut().remove("namespace");
     }
     if !name.is_empty() {
         if object.name().is_empty() {
@@ -127,6 +129,7 @@ pub fn advance_generation(new: &mut Object, old: &Object, kind: &Kind) {
     let moved = match kind.generation {
         Generation::None => return,
         Generation::Spec => body_differs(new, old),
+        Generation::Body => whole_differs(new, old),
         Generation::SpecAndAnnotations => {
             body_differs(new, old) || new.value().pointer("/metadata/annotations") != old.value().pointer("/metadata/annotations")
         }
@@ -134,6 +137,13 @@ pub fn advance_generation(new: &mut Object, old: &Object, kind: &Kind) {
     if moved {
         new.set_metadata("generation", old.generation() + 1);
     }
+}
+
+/// Whether anything outside metadata differs.
+fn whole_differs(new: &Object, old: &Object) -> bool {
+    let body = |o: &Object| o.value().as_object().into_iter().flatten().filter(|(name, _)| *name != "metadata").count();
+    let same = |(name, value): (&String, &Value)| name == "metadata" || old.value().get(name) == Some(value);
+    body(new) != body(old) || !new.value().as_object().into_iter().flatten().all(same)
 }
 
 /// Whether anything outside metadata and status differs.
@@ -197,7 +207,7 @@ pub fn validate(object: &Object, kind: &Kind) -> FieldErrors {
     labels(object, &mut errors);
     annotations(object, &mut errors);
     owners(object, &mut errors);
-    finalizers(object, &mut errors);
+    finalizers(object, kind, &mut errors);
     errors
 }
 
@@ -253,12 +263,15 @@ fn owners(object: &Object, errors: &mut FieldErrors) {
     for (i, owner) in list.into_iter().flatten().enumerate() {
         let path = format!("metadata.ownerReferences[{i}]");
         let text = |field: &str| owner[field].as_str().unwrap_or_default();
-        if text("apiVersion").rsplit('/').next().unwrap_or_default().is_empty() {
-            errors.invalid(format!("{path}.apiVersion"), quoted(text("apiVersion")), "version must not be empty");
+        let version = text("apiVersion");
+        if version.is_empty() {
+            errors.required(format!("{path}.apiVersion"), "must not be empty");
+        } else if version.rsplit('/').next().unwrap_or_default().is_empty() || version.matches('/').count() > 1 {
+            errors.invalid(format!("{path}.apiVersion"), quoted(version), "must be <group>/<version> or <version>");
         }
         for field in ["kind", "name", "uid"] {
             if text(field).is_empty() {
-                errors.invalid(format!("{path}.{field}"), "\"\"", "must not be empty");
+                errors.required(format!("{path}.{field}"), "must not be empty");
             }
         }
         if owner["controller"] == Value::Bool(true) {
@@ -274,24 +287,26 @@ fn owners(object: &Object, errors: &mut FieldErrors) {
     }
 }
 
-fn finalizers(object: &Object, errors: &mut FieldErrors) {
+fn finalizers(object: &Object, kind: &Kind, errors: &mut FieldErrors) {
     const STANDARD: [&str; 3] = [ORPHAN, FOREGROUND, "kubernetes"];
     let all = object.finalizers();
+    for name in &all {
+        errors.invalid_each("metadata.finalizers", name, names::qualified_name(name));
+    }
+    if all.contains(&ORPHAN) && all.contains(&FOREGROUND) {
+        let value = serde_json::to_string(&all).unwrap_or_default();
+        errors.invalid("metadata.finalizers", value, "finalizer orphan and foregroundDeletion cannot be both set");
+    }
     for (i, name) in all.iter().enumerate() {
-        for why in names::qualified_name(name) {
-            errors.invalid("metadata.finalizers", quoted(name), &why);
-        }
-        if !name.contains('/') && !STANDARD.contains(name) {
+        // Custom resources and their definitions are checked by the machinery alone, which knows no standard names.
+        let strict = !kind.is_custom() && !matches!(&*kind.gvk.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if strict && !name.contains('/') && !STANDARD.contains(name) {
             errors.invalid(
                 format!("metadata.finalizers[{i}]"),
                 quoted(name),
                 "name is neither a standard finalizer name nor is it fully qualified",
             );
         }
-    }
-    if all.contains(&ORPHAN) && all.contains(&FOREGROUND) {
-        let value = serde_json::to_string(&all).unwrap_or_default();
-        errors.invalid("metadata.finalizers", value, "finalizer orphan and foregroundDeletion cannot be both set");
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod claims;
 pub mod convert;
+pub mod custom;
 pub mod items;
 pub mod kind;
 pub mod live;
@@ -12,16 +13,20 @@ pub mod object;
 pub mod reader;
 pub mod rules;
 pub mod selector;
+pub mod served;
 pub mod writer;
 
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod storage;
 
-pub use kind::{Catalog, Conversion, Generation, GroupVersionKind, Kind, NameRule, ResourceId, Scope, Subresource, Traits, Verb};
+pub use convert::{Conversion, Converter};
+pub use custom::Custom;
+pub use kind::{Generation, GroupVersionKind, Kind, KindSchema, NameRule, ResourceId, Scope, Shared, Subresource, Traits, Verb};
 pub use object::Object;
 pub use reader::{Change, Reader};
 pub use rules::{Part, Policy, Rules};
 pub use selector::{FieldSelector, LabelSelector};
+pub use served::{Catalog, Served};
 pub use storage::Storage;
 pub use writer::Writer;

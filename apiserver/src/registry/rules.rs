@@ -49,12 +49,30 @@ pub trait Rules: Send + Sync {
     /// Sets or resets what the writer may not choose (`status.phase` of a new pod), after mutating admission.
     fn prepare(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>) {}
 
+    /// Times the server writes into the object, where the kind has such; after [`Rules::prepare`]. `now` is in the form of the API.
+    fn stamp(&self, _new: &mut Object, _old: Option<&Object>, _now: &str) {}
+
     /// Writes down who creates the object, where the object itself has to say so; after [`Rules::prepare`].
     fn note_creator(&self, _new: &mut Object, _creator: &User) {}
+
+    /// Writes down when something happened, where the object itself has to say so; `now` as `metav1.Time` is written. After
+    /// [`Rules::prepare`].
+    fn note_time(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>, _now: &str) {}
 
     /// Cross-field rules; `old` is there on updates, for immutability.
     fn validate(&self, _new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         FieldErrors::none()
+    }
+
+    /// Paths, without indexes, of which the tables are not heard: upstream does not apply the rule there, or says it elsewhere.
+    fn unheard(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The order in which upstream looks at fields, where it is not that of the findings: paths without indexes, those of one parent
+    /// together (`spec.selector`, `spec.template`). Fields that are not named come last. Empty: as found.
+    fn order(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Texts for `Warning:` headers.
@@ -72,10 +90,56 @@ pub trait Rules: Send + Sync {
         object.text("/spec/nodeName").is_empty() || matches!(object.text("/status/phase"), "Succeeded" | "Failed")
     }
 
+    /// Marks an object whose first delete is the kind's own affair; whether it did.
+    fn mark_deleted(&self, _object: &mut Object, _now: jiff::Timestamp) -> bool {
+        false
+    }
+
     /// Fields beyond `metadata.name` and `metadata.namespace` that field selectors may name, with their values in `object`.
     fn selectable(&self, _object: &Value) -> Vec<(&'static str, String)> {
         Vec::new()
     }
+
+    /// What clients of `group` call the selectable fields, where they have names of their own: (theirs, ours), all of them.
+    fn field_labels(&self, _group: &str) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+}
+
+/// What is wrong with an object, of what the tables and the kind's rules found: where both speak of a field the rule knows better; in the
+/// order upstream finds it.
+pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules) -> FieldErrors {
+    let (order, unheard) = (of.order(), of.unheard());
+    let spoken: std::collections::HashSet<String> = rules.0.iter().map(|error| error.path.clone()).collect();
+    let heard = |path: &String| !spoken.contains(path) && (unheard.is_empty() || !unheard.contains(&plain(path).as_str()));
+    let mut found: Vec<_> = tables.0.into_iter().filter(|error| heard(&error.path)).chain(rules.0).collect();
+    if !order.is_empty() {
+        found.sort_by_cached_key(|error| place(&error.path, order));
+    }
+    FieldErrors(found)
+}
+
+/// A path without its indexes.
+fn plain(path: &str) -> String {
+    path.split('.').map(|step| step.split_once('[').map_or(step, |(name, _)| name)).collect::<Vec<_>>().join(".")
+}
+
+/// A path as something to sort by: for each step where its field stands in `order`, and which item it is.
+fn place(path: &str, order: &[&str]) -> Vec<(usize, usize)> {
+    let mut plain = String::new();
+    let mut places = Vec::new();
+    for step in path.split('.') {
+        let (name, index) = step.split_once('[').unwrap_or((step, ""));
+        if !plain.is_empty() {
+            plain.push('.');
+        }
+        plain.push_str(name);
+        let rank = order.iter().position(|known| known.strip_prefix(&*plain).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+        // An error of the list itself comes before those of its items.
+        let item = index.trim_end_matches(']').parse::<usize>().map_or(0, |at| at + 1);
+        places.push((rank.unwrap_or(usize::MAX), item));
+    }
+    places
 }
 
 /// A kind without odd rules.
@@ -85,3 +149,43 @@ pub struct Plain;
 pub static PLAIN: Plain = Plain;
 
 impl Rules for Plain {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rule_says_of_a_field_replaces_what_the_table_says_and_comes_in_upstreams_order() {
+        let mut tables = FieldErrors::none();
+        tables.required("spec.template", "");
+        tables.required("spec.items[1].name", "");
+        tables.required("data", "");
+        let mut rules = FieldErrors::none();
+        rules.required("data", "data is mandatory");
+        rules.invalid("spec.selector", "{}", "is empty");
+        rules.forbidden("spec.items[0].kind", "no");
+        struct Ordered;
+        impl Rules for Ordered {
+            fn order(&self) -> &'static [&'static str] {
+                &["data", "spec.selector", "spec.items", "spec.template"]
+            }
+
+            fn unheard(&self) -> &'static [&'static str] {
+                &["spec.items.size"]
+            }
+        }
+        tables.required("spec.items[2].size", "");
+        let found = findings(tables, rules, &Ordered);
+        let texts: Vec<String> = found.0.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "data: Required value: data is mandatory",
+                "spec.selector: Invalid value: {}: is empty",
+                "spec.items[0].kind: Forbidden: no",
+                "spec.items[1].name: Required value",
+                "spec.template: Required value",
+            ]
+        );
+    }
+}

@@ -246,6 +246,12 @@ fn number(key: &str, value: &str) -> Result<i64, String> {
 }
 
 impl FieldSelector {
+    /// The same selector with its fields called by other names; `Err` is the first field that `to` has no name for.
+    pub fn renamed(&self, to: impl Fn(&str) -> Option<String>) -> Result<Self, &str> {
+        let term = |term: &FieldTerm| -> Option<FieldTerm> { Some(FieldTerm { field: to(&term.field)?, ..term.clone() }) };
+        self.0.iter().map(|of| term(of).ok_or(of.field.as_str())).collect::<Result<_, _>>().map(Self)
+    }
+
     /// Parses `a=b,c!=d`; `\` escapes `,`, `=` and itself in values.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut terms = Vec::new();

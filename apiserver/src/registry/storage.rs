@@ -1,6 +1,12 @@
 //! Objects of any kind: read from the watch cache, written to the store with an expectation.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use coracle_store::{
@@ -9,11 +15,14 @@ use coracle_store::{
 };
 use parking_lot::RwLock;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{
+    convert::Conversion,
     items::{self, Facts, Items},
-    kind::{Catalog, Kind},
+    kind::Kind,
     object::Object,
+    served::{Catalog, Served},
 };
 use crate::wire::Status;
 
@@ -21,7 +30,12 @@ use crate::wire::Status;
 pub struct Storage {
     store: Arc<dyn Store>,
     cache: Cache<Facts>,
+    items: Arc<Items>,
     catalog: RwLock<Arc<Catalog>>,
+    /// The last write of a CRD here: whoever serves CRDs has to catch up with it.
+    defined: AtomicU64,
+    /// How far it is.
+    served: watch::Sender<u64>,
 }
 
 /// An object as it is stored now.
@@ -45,8 +59,16 @@ pub struct Written {
 impl Storage {
     /// Starts the cache over a store. Must be called within a tokio runtime.
     pub fn start(store: Arc<dyn Store>, catalog: Catalog) -> Arc<Self> {
-        let cache = Cache::start(Arc::clone(&store), Arc::new(Items::new(&catalog)));
-        Arc::new(Self { store, cache, catalog: RwLock::new(Arc::new(catalog)) })
+        let items = Arc::new(Items::new(&catalog));
+        let cache = Cache::start(Arc::clone(&store), items.clone());
+        Arc::new(Self {
+            store,
+            cache,
+            items,
+            catalog: RwLock::new(Arc::new(catalog)),
+            defined: AtomicU64::new(0),
+            served: watch::Sender::new(0),
+        })
     }
 
     /// Ends the following of the store: the last step before the store is closed.
@@ -62,6 +84,44 @@ impl Storage {
     /// The kinds there are now.
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.catalog.read())
+    }
+
+    /// From now on what a CRD serves is this. With `reload`, objects are read again, and watches of them end: they mean something else.
+    pub fn serve(&self, served: Served, reload: bool) {
+        if let Some(prefix) = served.stored.prefix.clone() {
+            self.items.add(&served.stored);
+            if reload {
+                self.cache.remove(&prefix);
+            }
+        }
+        let mut catalog = self.catalog.write();
+        *catalog = Arc::new(catalog.with(served));
+    }
+
+    /// From now on the resource is not served; watches of its objects end.
+    pub fn withdraw(&self, group: &str, resource: &str) {
+        let mut catalog = self.catalog.write();
+        let Some(served) = catalog.of_crd(group, resource).cloned() else { return };
+        *catalog = Arc::new(catalog.without(group, resource));
+        drop(catalog);
+        if let Some(prefix) = &served.stored.prefix {
+            self.items.remove(prefix);
+            self.cache.remove(prefix);
+        }
+    }
+
+    /// Every CRD up to this revision is served as it says.
+    pub fn note_served(&self, revision: u64) {
+        self.served.send_if_modified(|seen| std::mem::replace(seen, revision.max(*seen)) < revision);
+    }
+
+    /// Waits, a little, until the CRDs written here so far are served as they say.
+    pub async fn catch_up(&self) {
+        let written = self.defined.load(Ordering::Acquire);
+        let mut served = self.served.subscribe();
+        let caught_up = served.wait_for(|seen| *seen >= written);
+        // Whoever is slower than this finds the kind a moment later, as with any other server.
+        let _ = tokio::time::timeout(CATCH_UP, caught_up).await;
     }
 
     /// The cached objects of a kind; 404 for kinds that are not stored.
@@ -86,21 +146,28 @@ impl Storage {
     /// One object, parsed, in the kind's version.
     pub async fn read(&self, kind: &Kind, namespace: &str, name: &str, freshness: Freshness) -> Result<Option<Stored>, Status> {
         let Some(cached) = self.cached(kind, namespace, name, freshness).await? else { return Ok(None) };
-        Ok(Some(Stored { object: parse(kind, &cached.wire)?, revision: cached.revision }))
+        let wire = Self::wire_of(kind, &cached.wire).await?;
+        Ok(Some(Stored { object: parse_wire(&wire)?, revision: cached.revision }))
     }
 
     /// Writes an object (of the kind's version) under its key.
     pub async fn put(&self, kind: &Kind, key: &Key, expect: Expect, object: &Object, ttl: Option<Duration>) -> Result<Written, WriteError> {
-        let plain = items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())))?;
-        let stored = match kind.conversion {
+        let bytes = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
+        let plain = bytes(object)?;
+        let stored = match &kind.conversion {
             None => plain.clone(),
-            Some(conversion) => {
+            Some(Conversion::Renaming(renaming)) => {
                 let mut other = object.clone();
-                (conversion.to_stored)(other.value_mut());
-                items::stored_bytes(&other).map_err(|e| WriteError::Status(Status::internal(e.to_string())))?
+                (renaming.to_stored)(other.value_mut());
+                bytes(&other)?
             }
+            Some(Conversion::Versions(versions)) if versions.is_stored() => plain.clone(),
+            Some(Conversion::Versions(versions)) => bytes(&versions.to_stored(object).await.map_err(WriteError::Status)?)?,
         };
         let revision = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await.map_err(WriteError::Store)?;
+        if kind.id.is(DEFINITIONS) {
+            self.defined.fetch_max(revision.0, Ordering::AcqRel);
+        }
         Ok(Written { wire: items::splice(&plain, revision), revision })
     }
 
@@ -109,16 +176,46 @@ impl Storage {
         self.store.commit(key, Expect::At(at), Write::Delete).await.map_err(WriteError::Store)
     }
 
-    /// The wire form a client of `kind` sees of a cached object: shared bytes unless the kind is stored in another version.
-    pub fn wire_of(kind: &Kind, cached: &Bytes) -> Result<Bytes, Status> {
-        if kind.conversion.is_none() {
+    /// Whether a client of `kind` sees a cached object's bytes as they are.
+    pub fn is_shared(kind: &Kind, cached: &[u8]) -> bool {
+        match &kind.conversion {
+            None => true,
+            Some(Conversion::Renaming(_)) => false,
+            Some(Conversion::Versions(versions)) => versions.is_current(cached),
+        }
+    }
+
+    /// The wire form a client of `kind` sees of a cached object: shared bytes unless it is stored in another version.
+    pub async fn wire_of(kind: &Kind, cached: &Bytes) -> Result<Bytes, Status> {
+        if Self::is_shared(kind, cached) {
             return Ok(cached.clone());
         }
-        let object = parse(kind, cached)?;
-        let revision = Revision(object.resource_version().parse().unwrap_or_default());
-        let bytes = items::stored_bytes(&object).map_err(|e| Status::internal(e.to_string()))?;
-        Ok(items::splice(&bytes, revision))
+        let mut made = Self::wires_of(kind, vec![cached.clone()]).await?;
+        made.pop().ok_or_else(|| Status::internal("a conversion lost its object"))
     }
+
+    /// The wire forms a client of `kind` sees of cached objects, in order: see [`Storage::wire_of`].
+    pub async fn wires_of(kind: &Kind, cached: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
+        match &kind.conversion {
+            None => Ok(cached),
+            Some(Conversion::Renaming(_)) => cached.iter().map(|wire| rewired(&parse(kind, wire)?)).collect(),
+            Some(Conversion::Versions(versions)) if cached.iter().all(|wire| versions.is_current(wire)) => Ok(cached),
+            Some(Conversion::Versions(versions)) => versions.from_stored(cached).await,
+        }
+    }
+}
+
+/// How long the answer to a write of a CRD waits for its kind to be served.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Group and plural of the resource whose objects define others.
+pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
+
+/// An object's wire form, with the resource version it carries.
+pub fn rewired(object: &Object) -> Result<Bytes, Status> {
+    let revision = Revision(object.resource_version().parse().unwrap_or_default());
+    let bytes = items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(items::splice(&bytes, revision))
 }
 
 /// Why a write was not done.
@@ -140,11 +237,11 @@ impl WriteError {
     }
 }
 
-/// Parses an object's cached form into the kind's version.
+/// Parses an object's cached form into the version of a built-in kind.
 pub fn parse(kind: &Kind, cached: &[u8]) -> Result<Object, Status> {
     let mut object = parse_wire(cached)?;
-    if let Some(conversion) = kind.conversion {
-        (conversion.from_stored)(object.value_mut());
+    if let Some(Conversion::Renaming(renaming)) = &kind.conversion {
+        (renaming.from_stored)(object.value_mut());
     }
     Ok(object)
 }

@@ -1,51 +1,39 @@
 //! Paths that are no API objects: health, version, metrics, discovery, OpenAPI, OIDC documents.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use bytes::Bytes;
-use coracle_schema::{
-    discovery::{self, Discovery},
-    openapi,
-};
+use coracle_schema::{discovery::Entry, openapi};
 use http::{HeaderValue, Method, StatusCode, header};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::layers::Layers;
+use super::{
+    documents::{Document, Documents, Key, Seen},
+    layers::Layers,
+};
 use crate::{
+    extensions,
+    registry::Catalog,
     verbs::Call,
-    wire::{Answer, Body, Encoding, Form, Status, answer, negotiate},
+    wire::{Answer, Body, Form, Status, answer, negotiate},
 };
 
 /// What we say we are.
 pub const GIT_VERSION: &str = "v1.37.1";
 
-/// The documents, made on first demand, and the state health is told from.
+/// The documents, and the state health is told from.
 pub struct Paths {
-    discovery: Discovery,
-    documents: Mutex<HashMap<String, Document>>,
+    documents: Documents,
     address: String,
     ready: AtomicBool,
 }
 
-/// A document that changes only when the kinds do.
-#[derive(Clone)]
-struct Document {
-    body: Bytes,
-    etag: HeaderValue,
-}
-
 impl Paths {
-    /// For the kinds of these entries; `address` is the `host:port` that `/api` tells.
-    pub fn new(entries: impl IntoIterator<Item = discovery::Entry>, address: String) -> Self {
-        Self { discovery: Discovery::new(entries), documents: Mutex::default(), address, ready: AtomicBool::new(false) }
+    /// For these built-in kinds; `address` is the `host:port` that `/api` tells.
+    pub fn new(built_in: Vec<Entry>, address: String) -> Self {
+        Self { documents: Documents::new(built_in), address, ready: AtomicBool::new(false) }
     }
 
     /// Whether the server is ready, from now on.
@@ -65,30 +53,36 @@ impl Paths {
             return Err(Status::method_not_allowed());
         }
         let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let one = |group: &str| Key { path: path.to_owned(), variant: "", group: Some(group.to_owned()) };
+        let all = |variant| Key { path: path.to_owned(), variant, group: None };
+        let json = |value: Value| value.to_string();
         match segments.as_slice() {
-            [] => Ok(answer::value(StatusCode::OK, Encoding::Json, &self.root())),
+            [] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
             ["healthz" | "livez" | "readyz", ..] => Ok(self.health(layers, call, &segments).await),
-            ["version"] => Ok(answer::value(StatusCode::OK, Encoding::Json, &version())),
+            ["version"] => Ok(answer::value(StatusCode::OK, &version())),
             ["metrics"] => Ok(metrics(layers)),
             ["api"] | ["apis"] if negotiate::accept(&call.headers)?.form == Form::Discovery => {
                 let core = segments[0] == "api";
-                self.document(call, path, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", "aggregated", || {
-                    Some(self.discovery.aggregated(core))
-                })
+                self.document(layers, call, all("aggregated"), AGGREGATED, |seen| Some(seen.discovery.aggregated(core)))
             }
-            ["api"] => self.document(call, path, JSON, "", || Some(self.discovery.core_versions(&self.address))),
-            ["apis"] => self.document(call, path, JSON, "", || Some(self.discovery.group_list())),
-            ["api", version] => self.document(call, path, JSON, "", || self.discovery.resources("", version)),
-            ["apis", group] => self.document(call, path, JSON, "", || self.discovery.group(group)),
-            ["apis", group, version] => self.document(call, path, JSON, "", || self.discovery.resources(group, version)),
-            ["openapi", "v3"] => self.document(call, path, JSON, "", || Some(openapi::index(&self.discovery, GIT_VERSION))),
-            ["openapi", "v3", "api", version] => self.openapi(layers, call, path, "", version),
-            ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, path, group, version),
+            ["api"] => self.document(layers, call, all(""), JSON, |seen| Some(json(seen.discovery.core_versions(&self.address)))),
+            ["apis"] => self.document(layers, call, all(""), JSON, |seen| Some(seen.discovery.group_list())),
+            ["api", version] => self.document(layers, call, one(""), JSON, |seen| seen.discovery.resources("", version).map(json)),
+            ["apis", group] => self.document(layers, call, one(group), JSON, |seen| seen.discovery.group(group).map(json)),
+            ["apis", group, version] => {
+                self.document(layers, call, one(group), JSON, |seen| seen.discovery.resources(group, version).map(json))
+            }
+            ["openapi", "v2"] => self.openapi_v2(layers, call).await,
+            ["openapi", "v3"] => {
+                self.document(layers, call, all(""), JSON, |seen| Some(json(openapi::index(&seen.discovery, GIT_VERSION))))
+            }
+            ["openapi", "v3", "api", version] => self.openapi(layers, call, one(""), version).await,
+            ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, one(group), version).await,
             [".well-known", "openid-configuration"] => {
                 let issuer = "/openid/v1/jwks";
                 let host = call.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or(&self.address);
                 let document = layers.api.authenticator.discovery(&format!("https://{host}{issuer}"));
-                Ok(document.map_or_else(answer::not_found, |d| answer::value(StatusCode::OK, Encoding::Json, &d)))
+                Ok(document.map_or_else(answer::not_found, |d| answer::value(StatusCode::OK, &d)))
             }
             ["openid", "v1", "jwks"] => {
                 let body = layers.api.authenticator.key_set().to_string();
@@ -98,12 +92,21 @@ impl Paths {
         }
     }
 
-    fn openapi(&self, layers: &Layers, call: &Call, path: &str, group: &str, version: &str) -> Result<Answer, Status> {
-        let make = || {
-            let entries = self.discovery.entries(group, version)?;
-            Some(openapi::document(&layers.api.tables, group, version, entries, GIT_VERSION))
+    /// The v3 document of a group and version, made beside the runtime: a large CRD takes its time.
+    async fn openapi(&self, layers: &Arc<Layers>, call: &Call, key: Key, version: &str) -> Result<Answer, Status> {
+        let catalog = layers.api.storage.catalog();
+        let seen = self.documents.look(&catalog);
+        let document = match self.documents.get(&key) {
+            Some(document) => document,
+            None => {
+                let (layers, of, version) = (layers.clone(), seen.clone(), version.to_owned());
+                let group = key.group.clone().unwrap_or_default();
+                let made = beside(move || v3(&layers, &catalog, &of, &group, &version).map(|v| v.to_string())).await?;
+                let Some(text) = made else { return Ok(answer::not_found()) };
+                self.made(key, text.into_bytes(), &seen)?
+            }
         };
-        let mut made = self.document(call, path, JSON, "", make)?;
+        let mut made = document.answer(&call.headers, JSON)?;
         // The address holds the hash of what it names: clients may keep it for ever.
         if call.query.get("hash").is_some() && made.status() == StatusCode::OK {
             made.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -111,38 +114,58 @@ impl Paths {
         Ok(made)
     }
 
-    /// A document from memory, made when it is first asked for; 304 when the client has it.
-    fn document(
-        &self,
-        call: &Call,
-        path: &str,
-        content_type: &'static str,
-        variant: &str,
-        make: impl FnOnce() -> Option<Value>,
-    ) -> Result<Answer, Status> {
-        let key = format!("{path} {variant}");
-        let found = self.documents.lock().get(&key).cloned();
-        let document = match found {
+    /// All there is in one v2 document, as JSON or, for old clients, as a protobuf message.
+    async fn openapi_v2(&self, layers: &Arc<Layers>, call: &Call) -> Result<Answer, Status> {
+        let (variant, content_type) = v2_form(&call.headers)?;
+        let catalog = layers.api.storage.catalog();
+        let seen = self.documents.look(&catalog);
+        let key = |variant| Key { path: "/openapi/v2".to_owned(), variant, group: None };
+        if let Some(document) = self.documents.get(&key(variant)) {
+            return document.answer(&call.headers, content_type);
+        }
+        let (layers, of) = (layers.clone(), seen.clone());
+        let value = beside(move || v2(&layers, &catalog, &of)).await?;
+        let json = match self.documents.get(&key("")) {
             Some(document) => document,
-            None => {
-                let Some(value) = make() else { return Ok(answer::not_found()) };
-                let document = Document::new(&value)?;
-                self.documents.lock().insert(key, document.clone());
-                document
-            }
+            None => self.made(key(""), value.to_string().into_bytes(), &seen)?,
         };
-        let known = call.headers.get(header::IF_NONE_MATCH).is_some_and(|e| *e == document.etag);
-        let mut made = if known {
-            answer::bytes(StatusCode::NOT_MODIFIED, content_type, Body::empty())
-        } else {
-            answer::bytes(StatusCode::OK, content_type, Body::full(document.body))
-        };
-        made.headers_mut().insert(header::ETAG, document.etag);
-        made.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-        Ok(made)
+        if variant.is_empty() {
+            return json.answer(&call.headers, content_type);
+        }
+        let bytes = beside(move || openapi::v2::protobuf(&value)).await?;
+        let document = Document::new(bytes, Some(&json))?;
+        self.documents.keep(key(variant), document.clone(), &seen);
+        document.answer(&call.headers, content_type)
     }
 
-    fn root(&self) -> Value {
+    /// A document from memory, made when it is first asked for.
+    fn document(
+        &self,
+        layers: &Layers,
+        call: &Call,
+        key: Key,
+        content_type: &'static str,
+        make: impl FnOnce(&Seen) -> Option<String>,
+    ) -> Result<Answer, Status> {
+        let seen = self.documents.look(&layers.api.storage.catalog());
+        let document = match self.documents.get(&key) {
+            Some(document) => document,
+            None => {
+                let Some(text) = make(&seen) else { return Ok(answer::not_found()) };
+                self.made(key, text.into_bytes(), &seen)?
+            }
+        };
+        document.answer(&call.headers, content_type)
+    }
+
+    fn made(&self, key: Key, text: Vec<u8>, seen: &Seen) -> Result<Document, Status> {
+        let document = Document::new(text, None)?;
+        self.documents.keep(key, document.clone(), seen);
+        Ok(document)
+    }
+
+    fn root(&self, layers: &Layers) -> Value {
+        let seen = self.documents.look(&layers.api.storage.catalog());
         let mut paths: Vec<String> = [
             "/.well-known/openid-configuration",
             "/api",
@@ -150,6 +173,7 @@ impl Paths {
             "/healthz",
             "/livez",
             "/metrics",
+            "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
             "/readyz",
@@ -158,7 +182,7 @@ impl Paths {
         .into_iter()
         .map(str::to_owned)
         .collect();
-        for (group, version) in self.discovery.group_versions() {
+        for (group, version) in seen.discovery.group_versions() {
             if group.is_empty() {
                 paths.push(format!("/api/{version}"));
             } else {
@@ -207,14 +231,50 @@ impl Paths {
 }
 
 const JSON: &str = "application/json";
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-impl Document {
-    fn new(value: &Value) -> Result<Self, Status> {
-        let body = Bytes::from(value.to_string());
-        let digest: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
-        let etag = HeaderValue::from_str(&format!("\"{digest}\"")).map_err(|e| Status::internal(e.to_string()))?;
-        Ok(Self { body, etag })
+/// Runs what computes for long on a thread of its own.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(e.to_string()))
+}
+
+fn v3(layers: &Layers, catalog: &Catalog, seen: &Seen, group: &str, version: &str) -> Option<Value> {
+    let entries = seen.discovery.entries(group, version)?;
+    let custom = extensions::openapi::definitions(catalog, group, version);
+    Some(openapi::document(&layers.api.tables, group, version, entries, &custom, GIT_VERSION))
+}
+
+fn v2(layers: &Layers, catalog: &Catalog, seen: &Seen) -> Value {
+    let mut all = openapi::v2::Document::new(GIT_VERSION);
+    for (group, version) in seen.discovery.group_versions() {
+        if let Some(document) = v3(layers, catalog, seen, group, version) {
+            all.add(&document);
+        }
     }
+    all.finish()
+}
+
+/// Which form of the v2 document a client takes, and what that is called.
+fn v2_form(headers: &http::HeaderMap) -> Result<(&'static str, &'static str), Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let types = accept.split(',').map(|t| t.split(';').next().unwrap_or_default().trim());
+    let mut types = types.filter(|t| !t.is_empty()).peekable();
+    if types.peek().is_none() {
+        return Ok(("", JSON));
+    }
+    for wanted in types {
+        if matches!(wanted, "*/*" | "application/*" | JSON) {
+            return Ok(("", JSON));
+        }
+        if openapi::v2::PROTOBUF_TYPES.contains(&wanted) {
+            return Ok(("protobuf", openapi::v2::PROTOBUF_TYPES[0]));
+        }
+    }
+    Err(Status::new(
+        406,
+        "NotAcceptable",
+        format!("only the following media types are accepted: {JSON}, {}", openapi::v2::PROTOBUF_TYPES[0]),
+    ))
 }
 
 async fn store_answers(layers: &Layers) -> bool {

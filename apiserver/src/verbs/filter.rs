@@ -4,9 +4,11 @@ use coracle_store::cache::{Cached, Snapshot};
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::Call;
 use crate::{
-    registry::{FieldSelector, Kind, LabelSelector, items::Facts},
+    registry::{Conversion, FieldSelector, Kind, LabelSelector, custom::Field, items::Facts},
     request::query::ListOptions,
     wire::Status,
 };
@@ -20,27 +22,37 @@ pub struct Filter {
     key: Option<String>,
     labels: LabelSelector,
     fields: FieldSelector,
+    /// Fields are looked up in the converted object: what was noted of the stored one does not hold for it.
+    by_wire: bool,
 }
 
 impl Filter {
     /// From a request's path and options; 400 for fields that cannot be selected.
     pub fn new(kind: &Arc<Kind>, call: &Call, options: &ListOptions) -> Result<Self, Status> {
-        let known = kind.rules.selectable(&serde_json::Value::Object(serde_json::Map::new()));
-        for field in options.fields.fields() {
-            let general = matches!(field, "metadata.name" | "metadata.namespace");
-            if !general && !known.iter().any(|(name, _)| *name == field) {
-                return Err(Status::bad_request(unknown_field(field, known.is_empty())));
+        let known = kind.selectable();
+        let labels = kind.rules.field_labels(&kind.gvk.group);
+        let general = |field: &str| matches!(field, "metadata.name" | "metadata.namespace");
+        let own_name = |field: &str| match labels.iter().find(|(theirs, _)| *theirs == field) {
+            Some((_, ours)) => Some((*ours).to_owned()),
+            None => (labels.is_empty() || general(field)).then(|| field.to_owned()),
+        };
+        let fields = options.fields.renamed(own_name).map_err(|field| Status::bad_request(unknown_field(field, false)))?;
+        for field in fields.fields() {
+            if !general(field) && !known.iter().any(|name| **name == *field) {
+                return Err(Status::bad_request(unknown_field(field, known.is_empty() && !kind.is_custom())));
             }
         }
-        let namespace = match options.fields.requires("metadata.namespace") {
+        let namespace = match fields.requires("metadata.namespace") {
             Some(namespace) if kind.is_namespaced() && call.info.namespace.is_empty() => namespace,
             _ => call.namespace_of(kind),
         };
         let prefix = kind.list_prefix(namespace);
-        let name = if call.info.name.is_empty() { options.fields.requires("metadata.name") } else { Some(call.info.name.as_str()) };
+        let name = if call.info.name.is_empty() { fields.requires("metadata.name") } else { Some(call.info.name.as_str()) };
         let one_place = !kind.is_namespaced() || !namespace.is_empty();
         let key = name.filter(|_| one_place).map(|name| format!("{prefix}{name}"));
-        Ok(Self { kind: Arc::clone(kind), prefix, key, labels: options.labels.clone(), fields: options.fields.clone() })
+        let foreign = matches!(&kind.conversion, Some(Conversion::Versions(versions)) if !versions.is_local());
+        let by_wire = foreign && fields.fields().any(|field| !field.starts_with("metadata."));
+        Ok(Self { kind: Arc::clone(kind), prefix, key, labels: options.labels.clone(), fields, by_wire })
     }
 
     /// Whether all objects of the place are meant.
@@ -57,7 +69,7 @@ impl Filter {
         if !self.labels.matches(|label| cached.facts.label(label)) {
             return false;
         }
-        if self.fields.is_empty() {
+        if self.fields.is_empty() || self.by_wire {
             return true;
         }
         let (namespace, name) = self.kind.split_key(key);
@@ -68,12 +80,32 @@ impl Filter {
         })
     }
 
+    /// Whether what [`Filter::selects`] lets pass has to be asked about again, with [`Filter::selects_wire`].
+    pub fn needs_wire(&self) -> bool {
+        self.by_wire
+    }
+
+    /// Whether an object is meant whose fields count as they are in its converted form.
+    pub fn selects_wire(&self, wire: &[u8]) -> bool {
+        let object: Value = serde_json::from_slice(wire).unwrap_or_default();
+        let values: Vec<(&str, String)> = self.fields.fields().map(|field| (field, self.field_of(&object, field))).collect();
+        self.fields.matches(|field| values.iter().find(|(name, _)| *name == field).map_or("", |(_, value)| value))
+    }
+
+    fn field_of(&self, object: &Value, field: &str) -> String {
+        let fields = self.kind.custom.iter().flat_map(|custom| custom.fields.iter());
+        match fields.into_iter().find(|f| *f.name == *field) {
+            Some(found) => found.value(object),
+            None => Field::new(field).value(object),
+        }
+    }
+
     /// The objects meant, in key order, after a key.
     pub fn pick<'a>(
         &'a self,
         snapshot: &'a Snapshot<Facts>,
         after: Option<&'a str>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Cached<Facts>>> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<Cached<Facts>>> + Send + 'a> {
         if let Some(key) = &self.key {
             let found = snapshot.get(key).filter(|c| after.is_none_or(|a| c.key.as_str() > a));
             return Box::new(found.into_iter().filter(|c| self.selects(c)));

@@ -20,9 +20,12 @@ use crate::{
 
 /// Changes the object as the patch in the body says.
 pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let of = negotiate::patch_type(&call.headers)?;
+    let of = negotiate::patch_type(&call.headers).map_err(|refused| if kind.is_custom() { refused } else { unrouted() })?;
     if of == PatchType::Apply {
         return apply::apply(api, call, kind).await;
+    }
+    if of == PatchType::Strategic && kind.is_custom() {
+        return Err(unsupported());
     }
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), false)?;
     let mut writing = Writing::new(api, call, kind, options);
@@ -37,6 +40,18 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     writing.answer(&outcome)
 }
 
+/// Nobody knows how to merge the lists of a custom resource.
+fn unsupported() -> Status {
+    let accepted = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+    let text = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+    Status::new(415, "UnsupportedMediaType", text)
+}
+
+/// Of a built-in kind a patch of another type never reaches the handler: upstream's router refuses it.
+fn unrouted() -> Status {
+    Status { details: json!({}), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }
+}
+
 /// A patch, parsed once however often it is tried.
 pub enum Patch<'a> {
     /// RFC 6902.
@@ -48,14 +63,23 @@ pub enum Patch<'a> {
 }
 
 impl<'a> Patch<'a> {
-    /// Reads the body as a patch of this type.
+    /// Reads the body as a patch of this type (`validateAndTranscodePatch`, `applyJSPatch` of `endpoints/handlers/patch.go`).
     pub fn parse(of: PatchType, body: &'a [u8]) -> Result<Self, Status> {
-        let value = || serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")));
-        match of {
-            PatchType::Json => Ok(Self::Json(body)),
-            PatchType::Merge => Ok(Self::Merge(value()?)),
-            PatchType::Strategic | PatchType::Apply => Ok(Self::Strategic(value()?)),
+        let value: Value = serde_json::from_slice(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let (fits, head, wanted) = match of {
+            PatchType::Json => (value.is_array(), "error decoding patch: ", "[]handlers.jsonPatchOp"),
+            PatchType::Merge => (value.is_object(), "error decoding patch: ", "map[string]interface {}"),
+            PatchType::Strategic | PatchType::Apply => (value.is_object(), "", "map[string]interface {}"),
+        };
+        if !fits && !value.is_null() {
+            let found = json_kind(&value);
+            return Err(Status::bad_request(format!("{head}json: cannot unmarshal {found} into Go value of type {wanted}")));
         }
+        Ok(match of {
+            PatchType::Json => Self::Json(body),
+            PatchType::Merge => Self::Merge(value),
+            PatchType::Strategic | PatchType::Apply => Self::Strategic(value),
+        })
     }
 
     /// The patched object.
@@ -66,6 +90,18 @@ impl<'a> Patch<'a> {
             Self::Strategic(patch) => patch::strategic_merge_patch(schema, old.clone(), patch.clone()),
         };
         patched.map_err(refused)
+    }
+}
+
+/// What Go's decoder calls a value.
+fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 

@@ -11,6 +11,8 @@ use coracle_schema::{
     decode::{self, FieldValidation},
     default,
     managed::{self, Path, Who},
+    structural,
+    tables::Tables,
     validate::{self, Rigour},
 };
 use coracle_store::{Expect, Key, StoreError, cache::Freshness};
@@ -21,8 +23,8 @@ use super::{Api, Call};
 use crate::{
     admission::{self, Attempt, Operation},
     registry::{
-        Kind, Object, Part, items, meta,
-        storage::{Stored, WriteError, Written, store_error},
+        Kind, Object, Part, items, meta, rules,
+        storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
     },
     request::query::WriteOptions,
     wire::{
@@ -35,6 +37,13 @@ use crate::{
 const RETRIES: usize = 30;
 /// How many generated names are tried (`RetryGenerateName`).
 const NAMES: usize = 8;
+
+/// What upstream's decoder reads first of a body, as its errors name it.
+const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+/// What upstream's registry of built-in types calls itself.
+const SCHEME: &str = "pkg/runtime/scheme.go:111";
+/// Bytes of a body that nobody can read, shown to its sender.
+const SUMMARY: usize = 30;
 
 const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
 
@@ -84,9 +93,13 @@ impl<'a> Writing<'a> {
     /// Decodes the body as an object of the kind and fills in defaults.
     pub fn decode_body(&mut self) -> Result<Object, Status> {
         let kind = self.kind;
+        if self.call.body.trim_ascii() == b"null" {
+            return self.decode_value(Value::Object(serde_json::Map::new()));
+        }
         let decoded = match negotiate::body_encoding(&self.call.headers)? {
             // In one pass, which also sees what stands twice.
             BodyEncoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
+            BodyEncoding::Protobuf => decode::from_protobuf(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
             _ => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
         };
         self.finish_decoding(decoded)
@@ -100,7 +113,7 @@ impl<'a> Writing<'a> {
 
     fn finish_decoding(&mut self, decoded: Result<decode::Decoded, decode::DecodeError>) -> Result<Object, Status> {
         let kind = self.kind;
-        let decoded = decoded.map_err(|e| decode_error(&e, kind))?;
+        let decoded = decoded.map_err(|e| decode_error(&e, kind, &self.call.body))?;
         if self.options.field_validation == FieldValidation::Warn {
             for report in decoded.reports {
                 if !self.warnings.contains(&report) {
@@ -109,7 +122,7 @@ impl<'a> Writing<'a> {
             }
         }
         let mut object = Object::new(decoded.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
-        check_type(&object, kind)?;
+        check_type(&object, kind, &self.api.tables)?;
         object.value_mut()["apiVersion"] = kind.api_version().into();
         object.value_mut()["kind"] = (*kind.gvk.kind).into();
         self.default(&mut object);
@@ -124,7 +137,8 @@ impl<'a> Writing<'a> {
 
     /// Creates the object.
     pub async fn create(&mut self, object: Object) -> Result<Outcome, Status> {
-        if !object.resource_version().is_empty() && object.resource_version() != "0" {
+        // What is only tried never reaches the storage that minds.
+        if !self.options.dry_run && !object.resource_version().is_empty() && object.resource_version() != "0" {
             return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
@@ -194,11 +208,17 @@ impl<'a> Writing<'a> {
         if !owned {
             self.own(None, &mut object);
         }
+        if kind.is_terminating() {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(kind.subject(object.name()), why).into());
+        }
         self.admit_mutating(Operation::Create, &mut object, None).await?;
         if kind.has_status() && !kind.traits.status_on_create {
             kind.reset_status(&mut object);
         }
         kind.rules.prepare(&mut object, None, self.part);
+        kind.rules.note_time(&mut object, None, self.part, &meta::time_text(self.api.now()));
+        kind.rules.stamp(&mut object, None, &meta::time_text(self.api.now()));
         kind.rules.note_creator(&mut object, &self.call.user);
         self.refuse(meta::validate(&object, kind), &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
@@ -231,6 +251,8 @@ impl<'a> Writing<'a> {
         self.admit_mutating(Operation::Update, &mut object, Some(&old.object)).await?;
         self.keep_apart(&mut object, &old.object);
         kind.rules.prepare(&mut object, Some(&old.object), self.part);
+        kind.rules.note_time(&mut object, Some(&old.object), self.part, &meta::time_text(self.api.now()));
+        kind.rules.stamp(&mut object, Some(&old.object), &meta::time_text(self.api.now()));
         if self.part != Part::Status {
             meta::advance_generation(&mut object, &old.object, kind);
         }
@@ -304,7 +326,10 @@ impl<'a> Writing<'a> {
                         restore(new.value_mut(), old.value(), path);
                     }
                 }
-                meta::keep_ownership(new, old);
+                // Upstream lets the status of a CRD take its finalizer off.
+                if !self.kind.id.is(DEFINITIONS) {
+                    meta::keep_ownership(new, old);
+                }
             }
             Part::Other(_) => {}
         }
@@ -363,8 +388,15 @@ impl<'a> Writing<'a> {
 
     /// Validates by table and rules; `errors` are those found so far. Notes the rules' warnings.
     fn refuse(&mut self, mut errors: FieldErrors, new: &Object, old: Option<&Object>) -> Result<(), Status> {
-        errors.extend(validate::structure(new.value(), old.map(Object::value), &self.kind.schema, Rigour::BuiltIn));
-        errors.extend(self.kind.rules.validate(new, old, self.part));
+        let (value, before) = (new.value(), old.map(Object::value));
+        let tables = if self.kind.is_custom() {
+            let written = if self.part == Part::Status { structural::Written::Status } else { structural::Written::Whole };
+            structural::validate(value, before, &self.kind.schema, written)
+        } else {
+            validate::structure(value, before, &self.kind.schema, Rigour::BuiltIn)
+        };
+        let rules = self.kind.rules.validate(new, old, self.part);
+        errors.extend(rules::findings(tables, rules, &*self.kind.rules));
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
         }
@@ -374,7 +406,7 @@ impl<'a> Writing<'a> {
 
     /// The answer: the object in the form wanted, 201 when it is new.
     pub fn answer(&self, outcome: &Outcome) -> Result<Answer, Status> {
-        let wanted = negotiate::accept(&self.call.headers)?;
+        let wanted = super::render::wanted(self.call, self.kind)?;
         self.answer_as(wanted, outcome)
     }
 
@@ -436,8 +468,16 @@ fn restore(new: &mut Value, old: &Value, path: Path) {
 }
 
 /// The body must say it is what the path says (apiserver `endpoints/handlers/create.go`).
-fn check_type(object: &Object, kind: &Kind) -> Result<(), Status> {
+fn check_type(object: &Object, kind: &Kind, tables: &Tables) -> Result<(), Status> {
     let (version, name) = (object.text("/apiVersion"), object.text("/kind"));
+    if !kind.is_custom() && !version.is_empty() && !name.is_empty() && !known(tables, version, name) {
+        let short = version.rsplit('/').next().unwrap_or_default();
+        let text = format!(
+            "{name} in version {short:?} cannot be handled as a {}: no kind {name:?} is registered for version {version:?} in scheme {SCHEME:?}",
+            kind.gvk.kind
+        );
+        return Err(Status::bad_request(text));
+    }
     if !version.is_empty() && version != kind.api_version() {
         let text = format!("the API version in the data ({version}) does not match the expected API version ({})", kind.api_version());
         return Err(Status::bad_request(text));
@@ -449,10 +489,39 @@ fn check_type(object: &Object, kind: &Kind) -> Result<(), Status> {
     Ok(())
 }
 
-fn decode_error(error: &decode::DecodeError, kind: &Kind) -> Status {
-    let message = error.describe(&kind.gvk.kind, &kind.gvk.version);
+fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status {
+    let message = match error {
+        decode::DecodeError::Syntax(text) => {
+            // As Go words the most common one.
+            let text = if text.starts_with("EOF") { "unexpected end of JSON input" } else { text };
+            unrecognized(&kind.gvk.kind, text, body)
+        }
+        decode::DecodeError::Mismatch(text) => match text.strip_suffix(&format!("into Go value of type {}.{}", kind.gvk.version, kind.gvk.kind)) {
+            Some(head) => unrecognized(&kind.gvk.kind, &format!("{head}into Go value of type {TYPE_META}"), body),
+            None => error.describe(&kind.gvk.kind, &kind.gvk.version),
+        },
+        _ => error.describe(&kind.gvk.kind, &kind.gvk.version),
+    };
     match error.code() {
         413 => Status::new(413, "RequestEntityTooLarge", message),
         _ => Status::bad_request(message),
     }
+}
+
+/// A body that is no object (`transformDecodeError`, `summarizeData` of `endpoints/handlers/rest.go`).
+fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
+    let head = &body[..body.len().min(SUMMARY)];
+    let shown = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let more = if body.len() > SUMMARY { " ..." } else { "" };
+    format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown}{more})")
+}
+
+/// Whether the built-in API has a kind.
+fn known(tables: &Tables, api_version: &str, kind: &str) -> bool {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    tables.kind(group, version, kind).is_some()
 }

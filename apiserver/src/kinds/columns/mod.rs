@@ -93,6 +93,12 @@ pub fn columns_for(group: &str, resource: &str) -> &'static Columns {
     }
 }
 
+/// How long ago an instant was, as a column of dates shows it; `None` when it is no instant.
+pub fn age_of(text: &str, now: Timestamp) -> Option<String> {
+    let then: Timestamp = text.parse().ok()?;
+    Some(cell::human(cell::between(then, now)))
+}
+
 /// The printer of a `scale` subresource.
 pub fn scale() -> &'static Columns {
     &autoscaling::SCALE

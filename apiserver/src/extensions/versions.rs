@@ -1,0 +1,121 @@
+//! From the version an object is stored in to the one asked for, and back (upstream's `apiserver/conversion`).
+
+use std::{collections::VecDeque, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::{review, webhook::Webhook};
+use crate::{
+    registry::{Converter, KindSchema, Object, items, storage},
+    wire::Status,
+};
+
+/// The conversion of one version of a custom resource.
+pub struct Versions {
+    /// This version: `apiVersion` and schema.
+    pub own: Of,
+    /// The version that is stored.
+    pub stored: Of,
+    /// Who converts; `None`: only `apiVersion` differs.
+    pub webhook: Option<Arc<Webhook>>,
+    /// What was converted lately.
+    pub lately: Mutex<Lately>,
+}
+
+/// A version.
+#[derive(Clone)]
+pub struct Of {
+    /// `example.com/v1`
+    pub version: Arc<str>,
+    /// Its schema.
+    pub schema: KindSchema,
+}
+
+/// Converted objects, so that many readers of one object cost one conversion. Bounded in number and size; the oldest goes first.
+#[derive(Default)]
+pub struct Lately {
+    kept: VecDeque<(Bytes, Bytes)>,
+    size: usize,
+}
+
+/// Most objects kept.
+const KEPT: usize = 512;
+/// Most bytes kept.
+const KEPT_BYTES: usize = 4 << 20;
+
+impl Lately {
+    fn get(&self, stored: &Bytes) -> Option<Bytes> {
+        let same = |known: &Bytes| known.as_ptr() == stored.as_ptr() && known.len() == stored.len();
+        self.kept.iter().rev().find(|(known, _)| same(known)).map(|(_, made)| made.clone())
+    }
+
+    fn keep(&mut self, stored: Bytes, made: Bytes) {
+        self.size += stored.len() + made.len();
+        self.kept.push_back((stored, made));
+        while self.kept.len() > KEPT || self.size > KEPT_BYTES {
+            let Some((stored, made)) = self.kept.pop_front() else { break };
+            self.size -= stored.len() + made.len();
+        }
+    }
+}
+
+#[async_trait]
+impl Converter for Versions {
+    fn is_current(&self, wire: &[u8]) -> bool {
+        items::is_of_version(wire, &self.own.version)
+    }
+
+    async fn from_stored(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
+        let mut out: Vec<Option<Bytes>> = Vec::with_capacity(wires.len());
+        let mut asked = Vec::new();
+        for wire in &wires {
+            let known = if self.is_current(wire) { Some(wire.clone()) } else { self.lately.lock().get(wire) };
+            if known.is_none() {
+                asked.push(storage::parse_wire(wire)?.into_value());
+            }
+            out.push(known);
+        }
+        let converted = match &self.webhook {
+            Some(webhook) if !asked.is_empty() => review::convert(webhook, asked, &self.own.version).await?,
+            _ => asked,
+        };
+        let mut converted = converted.into_iter();
+        wires.into_iter().zip(out).map(|(wire, known)| known.map_or_else(|| self.finish(wire, converted.next()), Ok)).collect()
+    }
+
+    async fn to_stored(&self, object: &Object) -> Result<Object, Status> {
+        let mut value = object.value().clone();
+        if let Some(webhook) = &self.webhook {
+            value = review::convert(webhook, vec![value], &self.stored.version).await?.pop().unwrap_or_default();
+        }
+        let mut object = object_of(value)?;
+        object.value_mut()["apiVersion"] = (*self.stored.version).into();
+        coracle_schema::decode::refresh(object.value_mut(), &self.stored.schema);
+        Ok(object)
+    }
+
+    fn is_stored(&self) -> bool {
+        self.own.version == self.stored.version
+    }
+
+    fn is_local(&self) -> bool {
+        self.webhook.is_none()
+    }
+}
+
+impl Versions {
+    fn finish(&self, wire: Bytes, converted: Option<Value>) -> Result<Bytes, Status> {
+        let mut object = object_of(converted.unwrap_or_default())?;
+        items::refresh(&self.own.schema, &self.own.version, &mut object);
+        let made = storage::rewired(&object)?;
+        self.lately.lock().keep(wire, made.clone());
+        Ok(made)
+    }
+}
+
+fn object_of(value: Value) -> Result<Object, Status> {
+    Object::new(value).ok_or_else(|| Status::internal("a converted object is not a JSON object"))
+}

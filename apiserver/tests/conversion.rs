@@ -1,0 +1,227 @@
+//! Custom resources whose versions a webhook converts: the webhook stands in the test and is asked over TLS.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::house::House;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const V1: &str = "/apis/example.com/v1/namespaces/default/hosts";
+const V2: &str = "/apis/example.com/v2/namespaces/default/hosts";
+
+/// What a webhook makes of an object in the version asked for; `Err` is its complaint.
+type Convert = fn(Value, &str) -> Result<Value, String>;
+
+/// A webhook that counts what it was asked.
+struct Hook {
+    url: String,
+    bundle: String,
+    reviews: Arc<AtomicUsize>,
+    objects: Arc<AtomicUsize>,
+}
+
+impl Hook {
+    async fn start(convert: Convert) -> Self {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "hook.default.svc".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (reviews, objects) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let hook = Self {
+            url: format!("https://localhost:{port}/convert"),
+            bundle: STANDARD.encode(certified.cert.pem()),
+            reviews: reviews.clone(),
+            objects: objects.clone(),
+        };
+        tokio::spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, reviews, objects) = (acceptor.clone(), reviews.clone(), objects.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let answer = service_fn(move |request: Request<Incoming>| {
+                        reviews.fetch_add(1, Ordering::SeqCst);
+                        let objects = objects.clone();
+                        async move { Ok::<_, hyper::Error>(answer(request, convert, &objects).await) }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        hook
+    }
+
+    fn conversion(&self, review: &str) -> Value {
+        let config = json!({"url": self.url, "caBundle": self.bundle});
+        json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": [review]}})
+    }
+}
+
+async fn answer(request: Request<Incoming>, convert: Convert, objects: &AtomicUsize) -> Response<Full<Bytes>> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let review: Value = serde_json::from_slice(&body).unwrap();
+    let wanted = review["request"]["desiredAPIVersion"].as_str().unwrap();
+    let sent = review["request"]["objects"].as_array().unwrap();
+    objects.fetch_add(sent.len(), Ordering::SeqCst);
+    let made: Result<Vec<Value>, String> = sent.iter().map(|object| convert(object.clone(), wanted)).collect();
+    let mut response = json!({"uid": review["request"]["uid"], "result": {"status": "Success"}});
+    match made {
+        Ok(made) => response["convertedObjects"] = made.into(),
+        Err(why) => response["result"] = json!({"status": "Failed", "message": why}),
+    }
+    let said = json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response});
+    Response::new(Full::new(said.to_string().into()))
+}
+
+/// v1 has `hostPort`, v2 has `host` and `port`.
+fn split(mut object: Value, wanted: &str) -> Result<Value, String> {
+    object["apiVersion"] = wanted.into();
+    object["metadata"]["annotations"] = json!({"converted": wanted});
+    let members = object.as_object_mut().unwrap();
+    if wanted.ends_with("/v2") {
+        let both = members.remove("hostPort").unwrap_or_default();
+        let (host, port) = both.as_str().and_then(|b| b.split_once(':')).ok_or("no hostPort")?;
+        members.insert("host".into(), host.into());
+        members.insert("port".into(), port.into());
+    } else {
+        let text = |v: Option<Value>| v.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let (host, port) = (text(members.remove("host")), text(members.remove("port")));
+        members.insert("hostPort".into(), format!("{host}:{port}").into());
+    }
+    Ok(object)
+}
+
+fn crd(conversion: &Value) -> Value {
+    let version = |name: &str, storage: bool, fields: &[&str]| {
+        let properties: serde_json::Map<String, Value> = fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
+        let selectable: Vec<Value> = fields.iter().map(|f| json!({"jsonPath": format!(".{f}")})).collect();
+        json!({"name": name, "served": true, "storage": storage, "selectableFields": selectable,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})
+    };
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "hosts.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "hosts", "singular": "host", "kind": "Host", "listKind": "HostList"},
+            "versions": [version("v1", true, &["hostPort"]), version("v2", false, &["host", "port"])], "conversion": conversion,
+        },
+    })
+}
+
+fn v1(name: &str, host_port: &str) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Host", "metadata": {"name": name}, "hostPort": host_port})
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_webhook_converts_what_is_read_and_written_in_another_version() {
+    let (house, hook) = (House::new().await, Hook::start(split).await);
+    house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
+    house.post(V1, &v1("a", "one:1")).await.ok();
+    house.post(V1, &v1("b", "two:2")).await.ok();
+    assert_eq!(hook.reviews.load(Ordering::SeqCst), 0, "nothing had to be converted yet");
+    let read = house.get(&format!("{V2}/a")).await.ok();
+    assert_eq!((&read["apiVersion"], &read["host"], &read["port"]), (&json!("example.com/v2"), &json!("one"), &json!("1")));
+    assert_eq!(read["metadata"]["annotations"], json!({"converted": "example.com/v2"}));
+    let before = hook.reviews.load(Ordering::SeqCst);
+    let list = house.get(V2).await.ok();
+    assert_eq!((names(&list), &list["items"][1]["host"]), (vec!["a", "b"], &json!("two")));
+    assert_eq!(hook.reviews.load(Ordering::SeqCst), before + 1, "a list is one review");
+    let made = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "c"}, "host": "three", "port": "3"});
+    assert_eq!(house.post(V2, &made).await.ok()["host"], "three");
+    assert_eq!(house.get(&format!("{V1}/c")).await.ok()["hostPort"], "three:3");
+    let patched = house.patch(&format!("{V2}/a"), "application/merge-patch+json", &json!({"port": "9"})).await.ok();
+    assert_eq!(patched["port"], "9");
+    assert_eq!(house.get(&format!("{V1}/a")).await.ok()["hostPort"], "one:9");
+    house.delete(&format!("{V2}/a")).await.ok();
+    assert_eq!(names(&house.get(V1).await.ok()), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn selectors_and_watches_see_the_version_asked_for() {
+    let (house, hook) = (House::new().await, Hook::start(split).await);
+    house.post(CRDS, &crd(&hook.conversion("v1beta1"))).await.ok();
+    house.post(V1, &v1("a", "one:1")).await.ok();
+    house.post(V1, &v1("b", "two:1")).await.ok();
+    assert_eq!(names(&house.get(&format!("{V1}?fieldSelector=hostPort%3Done:1")).await.ok()), ["a"]);
+    assert_eq!(names(&house.get(&format!("{V2}?fieldSelector=host%3Dtwo")).await.ok()), ["b"]);
+    assert_eq!(names(&house.get(&format!("{V2}?fieldSelector=port%3D1&limit=1")).await.ok()), ["a"]);
+    let refused = house.get(&format!("{V2}?fieldSelector=hostPort%3Dx")).await;
+    assert_eq!(refused.code, StatusCode::BAD_REQUEST);
+
+    let watch = house.open(Method::GET, &format!("{V2}?watch=true&fieldSelector=host%3Dtwo"), &[], "").await;
+    let mut frames = BodyStream::new(watch.into_body());
+    let mut next = async || -> (String, String) {
+        let bytes = frames.next().await.unwrap().unwrap().into_data().unwrap();
+        let event: Value = serde_json::from_slice(&bytes).unwrap();
+        (event["type"].as_str().unwrap().to_owned(), event["object"]["host"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(next().await, ("ADDED".into(), "two".into()));
+    house.patch(&format!("{V1}/a"), "application/merge-patch+json", &json!({"hostPort": "two:7"})).await.ok();
+    assert_eq!(next().await, ("ADDED".into(), "two".into()));
+    house.patch(&format!("{V1}/b"), "application/merge-patch+json", &json!({"hostPort": "gone:7"})).await.ok();
+    assert_eq!(next().await, ("DELETED".into(), "two".into()));
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_is_quoted_and_harms_nothing_else() {
+    let (house, hook) = (House::new().await, Hook::start(|_, _| Err("not today".into())).await);
+    house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
+    house.post(V1, &v1("a", "one:1")).await.ok();
+    let failed = house.get(&format!("{V2}/a")).await;
+    assert_eq!(failed.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(failed.json()["message"], "conversion webhook for example.com/v1, Kind=Host failed: not today");
+    assert_eq!(house.get(V2).await.code, StatusCode::INTERNAL_SERVER_ERROR);
+    let made = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "c"}, "host": "three", "port": "3"});
+    assert_eq!(house.post(V2, &made).await.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(names(&house.get(V1).await.ok()), ["a"]);
+
+    let (house, hook) = (
+        House::new().await,
+        Hook::start(|mut object, wanted| {
+            object["apiVersion"] = wanted.into();
+            object["metadata"]["name"] = "other".into();
+            Ok(object)
+        })
+        .await,
+    );
+    house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
+    house.post(V1, &v1("a", "one:1")).await.ok();
+    let failed = house.get(&format!("{V2}/a")).await.json();
+    assert_eq!(
+        failed["message"],
+        "conversion webhook for example.com/v1, Kind=Host returned invalid object: must have the same name: a != other"
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_nobody_recognises_is_not_believed() {
+    let (house, hook) = (House::new().await, Hook::start(split).await);
+    let mut conversion = hook.conversion("v1");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    conversion["webhook"]["clientConfig"]["caBundle"] = STANDARD.encode(other.cert.pem()).into();
+    house.post(CRDS, &crd(&conversion)).await.ok();
+    house.post(V1, &v1("a", "one:1")).await.ok();
+    let failed = house.get(&format!("{V2}/a")).await;
+    assert!(failed.json()["message"].as_str().unwrap().contains("tls: failed to verify certificate"), "{}", failed.json());
+    assert_eq!(hook.objects.load(Ordering::SeqCst), 0);
+}
