@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::EvalError;
 use crate::equal::add_lists;
 use crate::value::{Text, Val};
-use crate::EvalError;
 
 type Eval<'a> = Result<Val<'a>, EvalError>;
 
@@ -50,7 +50,17 @@ fn no_overload(operator: Operator, one: &Val<'_>) -> EvalError {
     let (name, known) = match operator {
         Operator::Add => (
             "_+_",
-            matches!(one, Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::String(_) | Val::Bytes(_) | Val::Duration(_) | Val::Timestamp(_) | Val::List(_)),
+            matches!(
+                one,
+                Val::Int(_)
+                    | Val::Uint(_)
+                    | Val::Double(_)
+                    | Val::String(_)
+                    | Val::Bytes(_)
+                    | Val::Duration(_)
+                    | Val::Timestamp(_)
+                    | Val::List(_)
+            ),
         ),
         Operator::Subtract => ("_-_", matches!(one, Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Duration(_) | Val::Timestamp(_))),
         Operator::Multiply => ("_*_", matches!(one, Val::Int(_) | Val::Uint(_) | Val::Double(_))),

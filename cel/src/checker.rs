@@ -111,7 +111,7 @@ impl Checker<'_, '_, '_> {
                 for element in elements {
                     self.check(&element.value);
                     let ty = self.entry(&element.value, element.optional);
-                    joined = Some(self.join(element.value.id, joined, ty));
+                    joined = Some(self.join(joined, ty));
                 }
                 Type::list(joined.unwrap_or_else(|| self.fresh()))
             }
@@ -120,10 +120,10 @@ impl Checker<'_, '_, '_> {
                 for entry in entries {
                     self.check(&entry.key);
                     let key = self.get(&entry.key);
-                    keys = Some(self.join(entry.key.id, keys, key));
+                    keys = Some(self.join(keys, key));
                     self.check(&entry.value);
                     let value = self.entry(&entry.value, entry.optional);
-                    values = Some(self.join(entry.value.id, values, value));
+                    values = Some(self.join(values, value));
                 }
                 Type::map(keys.unwrap_or_else(|| self.fresh()), values.unwrap_or_else(|| self.fresh()))
             }
@@ -311,13 +311,13 @@ impl Checker<'_, '_, '_> {
         ty
     }
 
-    fn join(&mut self, id: Id, previous: Option<Type>, current: Type) -> Type {
-        let Some(previous) = previous else { return current };
-        if self.mapping.assignable(&previous, &current) {
-            return most_general(&previous, &current);
+    /// The type of both; that elements are of one type is looked after elsewhere.
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
+        match previous {
+            None => current,
+            Some(previous) if self.mapping.assignable(&previous, &current) => most_general(&previous, &current),
+            Some(_) => Type::Dyn,
         }
-        self.report(id, format!("expected type '{previous}' but found '{current}'"));
-        Type::Error
     }
 
     fn message(&mut self, expr: &Expr, message: &Struct) -> Type {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::EvalError;
 use crate::time::{self, Timestamp};
 use crate::value::{Text, Val};
-use crate::EvalError;
 
 type Eval<'a> = Result<Val<'a>, EvalError>;
 
@@ -54,9 +54,7 @@ pub(crate) fn to_uint<'a>(value: &Val<'a>) -> Eval<'a> {
             if fits { Ok(Val::Uint(*number as u64)) } else { Err(overflow("unsigned integer")) }
         }
         // Go takes no sign for unsigned numbers.
-        Val::String(text) if !text.as_str().starts_with('+') => {
-            text.as_str().parse().map(Val::Uint).map_err(|_| impossible(value, "uint"))
-        }
+        Val::String(text) if !text.as_str().starts_with('+') => text.as_str().parse().map(Val::Uint).map_err(|_| impossible(value, "uint")),
         _ => Err(impossible(value, "uint")),
     }
 }
@@ -114,9 +112,9 @@ pub(crate) fn to_text(value: &Val<'_>) -> Result<Arc<str>, EvalError> {
         Val::Int(number) => number.to_string().into(),
         Val::Uint(number) => number.to_string().into(),
         Val::Double(number) => double_text(*number).into(),
-        Val::Bytes(bytes) => std::str::from_utf8(bytes)
-            .map_err(|_| EvalError::new("invalid UTF-8 in bytes, cannot convert to string"))?
-            .into(),
+        Val::Bytes(bytes) => {
+            std::str::from_utf8(bytes).map_err(|_| EvalError::new("invalid UTF-8 in bytes, cannot convert to string"))?.into()
+        }
         Val::Duration(nanos) => time::duration_text(*nanos).into(),
         Val::Timestamp(time) => time.to_string().into(),
         Val::Null => "null".into(),
@@ -152,9 +150,15 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_go_writes_them() {
-        for (number, text) in
-            [(1.0, "1"), (1.5, "1.5"), (1e20, "100000000000000000000"), (1e21, "1e+21"), (1.5e-5, "1.5e-05"), (-0.0, "-0"), (0.0001, "0.0001")]
-        {
+        for (number, text) in [
+            (1.0, "1"),
+            (1.5, "1.5"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (1.5e-5, "1.5e-05"),
+            (-0.0, "-0"),
+            (0.0001, "0.0001"),
+        ] {
             assert_eq!(double_text(number), text);
         }
     }

@@ -202,7 +202,8 @@ impl Coster<'_> {
             _ => None,
         };
         let target_cost = target.as_ref().map_or(Range::ZERO, |target| target.cost);
-        let values: Vec<Arg<'_>> = call.args.iter().zip(&args).map(|(expr, known)| Arg { expr, ty: self.checked.ty(expr), known }).collect();
+        let values: Vec<Arg<'_>> =
+            call.args.iter().zip(&args).map(|(expr, known)| Arg { expr, ty: self.checked.ty(expr), known }).collect();
         let on = match (&call.target, &target) {
             (Some(expr), Some(known)) => Some(Arg { expr, ty: self.checked.ty(expr), known }),
             _ => None,

@@ -56,6 +56,8 @@ pub enum Shape {
     Map(Decl),
     /// `properties`.
     Object(Arc<ObjectType>),
+    /// What may be absent.
+    Optional(Decl),
     /// A value of the host, never JSON.
     Host,
 }
@@ -162,10 +164,9 @@ impl Decl {
     /// An object with fields; `required` are the names of those that must be there and have no default.
     pub fn object(object: ObjectType, required: &[&str]) -> Decl {
         let needed: u64 = match &object.fields {
-            Fields::Known(_) => required
-                .iter()
-                .filter_map(|name| Some(name.len() as u64 + object.property(name)?.decl.min_bytes() + 4))
-                .sum(),
+            Fields::Known(_) => {
+                required.iter().filter_map(|name| Some(name.len() as u64 + object.property(name)?.decl.min_bytes() + 4)).sum()
+            }
             Fields::Lazy(_) | Fields::Open => 0,
         };
         let object = Arc::new(object);
@@ -175,6 +176,12 @@ impl Decl {
     /// A value that the host gives, of the type `ty`.
     pub fn host(ty: Type) -> Decl {
         Decl::of(Shape::Host, ty, 0, 1)
+    }
+
+    /// The same, where it may be absent: `oldSelf` of rules that ask for it so.
+    pub fn optional(self) -> Decl {
+        let ty = Type::optional(self.0.ty.clone());
+        Decl::of(Shape::Optional(self), ty, 0, 1)
     }
 
     /// The same, where `null` is a value.
@@ -210,6 +217,7 @@ impl Decl {
     /// The part that one step of a path names: a field as an identifier, `@items`, `@values` or `@keys`.
     pub(crate) fn part(&self, step: &str) -> Option<Decl> {
         match (self.shape(), step) {
+            (Shape::Optional(of), step) => of.part(step),
             (Shape::List(item, _), "@items") => Some(item.clone()),
             (Shape::Map(value), "@values") => Some(value.clone()),
             (Shape::Map(_), "@keys") => Some(Decl::key()),

@@ -63,7 +63,7 @@ impl Env {
         match plan::plan(self, &parsed.root, &checked) {
             Ok(planned) => Ok(Program::new(self, planned, checked.result(&parsed.root), estimate)),
             Err(error) => {
-                source.report_all(format!("program instantiation failed: {error}"));
+                source.report_bare(format!("program instantiation failed: {error}"));
                 Err(source.into_issues())
             }
         }

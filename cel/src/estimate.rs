@@ -89,7 +89,8 @@ fn library(coster: &Coster<'_>, function: &str, overload: &str, target: Option<&
     let walk = |size: Range| Some((size.times(TRAVERSAL), None));
     match function {
         "check" => Some((Range::exactly(350_000), None)),
-        "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name" | "allowed" | "reason" | "error" | "errored" => one,
+        "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name" | "allowed" | "reason" | "error"
+        | "errored" => one,
         "fieldSelector" | "labelSelector" => Some((selector(args.first()?.size()), None)),
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => elements(coster, function, target?),
         "url" | "jsonpatch.escapeKey" => Some((args.first()?.size().times(TRAVERSAL), Some(args.first()?.size()))),
@@ -118,11 +119,19 @@ fn library(coster: &Coster<'_>, function: &str, overload: &str, target: Option<&
         "ip" if overload == "cidr_ip" => one,
         "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver" => walk(args.first()?.size()),
         "ip.isCanonical" => Some((args.first()?.size().times(2.0 * TRAVERSAL), None)),
-        "masked" | "prefixLength" | "family" | "isUnspecified" | "isLoopback" | "isLinkLocalMulticast" | "isLinkLocalUnicast" | "isGlobalUnicast" => one,
+        "masked"
+        | "prefixLength"
+        | "family"
+        | "isUnspecified"
+        | "isLoopback"
+        | "isLinkLocalMulticast"
+        | "isLinkLocalUnicast"
+        | "isGlobalUnicast" => one,
         "containsIP" | "containsCIDR" => Some((contained(function, overload, args.first()?), None)),
         "validate" => Some((args.first()?.size().times(TRAVERSAL).times(128.0 * PATTERN), None)),
-        "format.named" | "sign" | "asInteger" | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan" | "compareTo" | "add"
-        | "sub" | "major" | "minor" | "patch" | "getScheme" | "getHostname" | "getHost" | "getPort" | "getEscapedPath" | "getQuery" => one,
+        "format.named" | "sign" | "asInteger" | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan" | "compareTo"
+        | "add" | "sub" | "major" | "minor" | "patch" | "getScheme" | "getHostname" | "getHost" | "getPort" | "getEscapedPath"
+        | "getQuery" => one,
         "_==_" => equality(args),
         _ => None,
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::charge::Charge;
 use crate::cost::{LIST, MAP, MESSAGE};
 use crate::plan::{Body, Invocation, Loop, Op, Path, Qualified, Qualifier};
 use crate::program::{Activation, Program};
@@ -43,8 +44,8 @@ impl<'a, 'e> Evaluation<'a, 'e> {
                 self.base(op)
             }
             Op::Path(path) => {
-                // A test costs what its steps cost.
-                self.charge(u64::from(!path.test))?;
+                // A test costs what its steps cost, and so does what follows a choice.
+                self.charge(u64::from(!path.test && !matches!(path.base, Op::Conditional(_))))?;
                 self.path(path)
             }
             Op::Conditional(parts) => self.conditional(parts),
@@ -52,22 +53,20 @@ impl<'a, 'e> Evaluation<'a, 'e> {
             Op::Or(two) => self.logical(two, true),
             Op::Not(one) => self.not(one),
             Op::Negate(one) => {
-                let value = self.eval(one)?;
+                let value = self.eval(one);
                 self.charge(1)?;
-                arithmetic::negate(&value)
+                arithmetic::negate(&value?)
             }
             Op::Equal(two) => self.equality(two, true),
             Op::Unequal(two) => self.equality(two, false),
             Op::Order(parts) => {
                 let (relation, charge, two) = &**parts;
-                let args = self.pair(two)?;
-                self.charge(charge.before(&args).unwrap_or(1))?;
+                let args = self.pair(*charge, two)?;
                 order(&args[0], &args[1]).map(|ordering| Val::Bool(relation.holds(ordering)))
             }
             Op::Arithmetic(parts) => {
                 let (operator, charge, two) = &**parts;
-                let args = self.pair(two)?;
-                self.charge(charge.before(&args).unwrap_or(1))?;
+                let args = self.pair(*charge, two)?;
                 arithmetic::apply(*operator, &args[0], &args[1])
             }
             Op::OneOf(parts) => {
@@ -83,19 +82,25 @@ impl<'a, 'e> Evaluation<'a, 'e> {
         }
     }
 
+    /// Both sides are evaluated, and the operator is paid for, even if one of them fails.
     #[inline]
-    fn pair(&mut self, two: &'a [Op; 2]) -> Result<[Val<'a>; 2], EvalError> {
+    fn pair(&mut self, charge: Charge, two: &'a [Op; 2]) -> Result<[Val<'a>; 2], EvalError> {
         let one = self.eval(&two[0]);
         if one.as_ref().is_err_and(EvalError::is_cancelled) {
             return one.map(|one| [one, Val::Null]);
         }
-        // Both sides are evaluated, and both are paid for, even if the first has failed.
         let other = self.eval(&two[1]);
-        match (one, other) {
-            (Ok(one), Ok(other)) => Ok([one, other]),
-            (_, Err(error)) if error.is_cancelled() => Err(error),
-            (Err(error), _) | (_, Err(error)) => Err(error),
+        if other.as_ref().is_err_and(EvalError::is_cancelled) {
+            return other.map(|other| [Val::Null, other]);
         }
+        let (args, failed) = match (one, other) {
+            (Ok(one), Ok(other)) => ([one, other], None),
+            // An error counts as one.
+            (Ok(one), Err(error)) => ([one, Val::Null], Some(error)),
+            (Err(error), other) => ([Val::Null, other.unwrap_or(Val::Null)], Some(error)),
+        };
+        self.charge(charge.before(&args).unwrap_or(1))?;
+        failed.map_or(Ok(args), Err)
     }
 
     /// What a selection or a branch begins with: naming it costs nothing there.
@@ -115,9 +120,9 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     }
 
     fn not(&mut self, one: &'a Op) -> Eval<'a> {
-        let value = self.eval(one)?;
+        let value = self.eval(one);
         self.charge(1)?;
-        match value {
+        match value? {
             Val::Bool(value) => Ok(Val::Bool(!value)),
             _ => Err(EvalError::no_overload()),
         }
@@ -147,9 +152,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     }
 
     fn equality(&mut self, two: &'a [Op; 2], wanted: bool) -> Eval<'a> {
-        let [one, other] = self.pair(two)?;
-        let host = wanted && matches!(one, Val::Host(_));
-        self.charge(if host { 1 } else { crate::cost::scaled(one.size().min(other.size()), crate::cost::TRAVERSAL) })?;
+        let [one, other] = self.pair(if wanted { Charge::Equal } else { Charge::Compare }, two)?;
         match equal::equal(&one, &other) {
             Ok(same) => Ok(Val::Bool(same == wanted)),
             // What cannot be compared is not equal.
@@ -170,16 +173,18 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     fn call(&mut self, call: &'a Invocation) -> Eval<'a> {
         let mut args: [Val<'a>; 4] = [const { Val::Null }; 4];
         let Some(args) = args.get_mut(..call.args.len()) else { return Err(EvalError::no_overload()) };
+        let mut failed = None;
         for (slot, op) in args.iter_mut().zip(&call.args) {
-            *slot = self.eval(op)?;
+            match self.eval(op) {
+                Ok(value) => *slot = value,
+                Err(error) if error.is_cancelled() || call.args.len() > 2 => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
         let args = &*args;
-        if let Some(cost) = call.charge.before(args) {
-            self.charge(cost)?;
-        } else if let (Some(Val::Int(size)), "lists.range") = (args.first(), call.function)
-            && u64::try_from(*size).is_ok_and(|size| size > self.limit - self.cost)
-        {
-            return Err(EvalError::cost());
+        self.charge(call.charge.before(args).unwrap_or(0))?;
+        if let Some(error) = failed {
+            return Err(error);
         }
         let result = match call.overloads.iter().find(|overload| overload.fits(args)).and_then(|overload| overload.run) {
             Some(run) => run(args)?,
@@ -194,7 +199,9 @@ impl<'a, 'e> Evaluation<'a, 'e> {
         for (op, optional) in items {
             match (self.eval(op)?, optional) {
                 (Val::Optional(value), true) => values.extend(value.map(|value| (*value).clone())),
-                (value, true) => return Err(EvalError::new(format!("cannot initialize optional list element from non-optional value {value}"))),
+                (value, true) => {
+                    return Err(EvalError::new(format!("cannot initialize optional list element from non-optional value {value}")));
+                }
                 (value, false) => values.push(value),
             }
         }
@@ -383,7 +390,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
                 });
                 self.steps(fold, items)
             }
-            _ => Err(EvalError::new(format!("got '{}', expected iterable type", range.ty().name()))),
+            _ => Err(EvalError::new(format!("got '{}', expected iterable type", kind(&range)))),
         }
     }
 
@@ -544,8 +551,28 @@ fn order(one: &Val<'_>, other: &Val<'_>) -> Result<std::cmp::Ordering, EvalError
     })
 }
 
+/// The name of a kind of values as upstream's implementation has it.
+fn kind(value: &Val<'_>) -> &'static str {
+    match value {
+        Val::Null => "types.Null",
+        Val::Bool(_) => "types.Bool",
+        Val::Int(_) => "types.Int",
+        Val::Uint(_) => "types.Uint",
+        Val::Double(_) => "types.Double",
+        Val::String(_) => "types.String",
+        Val::Bytes(_) => "types.Bytes",
+        Val::Duration(_) => "types.Duration",
+        Val::Timestamp(_) => "types.Timestamp",
+        Val::Optional(_) => "*types.Optional",
+        _ => "ref.Val",
+    }
+}
+
 /// The message for arguments that no overload takes.
 fn unfit(function: &str, args: &[Val<'_>]) -> EvalError {
+    if matches!(function, "contains" | "startsWith" | "endsWith") {
+        return EvalError::no_overload();
+    }
     let kinds: Vec<String> = args.iter().map(|arg| arg.ty().name().to_string()).collect();
     EvalError::new(format!("no such overload: {function}({})", kinds.join(", ")))
 }

@@ -3,9 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::library::{format::Format, net::{Cidr, Ip}, quantity::Quantity, semver::Semver, url::Url};
-use crate::types::Type;
 use crate::EvalError;
+use crate::library::{
+    format::Format,
+    net::{Cidr, Ip},
+    quantity::Quantity,
+    semver::Semver,
+    url::Url,
+};
+use crate::types::Type;
 
 /// A value of a Kubernetes library.
 #[derive(Clone, Debug)]

@@ -60,10 +60,26 @@ fn blank(rest: &str) -> usize {
     rest.bytes().take_while(|b| matches!(b, b'\t' | b' ' | b'\r' | b'\n' | 0x0c)).count()
 }
 
-/// How much of the rest an error message shows: an unfinished string is shown to the end of its line.
+/// How much of the rest an error message shows: of an unfinished string all up to the character that cannot be in it.
 fn unrecognized(rest: &str) -> usize {
     let first = rest.chars().next().map_or(1, char::len_utf8);
-    if matches!(rest.as_bytes()[0], b'"' | b'\'') { rest.find('\n').unwrap_or(rest.len()).max(first) } else { first }
+    if !matches!(rest.as_bytes()[0], b'"' | b'\'') {
+        return first;
+    }
+    let mut at = first;
+    while let Some(c) = rest[at..].chars().next() {
+        let length = match c {
+            '\\' => escape_length(&rest[at..]),
+            '\n' | '\r' => None,
+            c => Some(c.len_utf8()),
+        };
+        match length {
+            Some(length) => at += length,
+            None if c == '\\' => return at + 1 + rest[at + 1..].chars().next().map_or(0, char::len_utf8),
+            None => return at + 1,
+        }
+    }
+    at
 }
 
 fn token(rest: &str) -> Option<(Kind, usize)> {

@@ -4,23 +4,21 @@ use crate::ast::{Call, Expr, Literal, Node};
 use crate::checker::{Checked, Meaning};
 use crate::library::text_format;
 use crate::parser::Parsed;
+use crate::pattern;
 use crate::source::Source;
 use crate::time::{self, Timestamp};
 use crate::types::Type;
-use crate::pattern;
 
 /// Reports every literal that cannot be what it is used as.
 pub(crate) fn check(parsed: &Parsed, checked: &Checked, source: &mut Source<'_>) {
     let mut found: Vec<(u32, String)> = Vec::new();
-    parsed.root.visit(&mut |expr, around| {
-        match &expr.node {
-            Node::Call(call) => {
-                formatted(call, &mut found);
-                template(expr, call, checked, &mut found);
-            }
-            Node::List(_) | Node::Map(_) if !around.contains(&"format") => homogeneous(expr, checked, &mut found),
-            _ => {}
+    parsed.root.visit(&mut |expr, around| match &expr.node {
+        Node::Call(call) => {
+            formatted(call, &mut found);
+            template(expr, call, checked, &mut found);
         }
+        Node::List(_) | Node::Map(_) if !around.contains(&"format") => homogeneous(expr, checked, &mut found),
+        _ => {}
     });
     for (id, message) in found {
         source.report(parsed.offsets.get(id as usize).copied().unwrap_or_default(), message);

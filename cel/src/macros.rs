@@ -12,7 +12,7 @@ impl Parser<'_, '_, '_> {
     pub(crate) fn macro_or_call(&mut self, at: usize, name: &str, target: Option<Expr>, args: Vec<Expr>) -> Parse<Expr> {
         match (name, target, args.len()) {
             ("has", None, 1) => self.has(at, args),
-            ("all" | "exists" | "exists_one" | "existsOne" | "map" | "filter" | "optMap" | "optFlatMap" | "sortBy", Some(target), 2)
+            ("all" | "exists" | "exists_one" | "map" | "filter" | "optMap" | "optFlatMap" | "sortBy", Some(target), 2)
             | ("map", Some(target), 3) => self.one_variable(at, name, target, args),
             ("all" | "exists" | "exists_one" | "existsOne" | "transformList" | "transformMap" | "transformMapEntry", Some(target), 3)
             | ("transformList" | "transformMap" | "transformMapEntry", Some(target), 4) => self.two_variables(at, name, target, args),
@@ -53,7 +53,7 @@ impl Parser<'_, '_, '_> {
         let step = match name {
             "all" => Step::All(body),
             "exists" => Step::Exists(body),
-            "exists_one" | "existsOne" => Step::ExistsOne(body),
+            "exists_one" => Step::ExistsOne(body),
             "map" => Step::Append { filter: args.pop(), item: body },
             "filter" => Step::Append { filter: Some(body), item: variable },
             "sortBy" => return self.sort_by(at, target, var, body),

@@ -50,8 +50,7 @@ pub(crate) struct Parser<'a, 's, 't> {
     source: &'s mut Source<'t>,
 }
 
-const OPERAND: &str =
-    "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 /// Binary operators by binding strength, weakest first; the two weakest are balanced, the others lean to the left.
 fn binary(sign: &str) -> Option<(u8, &'static str)> {
@@ -98,6 +97,14 @@ impl<'a> Parser<'a, '_, '_> {
         match self.take(sign) {
             Some(token) => Ok(token),
             None => Err(self.unexpected(&format!("'{sign}'"))),
+        }
+    }
+
+    /// As [`Parser::want`] at the end of what stands between brackets.
+    fn close(&mut self, sign: &str) -> Parse<()> {
+        match self.take(sign) {
+            Some(_) => Ok(()),
+            None => Err(self.unexpected(&format!("{{'{sign}', ','}}"))),
         }
     }
 
@@ -326,6 +333,10 @@ impl<'a> Parser<'a, '_, '_> {
             (Some(constant), _) => self.node(token.at, Node::Literal(constant)),
             (None, "(") => {
                 let inner = self.expression()?;
+                if self.peek().kind == Kind::End {
+                    self.source.report(self.peek().at, "Syntax error: missing ')' at '<EOF>'");
+                    return Err(Reported);
+                }
                 self.want(")")?;
                 Ok(inner)
             }
@@ -362,10 +373,13 @@ impl<'a> Parser<'a, '_, '_> {
         if self.take(")").is_some() {
             return Ok(args);
         }
+        if self.peek().kind == Kind::End {
+            return Err(self.unexpected(&OPERAND.replace("'(', ", "'(', ')', ")));
+        }
         loop {
             args.push(self.expression()?);
             if self.take(",").is_none() {
-                self.want(")")?;
+                self.close(")")?;
                 return Ok(args);
             }
         }
@@ -397,7 +411,7 @@ impl<'a> Parser<'a, '_, '_> {
             }
             all.push(one(self)?);
             if self.take(",").is_none() {
-                self.want(close)?;
+                self.close(close)?;
                 return Ok(all);
             }
         }

@@ -10,16 +10,18 @@ use std::{
 
 use regex::{Regex, RegexBuilder};
 
-/// Compiled patterns kept; the rest is compiled again when wanted.
-const MAX_KEPT: usize = 512;
-/// Largest compiled program, in bytes.
-const MAX_PROGRAM: usize = 1 << 20;
+/// Compiled patterns kept, small and large; the rest is compiled again when wanted.
+const MAX_KEPT: [usize; 2] = [512, 4];
+/// Largest compiled programs of the two sizes, in bytes.
+const MAX_PROGRAM: [usize; 2] = [128 << 10, 8 << 20];
 /// Longest pattern, in bytes.
 const MAX_PATTERN: usize = 64 * 1024;
 /// The largest count in a repetition, as in Go.
 const MAX_REPEAT: u32 = 1000;
 
-static KEPT: LazyLock<RwLock<HashMap<Box<str>, Result<Arc<Regex>, Box<str>>>>> = LazyLock::new(RwLock::default);
+type Compiled = Result<Arc<Regex>, Box<str>>;
+
+static KEPT: LazyLock<RwLock<[HashMap<Box<str>, Compiled>; 2]>> = LazyLock::new(RwLock::default);
 
 /// Whether `text` matches the pattern somewhere. Fails with what is wrong with the pattern, in Go's words.
 pub fn matches(pattern: &str, text: &str) -> Result<bool, Box<str>> {
@@ -33,37 +35,43 @@ pub fn check(pattern: &str) -> Result<(), Box<str>> {
 
 /// The compiled pattern.
 pub fn compiled(pattern: &str) -> Result<Arc<Regex>, Box<str>> {
-    if let Some(known) = KEPT.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
-        return known.clone();
+    let known = KEPT.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|size| size.get(pattern).cloned());
+    if let Some(known) = known {
+        return known;
     }
-    let made = compile(pattern);
+    let (made, size) = compile(pattern);
     let mut kept = KEPT.write().unwrap_or_else(PoisonError::into_inner);
-    if kept.len() >= MAX_KEPT {
-        kept.clear();
+    if kept[size].len() >= MAX_KEPT[size] {
+        kept[size].clear();
     }
-    if pattern.len() <= 1024 {
-        kept.insert(pattern.into(), made.clone());
-    }
+    kept[size].insert(pattern.into(), made.clone());
     made
 }
 
-fn compile(pattern: &str) -> Result<Arc<Regex>, Box<str>> {
-    let failed = |what: &str| -> Box<str> { format!("error parsing regexp: {what}").into() };
+/// Compiles a pattern; says which of the two sizes it has.
+fn compile(pattern: &str) -> (Compiled, usize) {
+    let failed = |what: &str| Err(format!("error parsing regexp: {what}").into());
     if pattern.len() > MAX_PATTERN {
-        return Err(failed("expression too large"));
+        return (failed("expression too large"), 1);
     }
-    let translated = translate(pattern).map_err(|what| failed(&what))?;
-    let built = RegexBuilder::new(&translated).size_limit(MAX_PROGRAM).nest_limit(250).build();
-    match built {
-        Ok(regex) => Ok(Arc::new(regex)),
-        Err(regex::Error::CompiledTooBig(_)) => Err(failed("expression too large")),
-        Err(_) => Err(failed(&format!("invalid syntax: `{pattern}`"))),
+    let translated = match translate(pattern) {
+        Ok(translated) => translated,
+        Err(what) => return (failed(&what), 0),
+    };
+    for (size, limit) in MAX_PROGRAM.into_iter().enumerate() {
+        match RegexBuilder::new(&translated).size_limit(limit).nest_limit(250).build() {
+            Ok(regex) => return (Ok(Arc::new(regex)), size),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(_) => return (failed(&format!("invalid syntax: `{pattern}`")), size),
+        }
     }
+    (failed("expression too large"), 1)
 }
 
 /// The pattern in the syntax of `regex`, or what Go would say is wrong.
 fn translate(pattern: &str) -> Result<String, String> {
-    let mut out = Translation { chars: pattern.chars().collect(), at: 0, text: String::with_capacity(pattern.len() + 16), open: 0, operand: false };
+    let mut out =
+        Translation { chars: pattern.chars().collect(), at: 0, text: String::with_capacity(pattern.len() + 16), open: 0, operand: false };
     while let Some(next) = out.peek() {
         out.step(next)?;
     }
@@ -150,11 +158,16 @@ impl Translation {
         let start = self.at;
         self.operand = false;
         if self.ahead(1) == Some('?') {
-            let lookaround = matches!(self.ahead(2), Some('=' | '!' | '>' | '#')) || (self.ahead(2) == Some('<') && matches!(self.ahead(3), Some('=' | '!')));
+            let lookaround = matches!(self.ahead(2), Some('=' | '!' | '>' | '#'))
+                || (self.ahead(2) == Some('<') && matches!(self.ahead(3), Some('=' | '!')));
             if lookaround {
                 let end = if self.ahead(2) == Some('<') { 4 } else { 3 };
                 let text: String = self.chars[start..start + end].iter().collect();
                 return Err(format!("invalid or unsupported Perl syntax: `{text}`"));
+            }
+            let named = self.ahead(2) == Some('<') || (self.ahead(2) == Some('P') && self.ahead(3) == Some('<'));
+            if named && !self.chars[start..].contains(&'>') {
+                return Err(format!("invalid named capture: `{}`", self.rest(start)));
             }
             while let Some(c) = self.peek() {
                 self.push(c);
@@ -188,7 +201,9 @@ impl Translation {
         if matches!(self.peek(), Some('*' | '+' | '?')) {
             return Err(format!("invalid nested repetition operator: `{}`", text(self, self.at + 1)));
         }
-        if self.peek() == Some('{') && let Some((more, ..)) = self.count() {
+        if self.peek() == Some('{')
+            && let Some((more, ..)) = self.count()
+        {
             return Err(format!("invalid nested repetition operator: `{}`", text(self, self.at + more)));
         }
         Ok(())
@@ -303,43 +318,53 @@ impl Translation {
         let mut first = true;
         loop {
             let Some(c) = self.peek() else { return Err(format!("missing closing ]: `{}`", self.rest(start))) };
-            match c {
-                ']' if !first => {
+            match (c, self.ahead(1)) {
+                (']', _) if !first => {
                     self.push(']');
                     return Ok(());
                 }
-                ']' => {
-                    self.text.push_str("\\]");
-                    self.at += 1;
+                ('[', Some(':')) if self.named_class() => {}
+                ('\\', Some('d' | 'D' | 's' | 'S' | 'w' | 'W' | 'p' | 'P')) => self.escape(true)?,
+                _ => {
+                    let from = self.at;
+                    let low = self.class_char()?;
+                    // A range, unless the hyphen is the last of the class.
+                    if self.peek() == Some('-') && self.ahead(1).is_some_and(|c| c != ']') {
+                        self.push('-');
+                        let high = self.class_char()?;
+                        if low.zip(high).is_some_and(|(low, high)| low > high) {
+                            let range: String = self.chars[from..self.at].iter().collect();
+                            return Err(format!("invalid character class range: `{range}`"));
+                        }
+                    }
                 }
-                '[' if self.ahead(1) == Some(':') => self.named_class()?,
-                '[' | '&' | '~' => {
-                    self.text.push('\\');
-                    self.push(c);
-                }
-                // A hyphen beside another is an operator of ours.
-                '-' if self.ahead(1) == Some('-') || self.text.ends_with('-') => {
-                    self.text.push('\\');
-                    self.push('-');
-                }
-                '\\' => self.escape(true)?,
-                other => self.push(other),
             }
             first = false;
         }
     }
 
-    /// `[:alpha:]`
-    fn named_class(&mut self) -> Result<(), String> {
-        let Some(end) = self.chars[self.at..].windows(2).position(|w| w == [':', ']']).filter(|end| *end > 0) else {
-            self.text.push_str("\\[");
-            self.at += 1;
-            return Ok(());
-        };
+    /// One character of a class; which, unless it was escaped.
+    fn class_char(&mut self) -> Result<Option<char>, String> {
+        let found = self.peek();
+        match found {
+            Some('\\') => return self.escape(true).map(|()| None),
+            Some(c @ ('[' | ']' | '&' | '~' | '-' | '^')) => {
+                self.text.push('\\');
+                self.push(c);
+            }
+            Some(c) => self.push(c),
+            None => {}
+        }
+        Ok(found)
+    }
+
+    /// `[:alpha:]`; whether there is one.
+    fn named_class(&mut self) -> bool {
+        let Some(end) = self.chars[self.at..].windows(2).position(|w| w == [':', ']']).filter(|end| *end > 1) else { return false };
         let text: String = self.chars[self.at..self.at + end + 2].iter().collect();
         self.text.push_str(&text);
         self.at += end + 2;
-        Ok(())
+        true
     }
 }
 
@@ -366,6 +391,7 @@ mod tests {
         assert!(matches(r"^\Qa.b\E$", "a.b").unwrap() && !matches(r"^\Qa.b\E$", "axb").unwrap());
         assert!(matches(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", "a-b.c").unwrap());
         assert!(matches(r"^\pL{2}$", "äß").unwrap());
+        assert!(matches(r"^[a-z-\d_-]+$", "a-1_").unwrap() && matches(r"^[--/]+$", "-./").unwrap());
         assert!(matches(r"^\101$", "A").unwrap());
     }
 

@@ -13,6 +13,7 @@ use crate::checker::{Called, Checked, Meaning};
 use crate::decl::{Decl, ObjectType};
 use crate::env::Env;
 use crate::library::Overload;
+use crate::pattern;
 use crate::types::Type;
 use crate::value::{Key, Table, Text, Val};
 
@@ -107,11 +108,24 @@ pub(crate) enum Body {
     Exists(Op),
     ExistsOne(Op),
     /// Whether making a list of one item costs something: it does not if the item is constant.
-    Append { filter: Option<Op>, item: Op, made: bool },
-    Insert { filter: Option<Op>, value: Op },
-    InsertEntry { filter: Option<Op>, entry: Op },
+    Append {
+        filter: Option<Op>,
+        item: Op,
+        made: bool,
+    },
+    Insert {
+        filter: Option<Op>,
+        value: Op,
+    },
+    InsertEntry {
+        filter: Option<Op>,
+        entry: Op,
+    },
     /// Whether the body looks at the variable at all.
-    Bind { body: Op, used: bool },
+    Bind {
+        body: Op,
+        used: bool,
+    },
 }
 
 /// The whole of a plan.
@@ -221,6 +235,9 @@ impl Planner<'_> {
         }
         let target = if called == Called::Method { call.target.as_ref() } else { None };
         let mut args: Vec<Op> = target.into_iter().chain(&call.args).map(|arg| self.plan(arg)).collect::<Result<_, _>>()?;
+        if let ("matches" | "find" | "findAll", Some(Op::Const(Val::String(expression)))) = (name, args.get(1)) {
+            pattern::check(expression.as_str()).map_err(|error| EvalError::new(error.into_string()))?;
+        }
         let charge = Charge::of(name, &overloads);
         if matches!(name, "_[_]" | "_[?_]") {
             let (Some(index), Some(operand)) = (args.pop(), args.pop()) else { return Err(EvalError::no_overload()) };
@@ -384,6 +401,6 @@ fn convert(name: &str, overloads: &[&'static Overload], value: &Val<'static>) ->
     let fitting = overloads.iter().find(|overload| overload.fits(std::slice::from_ref(value)));
     match fitting.and_then(|overload| overload.run) {
         Some(run) => run(std::slice::from_ref(value)).map(Op::Const),
-        None => Err(EvalError::new(format!("no such overload: {name}"))),
+        None => Err(EvalError::new(format!("no such overload: {name}({})", value.ty().name()))),
     }
 }

@@ -12,6 +12,8 @@ pub struct Issue {
     /// What is wrong.
     pub message: String,
     snippet: Option<String>,
+    /// Shown as it is, without a place.
+    bare: bool,
 }
 
 /// Snippets longer than this are left out.
@@ -19,6 +21,9 @@ const SNIPPET_LIMIT: usize = 16_384;
 
 impl fmt::Display for Issue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bare {
+            return out.write_str(&self.message);
+        }
         if self.line == 0 {
             return write!(out, "ERROR: <input>:-1:0: {}", self.message);
         }
@@ -66,12 +71,18 @@ impl<'a> Source<'a> {
             column: 1 + before[start..].chars().count(),
             message: message.into(),
             snippet: (line.len() <= SNIPPET_LIMIT).then(|| line.replace('\t', " ")),
+            bare: false,
         });
     }
 
     /// Reports `message` about the expression as a whole.
     pub(crate) fn report_all(&mut self, message: impl Into<String>) {
-        self.issues.push(Issue { line: 0, column: 0, message: message.into(), snippet: None });
+        self.issues.push(Issue { line: 0, column: 0, message: message.into(), snippet: None, bare: false });
+    }
+
+    /// Reports that a checked expression cannot be made ready to be evaluated.
+    pub(crate) fn report_bare(&mut self, message: impl Into<String>) {
+        self.issues.push(Issue { line: 0, column: 0, message: message.into(), snippet: None, bare: true });
     }
 
     pub(crate) fn failed(&self) -> bool {

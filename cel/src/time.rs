@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use jiff::tz::{Offset, TimeZone};
+use jiff::ToSpan;
+use jiff::civil::{Date, DateTime, date};
+use jiff::tz::TimeZone;
 
 use crate::EvalError;
 
@@ -38,6 +40,16 @@ impl Ord for Timestamp {
     fn cmp(&self, other: &Timestamp) -> Ordering {
         (self.seconds, self.nanos).cmp(&(other.seconds, other.nanos))
     }
+}
+
+const EPOCH: Date = date(1970, 1, 1);
+
+/// The date and the time of day, so many seconds after the beginning of 1970.
+fn local(seconds: i64) -> DateTime {
+    let day = EPOCH.checked_add(seconds.div_euclid(86_400).days()).unwrap_or(Date::MAX);
+    let rest = i32::try_from(seconds.rem_euclid(86_400)).unwrap_or_default();
+    let part = |seconds: i32| i8::try_from(seconds).unwrap_or_default();
+    day.at(part(rest / 3600), part(rest / 60 % 60), part(rest % 60), 0)
 }
 
 fn overflow() -> EvalError {
@@ -94,17 +106,10 @@ impl Timestamp {
             nanos = format!("{:0<9}", &fraction[..length.min(9)]).parse().ok()?;
             rest = &fraction[length..];
         }
-        let civil = jiff::civil::DateTime::new(
-            i16::try_from(year).ok()?,
-            i8::try_from(month).ok()?,
-            i8::try_from(day).ok()?,
-            i8::try_from(hour).ok()?,
-            i8::try_from(minute).ok()?,
-            i8::try_from(second).ok()?,
-            0,
-        )
-        .ok()?;
-        let seconds = civil.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
+        let date = Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
+        (hour < 24 && minute < 60 && second < 60).then_some(())?;
+        let days = i64::from(EPOCH.until(date).ok()?.get_days());
+        let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
         Some((Timestamp::new(seconds, nanos, 0).ok()?, rest))
     }
 
@@ -134,15 +139,18 @@ impl Timestamp {
 
     /// A part of the date or time of day, in a time zone: a name, an offset such as `-02:30`, or where it was written.
     pub(crate) fn part(&self, part: Part, zone: Option<&str>) -> Result<i64, EvalError> {
-        let stamp = jiff::Timestamp::from_second(self.seconds).map_err(|_| overflow())?;
-        let fixed = |seconds: i32| Offset::from_seconds(seconds).map(Offset::to_time_zone).map_err(|error| EvalError::new(error.to_string()));
-        let zone = match zone {
-            None => fixed(self.offset)?,
-            Some(name) if name.contains(':') => fixed(offset(name)?)?,
-            Some("" | "UTC" | "Local") => TimeZone::UTC,
-            Some(name) => TimeZone::get(name).map_err(|_| EvalError::new(format!("unknown time zone {name}")))?,
+        let east = match zone {
+            None => self.offset,
+            Some(name) if name.contains(':') => offset(name)?,
+            Some("" | "UTC" | "Local") => 0,
+            Some(name) => {
+                let zone = TimeZone::get(name).map_err(|_| EvalError::new(format!("unknown time zone {name}")))?;
+                // The last day of the last year is beyond what zones are reckoned for; its offset is that of the day before.
+                let stamp = jiff::Timestamp::from_second(self.seconds).unwrap_or(jiff::Timestamp::MAX);
+                zone.to_offset(stamp).seconds()
+            }
         };
-        let local = stamp.to_zoned(zone).datetime();
+        let local = local(self.seconds + i64::from(east));
         Ok(match part {
             Part::Year => local.year().into(),
             Part::Month => i64::from(local.month()) - 1,
@@ -161,9 +169,7 @@ impl Timestamp {
 /// Seconds east of Greenwich, of `+02:00` and the like.
 fn offset(text: &str) -> Result<i32, EvalError> {
     let (hours, minutes) = text.split_once(':').unwrap_or((text, ""));
-    let number = |part: &str| {
-        part.parse::<i32>().map_err(|_| EvalError::new(format!("strconv.Atoi: parsing {part:?}: invalid syntax")))
-    };
+    let number = |part: &str| part.parse::<i32>().map_err(|_| EvalError::new(format!("strconv.Atoi: parsing {part:?}: invalid syntax")));
     let (hours, minutes) = (number(hours)?, number(minutes)?);
     if !(0..=59).contains(&minutes) {
         return Err(EvalError::new(format!("timezone offset minutes out of range [0, 59]: {text}")));
@@ -189,8 +195,7 @@ pub(crate) enum Part {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let local = jiff::Timestamp::from_second(self.seconds + i64::from(self.offset)).unwrap_or_default();
-        let local = local.to_zoned(TimeZone::UTC).datetime();
+        let local = local(self.seconds + i64::from(self.offset));
         write!(
             out,
             "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
@@ -318,7 +323,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_reads_them() {
-        for (text, nanos) in [("1h2m3s", 3723 * NANOS), ("1.5s", 1_500_000_000), ("-2ms", -2_000_000), ("0", 0), ("+1us", 1000), (".5s", 500_000_000)] {
+        for (text, nanos) in
+            [("1h2m3s", 3723 * NANOS), ("1.5s", 1_500_000_000), ("-2ms", -2_000_000), ("0", 0), ("+1us", 1000), (".5s", 500_000_000)]
+        {
             assert_eq!(duration(text), Some(nanos), "{text}");
         }
         for text in ["", "1", "s", "1x", "1.s.", "-", "9223372036854775808ns"] {

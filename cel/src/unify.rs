@@ -116,9 +116,7 @@ impl Mapping {
             Type::Param(_) if to_dyn => Type::Dyn,
             Type::List(element) => Type::list(self.substitute(element, to_dyn)),
             Type::Map(entry) => Type::map(self.substitute(&entry.0, to_dyn), self.substitute(&entry.1, to_dyn)),
-            Type::Opaque(name, of) if !of.is_empty() => {
-                Type::Opaque(name, of.iter().map(|one| self.substitute(one, to_dyn)).collect())
-            }
+            Type::Opaque(name, of) if !of.is_empty() => Type::Opaque(name, of.iter().map(|one| self.substitute(one, to_dyn)).collect()),
             Type::Meta(Some(of)) => Type::Meta(Some(self.substitute(of, to_dyn).into())),
             _ => t.clone(),
         }

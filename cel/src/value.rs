@@ -174,7 +174,10 @@ impl<'a> Table<'a> {
     pub(crate) fn remove(&mut self, key: &Val<'a>) {
         if self.place(key).is_some() {
             let entries = std::mem::take(self).entries;
-            entries.into_iter().filter(|(known, _)| crate::equal::equal(known, key) != Ok(true)).for_each(|(key, value)| self.set(key, value));
+            entries
+                .into_iter()
+                .filter(|(known, _)| crate::equal::equal(known, key) != Ok(true))
+                .for_each(|(key, value)| self.set(key, value));
         }
     }
 

@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use serde_json::{Map as JsonMap, Number, Value as Json};
 
+use crate::EvalError;
 use crate::convert;
 use crate::decl::{Decl, Listing, ObjectType, Shape};
 use crate::escape::{escape, unescape};
 use crate::time::{self, Timestamp};
 use crate::value::{List, Map, Text, Val};
-use crate::EvalError;
 
 type Eval<T> = Result<T, EvalError>;
 
@@ -18,6 +18,7 @@ static ATOMIC: Listing = Listing::Atomic;
 pub(crate) fn value<'a>(json: &'a Json, decl: &'a Decl) -> Eval<Val<'a>> {
     match (decl.shape(), json) {
         (Shape::Dyn, _) => Ok(dynamic(json, decl)),
+        (Shape::Optional(of), _) => value(json, of).map(Val::some),
         (_, Json::Null) if decl.is_nullable() => Ok(Val::Null),
         (_, Json::Null) => Err(EvalError::new("invalid data, got null for schema with nullable=false")),
         (Shape::String, Json::String(text)) => Ok(Val::String(Text::Slice(text))),
@@ -115,9 +116,9 @@ impl<'a> Map<'a> {
     pub(crate) fn keys(&self) -> Box<dyn Iterator<Item = Val<'a>> + '_> {
         match self {
             Map::Json(map, _) => Box::new(map.keys().map(|key| Val::String(Text::Slice(key)))),
-            Map::Object(map, object) => Box::new(
-                map.keys().filter(|key| object.property(key).is_some()).filter_map(|key| escape(key).map(Val::from)),
-            ),
+            Map::Object(map, object) => {
+                Box::new(map.keys().filter(|key| object.property(key).is_some()).filter_map(|key| escape(key).map(Val::from)))
+            }
             Map::Shared(table) => Box::new(table.entries().iter().map(|(key, _)| key.clone())),
         }
     }

@@ -53,7 +53,7 @@ fn loops_within_loops_are_stopped() {
     assert_eq!(error("x.map(a, x.map(b, x.map(c, [a, b, c]))).size() > 0", &x), cancelled);
     assert_eq!(error("x.exists(a, x.all(b, 1 / 0 == 1) || false)", &x), cancelled);
     assert_eq!(error("sets.contains(x.map(a, [a]) + x.map(a, [a]), x.map(a, [a]))", &x), cancelled);
-    assert_eq!(error("lists.range(9000000)", &x), cancelled);
+    assert_eq!(error("lists.range(1000000)", &x), cancelled);
 }
 
 #[test]
@@ -62,7 +62,10 @@ fn values_that_double_are_stopped() {
     let x = json!([1]);
     assert!(error(&doubled("'aaaaaaaa'"), &x).starts_with("operation cancelled"));
     assert!(error(&doubled("[1]"), &x).starts_with("operation cancelled"));
-    assert!(error("lists.range(9000).map(i, 'aaaaaaaaaa').join().replace('a', lists.range(9000).map(i, 'bbbbbbbbbb').join())", &x).starts_with("operation cancelled"));
+    assert!(
+        error("lists.range(9000).map(i, 'aaaaaaaaaa').join().replace('a', lists.range(9000).map(i, 'bbbbbbbbbb').join())", &x)
+            .starts_with("operation cancelled")
+    );
 }
 
 #[test]

@@ -40,10 +40,10 @@ static FORMATS: [Format; 13] = [
     Format { key: "dns1035LabelPrefix", name: "DNS1035LabelPrefix", check: |text| label_1035(&masked(text)), pattern: 30 },
     Format { key: "labelValue", name: "LabelValue", check: label_value, pattern: 40 },
     Format { key: "uri", name: "URI", check: uri, pattern: 1103 },
-    Format { key: "uuid", name: "uuid", check: uuid, pattern: 83 },
+    Format { key: "uuid", name: "uuid", check: uuid, pattern: 70 },
     Format { key: "byte", name: "byte", check: byte, pattern: 84 },
-    Format { key: "date", name: "date", check: date, pattern: 79 },
-    Format { key: "datetime", name: "datetime", check: date_time, pattern: 79 },
+    Format { key: "date", name: "date", check: date, pattern: 71 },
+    Format { key: "datetime", name: "datetime", check: date_time, pattern: 71 },
 ];
 
 /// A name to which something will be appended may end in a hyphen.
@@ -95,9 +95,12 @@ fn qualified(text: &str) -> Vec<String> {
     const MESSAGE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
     if text.matches('/').count() > 1 {
-        let message = format!("a qualified name {MESSAGE}");
+        let message = format!("a valid label key {MESSAGE}");
         let wrong = rule("", 63, NAME, &message, &["MyName", "my.name", "123-abc"]);
-        return wrong.into_iter().map(|message| format!("{message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')")).collect();
+        return wrong
+            .into_iter()
+            .map(|message| format!("{message} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"))
+            .collect();
     }
     let mut complaints = Vec::new();
     match prefix {
@@ -108,7 +111,8 @@ fn qualified(text: &str) -> Vec<String> {
     if name.is_empty() {
         complaints.push("name part must be non-empty".to_string());
     }
-    complaints.extend(rule(name, 63, NAME, MESSAGE, &["MyName", "my.name", "123-abc"]).into_iter().map(|message| format!("name part {message}")));
+    complaints
+        .extend(rule(name, 63, NAME, MESSAGE, &["MyName", "my.name", "123-abc"]).into_iter().map(|message| format!("name part {message}")));
     complaints
 }
 

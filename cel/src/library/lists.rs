@@ -9,6 +9,9 @@ use crate::{EvalError, arithmetic};
 
 type Eval<'a> = Result<Val<'a>, EvalError>;
 
+/// The longest list of numbers.
+const RANGE_LIMIT: i64 = 1_000_000;
+
 fn list<'v, 'a>(value: &'v Val<'a>) -> Result<&'v List<'a>, EvalError> {
     match value {
         Val::List(list) => Ok(list),
@@ -180,10 +183,12 @@ pub(super) fn sort_by_keys<'a>(args: &[Val<'a>]) -> Eval<'a> {
 pub(super) fn range<'a>(args: &[Val<'a>]) -> Eval<'a> {
     let size = int(&args[0])?;
     let count = usize::try_from(size).map_err(|_| EvalError::new(format!("lists.range: size must be non-negative, got {size}")))?;
-    if count > crate::limits::ELEMENTS {
-        return Err(EvalError::memory());
+    if size > RANGE_LIMIT {
+        return Err(EvalError::new(format!("lists.range: size {size} exceeds maximum allowed ({RANGE_LIMIT})")));
     }
-    Ok(Val::from((0..size).map(Val::Int).collect::<Vec<_>>()))
+    let mut numbers = Vec::with_capacity(count);
+    numbers.extend((0..size).map(Val::Int));
+    Ok(Val::from(numbers))
 }
 
 pub(super) fn reverse<'a>(args: &[Val<'a>]) -> Eval<'a> {

@@ -61,14 +61,16 @@ impl Quantity {
             return Ok(Quantity { value: 0, scale: 0, large: false });
         }
         let (base, exponent) = suffix(rest).ok_or_else(|| EvalError::new(SUFFIX))?;
-        if whole == 0 && fraction.is_empty() {
-            return Err(EvalError::new(NUMERIC));
-        }
         let significant = if digits.is_empty() { 1 } else { digits.len() } + fraction.len();
         let places = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
         let mantissa: i128 = format!("0{digits}{fraction}").parse().map_err(|_| EvalError::new(NUMERIC))?;
         let signed = if negative { -mantissa } else { mantissa };
-        Quantity::assemble(signed, base, exponent, places, significant)
+        let quantity = Quantity::assemble(signed, base, exponent, places, significant)?;
+        // Without any digit a quantity is zero, unless it would have to be read with many.
+        if quantity.large && whole == 0 && fraction.is_empty() {
+            return Err(EvalError::new(NUMERIC));
+        }
+        Ok(quantity)
     }
 
     fn assemble(mantissa: i128, base: u32, exponent: i32, places: i32, significant: usize) -> Result<Quantity, EvalError> {
@@ -181,6 +183,7 @@ mod tests {
         assert_eq!(q("-5k").integer(), Some(-5000));
         assert_eq!(q("1000m").integer(), None);
         assert_eq!(q("1").add(&q("500m")).unwrap(), q("1.5"));
+        assert_eq!(q("Ki"), q("0"));
         for wrong in ["", "a", "1x", "1 ", "--1", "1.2.3"] {
             assert!(Quantity::parse(wrong).is_err(), "{wrong}");
         }

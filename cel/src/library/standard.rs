@@ -162,7 +162,9 @@ pub(super) const FUNCTIONS: &[Row] = &[
 
 fn size<'a>(args: &[Val<'a>]) -> Eval<'a> {
     match &args[0] {
-        sized @ (Val::String(_) | Val::Bytes(_) | Val::List(_) | Val::Map(_)) => Ok(Val::Int(i64::try_from(sized.size()).unwrap_or(i64::MAX))),
+        sized @ (Val::String(_) | Val::Bytes(_) | Val::List(_) | Val::Map(_)) => {
+            Ok(Val::Int(i64::try_from(sized.size()).unwrap_or(i64::MAX)))
+        }
         _ => Err(EvalError::new("no such overload: size")),
     }
 }

@@ -1,8 +1,8 @@
 //! Functions of text (cel-go `ext/strings.go` version 2, apiserver `pkg/cel/library/{regex,jsonpatch}.go`). Positions count code points.
 
+use crate::EvalError;
 use crate::pattern;
 use crate::value::{Text, Val};
-use crate::EvalError;
 
 type Eval<'a> = Result<Val<'a>, EvalError>;
 

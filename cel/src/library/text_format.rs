@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::EvalError;
 use crate::convert::to_text;
 use crate::value::{List, Map, Val};
-use crate::EvalError;
 
 type Result<T> = std::result::Result<T, EvalError>;
 
@@ -22,7 +22,20 @@ pub(crate) struct Clause {
 pub(crate) fn refused(letter: char, name: &str) -> Option<String> {
     let (fits, what): (&[&str], &str) = match letter {
         's' => (
-            &["list", "map", "int", "uint", "double", "bool", "string", "google.protobuf.Timestamp", "bytes", "google.protobuf.Duration", "type", "null_type"],
+            &[
+                "list",
+                "map",
+                "int",
+                "uint",
+                "double",
+                "bool",
+                "string",
+                "google.protobuf.Timestamp",
+                "bytes",
+                "google.protobuf.Duration",
+                "type",
+                "null_type",
+            ],
             "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps",
         ),
         'd' => (&["int", "uint"], "decimal clause can only be used on integers"),
@@ -112,7 +125,17 @@ fn write_clause(clause: &Clause, value: &Val<'_>, out: &mut String) -> Result<()
     };
     let written = match (clause.letter, value) {
         ('s', _) => return text(value, out),
-        ('f' | 'e', _) if !double.is_finite() => write!(out, "{}", if double.is_nan() { "NaN" } else if double > 0.0 { "∞" } else { "-∞" }),
+        ('f' | 'e', _) if !double.is_finite() => write!(
+            out,
+            "{}",
+            if double.is_nan() {
+                "NaN"
+            } else if double > 0.0 {
+                "∞"
+            } else {
+                "-∞"
+            }
+        ),
         ('f', _) => {
             out.push_str(&grouped(&format!("{double:.precision$}")));
             Ok(())
@@ -164,7 +187,7 @@ fn grouped(number: &str) -> String {
     out
 }
 
-/// `1.052033 × 10⁰³`, as the English locale has it.
+/// `1.052033×10⁰³`, as the English locale has it.
 fn scientific(number: f64, precision: usize) -> String {
     let text = format!("{number:.precision$e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -179,7 +202,7 @@ fn scientific(number: f64, precision: usize) -> String {
             digit => char::from_u32(0x2070 + digit.to_digit(10).unwrap_or_default()).unwrap_or(digit),
         })
         .collect();
-    format!("{digits}\u{a0}×\u{a0}10{raised}")
+    format!("{digits}×10{raised}")
 }
 
 fn text(value: &Val<'_>, out: &mut String) -> Result<()> {
@@ -205,7 +228,17 @@ fn member(value: &Val<'_>, out: &mut String) -> Result<()> {
             out.push_str(&format!("duration(\"{}\")", to_text(value)?));
         }
         Val::Double(number) if number.is_finite() => out.push_str(&format!("{number:.DEFAULT_PRECISION$}")),
-        Val::Double(number) => quoted("", if number.is_nan() { "NaN" } else if *number > 0.0 { "+Inf" } else { "-Inf" }, out),
+        Val::Double(number) => quoted(
+            "",
+            if number.is_nan() {
+                "NaN"
+            } else if *number > 0.0 {
+                "+Inf"
+            } else {
+                "-Inf"
+            },
+            out,
+        ),
         Val::List(items) => return list(items, out),
         Val::Map(entries) => return map(entries, out),
         Val::Optional(_) | Val::Object(_) | Val::Preserved(_) | Val::Host(_) => {
