@@ -49,12 +49,16 @@ pub struct Type {
     index: Box<[u32]>,
     /// The protobuf view: members in table order, inline ones as nested messages.
     pub members: Vec<Member>,
+    /// Positions in `members` by field number, ordered. Made by [`Type::new`].
+    numbers: Box<[(u32, u32)]>,
     /// Unknown members are kept (custom resources with `x-kubernetes-preserve-unknown-fields`).
     pub open: bool,
     /// Its JSON has `apiVersion` and `kind` beside the fields: an object, a list or options.
     pub typed: bool,
     /// Some field of it, or of a message below it, has a default. Made by [`Schema::new`].
     pub defaults: bool,
+    /// Positions in `fields` of those that validation must look at, for themselves or for what is below. Made by [`Schema::new`].
+    pub checked: Box<[u32]>,
     /// Server-side apply owns the message as a whole wherever it stands, unless a field is [`Field::granular`].
     pub atomic: bool,
     /// In JSON the message stands as one of two forms; it has no fields of its own then.
@@ -244,9 +248,11 @@ impl Schema {
                     || types[at].union.is_some_and(|u| types[u.message.0 as usize].defaults);
             }
             if types.iter().filter(|t| t.defaults).count() == before {
-                return Self { types, by_name, plan: OnceLock::new(), base: None, custom: None };
+                break;
             }
         }
+        note_checked(&mut types);
+        Self { types, by_name, plan: OnceLock::new(), base: None, custom: None }
     }
 
     pub(crate) fn plan(&self) -> &proto::Plan {
@@ -279,9 +285,21 @@ impl Type {
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
         let mut index: Vec<u32> = (0..fields.len() as u32).collect();
         index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        let number_of = |member: &Member| match member {
+            Member::Field(at) => fields[*at as usize].number,
+            Member::Inline { number, .. } => Some(*number),
+        };
+        let mut numbers: Vec<(u32, u32)> = members.iter().zip(0..).filter_map(|(m, at)| Some((number_of(m)?, at))).collect();
+        numbers.sort_unstable();
         let name = name.into();
         let atomic = crate::managed::ATOMIC_TYPES.contains(&&*name);
-        Self { name, fields, index: index.into(), members, open: false, typed: false, defaults: false, atomic, union: None }
+        Self { name, fields, index: index.into(), members, numbers: numbers.into(), atomic, ..Self::default() }
+    }
+
+    /// The protobuf member of this field number.
+    pub fn member(&self, number: u32) -> Option<&Member> {
+        let at = self.numbers.binary_search_by_key(&number, |(n, _)| *n).ok()?;
+        self.members.get(self.numbers[at].1 as usize)
     }
 
     /// The position in `fields` of the field with this JSON name.
@@ -304,6 +322,29 @@ impl Type {
     /// `PodSpec` of `core.PodSpec`.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+}
+
+/// Fills in [`Type::checked`]: a field counts when the table says something of it, or of a message below it. Messages may hold themselves.
+fn note_checked(types: &mut [Type]) {
+    let says = |field: &Field| {
+        field.required || field.immutable || !field.allowed.is_empty() || field.limits.is_some() || field.list != ListKind::Atomic
+    };
+    let mut any: Vec<bool> = types.iter().map(|of| of.fields.iter().any(says)).collect();
+    let below = |any: &[bool], field: &Field| field.shape.message().is_some_and(|id| any.get(id.0 as usize).copied().unwrap_or(true));
+    loop {
+        let before = any.iter().filter(|any| **any).count();
+        for (at, of) in types.iter().enumerate() {
+            any[at] = any[at]
+                || of.fields.iter().any(|f| below(&any, f))
+                || of.union.is_some_and(|u| any.get(u.message.0 as usize).copied().unwrap_or(true));
+        }
+        if any.iter().filter(|any| **any).count() == before {
+            break;
+        }
+    }
+    for of in types {
+        of.checked = of.fields.iter().zip(0..).filter(|(f, _)| says(f) || below(&any, f)).map(|(_, at)| at).collect();
     }
 }
 

@@ -3,7 +3,7 @@
 //! Rules across fields belong to the kind. `metadata` is checked by the registry, and a built-in kind's `status` is taken as its writer gives
 //! it, as kube-apiserver does for most kinds.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use serde_json::{Map, Value};
 
@@ -29,7 +29,7 @@ pub fn structure(new: &Value, old: Option<&Value>, schema: &SchemaRef, rigour: R
     }
     let mut walk = Walk { schema: &schema.schema, rigour, errors: FieldErrors::none() };
     if let Some(members) = new.as_object() {
-        walk.message(schema.root(), members, old.and_then(Value::as_object), "");
+        walk.message(schema.root(), members, old.and_then(Value::as_object), &Path::Root);
     }
     walk.errors
 }
@@ -40,10 +40,36 @@ struct Walk<'s> {
     errors: FieldErrors,
 }
 
+/// Where the walk is; becomes text only when there is something to say about it.
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+    Key(&'a Path<'a>, &'a str),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(name),
+            Self::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Index(parent, at) => write!(f, "{parent}[{at}]"),
+            Self::Key(parent, key) => write!(f, "{parent}[{key}]"),
+        }
+    }
+}
+
+impl From<&Path<'_>> for String {
+    fn from(path: &Path<'_>) -> Self {
+        path.to_string()
+    }
+}
+
 impl Walk<'_> {
-    fn message(&mut self, of: &Type, new: &Map<String, Value>, old: Option<&Map<String, Value>>, path: &str) {
-        for field in &of.fields {
-            let is_root = path.is_empty();
+    fn message(&mut self, of: &Type, new: &Map<String, Value>, old: Option<&Map<String, Value>>, path: &Path<'_>) {
+        for field in of.checked.iter().map(|at| &of.fields[*at as usize]) {
+            let is_root = matches!(path, Path::Root);
             let is_status = &*field.name == "status" && matches!(field.shape, Shape::Message(_));
             if is_root && (&*field.name == "metadata" || (is_status && self.rigour == Rigour::BuiltIn)) {
                 continue;
@@ -53,7 +79,7 @@ impl Walk<'_> {
             if value.is_none() && before.is_none() && !field.required {
                 continue;
             }
-            let path = if is_root { field.name.to_string() } else { format!("{path}.{}", field.name) };
+            let path = Path::Field(path, &field.name);
             if field.immutable && before.is_some() && before != value {
                 self.errors.invalid(&path, value.unwrap_or(&Value::Null), "field is immutable");
             }
@@ -66,7 +92,7 @@ impl Walk<'_> {
         }
     }
 
-    fn field(&mut self, field: &Field, value: &Value, old: Option<&Value>, path: &str) {
+    fn field(&mut self, field: &Field, value: &Value, old: Option<&Value>, path: &Path<'_>) {
         if !field.allowed.is_empty() {
             self.allowed(field, value, path);
         }
@@ -81,7 +107,7 @@ impl Walk<'_> {
         self.shape(&field.shape, value, old, path);
     }
 
-    fn shape(&mut self, shape: &Shape, value: &Value, old: Option<&Value>, path: &str) {
+    fn shape(&mut self, shape: &Shape, value: &Value, old: Option<&Value>, path: &Path<'_>) {
         match (shape, value) {
             (Shape::Message(id), Value::Object(members)) => {
                 let of = self.schema.get(*id);
@@ -90,40 +116,39 @@ impl Walk<'_> {
             }
             (Shape::List(of), Value::Array(items)) if of.message().is_some() => {
                 for (at, item) in items.iter().enumerate() {
-                    self.shape(of, item, None, &format!("{path}[{at}]"));
+                    self.shape(of, item, None, &Path::Index(path, at));
                 }
             }
             (Shape::Map(of), Value::Object(items)) if of.message().is_some() => {
                 for (key, item) in items {
-                    self.shape(of, item, old.and_then(|old| old.get(key)), &format!("{path}[{key}]"));
+                    self.shape(of, item, old.and_then(|old| old.get(key)), &Path::Key(path, key));
                 }
             }
             _ => {}
         }
     }
 
-    fn allowed(&mut self, field: &Field, value: &Value, path: &str) {
-        let check = |errors: &mut FieldErrors, text: &str, path: &str| {
+    fn allowed(&mut self, field: &Field, value: &Value, path: &Path<'_>) {
+        let check = |errors: &mut FieldErrors, text: &str, path: &Path<'_>| {
             // Left out and empty are the same where presence does not matter.
             let unset = text.is_empty() && field.presence != Presence::Optional;
             if !unset && !field.allowed.iter().any(|a| **a == *text) {
-                let mut allowed: Vec<&str> = field.allowed.iter().map(|a| &**a).collect();
-                allowed.sort_unstable();
-                errors.not_supported(path, format!("{text:?}"), &allowed);
+                // In the order of the table, which is the one upstream names them in.
+                errors.not_supported(path, format!("{text:?}"), &field.allowed);
             }
         };
         match value {
             Value::String(text) => check(&mut self.errors, text, path),
             Value::Array(items) => {
                 for (at, text) in items.iter().enumerate().filter_map(|(at, item)| Some((at, item.as_str()?))) {
-                    check(&mut self.errors, text, &format!("{path}[{at}]"));
+                    check(&mut self.errors, text, &Path::Index(path, at));
                 }
             }
             _ => {}
         }
     }
 
-    fn limits(&mut self, limits: &Limits, value: &Value, path: &str) {
+    fn limits(&mut self, limits: &Limits, value: &Value, path: &Path<'_>) {
         if let Some(number) = value.as_f64() {
             if let Some(low) = limits.minimum.filter(|low| number < *low) {
                 self.errors.invalid(path, value, &format!("must be greater than or equal to {low}"));
@@ -147,7 +172,7 @@ impl Walk<'_> {
         }
     }
 
-    fn unique(&mut self, kind: &ListKind, items: &[Value], path: &str) {
+    fn unique(&mut self, kind: &ListKind, items: &[Value], path: &Path<'_>) {
         let mut seen = HashSet::new();
         for (at, item) in items.iter().enumerate() {
             let key = match kind {
@@ -159,7 +184,7 @@ impl Walk<'_> {
             };
             let text = key.to_string();
             if !seen.insert(text.clone()) {
-                self.errors.duplicate(format!("{path}[{at}]"), text);
+                self.errors.duplicate(&Path::Index(path, at), text);
             }
         }
     }

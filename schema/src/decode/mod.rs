@@ -7,6 +7,7 @@
 mod custom;
 mod path;
 mod scalar;
+mod settle;
 mod visit;
 mod zero;
 
@@ -86,6 +87,15 @@ pub fn from_value(value: Value, schema: &SchemaRef, mode: FieldValidation) -> Re
     }
     let read = session.seed(&Shape::Message(schema.root)).deserialize(value);
     session.finish(read)
+}
+
+/// Brings a value read from protobuf into the stored form: all of it is known and of the right type, so it is only normalized, in place.
+pub fn from_protobuf(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    if schema.custom().is_some() {
+        return from_value(value, schema, mode);
+    }
+    settle::object(&mut value, schema).map_err(DecodeError::Mismatch)?;
+    Ok(Decoded { value, reports: Vec::new() })
 }
 
 /// Brings an object read from the store into the form its schema has now: custom resources whose definition changed. What is malformed

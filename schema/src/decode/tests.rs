@@ -128,3 +128,62 @@ fn bodies_too_large_or_too_deep_are_refused() {
     let deep = format!("{}{}", "{\"not\":".repeat(200), "}".repeat(200));
     assert!(matches!(decode("apiextensions.JSONSchemaProps", &deep, FieldValidation::Ignore), Err(DecodeError::Syntax(_))));
 }
+
+/// A value of a shape: `next` chooses between something, nothing and null.
+fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut() -> u32) -> Value {
+    let choice = next() % 4;
+    match shape {
+        Shape::String => ["", "text"][choice as usize % 2].into(),
+        Shape::Duration => "5s".into(),
+        Shape::Bool => (choice % 2 == 0).into(),
+        Shape::Int32 | Shape::Int64 | Shape::IntOrString => (choice % 2).into(),
+        Shape::Float64 => [0.0, 1.0, 1.5, 2.5][choice as usize].into(),
+        Shape::Bytes => ["", "YWJj"][choice as usize % 2].into(),
+        Shape::Time => "2024-01-01T00:00:00Z".into(),
+        Shape::MicroTime => "2024-01-01T00:00:00.000000Z".into(),
+        Shape::Quantity => ["0", "1", "0.0001", "1500m"][choice as usize].into(),
+        Shape::Object | Shape::Fields | Shape::Any => json!({"a": null}),
+        Shape::List(of) => (0..choice % 3).map(|_| sample(schema, of, depth + 1, next)).collect(),
+        Shape::Map(of) => {
+            (0..choice % 3).map(|key| (key.to_string(), sample(schema, of, depth + 1, next))).collect::<serde_json::Map<_, _>>().into()
+        }
+        Shape::Message(_) if depth > 12 => Value::Null,
+        Shape::Message(id) => {
+            let of = schema.schema.get(*id);
+            let of = of.union.map_or(of, |union| schema.schema.get(union.message));
+            let mut members = serde_json::Map::new();
+            for field in &of.fields {
+                let value = match next() % 8 {
+                    0..=2 => continue,
+                    3 => Value::Null,
+                    _ => sample(schema, &field.shape, depth + 1, next),
+                };
+                members.insert(field.name.to_string(), value);
+            }
+            members.into()
+        }
+    }
+}
+
+#[test]
+fn values_from_protobuf_come_out_as_if_they_were_json() {
+    let tables = Tables::load().unwrap();
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    };
+    for resource in &tables.resources {
+        let schema = tables.kind(resource.group, resource.version, resource.kind).unwrap();
+        for _ in 0..20 {
+            let given = sample(&schema, &Shape::Message(schema.root), 0, &mut next);
+            let wanted = from_value(given.clone(), &schema, FieldValidation::Ignore).map(|decoded| decoded.value);
+            let made = from_protobuf(given.clone(), &schema, FieldValidation::Ignore).map(|decoded| decoded.value);
+            assert_eq!(made, wanted, "{}: {given}", resource.kind);
+        }
+    }
+    let broken = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "x"}}}]}});
+    let pod = tables.message("core.Pod").unwrap();
+    let refused = from_protobuf(broken, &pod, FieldValidation::Ignore).unwrap_err();
+    assert!(matches!(refused, DecodeError::Mismatch(why) if why.starts_with("quantities must match")));
+}
