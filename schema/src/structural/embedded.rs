@@ -193,7 +193,7 @@ fn check_metadata(metadata: &Map<String, Value>, path: &str, errors: &mut FieldE
     for (at, owner) in metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                errors.invalid(format!("{path}.ownerReferences[{at}].{field}"), "\"\"", "must not be empty");
+                errors.required(format!("{path}.ownerReferences[{at}].{field}"), "must not be empty");
             }
         }
     }

@@ -22,6 +22,7 @@ pub mod openapi;
 
 mod props;
 pub(crate) mod prune;
+pub(crate) mod rules;
 mod text;
 mod value;
 
@@ -55,6 +56,8 @@ pub struct Custom {
     pub preserves: bool,
     /// Where replicas stand, if the version has the scale subresource.
     pub scale: Option<Scale>,
+    /// `x-kubernetes-validations`
+    pub(crate) rules: rules::Rules,
 }
 
 /// The paths of a scale subresource, without the leading dot.
@@ -118,7 +121,7 @@ fn assemble(root: Node, tables: &Arc<Schema>, kind: &str, preserves: bool, scale
     shell.typed = true;
     let root = Arc::new(root);
     let id = TypeId(u32::try_from(tables.types.len()).unwrap_or(u32::MAX));
-    let custom = Custom { root: Arc::clone(&root), preserves, scale };
+    let custom = Custom { root: Arc::clone(&root), preserves, scale, rules: rules::Rules::default() };
     let schema = Schema::of_custom(shell, Arc::clone(tables), custom);
     Structural { schema: SchemaRef { schema: Arc::new(schema), root: id }, root }
 }
@@ -212,6 +215,7 @@ pub fn validate(object: &Value, old: Option<&Value>, schema: &SchemaRef, written
             errors.extend(twins);
         }
     }
+    custom.rules.validate(root, object, old, &mut errors);
     errors
 }
 
@@ -295,3 +299,5 @@ fn nested<T>(object: &Value, path: &str, get: impl Fn(&Value) -> Result<T, &'sta
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod upstream;

@@ -71,14 +71,20 @@ impl Against<'_> {
     }
 
     fn multiple(&mut self, factor: f64) {
-        let (fits, shown, factor_shown) = match self.whole(factor, "MultipleOf") {
-            Some(whole) => {
-                let factor = factor as i64;
-                (factor > 0 && whole % factor == 0, whole.to_string(), factor.to_string())
-            }
+        let whole = self.whole(factor, "MultipleOf");
+        let (positive, factor_shown) = match whole {
+            Some(_) => (factor as i64 > 0, (factor as i64).to_string()),
+            None => (factor > 0.0, text::float_text(factor)),
+        };
+        if !positive {
+            let text = format!("factor MultipleOf declared for {} must be positive: {factor_shown}", self.place.text());
+            return self.found.add(self.check.invalid_whole(self.place, &factor_shown, text));
+        }
+        let (fits, shown) = match whole {
+            Some(whole) => (whole % factor as i64 == 0, whole.to_string()),
             None => {
                 let times = if factor < 1.0 { 1.0 / factor * self.value } else { self.value / factor };
-                (factor > 0.0 && is_whole(times), text::float_text(self.value), text::float_text(factor))
+                (is_whole(times), text::float_text(self.value))
             }
         };
         if !fits {

@@ -23,12 +23,12 @@ pub(super) fn number_text(number: &Number) -> String {
     }
 }
 
-/// `%v` of a float: shortest digits, with an exponent where it is below -4 or at least 21.
+/// `%v` of a float: shortest digits, with an exponent where it is below -4 or at least 6.
 pub(super) fn float_text(value: f64) -> String {
     let scientific = format!("{value:e}");
     let Some((digits, exponent)) = scientific.split_once('e') else { return value.to_string() };
     let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..21).contains(&exponent) {
+    if (-4..6).contains(&exponent) {
         return value.to_string();
     }
     let sign = if exponent < 0 { '-' } else { '+' };
@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn values_print_as_go_prints_them() {
         assert_eq!(shown(&json!(1.5)), "1.5");
-        assert_eq!(shown(&json!(1e21)), "1e+21");
+        assert_eq!(float_text(3e9), "3e+09");
+        assert_eq!(float_text(123_456.0), "123456");
         assert_eq!(shown(&json!(0.00001)), "1e-05");
         assert_eq!(shown(&json!("a\"\n\u{1}é")), "\"a\\\"\\n\\x01é\"");
         assert_eq!(shown(&json!({"b": "<", "a": [null]})), "{\"a\":[null],\"b\":\"\\u003c\"}");

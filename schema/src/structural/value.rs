@@ -110,6 +110,12 @@ impl Check<'_> {
         self.fault(ErrorKind::Invalid, place, text, |text| format!("Invalid value: {value}: {text}"))
     }
 
+    /// As [`Self::invalid`], with the whole text.
+    pub(super) fn invalid_whole(&self, place: &Place<'_>, value: &str, text: String) -> Fault {
+        let message = format!("Invalid value: {value}: {text}");
+        Fault { error: FieldError { kind: ErrorKind::Invalid, path: self.path(&place.text()), message }, text }
+    }
+
     fn fault(&self, kind: ErrorKind, place: &Place<'_>, text: &str, message: impl FnOnce(&str) -> String) -> Fault {
         let name = place.text();
         let text = format!("{name} in body {text}");
@@ -303,9 +309,8 @@ impl Check<'_> {
             }
             match &node.additional {
                 Additional::Bool(false) => {
-                    let (at, text) = (place.text(), format!("{}.{name} in body is a forbidden property", place.text()));
-                    let message = format!("Invalid value: {}: {text}", text::quoted(name));
-                    found.add(Fault { error: FieldError { kind: ErrorKind::Invalid, path: self.path(&at), message }, text });
+                    let text = format!("{}.{name} in body is a forbidden property", place.text());
+                    found.add(self.invalid_whole(place, &text::quoted(name), text));
                 }
                 Additional::Schema(schema) => {
                     let place = Place::Other { parent: place, name };

@@ -154,7 +154,7 @@ fn stored_versions(status: &Value, versions: &[Value], errors: &mut FieldErrors)
     let stored = list(status, "storedVersions");
     let shown = Value::Array(stored.to_vec()).to_string();
     if stored.is_empty() {
-        errors.invalid(path, shown, "must have at least one stored version");
+        errors.invalid(path, "null", "must have at least one stored version");
         return;
     }
     let known = |name: &str| versions.iter().any(|v| text_of(v, "name") == name);
@@ -242,3 +242,5 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream;

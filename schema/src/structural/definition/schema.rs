@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Options, Props, child, flag, list, member, schema_of, text};
 use crate::{
     field::{ErrorKind, FieldErrors},
-    structural::{Kind, build, defaults, field_path, invariants, invariants::property, props::OrBool},
+    structural::{Kind, build, defaults, field_path, invariants, invariants::property, props::OrBool, rules},
     types::SchemaRef,
 };
 
@@ -33,7 +33,7 @@ impl Place<'_> {
         if schema.flag("nullable") {
             found.forbidden(child(&path, "nullable"), "nullable cannot be true at the root");
         }
-        let mut unbuilt = None;
+        let (mut unbuilt, mut built) = (None, None);
         if self.wants_structural(schema) {
             match build::build(schema) {
                 Err(why) => unbuilt = Some(why),
@@ -42,6 +42,7 @@ impl Place<'_> {
                     if wrong.is_empty() {
                         let options = defaults::Options { metadata: self.options.metadata, pruned: self.options.pruned_defaults };
                         defaults::check(&node, &path, options, &mut found);
+                        built = Some(node);
                     } else {
                         found.extend(wrong);
                     }
@@ -50,10 +51,21 @@ impl Place<'_> {
         }
         let walk = Walk { options: self.options };
         walk.schema(schema, &path, &Around { root: true, ..Around::default() }, &mut found);
+        if let Some(node) = built.filter(|_| found.is_empty()) {
+            let known = rules::Known::of(self.options.old);
+            rules::check(&node, &path, &known, self.is_unchanged(), &mut found);
+        }
         if let Some(why) = unbuilt.filter(|_| found.is_empty()) {
             found.invalid(path, "\"\"", &why);
         }
         errors.extend(found);
+    }
+
+    /// Whether the version had this schema before.
+    fn is_unchanged(&self) -> bool {
+        let versions = self.options.old.map(|old| list(member(old, "spec"), "versions")).unwrap_or_default();
+        let name = member(self.version, "name");
+        versions.iter().any(|old| member(old, "name") == name && member(old, "schema") == member(self.version, "schema"))
     }
 
     /// Schemas that prune, default or extend must be structural; only those of old servers need not.

@@ -71,6 +71,12 @@ pub(super) fn check_all(spec: &Value, options: &Options<'_>, errors: &mut FieldE
     if versions.iter().filter(|v| flag(v, "storage")).count() != 1 {
         errors.invalid("spec.versions", go_versions(versions, &shared), "must have exactly one version marked as storage version");
     }
+    // Upstream keeps the first name once more.
+    let first = versions.first().map(|v| text_of(v, "name")).unwrap_or_default();
+    let wrong = name::label_1035(first);
+    if !first.is_empty() && !wrong.is_empty() {
+        errors.invalid("spec.version", text::quoted(first), &wrong.join(","));
+    }
 }
 
 /// What a version has for itself.
@@ -124,7 +130,7 @@ fn has_status(version: &Value) -> bool {
 fn deprecation(version: &Value, path: &str, errors: &mut FieldErrors) {
     let Some(warning) = member(version, "deprecationWarning").as_str() else { return };
     let path = format!("{path}.deprecationWarning");
-    let shown = text::quoted(warning);
+    let shown = crate::managed::go_json(member(version, "deprecationWarning"));
     let mut wrong = |detail: &str| errors.invalid(&path, &shown, detail);
     if !flag(version, "deprecated") {
         return wrong("can only be set for deprecated versions");
@@ -178,7 +184,7 @@ fn simple_path(given: &str) -> Option<&'static str> {
 
 fn columns(version: &Value, path: &str, errors: &mut FieldErrors) {
     const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
-    const FORMATS: &[&str] = &["binary", "byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    const FORMATS: &[&str] = &["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
     for (at, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
         let path = format!("{path}[{at}]");
         if text_of(column, "name").is_empty() {
