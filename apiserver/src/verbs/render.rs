@@ -43,7 +43,10 @@ pub struct Message<'a> {
 
 /// The form and encoding of an answer about objects of this kind; 406 when the client accepts nothing that there is.
 pub fn wanted(call: &Call, kind: &Kind) -> Result<Wanted, Status> {
-    let offer = if kind.is_custom() { Offer::CUSTOM } else { Offer::BUILT_IN };
+    let mut offer = if kind.is_custom() { Offer::CUSTOM } else { Offer::BUILT_IN };
+    // What is answered and never stored has no columns.
+    let passing = kind.prefix.is_none() && &*kind.gvk.kind != "ComponentStatus";
+    offer.tables &= !passing && !matches!(call.info.subresource.as_str(), "binding" | "eviction" | "token");
     negotiate::negotiate(&call.headers, call.uri.query().unwrap_or_default(), offer)
 }
 

@@ -319,7 +319,8 @@ impl<'a> Writing<'a> {
                 }
             }
             Part::Status => {
-                for path in self.reset() {
+                // What a kind keeps of its own status is in its rules.
+                for path in self.reset().iter().filter(|path| path.first() != Some(&"status")) {
                     if *path == ["metadata"] {
                         meta::keep_metadata(new, old);
                     } else {
@@ -496,10 +497,12 @@ fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status
             let text = if text.starts_with("EOF") { "unexpected end of JSON input" } else { text };
             unrecognized(&kind.gvk.kind, text, body)
         }
-        decode::DecodeError::Mismatch(text) => match text.strip_suffix(&format!("into Go value of type {}.{}", kind.gvk.version, kind.gvk.kind)) {
-            Some(head) => unrecognized(&kind.gvk.kind, &format!("{head}into Go value of type {TYPE_META}"), body),
-            None => error.describe(&kind.gvk.kind, &kind.gvk.version),
-        },
+        decode::DecodeError::Mismatch(text) => {
+            match text.strip_suffix(&format!("into Go value of type {}.{}", kind.gvk.version, kind.gvk.kind)) {
+                Some(head) => unrecognized(&kind.gvk.kind, &format!("{head}into Go value of type {TYPE_META}"), body),
+                None => error.describe(&kind.gvk.kind, &kind.gvk.version),
+            }
+        }
         _ => error.describe(&kind.gvk.kind, &kind.gvk.version),
     };
     match error.code() {
@@ -517,7 +520,9 @@ fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
         Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     let more = if body.len() > SUMMARY { " ..." } else { "" };
-    format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown}{more})")
+    format!(
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown}{more})"
+    )
 }
 
 /// Whether the built-in API has a kind.

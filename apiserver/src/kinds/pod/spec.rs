@@ -200,6 +200,7 @@ fn security(spec: &Value, path: &str, errors: &mut FieldErrors) {
     for (at, id) in view::list(security, "supplementalGroups").iter().filter_map(Value::as_i64).enumerate() {
         in_range(id, format!("{below}.supplementalGroups[{at}]"), errors);
     }
+    sysctls(spec, security, &format!("{below}.sysctls"), errors);
     if view::flag(spec, "shareProcessNamespace") && view::flag(spec, "hostPID") {
         errors.invalid(format!("{path}.shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
     }
@@ -219,6 +220,54 @@ fn security(spec: &Value, path: &str, errors: &mut FieldErrors) {
             ),
         }
     }
+}
+
+/// Kernel settings that belong to an IPC namespace, beside those below `fs.mqueue`.
+const IPC_SYSCTLS: [&str; 10] = [
+    "kernel.msg",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// Kernel settings a pod asks for (upstream `validateSysctls`).
+fn sysctls(spec: &Value, security: &Value, path: &str, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
+    for (at, sysctl) in view::list(security, "sysctls").iter().enumerate() {
+        let path = format!("{path}[{at}].name");
+        let name = view::text(sysctl, "name");
+        if name.is_empty() {
+            errors.required(path.as_str(), "");
+        } else if !is_sysctl(name) {
+            let detail =
+                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.invalid(path.as_str(), view::quoted(name), detail);
+        } else if !seen.insert(name) {
+            errors.duplicate(path.as_str(), view::quoted(name));
+        }
+        let dotted = name.replace('/', ".");
+        let of_ipc = IPC_SYSCTLS.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.");
+        if dotted.starts_with("net.") && view::flag(spec, "hostNetwork") {
+            errors.invalid(path.as_str(), view::quoted(name), "may not be specified when 'hostNetwork' is true");
+        }
+        if of_ipc && view::flag(spec, "hostIPC") {
+            errors.invalid(path.as_str(), view::quoted(name), "may not be specified when 'hostIPC' is true");
+        }
+    }
+}
+
+/// Segments parted by dots or slashes, each of lower case letters, digits, `-` and `_`, the last two not at an end.
+fn is_sysctl(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    let segment = |s: &str| edge(s.chars().next()) && edge(s.chars().next_back()) && s.chars().all(inner);
+    name.len() <= 253 && name.split(['.', '/']).all(segment)
 }
 
 fn dns(spec: &Value, path: &str, errors: &mut FieldErrors) {

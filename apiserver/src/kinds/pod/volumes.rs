@@ -9,7 +9,7 @@ use super::{
     container::{descending, no_backsteps},
     field_ref,
 };
-use crate::kinds::{persistentvolumeclaim, view};
+use crate::kinds::{certificates, persistentvolumeclaim, view};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
@@ -207,9 +207,11 @@ fn projected<'v>(volume: &'v Value, path: &str, errors: &mut FieldErrors) {
                 "downwardAPI" => view::list(inner, "items").iter().for_each(|file| downward_file(file, &below, errors)),
                 "serviceAccountToken" => token(inner, &below, path, errors),
                 "clusterTrustBundle" => trust_bundle(inner, &below, errors),
+                "podCertificate" => pod_certificate(inner, &below, errors),
                 _ => {}
             }
-            let own = view::list(inner, "items").iter().map(|i| view::text(i, "path")).chain([view::text(inner, "path")]);
+            let single = ["path", "credentialBundlePath", "keyPath", "certificateChainPath"].map(|field| view::text(inner, field));
+            let own = view::list(inner, "items").iter().map(|i| view::text(i, "path")).chain(single);
             for text in own.filter(|text| !text.is_empty()) {
                 if !paths.insert(text) {
                     let name = view::text(inner, "name");
@@ -233,6 +235,46 @@ fn token(source: &Value, path: &str, volume: &str, errors: &mut FieldErrors) {
     }
     // Upstream names the volume's path here, not the source's.
     file_path(view::text(source, "path"), &format!("{volume}.path"), errors);
+}
+
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+/// Longest life of a pod's certificate, in seconds: 91 days, and one day from Kubernetes' own signers.
+const LONGEST_LIFE: i64 = 91 * 24 * 3600;
+const LONGEST_KUBERNETES_LIFE: i64 = 24 * 3600;
+
+fn pod_certificate(source: &Value, path: &str, errors: &mut FieldErrors) {
+    let signer = view::text(source, "signerName");
+    certificates::signer_name(signer, &format!("{path}.signerName"), errors);
+    for key in view::map(source, "userAnnotations").keys() {
+        let key = key.to_lowercase();
+        let path = format!("{path}.userAnnotations");
+        if key.contains('/') {
+            errors.invalid_each(&path, &key, name::qualified(&key));
+        } else {
+            errors.invalid(path.as_str(), view::quoted(&key), "must be a domain-prefixed key (such as \"acme.io/foo\")");
+        }
+    }
+    let key_type = view::text(source, "keyType");
+    if !KEY_TYPES.contains(&key_type) {
+        errors.not_supported(format!("{path}.keyType"), view::quoted(key_type), &KEY_TYPES);
+    }
+    if let Some(seconds) = view::int(source, "maxExpirationSeconds") {
+        let path = format!("{path}.maxExpirationSeconds");
+        let most = if certificates::is_kubernetes_signer(signer) { LONGEST_KUBERNETES_LIFE } else { LONGEST_LIFE };
+        if seconds < 3600 {
+            errors.invalid(path.as_str(), seconds, "if provided, maxExpirationSeconds must be >= 3600");
+        }
+        if seconds > most {
+            errors.invalid(path.as_str(), seconds, &format!("if provided, maxExpirationSeconds must be <= {most}"));
+        }
+    }
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+    for field in paths.iter().filter(|field| !view::text(source, field).is_empty()) {
+        local_path(view::text(source, field), &format!("{path}.{field}"), errors);
+    }
+    if paths.iter().all(|field| view::text(source, field).is_empty()) {
+        errors.required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
+    }
 }
 
 fn trust_bundle(source: &Value, path: &str, errors: &mut FieldErrors) {
