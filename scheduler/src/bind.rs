@@ -32,7 +32,7 @@ pub(crate) async fn say_unschedulable(client: &Client, pod: &Pod, message: &str)
     let meta = &pod.view.metadata;
     let now = jiff::Timestamp::now();
     let condition = json!({
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message, "observedGeneration": meta.generation,
         "lastProbeTime": null, "lastTransitionTime": format!("{now:.0}"),
     });
     let path = format!("/api/v1/namespaces/{}/pods/{}/status", meta.namespace, meta.name);

@@ -14,6 +14,7 @@ pub(crate) struct Metadata {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) uid: String,
+    pub(crate) generation: i64,
     pub(crate) resource_version: String,
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) labels: Labels,

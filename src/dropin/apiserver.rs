@@ -70,7 +70,12 @@ impl Settings {
         let ranges = Ranges { addresses: service_range(flags)?, ports: node_ports(flags)? };
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
-        let authorization = modes(flags)?;
+        let mut authorization = modes(flags)?;
+        let hollow_nodes = hollow_nodes(flags)?;
+        if hollow_nodes > 0 && !authorization.contains(&Mode::Node) {
+            // Roles alone let no node do anything; the nodes of this process are nodes like any.
+            authorization.insert(0, Mode::Node);
+        }
         Ok(Self {
             listen,
             advertise,
@@ -86,11 +91,15 @@ impl Settings {
             max_writes: limit(flags, "max-mutating-requests-inflight", MAX_WRITES)?,
             stores: flags.list("etcd-servers").join(","),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
-            hollow_nodes: match flags_or_environment(flags, "hollow-nodes", "CORACLE_HOLLOW_NODES").last() {
-                Some(count) => count.parse().with_context(|| format!("--hollow-nodes: {count:?} is not a number of nodes"))?,
-                None => 0,
-            },
+            hollow_nodes,
         })
+    }
+}
+
+fn hollow_nodes(flags: &Flags) -> Result<u32> {
+    match flags_or_environment(flags, "hollow-nodes", "CORACLE_HOLLOW_NODES").last() {
+        Some(count) => count.parse().with_context(|| format!("--hollow-nodes: {count:?} is not a number of nodes")),
+        None => Ok(0),
     }
 }
 

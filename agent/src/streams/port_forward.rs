@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::{SinkExt, StreamExt};
-use http::{Request, StatusCode};
+use http::{HeaderName, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -21,6 +21,9 @@ const PIECE: usize = 32 * 1024;
 
 /// Forwards the ports asked for.
 pub(crate) fn answer(state: &Arc<State>, pod: &Arc<PodHandle>, query: &Query, request: Request<Incoming>) -> Answer {
+    if speaks_spdy(&request) {
+        return text(StatusCode::BAD_REQUEST, "port-forward over SPDY, as kubectl asks for it, is not in this version");
+    }
     let named = query.all("port").into_iter().chain(query.all("ports"));
     let ports: Option<Vec<u16>> =
         named.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).map(|p| p.parse().ok()).collect();
@@ -33,6 +36,15 @@ pub(crate) fn answer(state: &Arc<State>, pod: &Arc<PodHandle>, query: &Query, re
     };
     let runtime = pod.context.runtime.clone();
     websocket::upgrade(state, request, move |socket, _| async move { serve(socket, runtime, sandbox, ports).await })
+}
+
+/// Whether the client wants SPDY streams, either as they are or inside a WebSocket.
+fn speaks_spdy(request: &Request<Incoming>) -> bool {
+    let says = |name: HeaderName| {
+        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+        values.iter().any(|value| value.to_ascii_uppercase().contains("SPDY/"))
+    };
+    says(header::UPGRADE) || says(header::SEC_WEBSOCKET_PROTOCOL)
 }
 
 async fn serve(socket: websocket::Socket, runtime: Arc<dyn Runtime>, sandbox: String, ports: Vec<u16>) {

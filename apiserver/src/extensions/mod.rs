@@ -23,6 +23,7 @@ mod names;
 pub mod openapi;
 mod review;
 mod serve;
+mod trust;
 mod versions;
 mod webhook;
 

@@ -23,7 +23,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::definition;
+use super::{definition, trust::Bundle};
 use crate::registry::{LabelSelector, Reader};
 
 /// How long a question may take (upstream's default for conversions).
@@ -35,7 +35,7 @@ const SYSTEM: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
 /// A webhook of a CRD.
-pub struct Webhook {
+pub(super) struct Webhook {
     /// Versions of the review it understands, preferred first.
     pub review_versions: Vec<String>,
     config: definition::ClientConfig,
@@ -56,7 +56,7 @@ struct Place {
 }
 
 /// The certificates of a bundle (base64 of PEM); `Err` when it holds none or others cannot be read.
-pub fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = STANDARD.decode(bundle.trim()).map_err(|e| format!("unable to load root certificates: {e}"))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
@@ -68,12 +68,12 @@ pub fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String
 
 impl Webhook {
     /// The webhook a CRD names; services are looked up through `reader`.
-    pub fn new(of: &definition::Webhook, reader: Arc<dyn Reader>) -> Self {
+    pub(super) fn new(of: &definition::Webhook, reader: Arc<dyn Reader>) -> Self {
         Self { review_versions: of.conversion_review_versions.clone(), config: of.client_config.clone(), tls: OnceLock::new(), reader }
     }
 
     /// Sends JSON and returns the JSON of a success. The error is what upstream's HTTP client would have said.
-    pub async fn post(&self, body: &[u8]) -> Result<Bytes, String> {
+    pub(super) async fn post(&self, body: &[u8]) -> Result<Bytes, String> {
         let asked = timeout(TIMEOUT, self.ask(body)).await;
         asked.unwrap_or_else(|_| {
             Err(format!("Post {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)", self.url()))
@@ -168,21 +168,22 @@ impl Webhook {
     }
 
     fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
-        let mut roots = RootCertStore::empty();
-        match self.config.ca_bundle.as_deref().filter(|b| !b.trim().is_empty()) {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+        let config = match self.config.ca_bundle.as_deref().filter(|b| !b.trim().is_empty()) {
             Some(bundle) => {
-                for certificate in certificates(bundle)? {
-                    roots.add(certificate).map_err(|e| format!("unable to load root certificates: {e}"))?;
-                }
+                let bundle = Bundle::new(certificates(bundle)?, provider)?;
+                config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
             }
             None => {
+                let mut roots = RootCertStore::empty();
                 let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
                 roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+                config.with_root_certificates(roots)
             }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+        };
+        Ok(Arc::new(config.with_no_client_auth()))
     }
 }
 

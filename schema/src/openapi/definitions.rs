@@ -1,6 +1,9 @@
 //! `components.schemas`: the messages of the tables as JSON schemas, under upstream's names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -62,12 +65,25 @@ impl<'t> Definitions<'t> {
                     self.custom.insert(kind["kind"].as_str().unwrap_or_default().to_owned(), name.clone());
                 }
             }
-            self.made.insert(name.clone(), schema.clone());
+            let mut schema = schema.clone();
+            for property in ["apiVersion", "kind", "metadata"] {
+                // Whatever the definition's author wrote: these are everybody's.
+                if let (Some(words), Some(of)) = (self.generic(property), schema.pointer_mut(&format!("/properties/{property}"))) {
+                    of["description"] = words.into();
+                }
+            }
+            self.made.insert(name.clone(), schema);
         }
         if !custom.is_empty() {
             self.named("meta.ObjectMeta");
             self.named("meta.ListMeta");
         }
+    }
+
+    /// The words for what every kind has.
+    fn generic(&self, property: &str) -> Option<Cow<'t, str>> {
+        let any = self.words.message("io.k8s.api.core.v1.ConfigMap")?;
+        ["apiVersion", "kind", "metadata"].contains(&property).then(|| any.field(property)).flatten()
     }
 
     /// A reference to the message of a kind.
@@ -158,7 +174,8 @@ impl<'t> Definitions<'t> {
             properties.insert(field.name.to_string(), self.field(of, field));
         }
         for (name, property) in &mut properties {
-            if let Some(words) = words.and_then(|words| words.field(name)) {
+            let generic = if of.typed && name != "metadata" { self.generic(name) } else { None };
+            if let Some(words) = words.and_then(|words| words.field(name)).or(generic) {
                 property["description"] = words.into();
             }
         }

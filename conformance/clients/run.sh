@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Other people's clients against a binary: `run.sh BINARY quick|all [FOLDER]`.
+#   quick  an operator under controller-runtime's test environment, and client-go
+#   all    also the Python client, both kubectls over the kubectl scenarios, and controller-runtime's own tests, counted against expected.txt
+# FOLDER keeps what was downloaded and built (default: a temporary one that goes away). ASSETS names a folder with another kube-apiserver
+# and etcd to run controller-runtime's tests with, to see what upstream's pair makes of them.
+set -euo pipefail
+binary=$(realpath "$1"); what=${2:-quick}
+here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../.." && pwd)
+command -v go >/dev/null || { echo "skipped: the client tests need go"; exit 0; }
+if [ $# -ge 3 ]; then work=$(mkdir -p "$3" && cd "$3" && pwd); else work=$(mktemp -d); trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT; fi
+
+# The folder of two links that KUBEBUILDER_ASSETS names.
+assets=$work/assets
+mkdir -p "$assets"
+ln -sf "$binary" "$assets/kube-apiserver"
+ln -sf "$binary" "$assets/etcd"
+ln -sf "$(command -v kubectl)" "$assets/kubectl"
+export KUBEBUILDER_ASSETS=$assets CORACLE_TEST=1
+
+echo "== an operator under envtest, and client-go"
+(cd "$here/go" && go vet ./... && go test -count=1 ./...)
+[ "$what" = quick ] && exit 0
+
+echo "== the Python client"
+[ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -q -r "$here/python/requirements.txt"
+data=$(mktemp -d "$work/server.XXXX")
+"$binary" server --agent=off --hollow-nodes=0 --store=memory --listen=127.0.0.1:"$(python3 -c 'import socket;s=socket.socket();s.bind(("127.0.0.1",0));print(s.getsockname()[1])')" \
+  --data-dir="$data" --kubeconfig="$data/kubeconfig" >"$data/log" 2>&1 &
+server=$!
+for _ in $(seq 100); do KUBECONFIG=$data/kubeconfig kubectl get --raw=/readyz >/dev/null 2>&1 && break; sleep 0.1; done
+KUBECONFIG=$data/kubeconfig "$work/venv/bin/python" "$here/python/test_client.py" && python=passed || python=failed
+kill $server; wait $server || true
+[ $python = passed ] || { echo "the Python client's tests failed"; exit 1; }
+
+"$here/kubectls.sh" "$binary" "$work"
+
+echo "== controller-runtime's own tests"
+module=sigs.k8s.io/controller-runtime@$(cd "$here/go" && go list -m -f '{{.Version}}' sigs.k8s.io/controller-runtime)
+source=$work/${module//\//-}
+if [ ! -d "$source" ]; then
+  cp -r "$(cd "$here/go" && go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" "$source"
+  chmod -R u+w "$source"
+fi
+export KUBEBUILDER_ASSETS=${ASSETS:-$assets}
+failed=0
+while read -r package expected skip; do
+  case $package in ''|\#*) continue ;; esac
+  log=$work/$(echo "$package" | tr / -).log
+  started=$(date +%s)
+  (cd "$source" && go test -count=1 -timeout 15m ${skip:+-skip "$skip"} -v "./pkg/$package" -args -ginkgo.no-color) >"$log" 2>&1 || true
+  # Ginkgo tells its sum in one line; plain tests are counted one by one.
+  passed=$(sed -n 's/.* \([0-9]*\) Passed | .*/\1/p' "$log" | tail -1)
+  broken=$(sed -n 's/.* Passed | \([0-9]*\) Failed.*/\1/p' "$log" | tail -1)
+  plain=$(grep -c '^ *--- PASS' "$log" || true); bad=$(grep -c '^ *--- FAIL' "$log" || true)
+  [ "${passed:-0}" -gt 0 ] || { passed=$plain; broken=$bad; }
+  verdict=ok
+  if [ "${passed:-0}" -lt "$expected" ]; then verdict="EXPECTED $expected, see $log"; failed=1; fi
+  printf '%-32s %4s passed %3s failed %4ss  %s\n' "$package" "${passed:-0}" "${broken:-0}" $(($(date +%s) - started)) "$verdict"
+done < "$here/expected.txt"
+exit $failed
