@@ -42,13 +42,18 @@ impl Rules for Endpoints {
 }
 
 fn endpoint_address(given: &Value, path: &str, errors: &mut FieldErrors) {
-    address::endpoint(view::text(given, "ip"), &format!("{path}.ip"), errors);
-    let (host, node) = (view::text(given, "hostname"), view::text(given, "nodeName"));
+    let ip = view::text(given, "ip");
+    address::endpoint(ip, &format!("{path}.ip"), errors);
+    let host = view::text(given, "hostname");
     if !host.is_empty() {
         errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
     }
-    if !node.is_empty() {
+    if let Some(node) = view::get(given, "nodeName").and_then(Value::as_str) {
         errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
+    }
+    // Upstream asks twice, in two voices.
+    if ip.parse::<std::net::IpAddr>().is_err() {
+        errors.invalid(format!("{path}.ip"), view::quoted(ip), "must be a valid IP address");
     }
 }
 
@@ -63,12 +68,33 @@ fn endpoint_port(port: &Value, needs_name: bool, path: &str, errors: &mut FieldE
     for message in name::port_number(number) {
         errors.invalid(format!("{path}.port"), number, &message);
     }
+    if let Some(protocol) = view::get(port, "appProtocol").and_then(Value::as_str) {
+        errors.invalid_each(&format!("{path}.appProtocol"), protocol, name::qualified(protocol));
+    }
 }
 
 /// Rules of `endpointslices`.
 pub(super) struct EndpointSlice;
 
+/// Names of zones and nodes an endpoint is meant for.
+const HINTS_MAX: usize = 8;
+
 impl Rules for EndpointSlice {
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
+        if old.is_some_and(|old| view::get(old.value(), "endpoints") == view::get(new.value(), "endpoints")) {
+            return;
+        }
+        // What v1beta1 had for a topology is read and not written (`dropTopologyOnV1`).
+        for endpoint in view::items_mut(new.value_mut(), "endpoints") {
+            view::remove(endpoint, "deprecatedTopology");
+        }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let named = view::text(new.value(), "addressType") == "FQDN";
+        if named { vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()] } else { Vec::new() }
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let slice = new.value();
@@ -88,7 +114,7 @@ impl Rules for EndpointSlice {
         if let Some(old) = old
             && view::text(old.value(), "addressType") != kind
         {
-            errors.invalid("addressType", view::quoted(kind), "field is immutable");
+            errors.invalid("addressType", if kind.is_empty() { "null".to_owned() } else { view::quoted(kind) }, "field is immutable");
         }
         errors
     }
@@ -125,12 +151,27 @@ fn slice_endpoint(endpoint: &Value, kind: &str, path: &str, errors: &mut FieldEr
             _ => {}
         }
     }
-    let (node, host) = (view::text(endpoint, "nodeName"), view::text(endpoint, "hostname"));
-    if !node.is_empty() {
+    let given = |field| view::get(endpoint, field).and_then(Value::as_str);
+    if let Some(node) = given("nodeName") {
         errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
     }
-    if !host.is_empty() {
+    selector::validate_labels(view::map(endpoint, "deprecatedTopology"), &format!("{path}.deprecatedTopology"), errors);
+    if let Some(host) = given("hostname") {
         errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
     }
-    selector::validate_labels(view::map(endpoint, "deprecatedTopology"), &format!("{path}.deprecatedTopology"), errors);
+    for (list, rule) in [("forZones", name::label_value as fn(&str) -> Vec<String>), ("forNodes", name::subdomain)] {
+        let path = format!("{path}.hints.{list}");
+        let hints = view::list(view::member(endpoint, "hints"), list);
+        if hints.len() > HINTS_MAX {
+            return errors.too_many(path, hints.len(), HINTS_MAX as u64);
+        }
+        let mut seen = HashSet::new();
+        for (at, hint) in hints.iter().enumerate() {
+            let name = view::text(hint, "name");
+            if !seen.insert(name) {
+                errors.duplicate(format!("{path}[{at}].name"), view::quoted(name));
+            }
+            errors.invalid_each(&format!("{path}[{at}].name"), name, rule(name));
+        }
+    }
 }

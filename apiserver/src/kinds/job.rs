@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
 use serde_json::{Map, Value, json};
 
-use super::{schedule, template, view};
+use super::{job_policy, schedule, template, view};
 use crate::registry::{Object, Part, Rules};
 
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
@@ -38,7 +38,13 @@ impl Rules for Job {
 
     fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
         if old.is_none() {
+            // Labels that were taken from the template are the template's, also those it gets now.
+            let pointer = "/spec/template/metadata/labels";
+            let taken = new.value().pointer("/metadata/labels").is_some_and(|labels| new.value().pointer(pointer) == Some(labels));
             generate_selector(new);
+            if taken && let Some(labels) = new.value().pointer(pointer).cloned() {
+                new.set_metadata("labels", labels);
+            }
             take_labels(new);
         }
     }
@@ -46,6 +52,7 @@ impl Rules for Job {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            job_policy::status(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -57,10 +64,10 @@ impl Rules for Job {
             None => errors.required("spec.selector", ""),
             Some(given) => {
                 selector::validate_object(given, "spec.selector", &mut errors);
-                if let Ok(parsed) = LabelSelector::from_object(Some(given)) {
-                    template::matches_template(&parsed, view::member(spec, "template"), &mut errors);
-                }
             }
+        }
+        if let Ok(parsed) = LabelSelector::from_object(view::get(spec, "selector")) {
+            template::matches_template(&parsed, view::member(spec, "template"), &mut errors);
         }
         if let Some(old) = old {
             job_update(spec, old, &mut errors);
@@ -144,18 +151,31 @@ fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     if int("maxFailedIndexes").is_some() && int("backoffLimitPerIndex").is_none() {
         errors.required(format!("{path}.backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
-    if view::text(spec, "completionMode") == "Indexed" {
+    if let Some(manager) = view::get(spec, "managedBy").and_then(Value::as_str) {
+        managed_by(manager, &format!("{path}.managedBy"), errors);
+    }
+    let mode = view::get(spec, "completionMode").and_then(Value::as_str);
+    if let Some(mode) = mode.filter(|mode| !["NonIndexed", "Indexed"].contains(mode)) {
+        errors.not_supported(format!("{path}.completionMode"), view::quoted(mode), &["NonIndexed", "Indexed"]);
+    }
+    let is_indexed = mode == Some("Indexed");
+    if is_indexed {
         indexed(spec, path, errors);
-    } else {
+    }
+    if matches!(mode, None | Some("NonIndexed")) {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(value) = int(field) {
                 errors.invalid(format!("{path}.{field}"), value, "requires indexed completion mode");
             }
         }
-        if let Some(policy) = view::get(spec, "successPolicy") {
-            errors.invalid(format!("{path}.successPolicy"), policy, "requires indexed completion mode");
-        }
     }
+    job_policy::failure(spec, path, errors);
+    match view::get(spec, "successPolicy") {
+        Some(_) if is_indexed => job_policy::success(spec, path, errors),
+        Some(policy) => errors.invalid(format!("{path}.successPolicy"), policy, "requires indexed completion mode"),
+        None => {}
+    }
+    replacement(spec, path, errors);
     template::check(view::member(spec, "template"), &format!("{path}.template"), errors);
     let policy = view::text(view::member(view::member(spec, "template"), "spec"), "restartPolicy");
     let policy_path = format!("{path}.template.spec.restartPolicy");
@@ -168,9 +188,37 @@ fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
         "OnFailure" | "Never" => {}
         other => errors.not_supported(policy_path, view::quoted(other), &["OnFailure", "Never"]),
     }
-    let replacement = view::text(spec, "podReplacementPolicy");
-    if fails && !replacement.is_empty() && replacement != "Failed" {
-        errors.not_supported(format!("{path}.podReplacementPolicy"), view::quoted(replacement), &["Failed"]);
+}
+
+fn replacement(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let Some(policy) = view::get(spec, "podReplacementPolicy").and_then(Value::as_str) else { return };
+    let fails = view::get(spec, "podFailurePolicy").is_some();
+    let known: &[&str] = if fails { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    if !known.contains(&policy) {
+        errors.not_supported(format!("{path}.podReplacementPolicy"), view::quoted(policy), known);
+    }
+}
+
+/// `acme.io/foo`: a domain and a path (`IsDomainPrefixedPath`).
+fn managed_by(text: &str, path: &str, errors: &mut FieldErrors) {
+    if text.is_empty() {
+        return errors.required(path, "");
+    }
+    match text.split_once('/') {
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            errors.invalid_each(path, domain, name::subdomain(domain));
+            if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/".contains(&b)) {
+                errors.invalid(
+                    path,
+                    view::quoted(rest),
+                    "Invalid path (regex used for validation is '^[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+$')",
+                );
+            }
+        }
+        _ => errors.invalid(path, view::quoted(text), "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+    if text.len() > name::LABEL_MAX {
+        errors.too_long(path, name::LABEL_MAX as u64, "byte");
     }
 }
 

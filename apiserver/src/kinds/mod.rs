@@ -7,22 +7,29 @@ pub mod columns;
 
 mod access;
 mod address;
+mod autoscaler;
+mod certificates;
+mod conditions;
 mod devices;
 mod endpoints;
 mod event;
 mod extension;
+mod flow;
 mod job;
+mod job_policy;
 mod namespace;
 mod networking;
 mod node;
 mod persistentvolumeclaim;
 mod pod;
 mod policy;
+mod registration;
 mod resources;
 mod schedule;
 mod scheduling;
 mod secret;
 mod service;
+mod serviceaccount;
 mod template;
 mod view;
 mod workloads;
@@ -36,6 +43,8 @@ use crate::registry::{Rules, rules::PLAIN};
 pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
     match (group, resource) {
         ("", "pods") => &pod::Pod,
+        ("", "serviceaccounts") => &serviceaccount::ServiceAccount,
+        ("apps", "controllerrevisions") => &workloads::ControllerRevision,
         ("", "services") => &service::Service,
         ("", "endpoints") => &endpoints::Endpoints,
         ("discovery.k8s.io", "endpointslices") => &endpoints::EndpointSlice,
@@ -60,7 +69,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("policy", "poddisruptionbudgets") => &policy::PodDisruptionBudget,
         ("scheduling.k8s.io", "priorityclasses") => &policy::PriorityClass,
         ("coordination.k8s.io", "leases") => &policy::Lease,
-        ("autoscaling", "horizontalpodautoscalers") => &policy::HorizontalPodAutoscaler,
+        ("autoscaling", "horizontalpodautoscalers") => &autoscaler::HorizontalPodAutoscaler,
         ("networking.k8s.io", "ingresses") => &networking::Ingress,
         ("networking.k8s.io", "ingressclasses") => &networking::IngressClass,
         ("networking.k8s.io", "networkpolicies") => &networking::NetworkPolicy,
@@ -68,12 +77,20 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("rbac.authorization.k8s.io", "clusterroles") => &access::Role { namespaced: false },
         ("rbac.authorization.k8s.io", "rolebindings") => &access::RoleBinding { namespaced: true },
         ("rbac.authorization.k8s.io", "clusterrolebindings") => &access::RoleBinding { namespaced: false },
-        ("certificates.k8s.io", "certificatesigningrequests") => &access::CertificateSigningRequest,
+        ("certificates.k8s.io", "certificatesigningrequests") => &certificates::CertificateSigningRequest,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::CustomResourceDefinition,
         ("apiregistration.k8s.io", "apiservices") => &extension::ApiService,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
-            &extension::WebhookConfiguration
+            &registration::WebhookConfiguration
         }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &registration::Policy { mutating: false },
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => &registration::Policy { mutating: true },
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => &registration::Binding { mutating: false },
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => &registration::Binding { mutating: true },
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FlowSchema,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevelConfiguration,
+        ("resource.k8s.io", "devicetaintrules") => &devices::DeviceTaintRule,
+        ("storage.k8s.io", "csidrivers") => &persistentvolumeclaim::CsiDriver,
         ("resource.k8s.io", "resourceclaims") => &devices::ResourceClaim { spec: "/spec" },
         ("resource.k8s.io", "resourceclaimtemplates") => &devices::ResourceClaim { spec: "/spec/spec" },
         _ => &PLAIN,

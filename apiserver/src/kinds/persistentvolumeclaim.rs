@@ -69,19 +69,20 @@ fn data_source(source: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for PersistentVolumeClaim {
-    fn default(&self, object: &mut Object) {
-        // Each of the two fields stands for the other; volumes of other namespaces have only the newer.
-        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
-        for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
-            if let Some(source) = view::get(spec, from).cloned() {
-                view::set_absent(spec, to, source);
-            }
-        }
-    }
-
-    fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
         if old.is_none() {
             new.value_mut()["status"] = json!({"phase": "Pending"});
+        }
+        if part != Part::Whole {
+            return;
+        }
+        // Each of the two fields stands for the other; volumes of other namespaces have only the newer (`NormalizeDataSources`).
+        let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
+        for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
+            let source = view::get(spec, from).filter(|source| view::get(source, "namespace").is_none()).cloned();
+            if let Some(source) = source {
+                view::set_absent(spec, to, source);
+            }
         }
     }
 
@@ -171,6 +172,29 @@ impl Rules for PersistentVolume {
         }
     }
 
+    fn note_time(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>, now: &str) {
+        let phase = |object: &Object| object.text("/status/phase").to_owned();
+        let moved = match old {
+            None => true,
+            Some(old) => part == Part::Status && phase(old) != phase(new),
+        };
+        if moved {
+            new.member_mut("status").insert("lastPhaseTransitionTime".into(), now.into());
+        }
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &[
+            "spec.accessModes",
+            "spec.nodeAffinity.required.nodeSelectorTerms.matchExpressions.operator",
+            "spec.nodeAffinity.required.nodeSelectorTerms.matchFields.operator",
+        ]
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "spec.accessModes", "spec.capacity", "spec.persistentVolumeReclaimPolicy", "spec.nodeAffinity"]
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
@@ -178,22 +202,27 @@ impl Rules for PersistentVolume {
         }
         let spec = view::member(new.value(), "spec");
         access_modes(spec, "", "spec", &mut errors);
+        for mode in view::texts(spec, "accessModes").filter(|mode| !MODES.contains(mode)) {
+            errors.not_supported("spec.accessModes", view::quoted(mode), MODES);
+        }
         capacity(spec, &mut errors);
         let found = sources(spec);
-        for (name, _) in found.iter().skip(1) {
-            errors.forbidden(format!("spec.{name}"), "may not specify more than 1 volume type");
+        for (at, (name, source)) in found.iter().enumerate() {
+            if at > 0 {
+                errors.forbidden(format!("spec.{name}"), "may not specify more than 1 volume type");
+            } else {
+                volume_source(name, source, &mut errors);
+            }
         }
         if found.is_empty() {
             errors.required("spec", "must specify a volume type");
         }
-        if let Some((_, source)) = found.first().filter(|(name, _)| ["hostPath", "local"].contains(&name.as_str()))
-            && view::text(source, "path").is_empty()
-        {
-            errors.required(format!("spec.{}.path", found[0].0), "");
-        }
-        match view::get(spec, "nodeAffinity").and_then(|a| view::get(a, "required")) {
-            Some(required) => scheduling::node_selector(required, "spec.nodeAffinity.required", &mut errors),
-            None if view::get(spec, "local").is_some() => errors.required("spec.nodeAffinity", "Local volume requires node affinity"),
+        match view::get(spec, "nodeAffinity").map(|affinity| view::get(affinity, "required")) {
+            Some(Some(required)) => scheduling::node_selector(required, "spec.nodeAffinity.required", &mut errors),
+            Some(None) => errors.required("spec.nodeAffinity.required", "must specify required node constraints"),
+            None if found.first().is_some_and(|(name, _)| *name == "local") => {
+                errors.required("spec.nodeAffinity", "Local volume requires node affinity");
+            }
             None => {}
         }
         let class = view::text(spec, "storageClassName");
@@ -217,13 +246,85 @@ impl Rules for PersistentVolume {
     }
 }
 
+const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+/// What the sources in use today must have: the members that may not be empty; secrets of a CSI driver have a name and a namespace.
+fn volume_source(name: &str, source: &Value, errors: &mut FieldErrors) {
+    let path = format!("spec.{name}");
+    let needed: &[&str] = match name {
+        "hostPath" | "local" => &["path"],
+        "nfs" => &["server", "path"],
+        "csi" => &["driver", "volumeHandle"],
+        "iscsi" => &["targetPortal", "iqn"],
+        _ => &[],
+    };
+    for field in needed.iter().filter(|field| view::text(source, field).is_empty()) {
+        errors.required(format!("{path}.{field}"), "");
+    }
+    match name {
+        "hostPath" | "local" if view::text(source, "path").split('/').any(|step| step == "..") => {
+            errors.invalid(format!("{path}.path"), view::quoted(view::text(source, "path")), "must not contain '..'");
+        }
+        "nfs" if !matches!(view::text(source, "path").as_bytes().first(), None | Some(b'/')) => {
+            errors.invalid(format!("{path}.path"), view::quoted(view::text(source, "path")), "must be an absolute path");
+        }
+        "iscsi" => iscsi(source, &path, errors),
+        "csi" => csi(source, &path, errors),
+        _ => {}
+    }
+}
+
+fn iscsi(source: &Value, path: &str, errors: &mut FieldErrors) {
+    // iqn.2001-04.com.example:…, eui.…, naa.…
+    let valid = |iqn: &str| ["iqn.", "eui.", "naa."].iter().any(|form| iqn.starts_with(form));
+    let iqn = view::text(source, "iqn");
+    if !iqn.is_empty() && !valid(iqn) {
+        errors.invalid(format!("{path}.iqn"), view::quoted(iqn), "must be valid format");
+    }
+    let lun = view::int(source, "lun").unwrap_or_default();
+    if !(0..=255).contains(&lun) {
+        errors.invalid(format!("{path}.lun"), lun, "must be between 0 and 255, inclusive");
+    }
+    let secret = view::get(source, "secretRef");
+    if secret.is_none() && (view::flag(source, "chapAuthDiscovery") || view::flag(source, "chapAuthSession")) {
+        errors.required(format!("{path}.secretRef"), "");
+    }
+    if secret.is_some_and(|secret| view::text(secret, "name").is_empty()) {
+        errors.required(format!("{path}.secretRef.name"), "");
+    }
+    if let Some(initiator) = view::get(source, "initiatorName").and_then(Value::as_str).filter(|name| !valid(name)) {
+        errors.invalid(format!("{path}.initiatorname"), view::quoted(initiator), "must be valid format");
+    }
+}
+
+fn csi(source: &Value, path: &str, errors: &mut FieldErrors) {
+    let driver = view::text(source, "driver");
+    if !driver.is_empty() {
+        errors.invalid_each(&format!("{path}.driver"), driver, name::subdomain(&driver.to_lowercase()));
+        if driver.len() > name::LABEL_MAX {
+            errors.too_long(format!("{path}.driver"), name::LABEL_MAX as u64, "byte");
+        }
+    }
+    for field in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+        let Some(secret) = view::get(source, field) else { continue };
+        for (part, rule) in [("name", name::subdomain as fn(&str) -> Vec<String>), ("namespace", name::label)] {
+            let (path, text) = (format!("{path}.{field}.{part}"), view::text(secret, part));
+            if text.is_empty() {
+                errors.required(path, "");
+            } else {
+                errors.invalid_each(&path, text, rule(text));
+            }
+        }
+    }
+}
+
 fn capacity(spec: &Value, errors: &mut FieldErrors) {
     let capacity = view::map(spec, "capacity");
     if capacity.is_empty() {
         errors.required("spec.capacity", "");
     }
     if !capacity.contains_key("storage") || capacity.len() > 1 {
-        errors.not_supported("spec.capacity", view::member(spec, "capacity"), &["storage"]);
+        errors.not_supported("spec.capacity", Value::Object(capacity.clone()), &["storage"]);
     }
     for (resource, amount) in capacity {
         if view::quantity(amount).is_some_and(|q| q <= Quantity::ZERO) {
@@ -235,7 +336,92 @@ fn capacity(spec: &Value, errors: &mut FieldErrors) {
 /// Rules of `storageclasses`.
 pub(super) struct StorageClass;
 
+/// Rules of `csidrivers`.
+pub(super) struct CsiDriver;
+
+impl Rules for CsiDriver {
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let spec = view::member(new.value(), "spec");
+        if view::list(spec, "tokenRequests").is_empty() || view::get(spec, "serviceAccountTokenInSecrets").is_some() {
+            return Vec::new();
+        }
+        let text = "if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+        vec![format!("spec.serviceAccountTokenInSecrets is unset; {text}")]
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.volumeLifecycleModes"]
+    }
+
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let spec = view::member(new.value(), "spec");
+        if let Some(policy) = view::get(spec, "fsGroupPolicy").and_then(Value::as_str)
+            && !["File", "None", "ReadWriteOnceWithFSType"].contains(&policy)
+        {
+            errors.not_supported("spec.fsGroupPolicy", view::quoted(policy), &["File", "None", "ReadWriteOnceWithFSType"]);
+        }
+        let mut audiences = std::collections::HashSet::new();
+        for (at, request) in view::list(spec, "tokenRequests").iter().enumerate() {
+            let path = format!("spec.tokenRequests[{at}]");
+            let audience = view::text(request, "audience");
+            if !audiences.insert(audience) {
+                errors.duplicate(format!("{path}.audience"), view::quoted(audience));
+                continue;
+            }
+            let path = format!("{path}.expirationSeconds");
+            match view::int(request, "expirationSeconds") {
+                Some(seconds) if seconds < 600 => errors.invalid(path, seconds, "may not specify a duration less than 10 minutes"),
+                Some(seconds) if seconds > 1 << 32 => errors.invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"),
+                _ => {}
+            }
+        }
+        for mode in view::texts(spec, "volumeLifecycleModes").filter(|mode| !["Persistent", "Ephemeral"].contains(mode)) {
+            errors.not_supported("spec.volumeLifecycleModes", view::quoted(mode), &["Persistent", "Ephemeral"]);
+        }
+        if let Some(seconds) = view::int(spec, "nodeAllocatableUpdatePeriodSeconds").filter(|seconds| *seconds < 10) {
+            errors.invalid("spec.nodeAllocatableUpdatePeriodSeconds", seconds, "must be greater than or equal to 10 seconds");
+        }
+        errors
+    }
+}
+
+/// Where volumes of a class may be (`ValidateTopologySelectorTerm`).
+fn topologies(class: &Value, errors: &mut FieldErrors) {
+    let mut terms: Vec<std::collections::BTreeMap<&str, std::collections::BTreeSet<&str>>> = Vec::new();
+    for (at, term) in view::list(class, "allowedTopologies").iter().enumerate() {
+        let path = format!("allowedTopologies[{at}].matchLabelExpressions");
+        let mut keys = std::collections::BTreeMap::new();
+        for (at, expression) in view::list(term, "matchLabelExpressions").iter().enumerate() {
+            let path = format!("{path}[{at}]");
+            let mut values = std::collections::BTreeSet::new();
+            if view::list(expression, "values").is_empty() {
+                errors.required(format!("{path}.values"), "");
+            }
+            for (at, value) in view::texts(expression, "values").enumerate() {
+                if !values.insert(value) {
+                    errors.duplicate(format!("{path}.values[{at}]"), view::quoted(value));
+                }
+            }
+            let key = view::text(expression, "key");
+            errors.invalid_each(&format!("{path}.key"), key, name::qualified(key));
+            if keys.insert(key, values).is_some() {
+                errors.duplicate(format!("{path}.key"), view::quoted(key));
+            }
+        }
+        // A term without expressions equals the nothing upstream begins with.
+        if keys.is_empty() || terms.contains(&keys) {
+            errors.duplicate(path, "\"\"");
+        }
+        terms.push(keys);
+    }
+}
+
 impl Rules for StorageClass {
+    fn unheard(&self) -> &'static [&'static str] {
+        &["allowedTopologies.matchLabelExpressions.key", "allowedTopologies.matchLabelExpressions.values", "reclaimPolicy"]
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let class = new.value();
@@ -244,13 +430,18 @@ impl Rules for StorageClass {
             errors.invalid_each("provisioner", provisioner, name::qualified(&provisioner.to_lowercase()));
         }
         for key in view::map(class, "parameters").keys().filter(|key| key.is_empty()) {
-            errors.invalid("parameters", view::quoted(key), "field must not be empty.");
+            errors.invalid("parameters", view::quoted(key), "field can not be empty.");
         }
+        let policy = view::text(class, "reclaimPolicy");
+        if !["", "Delete", "Retain"].contains(&policy) {
+            errors.not_supported("reclaimPolicy", view::quoted(policy), &["Delete", "Retain"]);
+        }
+        topologies(class, &mut errors);
         if let Some(old) = old {
             for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-                let (now, then) = (view::get(class, field), view::get(old.value(), field));
-                if now != then {
-                    errors.invalid(field, now.unwrap_or(&Value::Null), "field is immutable");
+                // Upstream does not show what was sent.
+                if view::get(class, field) != view::get(old.value(), field) {
+                    errors.invalid(field, Value::Null, "field is immutable");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Kinds that bound others: disruption budgets, quotas, limit ranges, priority classes, leases, autoscalers.
+//! Kinds that bound others: disruption budgets, quotas, limit ranges, priority classes, leases.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -18,8 +18,6 @@ pub(super) struct LimitRange;
 pub(super) struct PriorityClass;
 /// Rules of `leases`.
 pub(super) struct Lease;
-/// Rules of `horizontalpodautoscalers`, in both versions.
-pub(super) struct HorizontalPodAutoscaler;
 
 /// Priorities above are for the system.
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
@@ -30,6 +28,7 @@ impl Rules for PodDisruptionBudget {
         if part == Part::Status {
             let status = view::member(new.value(), "status");
             let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+            super::conditions::check(view::list(status, "conditions"), "status.conditions", &mut errors);
             template::not_negative(status, &counts, "status", &mut errors);
             return errors;
         }
@@ -234,101 +233,5 @@ impl Rules for Lease {
         }
         template::not_negative(spec, &["leaseTransitions"], "spec", &mut errors);
         errors
-    }
-}
-
-impl Rules for HorizontalPodAutoscaler {
-    fn default(&self, object: &mut Object) {
-        let is_v1 = object.text("/apiVersion") == "autoscaling/v1";
-        let has_metrics = object.annotation("autoscaling.alpha.kubernetes.io/metrics").is_some();
-        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
-        if is_v1 {
-            if !has_metrics {
-                view::set_absent(spec, "targetCPUUtilizationPercentage", 80);
-            }
-            return;
-        }
-        if view::list(spec, "metrics").is_empty() {
-            spec["metrics"] =
-                json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
-        }
-        if let Some(behavior) = view::message_mut(spec, "behavior") {
-            scaling_rules(
-                behavior,
-                "scaleUp",
-                &json!({
-                    "stabilizationWindowSeconds": 0, "selectPolicy": "Max",
-                    "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}],
-                }),
-            );
-            scaling_rules(
-                behavior,
-                "scaleDown",
-                &json!({
-                    "selectPolicy": "Max", "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
-                }),
-            );
-        }
-    }
-
-    fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
-        let mut errors = FieldErrors::none();
-        if part == Part::Status {
-            return errors;
-        }
-        let spec = view::member(new.value(), "spec");
-        let (least, most) = (view::int(spec, "minReplicas"), view::int(spec, "maxReplicas").unwrap_or_default());
-        if let Some(least) = least.filter(|n| *n < 1) {
-            errors.invalid("spec.minReplicas", least, "must be greater than or equal to 1");
-        }
-        match most {
-            0 => errors.required("spec.maxReplicas", "must be set and greater than 0"),
-            n if n < 0 => errors.invalid("spec.maxReplicas", n, "must be greater than or equal to 1"),
-            n if least.is_some_and(|least| n < least) => {
-                errors.invalid("spec.maxReplicas", n, "must be greater than or equal to `minReplicas`");
-            }
-            _ => {}
-        }
-        let target = view::member(spec, "scaleTargetRef");
-        for field in ["kind", "name"] {
-            match view::text(target, field) {
-                "" => errors.required(format!("spec.scaleTargetRef.{field}"), ""),
-                text => errors.invalid_each(&format!("spec.scaleTargetRef.{field}"), text, name::path_segment(text)),
-            }
-        }
-        for (at, metric) in view::list(spec, "metrics").iter().enumerate() {
-            metric_source(metric, &format!("spec.metrics[{at}]"), &mut errors);
-        }
-        errors
-    }
-}
-
-/// Fills in what a scaling rule leaves out, once there is any behaviour at all.
-fn scaling_rules(behavior: &mut Value, name: &str, defaults: &Value) {
-    view::set_absent(behavior, name, json!({}));
-    for (field, value) in defaults.as_object().into_iter().flatten() {
-        view::set_absent(&mut behavior[name], field, value.clone());
-    }
-}
-
-fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
-    const SOURCES: &[(&str, &str)] = &[
-        ("ContainerResource", "containerResource"),
-        ("External", "external"),
-        ("Object", "object"),
-        ("Pods", "pods"),
-        ("Resource", "resource"),
-    ];
-    let kind = view::text(metric, "type");
-    if kind.is_empty() {
-        errors.required(format!("{path}.type"), "must specify a metric source type");
-    }
-    let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
-    for (_, field) in SOURCES {
-        match (view::get(metric, field), expected == Some(*field)) {
-            (None, true) => errors.required(format!("{path}.{field}"), "must populate information for the given metric source"),
-            (Some(_), false) => errors.forbidden(format!("{path}.{field}"), "must populate the given metric source only"),
-            _ => {}
-        }
     }
 }

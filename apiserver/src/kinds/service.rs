@@ -87,10 +87,40 @@ impl Rules for Service {
         errors
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        warnings(new)
+    }
+
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         let spec = view::member(object, "spec");
         vec![("spec.clusterIP", view::text(spec, "clusterIP").to_owned()), ("spec.type", view::text(spec, "type").to_owned())]
     }
+}
+
+/// What works, but not for long or not as meant (`GetWarningsForService`).
+fn warnings(service: &Object) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let spec = view::member(service.value(), "spec");
+    let named = view::text(spec, "type") == "ExternalName";
+    let headless = is_headless(spec);
+    let external = !view::list(spec, "externalIPs").is_empty();
+    let name = !view::text(spec, "externalName").is_empty();
+    let affinity = !matches!(view::text(spec, "sessionAffinity"), "" | "None");
+    let close = view::text(spec, "trafficDistribution") == "PreferClose";
+    let all = [
+        (
+            service.annotation(HINTS).is_some(),
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+        ),
+        (headless && !view::text(spec, "loadBalancerIP").is_empty(), "spec.loadBalancerIP is ignored for headless services"),
+        (headless && external, "spec.externalIPs is ignored for headless services"),
+        (headless && affinity, "spec.SessionAffinity is ignored for headless services"),
+        (external && !headless && !named, "spec.externalIPs is deprecated and may no longer be implemented in some clusters"),
+        (named && external, "spec.externalIPs is ignored when spec.type is \"ExternalName\""),
+        (!named && name, "spec.externalName is ignored when spec.type is not \"ExternalName\""),
+        (close, "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""),
+    ];
+    all.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()
 }
 
 fn needs_cluster_ip(spec: &Value) -> bool {

@@ -51,7 +51,13 @@ pub(super) fn check_lasting(template: &Value, owner: &str, path: &str, errors: &
 
 /// Checks a selector object that must be there, not empty, and match the template's labels. That it is there is in the tables.
 pub(super) fn check_selector(spec: &Value, kind: &str, errors: &mut FieldErrors) {
-    let Some(given) = view::get(spec, "selector") else { return };
+    let Some(given) = view::get(spec, "selector") else {
+        // No selector selects nothing, not even the template's pods.
+        if let Ok(nothing) = LabelSelector::from_object(None) {
+            matches_template(&nothing, view::member(spec, "template"), errors);
+        }
+        return;
+    };
     selector::validate_object(given, "spec.selector", errors);
     match LabelSelector::from_object(Some(given)) {
         Ok(parsed) if parsed.is_everything() => {
@@ -85,6 +91,25 @@ pub(super) fn not_negative(spec: &Value, fields: &[&str], path: &str, errors: &m
         if let Some(value) = view::int(spec, field).filter(|v| *v < 0) {
             errors.invalid(format!("{path}.{field}"), value, "must be greater than or equal to 0");
         }
+    }
+}
+
+/// The counts of a status: none negative, and none above another: `larger` of (count, the one it may not exceed, as upstream calls that).
+pub(super) fn counts(status: &Value, counts: &[&str], larger: &[(&str, &str, &str)], errors: &mut FieldErrors) {
+    not_negative(status, counts, "status", errors);
+    for (count, bound, called) in larger {
+        let value = |name| view::int(status, name).unwrap_or_default();
+        if value(count) > value(bound) {
+            errors.invalid(format!("status.{count}"), value(count), &format!("cannot be greater than {called}"));
+        }
+    }
+}
+
+/// A count of hash collisions only grows.
+pub(super) fn collisions(new: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let count = |object: &Value| view::int(view::member(object, "status"), "collisionCount").unwrap_or_default();
+    if old.is_some_and(|old| count(new) < count(old)) {
+        errors.invalid("status.collisionCount", count(new), "cannot be decremented");
     }
 }
 

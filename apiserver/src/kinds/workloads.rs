@@ -1,6 +1,6 @@
 //! Deployments, replica sets, stateful sets, daemon sets and replication controllers (upstream `apis/apps`).
 
-use coracle_schema::{FieldErrors, name, selector::LabelSelector};
+use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
 use serde_json::{Value, json};
 
 use super::{persistentvolumeclaim, pod, template, view};
@@ -19,6 +19,18 @@ pub(super) struct ReplicationController;
 /// Rules of `podtemplates`.
 pub(super) struct PodTemplate;
 
+/// Rules of `controllerrevisions`.
+pub(super) struct ControllerRevision;
+
+type Bound = (&'static str, &'static str, &'static str);
+const READY: Bound = ("readyReplicas", "replicas", "status.replicas");
+const AVAILABLE: Bound = ("availableReplicas", "replicas", "status.replicas");
+const AVAILABLE_READY: Bound = ("availableReplicas", "readyReplicas", "readyReplicas");
+/// Counts in the status of replica sets and replication controllers.
+const REPLICAS: &[&str] =
+    &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"];
+const REPLICAS_BELOW: &[Bound] = &[("fullyLabeledReplicas", "replicas", "status.replicas"), READY, AVAILABLE, AVAILABLE_READY];
+
 impl Rules for Deployment {
     fn default(&self, object: &mut Object) {
         template::default(object.value_mut());
@@ -31,6 +43,19 @@ impl Rules for Deployment {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            let counts = [
+                "observedGeneration",
+                "replicas",
+                "updatedReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "unavailableReplicas",
+                "terminatingReplicas",
+                "collisionCount",
+            ];
+            let below = [("updatedReplicas", "replicas", "status.replicas"), READY, AVAILABLE, AVAILABLE_READY];
+            template::counts(view::member(new.value(), "status"), &counts, &below, &mut errors);
+            template::collisions(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -47,6 +72,22 @@ impl Rules for Deployment {
             template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
         }
         errors
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.strategy.type"]
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &[
+            "metadata",
+            "spec.replicas",
+            "spec.minReadySeconds",
+            "spec.selector",
+            "spec.template.metadata.labels",
+            "spec.template",
+            "spec.strategy",
+        ]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -68,7 +109,8 @@ fn deployment_strategy(strategy: &Value, errors: &mut FieldErrors) {
             }
             template::at_most_all(unavailable, &format!("{path}.maxUnavailable"), errors);
         }
-        _ => {}
+        ("Recreate" | "RollingUpdate", _) => {}
+        _ => errors.not_supported("spec.strategy", strategy, &["Recreate", "RollingUpdate"]),
     }
 }
 
@@ -89,6 +131,7 @@ impl Rules for ReplicaSet {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            template::counts(view::member(new.value(), "status"), REPLICAS, REPLICAS_BELOW, &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -127,6 +170,10 @@ impl Rules for StatefulSet {
     fn default(&self, object: &mut Object) {
         template::default(object.value_mut());
         let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        for claim in view::items_mut(spec, "volumeClaimTemplates") {
+            view::set_absent(claim, "apiVersion", "v1");
+            view::set_absent(claim, "kind", "PersistentVolumeClaim");
+        }
         view::set_absent(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
         if view::text(strategy, "type").is_empty() {
@@ -144,6 +191,24 @@ impl Rules for StatefulSet {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            let counts = [
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "availableReplicas",
+                "observedGeneration",
+                "collisionCount",
+            ];
+            let below = [
+                READY,
+                ("currentReplicas", "replicas", "status.replicas"),
+                ("updatedReplicas", "replicas", "status.replicas"),
+                AVAILABLE,
+                AVAILABLE_READY,
+            ];
+            template::counts(view::member(new.value(), "status"), &counts, &below, &mut errors);
+            template::collisions(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -223,9 +288,25 @@ fn with_claims(spec: &Value) -> Value {
 /// Where `apps/v1` keeps the count of template changes that the first versions of the API had a field for.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
+fn template_count(set: &Object) -> Option<i64> {
+    set.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse().ok())
+}
+
+/// Writes down the count that `change` makes of the present one.
+fn count_template(set: &mut Object, change: impl Fn(Option<i64>) -> i64) {
+    let number = change(template_count(set));
+    let annotations = set.metadata_mut().entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    annotations[TEMPLATE_GENERATION] = number.to_string().into();
+}
+
 impl Rules for DaemonSet {
     fn default(&self, object: &mut Object) {
         template::default(object.value_mut());
+        // Part of what the writer owns: upstream converts a field of its internal type.
+        count_template(object, |count| count.unwrap_or_default());
         rolling(object.value_mut(), "updateStrategy", |rolling| {
             view::set_absent(rolling, "maxUnavailable", 1);
             view::set_absent(rolling, "maxSurge", 0);
@@ -236,33 +317,49 @@ impl Rules for DaemonSet {
         if part != Part::Whole {
             return;
         }
-        let count = |o: &Object| o.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse::<i64>().ok());
         let template = |o: &Object| view::member(view::member(o.value(), "spec"), "template").clone();
         let number = match old {
             None => 1,
-            Some(old) => count(old).unwrap_or_default() + i64::from(template(new) != template(old)),
+            Some(old) => template_count(old).unwrap_or_default() + i64::from(template(new) != template(old)),
         };
-        let annotations = new.metadata_mut().entry("annotations").or_insert_with(|| json!({}));
-        if annotations.is_null() {
-            *annotations = json!({});
-        }
-        annotations[TEMPLATE_GENERATION] = number.to_string().into();
+        count_template(new, |_| number);
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            let counts = [
+                "currentNumberScheduled",
+                "numberMisscheduled",
+                "desiredNumberScheduled",
+                "numberReady",
+                "observedGeneration",
+                "updatedNumberScheduled",
+                "numberAvailable",
+                "numberUnavailable",
+            ];
+            template::counts(view::member(new.value(), "status"), &counts, &[], &mut errors);
+            template::collisions(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
-        template::check_selector(spec, "daemonset", &mut errors);
-        template::check_lasting(view::member(spec, "template"), "DaemonSet", "spec.template", &mut errors);
-        template::not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], "spec", &mut errors);
-        daemon_strategy(view::member(spec, "updateStrategy"), &mut errors);
         if let Some(old) = old {
             template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
         }
+        daemon_selector(spec, &mut errors);
+        template::check_lasting(view::member(spec, "template"), "DaemonSet", "spec.template", &mut errors);
+        template::not_negative(spec, &["minReadySeconds"], "spec", &mut errors);
+        daemon_strategy(view::member(spec, "updateStrategy"), &mut errors);
+        template::not_negative(spec, &["revisionHistoryLimit"], "spec", &mut errors);
         errors
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.selector", "spec.updateStrategy.type"]
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "spec.selector", "spec.template.metadata.labels", "spec.template", "spec.minReadySeconds", "spec.updateStrategy"]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -270,9 +367,26 @@ impl Rules for DaemonSet {
     }
 }
 
+/// Unlike other workloads, a daemon set without a selector only hears that its template does not fit.
+fn daemon_selector(spec: &Value, errors: &mut FieldErrors) {
+    let given = view::get(spec, "selector");
+    if let Some(given) = given {
+        selector::validate_object(given, "spec.selector", errors);
+    }
+    let Ok(parsed) = LabelSelector::from_object(given) else { return };
+    template::matches_template(&parsed, view::member(spec, "template"), errors);
+    if parsed.is_everything()
+        && let Some(given) = given
+    {
+        errors.invalid("spec.selector", given, "empty selector is invalid for daemonset");
+    }
+}
+
 fn daemon_strategy(strategy: &Value, errors: &mut FieldErrors) {
-    if view::text(strategy, "type") != "RollingUpdate" {
-        return;
+    match view::text(strategy, "type") {
+        "RollingUpdate" => {}
+        "OnDelete" => return,
+        _ => return errors.not_supported("spec.updateStrategy", strategy, &["RollingUpdate", "OnDelete"]),
     }
     let path = "spec.updateStrategy.rollingUpdate";
     let rolling = view::member(strategy, "rollingUpdate");
@@ -304,6 +418,7 @@ impl Rules for ReplicationController {
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            template::counts(view::member(new.value(), "status"), REPLICAS, REPLICAS_BELOW, &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -326,6 +441,27 @@ impl Rules for ReplicationController {
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         replicas(object)
+    }
+}
+
+impl Rules for ControllerRevision {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        match view::get(new.value(), "data") {
+            None if old.is_none() => errors.required("data", "data is mandatory"),
+            None => {}
+            Some(data) if !data.is_object() && old.is_none() => errors.required("data", "data must be a valid JSON object"),
+            Some(_) => {}
+        }
+        if let Some(revision) = view::int(new.value(), "revision").filter(|revision| *revision < 0) {
+            errors.invalid("revision", revision, "must be greater than or equal to 0");
+        }
+        if let Some(old) = old
+            && view::get(new.value(), "data") != view::get(old.value(), "data")
+        {
+            errors.invalid("data", view::member(new.value(), "data"), "field is immutable");
+        }
+        errors
     }
 }
 

@@ -268,7 +268,7 @@ impl DeleteOptions {
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
-                errors.not_supported("propagationPolicy", format!("{other:?}"), &["Background", "Foreground", "Orphan"]);
+                errors.not_supported("propagationPolicy", format!("{other:?}"), &["Foreground", "Background", "Orphan", "nil"]);
                 None
             }
         };
@@ -285,14 +285,11 @@ fn manager_of(user_agent: &str) -> String {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut FieldErrors) -> bool {
-    let mut any = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        any = true;
-        if value != "All" {
-            errors.not_supported("dryRun", format!("{value:?}"), &["All"]);
-        }
+    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.not_supported("dryRun", serde_json::Value::from(values.as_slice()), &["All"]);
     }
-    any
+    !values.is_empty()
 }
 
 /// A resource version of a request: decimal, or absent.

@@ -34,7 +34,11 @@ pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
     {
         // The message says the same once more.
         let (a, b) = (a.clone(), b.clone());
-        compare(&a, &b, "/details/causes", &mut found);
+        if sorted(&a) == sorted(&b) {
+            found.push(format!("order of causes: {} | {}", fields(&a), fields(&b)));
+        } else {
+            compare(&a, &b, "/details/causes", &mut found);
+        }
         for side in [&mut one, &mut other] {
             side["message"] = Value::Null;
             side["details"]["causes"] = Value::Null;
@@ -43,6 +47,17 @@ pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
     compare(&one, &other, "", &mut found);
     found.truncate(MOST);
     found
+}
+
+fn sorted(causes: &Value) -> Vec<String> {
+    let mut texts: Vec<String> = causes.as_array().into_iter().flatten().map(Value::to_string).collect();
+    texts.sort();
+    texts
+}
+
+fn fields(causes: &Value) -> String {
+    let names = causes.as_array().into_iter().flatten().map(|cause| cause.get("field").and_then(Value::as_str).unwrap_or_default());
+    cut(&names.collect::<Vec<_>>().join(" "))
 }
 
 fn compare(left: &Value, right: &Value, path: &str, found: &mut Vec<String>) {
@@ -93,6 +108,13 @@ fn normalize(value: &mut Value) {
                 members.remove("uid");
             }
             members.remove("resourceVersion");
+            if let (Some(prefix), Some(name)) =
+                (members.get("generateName").and_then(Value::as_str), members.get("name").and_then(Value::as_str))
+                && name.len() > prefix.len()
+                && name.starts_with(prefix)
+            {
+                members.remove("name");
+            }
             for (key, member) in members.iter_mut() {
                 match key.as_str() {
                     "clusterIP" | "nodePort" | "healthCheckNodePort" if member != "None" => chosen(member),
@@ -116,12 +138,12 @@ fn chosen(value: &mut Value) {
     }
 }
 
-/// A text without uids, without times of now, and without upstream's picture of a pod's difference, which is for people.
+/// A text without uids, without times of now, and without what is only how Go prints: the picture of a difference, for people, and the
+/// value of an internal struct (`{"MatchLabels":…}`, in an order and with names that no client knows).
 fn neutral(text: &str) -> String {
-    if let Some((head, _)) = text.split_once("fields other than").and_then(|(_, rest)| rest.split_once('\n')) {
-        let end = text.len() - text.split_once(head).map_or(0, |(_, rest)| rest.len());
-        return text[..end].to_owned();
-    }
+    let end = ["\n@@ ", ":\n  core.", ":\n  (core.", "\n  core", "\n\u{a0}"].iter().filter_map(|mark| text.find(mark)).min();
+    let shown = without_structs(&text[..end.unwrap_or(text.len())]);
+    let text = shown.as_str();
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
@@ -140,6 +162,23 @@ fn neutral(text: &str) -> String {
         }
     }
     out
+}
+
+/// `Invalid value: {"a":1}: no` becomes `Invalid value: {…}: no`.
+fn without_structs(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = ["value: {", "value: [{", "many: {"].iter().filter_map(|mark| rest.find(mark).map(|at| at + mark.len())).min() {
+        let opening = rest[..at].rfind(": ").map_or(at, |colon| colon + 2);
+        let mut values = serde_json::Deserializer::from_str(&rest[opening..]).into_iter::<Value>();
+        if !matches!(values.next(), Some(Ok(_))) {
+            break;
+        }
+        out += &rest[..opening];
+        out += "{…}";
+        rest = &rest[opening + values.byte_offset()..];
+    }
+    out + rest
 }
 
 /// Whether bytes begin with this shape: `x` a hexadecimal digit, `d` a digit, anything else itself.
@@ -175,6 +214,15 @@ mod tests {
         assert_eq!(differences(&reply(200, left), &reply(200, right)), ["/spec/a/1: 2 | 3", "/spec/b: - | 1"]);
         let refused = json!({"message": "no"});
         assert_eq!(differences(&reply(201, json!({})), &reply(422, refused)), ["code: 201  | 422 no"]);
+    }
+
+    #[test]
+    fn how_go_prints_a_struct_does_not_count() {
+        assert_eq!(
+            neutral("a: Invalid value: {\"B\":[1]}: no, c: Invalid value: [{\"d\":1}]: no"),
+            "a: Invalid value: {…}: no, c: Invalid value: {…}: no"
+        );
+        assert_eq!(neutral("immutable after creation\n@@ -1 +1 @@\n x"), "immutable after creation");
     }
 
     #[test]

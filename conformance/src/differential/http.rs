@@ -27,7 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
-    token: Option<String>,
 }
 
 /// One question.
@@ -61,14 +60,14 @@ pub(crate) struct Connection {
 }
 
 impl Server {
-    /// A server that is spoken to with a bearer token; `authority` is a PEM file whose certificates are trusted.
-    pub(crate) fn with_token(address: SocketAddr, authority: &Path, token: &str) -> Result<Self> {
-        let pem = std::fs::read(authority).with_context(|| format!("cannot read {}", authority.display()))?;
+    /// A server at an address; whose certificates are trusted, and the client's chain and key, all PEM.
+    pub(crate) fn new(address: SocketAddr, authority: &[u8], chain: &str, key: &str) -> Result<Self> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(&pem)?)
-            .with_no_client_auth();
-        Ok(Self { address, tls: Arc::new(tls), token: Some(token.to_owned()) })
+            .with_root_certificates(roots(authority)?)
+            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?;
+        Ok(Self { address, tls: Arc::new(tls) })
     }
 
     /// The server and user of a kubeconfig that holds its certificates inline.
@@ -81,13 +80,13 @@ impl Server {
         };
         let url = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str).unwrap_or_default();
         let address = url.trim_start_matches("https://").parse().with_context(|| format!("{url} is not https://ADDRESS:PORT"))?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&data("/users/0/user/client-certificate-data")?).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&data("/users/0/user/client-key-data")?)?;
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(&data("/clusters/0/cluster/certificate-authority-data")?)?)
-            .with_client_auth_cert(chain, key)?;
-        Ok(Self { address, tls: Arc::new(tls), token: None })
+        let text = |pem: Vec<u8>| String::from_utf8(pem).context("a certificate is not text");
+        Self::new(
+            address,
+            &data("/clusters/0/cluster/certificate-authority-data")?,
+            &text(data("/users/0/user/client-certificate-data")?)?,
+            &text(data("/users/0/user/client-key-data")?)?,
+        )
     }
 }
 
@@ -133,16 +132,13 @@ impl Connection {
             self.sender = Some(self.open().await?);
         }
         let sender = self.sender.as_mut().context("no connection")?;
-        let mut request = Request::builder()
+        let request = Request::builder()
             .method(question.method)
             .uri(&question.path)
             .header(header::HOST, self.server.address.to_string())
             .header(header::USER_AGENT, "differential/1")
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, question.content_type);
-        if let Some(token) = &self.server.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
         sender.ready().await?;
         let response = sender.send_request(request.body(Full::new(Bytes::from(question.body.clone())))?).await?;
         let (head, body) = response.into_parts();

@@ -9,19 +9,44 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::http::{Connection, Server};
 
 /// How long upstream may take to be ready; it is slow on small machines.
 const PATIENCE: Duration = Duration::from_secs(120);
-const TOKEN: &str = "differential";
 
 /// A running kube-apiserver with its etcd; both end when dropped.
 pub(crate) struct Peer {
     folder: TempDir,
     children: Vec<Child>,
     address: SocketAddr,
+    credentials: Credentials,
+}
+
+/// A client certificate of an administrator, and who vouches for it; all PEM.
+struct Credentials {
+    authority: String,
+    chain: String,
+    key: String,
+}
+
+impl Credentials {
+    fn new(user: &str) -> Result<Self> {
+        let own = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "differential");
+        let authority = params.self_signed(&own)?.pem();
+        let issuer = Issuer::new(params, own);
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(Self { authority, chain: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
+    }
 }
 
 impl Peer {
@@ -29,12 +54,13 @@ impl Peer {
     pub(crate) fn start(apiserver: &Path, etcd: &Path, user: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let file = |name: &str| folder.path().join(name);
-        std::fs::write(file("tokens.csv"), format!("{TOKEN},{user},{user},\"system:masters\"\n"))?;
-        let key = rcgen::KeyPair::generate()?;
+        let credentials = Credentials::new(user)?;
+        std::fs::write(file("clients.crt"), &credentials.authority)?;
+        let key = KeyPair::generate()?;
         std::fs::write(file("accounts.key"), key.serialize_pem())?;
         std::fs::write(file("accounts.pub"), key.public_key_pem())?;
         let [client, peers, secure] = [free()?, free()?, free()?];
-        let mut peer = Self { address: secure, children: Vec::new(), folder };
+        let mut peer = Self { address: secure, children: Vec::new(), folder, credentials };
         let dir = peer.folder.path().to_owned();
         let at = |name: &str| dir.join(name).display().to_string();
         peer.spawn(
@@ -60,7 +86,7 @@ impl Peer {
                 "--authorization-mode=Node,RBAC".into(),
                 "--allow-privileged=true".into(),
                 format!("--cert-dir={}", at("certificates")),
-                format!("--token-auth-file={}", at("tokens.csv")),
+                format!("--client-ca-file={}", at("clients.crt")),
                 format!("--service-account-key-file={}", at("accounts.pub")),
                 format!("--service-account-signing-key-file={}", at("accounts.key")),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
@@ -88,7 +114,8 @@ impl Peer {
                 }
             }
             if authority.exists()
-                && let Ok(server) = Server::with_token(self.address, &authority, TOKEN).map(Arc::new)
+                && let Ok(server) =
+                    Server::new(self.address, &std::fs::read(&authority)?, &self.credentials.chain, &self.credentials.key).map(Arc::new)
                 && Connection::new(&server).get("/readyz").await.code == 200
             {
                 return Ok(server);
