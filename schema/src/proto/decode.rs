@@ -39,7 +39,13 @@ struct Unknown<'a> {
 impl<'a> Unknown<'a> {
     fn read(body: &'a [u8]) -> Result<Self, ProtoError> {
         let mut made = Self::default();
-        for part in Parts(body.strip_prefix(MAGIC).ok_or(ProtoError::NotProtobuf)?) {
+        let unknown = match body.strip_prefix(MAGIC) {
+            None if body.is_empty() => return Err(ProtoError::NoData),
+            None => return Err(ProtoError::NotProtobuf),
+            Some([]) => return Err(ProtoError::NoBody),
+            Some(unknown) => unknown,
+        };
+        for part in Parts(unknown) {
             match part? {
                 (1, Wire::Bytes(meta)) => {
                     for part in Parts(meta) {

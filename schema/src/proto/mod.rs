@@ -26,8 +26,14 @@ const DEPTH: usize = 100;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProtoError {
     /// It does not begin with the magic bytes.
-    #[error("provided data does not appear to be a protobuf message, expected prefix {MAGIC:?}")]
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NotProtobuf,
+    /// There is nothing at all.
+    #[error("empty data")]
+    NoData,
+    /// There is nothing behind the magic bytes.
+    #[error("empty body")]
+    NoBody,
     /// It breaks off within a field.
     #[error("unexpected EOF")]
     Truncated,

@@ -82,7 +82,7 @@ fn unescape(text: &str) -> Result<String, String> {
                 Some(next) => return Err(format!("invalid field selector: invalid escape sequence: \\{next}")),
                 None => return Err("invalid field selector: invalid escape sequence: \\".to_owned()),
             },
-            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {c}")),
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {}", u32::from(c))),
             c => out.push(c),
         }
     }
@@ -100,6 +100,6 @@ mod tests {
         assert!(selector.matches(|field| if field == "metadata.name" { "a,b" } else { "" }));
         assert!(!selector.matches(|field| if field == "status.phase" { "Running" } else { "a,b" }));
         assert_eq!(FieldSelector::parse("nothing").unwrap_err(), "invalid selector: 'nothing'; can't understand 'nothing'");
-        assert!(FieldSelector::parse("a=b=c").unwrap_err().contains("unescaped character in value: ="));
+        assert!(FieldSelector::parse("a=b=c").unwrap_err().contains("unescaped character in value: 61"));
     }
 }
