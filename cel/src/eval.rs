@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::charge::Charge;
 use crate::cost::{LIST, MAP, MESSAGE};
 use crate::plan::{Body, Invocation, Loop, Op, Path, Qualified, Qualifier};
-use crate::program::{Activation, Program};
+use crate::program::{Activation, Lazy, Program};
 use crate::value::{Key, List, Map, Object, Table, Val, compare};
 use crate::{EvalError, arithmetic, equal, view};
 
@@ -16,6 +16,7 @@ type Eval<'a> = Result<Val<'a>, EvalError>;
 pub(crate) struct Evaluation<'a, 'e> {
     program: &'a Program,
     activation: &'e Activation<'a>,
+    lazy: Option<Lazy<'a, 'e>>,
     /// The variables of folds.
     locals: Vec<Val<'a>>,
     cost: u64,
@@ -23,9 +24,9 @@ pub(crate) struct Evaluation<'a, 'e> {
 }
 
 impl<'a, 'e> Evaluation<'a, 'e> {
-    pub(crate) fn run(program: &'a Program, activation: &'e Activation<'a>, limit: u64) -> (Eval<'a>, u64) {
+    pub(crate) fn run(program: &'a Program, activation: &'e Activation<'a>, lazy: Option<Lazy<'a, 'e>>, limit: u64) -> (Eval<'a>, u64) {
         let locals = vec![Val::Null; program.planned().slots];
-        let mut evaluation = Evaluation { program, activation, locals, cost: 0, limit };
+        let mut evaluation = Evaluation { program, activation, lazy, locals, cost: 0, limit };
         let result = evaluation.eval(&program.planned().root);
         (result, evaluation.cost)
     }
@@ -289,7 +290,8 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     fn lazily(&self, base: &Op, steps: &'a [Qualifier]) -> Option<Eval<'a>> {
         let (Op::Variable(place), Some(first)) = (base, steps.first()) else { return None };
         let (Qualified::Const(Val::String(name)) | Qualified::Field(_, _, _, Val::String(name))) = &first.key else { return None };
-        let found = self.activation.resolve(*place, name.as_str())?;
+        let (_, fields) = self.lazy.filter(|(lazy, _)| lazy == place)?;
+        let found = fields.field(name.as_str());
         Some(found.unwrap_or_else(|| Err(EvalError::new(format!("no such key: {}", name.as_str())))))
     }
 

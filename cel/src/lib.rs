@@ -44,7 +44,7 @@ pub use env::Env;
 pub use error::EvalError;
 pub use escape::{escape, unescape};
 pub use host::{Authorizer, Decision, Host, ResourceCheck, ServiceAccount, Subject};
-pub use program::{Activation, Program, Resolve};
+pub use program::{Activation, Fields, Lazy, Program};
 pub use source::{Issue, display};
 pub use time::Timestamp;
 pub use types::{Param, Type};

@@ -31,7 +31,6 @@ impl fmt::Debug for Program {
 #[derive(Clone, Default)]
 pub struct Activation<'a> {
     values: Vec<Bound<'a>>,
-    lazy: Option<Lazy<'a>>,
 }
 
 #[derive(Clone)]
@@ -41,14 +40,14 @@ enum Bound<'a> {
     Value(Val<'a>),
 }
 
-/// Computes a field of a variable when it is asked for.
-pub type Resolve<'a> = dyn Fn(&str) -> Option<Result<Val<'a>, EvalError>> + 'a;
-
-#[derive(Clone, Copy)]
-struct Lazy<'a> {
-    place: usize,
-    resolve: &'a Resolve<'a>,
+/// A variable whose fields are computed when they are asked for.
+pub trait Fields<'a> {
+    /// The field's value; `None` if there is no such field.
+    fn field(&self, name: &str) -> Option<Result<Val<'a>, EvalError>>;
 }
+
+/// Such a variable: its place and its fields.
+pub type Lazy<'a, 'e> = (usize, &'e (dyn Fields<'a> + 'e));
 
 impl<'a> Activation<'a> {
     /// Without values.
@@ -75,19 +74,6 @@ impl<'a> Activation<'a> {
     pub fn value(mut self, place: usize, value: Val<'a>) -> Self {
         self.set(place, Bound::Value(value));
         self
-    }
-
-    /// Fields of the variable at `place` are computed when they are asked for.
-    #[must_use]
-    pub fn lazy(mut self, place: usize, resolve: &'a Resolve<'a>) -> Self {
-        self.lazy = Some(Lazy { place, resolve });
-        self
-    }
-
-    /// The field of a variable that is computed when asked for; `None` if that is not what the variable is.
-    pub(crate) fn resolve(&self, place: usize, field: &str) -> Option<Option<Result<Val<'a>, EvalError>>> {
-        let lazy = self.lazy.filter(|lazy| lazy.place == place)?;
-        Some((lazy.resolve)(field))
     }
 
     pub(crate) fn get(&self, place: usize, decl: &'a Decl) -> Option<Result<Val<'a>, EvalError>> {
@@ -129,6 +115,11 @@ impl Program {
 
     /// Evaluates the expression, and tells what that cost. What costs more than `limit` is stopped.
     pub fn eval<'a>(&'a self, activation: &Activation<'a>, limit: u64) -> (Result<Val<'a>, EvalError>, u64) {
-        Evaluation::run(self, activation, limit)
+        Evaluation::run(self, activation, None, limit)
+    }
+
+    /// As [`Program::eval`], with a variable whose fields are computed when they are asked for. What that costs is not counted here.
+    pub fn eval_with<'a>(&'a self, activation: &Activation<'a>, lazy: Lazy<'a, '_>, limit: u64) -> (Result<Val<'a>, EvalError>, u64) {
+        Evaluation::run(self, activation, Some(lazy), limit)
     }
 }

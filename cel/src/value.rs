@@ -248,6 +248,11 @@ impl<'a> Val<'a> {
         Val::Optional(Some(Arc::new(value)))
     }
 
+    /// As JSON, or why it cannot be.
+    pub fn to_json(&self) -> Result<serde_json::Value, crate::EvalError> {
+        crate::view::json(self)
+    }
+
     /// The text, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         match self {

@@ -6,7 +6,7 @@ use serde_json::{Map as JsonMap, Number, Value as Json};
 use crate::EvalError;
 use crate::convert;
 use crate::decl::{Decl, Listing, ObjectType, Shape};
-use crate::escape::{escape, unescape};
+use crate::escape::escape;
 use crate::time::{self, Timestamp};
 use crate::value::{List, Map, Text, Val};
 
@@ -146,7 +146,7 @@ pub(crate) fn json(value: &Val<'_>) -> Eval<Json> {
             object
                 .fields
                 .iter()
-                .map(|(name, value)| Ok((unescape(name).unwrap_or_else(|| (*name).to_string()), json(value)?)))
+                .map(|(name, value)| Ok(((*name).to_string(), json(value)?)))
                 .collect::<Eval<_>>()?,
         ),
         Val::Preserved(json) => (*json).clone(),

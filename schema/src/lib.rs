@@ -12,7 +12,7 @@ pub mod managed;
 pub mod name;
 pub mod openapi;
 pub mod patch;
-pub mod pattern;
+pub use coracle_cel::pattern;
 pub mod proto;
 pub mod quantity;
 mod row;

@@ -77,6 +77,37 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
     Ok(object)
 }
 
+/// `live` with `config` merged in as an apply merges it, without owners: what a mutating policy's configuration does. Atomic lists, maps
+/// and messages may not be in it (apiserver `admission/plugin/policy/mutating/patch/smd.go`).
+pub fn overlay(schema: &SchemaRef, live: &Value, config: &Value) -> Result<Value, String> {
+    check::check(schema, config).map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
+    let root = Node::root(schema);
+    let mut atomics = Vec::new();
+    find_atomics(&schema.schema, root, config, "", &mut atomics);
+    if !atomics.is_empty() {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", ")));
+    }
+    Ok(merge::merge(&schema.schema, root, live, config))
+}
+
+fn find_atomics(schema: &crate::Schema, node: Node<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+    match (node, value) {
+        (Node::Leaf, Value::Object(_) | Value::Array(_)) => found.push(path.to_owned()),
+        (_, Value::Object(members)) => {
+            for (name, value) in members {
+                if let Some(child) = node.child(schema, name) {
+                    find_atomics(schema, child, value, &format!("{path}.{name}"), found);
+                }
+            }
+        }
+        (Node::List(..), Value::Array(items)) => {
+            let child = node.item(schema);
+            items.iter().enumerate().for_each(|(at, item)| find_atomics(schema, child, item, &format!("{path}[{at}]"), found));
+        }
+        _ => {}
+    }
+}
+
 fn check_head(config: &Value, who: &Who<'_>) -> Result<(), ApplyError> {
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
