@@ -4,7 +4,11 @@
 mod amount;
 mod usage;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -16,7 +20,9 @@ use kube::{
     Client,
     core::{Request, params::ListParams},
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, de::IgnoredAny};
+use tokio::time::Instant;
 
 use crate::{
     apply::{Error, Executor},
@@ -36,12 +42,40 @@ const RECOUNT: Duration = Duration::from_secs(60);
 /// The controller.
 pub(crate) struct Quotas {
     caches: Arc<Caches>,
+    raised: Arc<Raised>,
+}
+
+/// When the use of a quota was last seen to rise: what admission let in then may not be in the caches yet.
+#[derive(Default)]
+struct Raised(Mutex<HashMap<Key, Instant>>);
+
+impl Raised {
+    fn note(&self, key: &Key, old: Option<&ResourceQuota>, new: Option<&ResourceQuota>) {
+        let used = |quota: Option<&ResourceQuota>| quota.and_then(|quota| quota.status.clone()).unwrap_or_default();
+        match (old, new) {
+            (_, None) => drop(self.0.lock().remove(key)),
+            (Some(_), Some(_)) if lowers(&used(new), &used(old)) => drop(self.0.lock().insert(key.clone(), Instant::now())),
+            _ => {}
+        }
+    }
+
+    /// How long a lower count of this quota is not to be trusted yet.
+    fn wait(&self, key: &Key) -> Option<Duration> {
+        let since = self.0.lock().get(key)?.elapsed();
+        SETTLE.checked_sub(since).filter(|left| !left.is_zero())
+    }
+}
+
+/// Whether `after` says less of anything than `before` does.
+fn lowers(before: &ResourceQuotaStatus, after: &ResourceQuotaStatus) -> bool {
+    let now = after.used.clone().unwrap_or_default();
+    before.used.iter().flatten().any(|(name, was)| now.get(name).is_some_and(|is| amount::parse(&is.0) < amount::parse(&was.0)))
 }
 
 impl Quotas {
     /// The controller over these caches.
     pub(crate) fn new(caches: Arc<Caches>) -> Self {
-        Self { caches }
+        Self { caches, raised: Arc::default() }
     }
 }
 
@@ -53,8 +87,10 @@ impl Named for Quotas {
         "resourcequota-controller"
     }
     fn reads(&self, wake: &Wake) {
-        let queue = wake.queue();
+        let (queue, raised) = (wake.queue(), self.raised.clone());
         wake.on(&self.caches.quotas, move |delta, wake| {
+            let (old, new) = (delta.old.map(AsRef::as_ref), delta.new.map(AsRef::as_ref));
+            delta.last().into_iter().for_each(|quota| raised.note(&Key::of(quota.as_ref()), old, new));
             let Some(quota) = delta.new else { return };
             let key = Key::of(quota.as_ref());
             let (spec, status) = (quota.spec.clone().unwrap_or_default(), quota.status.clone().unwrap_or_default());
@@ -115,6 +151,9 @@ impl Reconcile for Quotas {
             shown.insert(name, before);
         }
         let status = ResourceQuotaStatus { hard: Some(hard), used: Some(shown) };
+        if let Some(left) = self.raised.wait(key).filter(|_| lowers(&old, &status)) {
+            return Ok(Some(left));
+        }
         if !same(&old, &status) {
             let after = ResourceQuota { status: Some(status), ..quota.as_ref().clone() };
             executor.execute(key, Change::update_status(&after).tolerate(Tolerate::NotFound).into()).await?;
@@ -183,4 +222,31 @@ fn same(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
         list.iter().flatten().map(|(name, quantity)| (name.clone(), amount::parse(&quantity.0))).collect()
     };
     amounts(&a.hard) == amounts(&b.hard) && amounts(&a.used) == amounts(&b.used)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn quota(pods: &str) -> ResourceQuota {
+        let spec = json!({"hard": {"pods": "5"}});
+        let status = json!({"hard": {"pods": "5"}, "used": {"pods": pods}});
+        serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "a"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lower_count_is_not_trusted_right_after_the_use_rose() {
+        let (raised, key) = (Raised::default(), Key::new("a", "q"));
+        raised.note(&key, None, Some(&quota("0")));
+        assert_eq!(raised.wait(&key), None);
+        raised.note(&key, Some(&quota("0")), Some(&quota("1")));
+        tokio::time::advance(SETTLE / 2).await;
+        raised.note(&key, Some(&quota("1")), Some(&quota("0")));
+        assert_eq!(raised.wait(&key), Some(SETTLE / 2), "what fell says nothing about what rose");
+        tokio::time::advance(SETTLE).await;
+        assert_eq!(raised.wait(&key), None);
+        assert!(lowers(&quota("1").status.unwrap(), &quota("0").status.unwrap()));
+    }
 }
