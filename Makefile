@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: run build test fmt clippy deny unit e2e bench doc needs image clean fuzz
+.PHONY: run build test test-compat compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz
 
 build:
 	$(CARGO) build --release
@@ -17,7 +17,7 @@ image:
 	deploy/needs.sh busybox-static
 	examples/busybox-image.sh target/busybox.tar docker.io/library/busybox:1.36 docker.io/library/busybox:1.37
 
-test: needs fmt clippy deny unit e2e
+test: needs fmt clippy deny unit e2e compat-quick
 	@echo "all tests passed"
 
 # What the tests start: the real kubectl, a registry, busybox for images, nft to look at rules.
@@ -35,6 +35,7 @@ deny:
 
 unit:
 	$(CARGO) test --workspace --exclude coracle --no-fail-fast
+	deploy/small-disk.sh $(CARGO) test --package coracle-store --lib -- --ignored
 
 # The finished binary, driven from outside by the real kubectl: tests, then scenarios with their golden answers.
 e2e:
@@ -42,8 +43,20 @@ e2e:
 	$(CARGO) build --package coracle --package coracle-conformance
 	target/debug/coracle-conformance run --binary target/debug/coracle
 
+# Other people's clients against the finished binary: an operator under controller-runtime's test environment, and client-go.
+compat-quick:
+	$(CARGO) build --package coracle
+	conformance/clients/run.sh target/debug/coracle quick
+
+# All of it: also the Python client, kubectl of this machine and of Debian sid, and controller-runtime's own tests through the drop-in pair.
+# COMPAT=DIR keeps what is downloaded and built.
+test-compat:
+	$(CARGO) build --package coracle --package coracle-conformance
+	conformance/clients/run.sh target/debug/coracle all $(COMPAT)
+
+# Figures of the finished binary. LAB=FOLDER, where FOLDER/bin has etcd and kube-apiserver, adds ratios against them.
 bench:
-	$(CARGO) bench
+	$(CARGO) bench --package coracle $(if $(PARTS),-- $(PARTS))
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

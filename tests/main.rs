@@ -4,6 +4,7 @@
 
 mod cluster;
 mod containers;
+mod dropin;
 mod hollow;
 mod options;
 mod tidy;

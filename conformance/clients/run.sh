@@ -42,6 +42,8 @@ source=$work/${module//\//-}
 if [ ! -d "$source" ]; then
   cp -r "$(cd "$here/go" && go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)",/\1/p')" "$source"
   chmod -R u+w "$source"
+  # Modules carry no execute bits.
+  find "$source" -name '*.sh' -exec chmod +x {} +
 fi
 export KUBEBUILDER_ASSETS=${ASSETS:-$assets}
 failed=0
