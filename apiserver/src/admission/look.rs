@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Attempt;
 use crate::{
-    registry::{Object, Reader},
+    registry::{Object, Reader, object},
     wire::{Status, status::Subject},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn is(attempt: &Attempt<'_>, group: &str, resource: &str) -> bool {
 
 /// The list at a JSON pointer; empty when absent.
 pub(super) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    object::at(value, pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The list member `name` of an object, made when absent; `None` only when `parent` is no object.

@@ -153,13 +153,11 @@ fn mount(spec: &mut Value, fresh_name: &str) {
 }
 
 fn volume(name: &str) -> Value {
-    let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
-    let sources = json!([
+    json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
         {"serviceAccountToken": {"expirationSeconds": WARN_SECONDS, "path": "token"}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-        {"downwardAPI": {"items": [namespace]}},
-    ]);
-    json!({"name": name, "projected": {"sources": sources, "defaultMode": 0o644}})
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+    ]}})
 }
 
 /// A mirror pod is a node's word only: it may not open anything.

@@ -48,6 +48,10 @@ pub(super) struct Graph {
 impl Graph {
     /// Takes in a pod; one without a node is nobody's.
     pub(super) fn put_pod(&mut self, json: &[u8]) {
+        // Most pods of a burst are new and unbound: told without decoding. A bound pod stays bound, so there is nothing to take back.
+        if !std::str::from_utf8(json).is_ok_and(|text| text.contains("\"nodeName\":")) {
+            return;
+        }
         let Ok(pod) = serde_json::from_slice::<Pod>(json) else { return };
         let (namespace, name): (Arc<str>, Arc<str>) = (pod.metadata.namespace.as_str().into(), pod.metadata.name.as_str().into());
         self.remove_pod(&namespace, &name);

@@ -27,9 +27,14 @@ impl Object {
         self.0
     }
 
-    /// A text at a JSON pointer; empty when absent or not text.
+    /// What is at a JSON pointer of plain member names.
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        at(&self.0, pointer)
+    }
+
+    /// A text at a JSON pointer of plain member names; empty when absent or not text.
     pub fn text(&self, pointer: &str) -> &str {
-        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+        self.at(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// `metadata.name`
@@ -54,7 +59,7 @@ impl Object {
 
     /// `metadata.generation`, 0 when absent.
     pub fn generation(&self) -> i64 {
-        self.0.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default()
+        self.at("/metadata/generation").and_then(Value::as_i64).unwrap_or_default()
     }
 
     /// Whether deletion has begun.
@@ -64,7 +69,7 @@ impl Object {
 
     /// `metadata.finalizers`
     pub fn finalizers(&self) -> Vec<&str> {
-        let list = self.0.pointer("/metadata/finalizers").and_then(Value::as_array);
+        let list = self.at("/metadata/finalizers").and_then(Value::as_array);
         list.map(|l| l.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
     }
 
@@ -92,6 +97,11 @@ impl Object {
     pub fn member_mut(&mut self, name: &str) -> &mut Map<String, Value> {
         member_mut(&mut self.0, name)
     }
+}
+
+/// What is at a JSON pointer of plain member names: [`Value::pointer`] without its copies of each name, which may be escaped or an index.
+pub fn at<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, name| value.as_object()?.get(name))
 }
 
 /// The object member `name` of `parent`, made when absent or not an object.
