@@ -160,7 +160,7 @@ async fn a_full_disk_refuses_puts_takes_deletes_and_recovers() {
     fill_and_recover(&Options { size_limit: Some(2 << 20), ..Options::at(dir.path()) }).await;
 }
 
-/// The same on a real, small file system: mount a tmpfs of 32 MB and name it.
+/// The same on a real, small file system, as `make unit` mounts one.
 #[tokio::test]
 #[ignore = "needs a small file system, named by STORE_SMALL_FS"]
 async fn a_full_file_system_refuses_puts_takes_deletes_and_recovers() {
@@ -175,6 +175,17 @@ async fn a_full_file_system_refuses_puts_takes_deletes_and_recovers() {
     }
     store.close().await;
     fill_and_recover(&options).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a file system mounted read-only, named by STORE_READ_ONLY_FS"]
+async fn a_read_only_disk_is_said_so_with_the_path() {
+    let place = std::path::PathBuf::from(std::env::var("STORE_READ_ONLY_FS").expect("STORE_READ_ONLY_FS names a file system"));
+    for folder in [place.join("absent"), place] {
+        let Err(refused) = Embedded::open(&Options::at(&folder)) else { panic!("opened {}", folder.display()) };
+        let text = refused.to_string();
+        assert!(text.contains("Read-only file system") && text.contains(&*folder.to_string_lossy()), "{text}");
+    }
 }
 
 async fn fill_and_recover(options: &Options) {

@@ -1,0 +1,84 @@
+//! A client of an API server: one HTTP/2 connection, a certificate, JSON.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Bytes, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+/// The longest wait for one answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where a server is and with what it lets one in; certificates and key in PEM.
+#[derive(Clone)]
+pub struct Access {
+    pub address: SocketAddr,
+    pub authority: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+#[derive(Clone)]
+pub struct Client {
+    sender: http2::SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+impl Client {
+    pub async fn connect(access: &Access) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(access.authority.as_bytes())?)?;
+        let chain = CertificateDer::pem_slice_iter(access.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(access.key.as_bytes())?)?;
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(access.address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::from(access.address.ip());
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(4 << 20).initial_connection_window_size(16 << 20);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { sender, authority: access.address.to_string() })
+    }
+
+    /// The body of a good answer.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.authority))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(bytes)))?;
+        let answer = timeout(PATIENCE, async {
+            let answer = self.sender.clone().send_request(request).await?;
+            let status = answer.status();
+            anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
+        });
+        let (status, bytes) = answer.await.with_context(|| format!("{path}: no answer"))??;
+        if !status.is_success() {
+            bail!("{path}: {status} {}", String::from_utf8_lossy(&bytes));
+        }
+        Ok(bytes)
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn json(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.get(path).await?)?)
+    }
+
+    pub async fn create(&self, path: &str, object: &Value) -> Result<()> {
+        self.call(Method::POST, path, Some(object)).await.map(drop)
+    }
+}

@@ -1,0 +1,204 @@
+//! What the finished binary costs: start, idle, lists, and 3,000 pods on 100 hollow nodes.
+//!
+//! `cargo bench --bench cluster [-- start idle list pods]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
+//! the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
+//! the figures, and only against a peer of the same run.
+
+#![allow(clippy::print_stdout, missing_docs, unreachable_pub, reason = "a benchmark prints, and nothing calls it")]
+
+mod client;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use server::{Program, Server, peers};
+
+const PATIENCE: Duration = Duration::from_secs(300);
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    if peers().is_none() {
+        println!("no peer: LAB names no folder with bin/etcd and bin/kube-apiserver, so there are no ratios");
+    }
+    if runs("start") {
+        start().await?;
+    }
+    if runs("idle") {
+        idle().await?;
+    }
+    if runs("list") {
+        list().await?;
+    }
+    if runs("pods") {
+        pods().await?;
+    }
+    Ok(())
+}
+
+fn own(flags: &[&str]) -> Program {
+    Program::Own(flags.iter().map(ToString::to_string).collect())
+}
+
+/// exec to the first good answer of /readyz, on an empty folder and again on what it left: medians of wall and CPU milliseconds.
+async fn start() -> Result<()> {
+    let peer = match peers() {
+        Some(binaries) => Some(starts(Program::Peer(binaries), 2).await?),
+        None => None,
+    };
+    if let Some([first, again]) = peer {
+        println!(
+            "start   kube-apiserver + etcd: first {:.0} ms ({:.0} ms CPU), again {:.0} ms ({:.0} ms CPU)",
+            first.0, first.1, again.0, again.1
+        );
+    }
+    for store in ["embedded", "memory"] {
+        let made = starts(own(&["--agent=off", &format!("--store={store}")]), 5).await?;
+        for (at, what) in ["first", "again"].into_iter().enumerate() {
+            let (wall, cpu) = made[at];
+            let ratio =
+                peer.map(|peer| format!(": {:.0}x sooner, {:.0}x less CPU", peer[at].0 / wall, peer[at].1 / cpu)).unwrap_or_default();
+            println!("start   {store:8} {what}: ready after {wall:.1} ms, {cpu:.0} ms CPU{ratio}");
+        }
+    }
+    Ok(())
+}
+
+/// Medians of first starts and of starts again.
+async fn starts(program: Program, rounds: usize) -> Result<[(f64, f64); 2]> {
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        let mut server = Server::start(program.clone()).await?;
+        all[0].push((server.ready_after, server.cpu()?));
+        server.restart().await?;
+        all[1].push((server.ready_after, server.cpu()?));
+    }
+    Ok(all.map(|mut times| {
+        times.sort_by_key(|(wall, _)| *wall);
+        let (wall, cpu) = times[times.len() / 2];
+        (wall.as_secs_f64() * 1e3, cpu * 1e3)
+    }))
+}
+
+/// Memory and CPU of a server that nobody asks anything.
+async fn idle() -> Result<()> {
+    let peer = match peers() {
+        Some(binaries) => Some(rest(Program::Peer(binaries)).await?),
+        None => None,
+    };
+    if let Some((mib, share)) = peer {
+        println!("idle    kube-apiserver + etcd: {mib:.0} MiB resident, {share:.2} % of one core");
+    }
+    for (what, flags) in [
+        ("API server, in memory", &["--agent=off", "--store=memory", "--without=scheduler,controllers"][..]),
+        ("API server", &["--agent=off", "--without=scheduler,controllers"]),
+        ("one hollow node", &["--agent=off", "--hollow-nodes=1"]),
+    ] {
+        let (mib, share) = rest(own(flags)).await?;
+        let ratio = peer.map(|peer| format!(": {:.0}x less memory, {:.0}x less CPU", peer.0 / mib, peer.1 / share)).unwrap_or_default();
+        println!("idle    {what}: {mib:.1} MiB resident, {share:.2} % of one core{ratio}");
+    }
+    Ok(())
+}
+
+async fn rest(program: Program) -> Result<(f64, f64)> {
+    let server = Server::start(program).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = server.cpu()?;
+    let window = Duration::from_secs(20);
+    tokio::time::sleep(window).await;
+    Ok((server.resident_mib()?, (server.cpu()? - before) / window.as_secs_f64() * 100.0))
+}
+
+/// 10,000 creations and LISTs of them: CPU.
+async fn list() -> Result<()> {
+    let peer = match peers() {
+        Some(binaries) => Some(many(Program::Peer(binaries), "kube-apiserver + etcd", 3).await?),
+        None => None,
+    };
+    let (create, list) = many(own(&["--agent=off", "--without=scheduler,controllers"]), "coracle", 10).await?;
+    if let Some((peer_create, peer_list)) = peer {
+        println!("create  {:.1}x less CPU; list {:.1}x less CPU a MB", peer_create / create, peer_list / list);
+    }
+    Ok(())
+}
+
+/// CPU seconds of 1,000 creations, and CPU milliseconds of a listed megabyte.
+async fn many(program: Program, name: &str, rounds: u32) -> Result<(f64, f64)> {
+    let server = Server::start(program).await?;
+    let client = server.client().await?;
+    // No controller runs, so nobody else makes the account that pods run as; its namespace may take a moment.
+    let account = json!({"metadata": {"name": "default"}});
+    until(async || Ok(client.create("/api/v1/namespaces/default/serviceaccounts", &account).await.is_ok())).await?;
+    let count = 10_000u32;
+    let (before, started) = (server.cpu()?, Instant::now());
+    let creates = stream::iter(0..count).map(|n| {
+        let client = client.clone();
+        async move { client.create(PODS, &pod(n)).await }
+    });
+    let results: Vec<_> = creates.buffer_unordered(32).collect().await;
+    if let Some(error) = results.into_iter().find_map(Result::err) {
+        bail!("creating pods: {error}");
+    }
+    let create = (server.cpu()? - before) / f64::from(count) * 1e3;
+    let rate = f64::from(count) / started.elapsed().as_secs_f64();
+    println!("create  {name}: {count} pods, 32 at once: {create:.2} s of CPU per 1,000, {rate:.0}/s");
+    let (before, started, mut bytes) = (server.cpu()?, Instant::now(), 0);
+    for _ in 0..rounds {
+        bytes += client.get("/api/v1/pods").await?.len();
+    }
+    let (cpu, megabytes) = (server.cpu()? - before, bytes as f64 / 1e6);
+    let (each, wall) = (megabytes / f64::from(rounds), started.elapsed().as_secs_f64() / f64::from(rounds));
+    let list = cpu / megabytes * 1e3;
+    let mib = server.resident_mib()?;
+    println!("list    {name}: {count} pods, {each:.1} MB: {list:.2} ms of CPU a MB, {:.0} ms wall; {mib:.0} MiB resident", wall * 1e3);
+    Ok((create, list))
+}
+
+/// A Deployment of 3,000 replicas on 100 hollow nodes until all are ready.
+async fn pods() -> Result<()> {
+    let server = Server::start(own(&["--agent=off", "--hollow-nodes=100"])).await?;
+    let client = server.client().await?;
+    until(async || Ok(client.json("/api/v1/nodes").await?["items"].as_array().is_some_and(|nodes| nodes.len() == 100))).await?;
+    let (before, started, replicas) = (server.cpu()?, Instant::now(), 3_000u32);
+    let deployment = json!({"metadata": {"name": "many"}, "spec": {"replicas": replicas,
+        "selector": {"matchLabels": {"app": "many"}}, "template": {"metadata": {"labels": {"app": "many"}}, "spec": {"containers": [
+            {"name": "web", "image": "registry.example/web:1", "resources": {"requests": {"cpu": "10m", "memory": "8Mi"}}}]}}}});
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    client.create(path, &deployment).await?;
+    let path = format!("{path}/many");
+    until(async || Ok(client.json(&path).await?["status"]["readyReplicas"] == replicas)).await?;
+    let (wall, cpu) = (started.elapsed().as_secs_f64(), server.cpu()? - before);
+    println!(
+        "pods    {replicas} on 100 hollow nodes Running after {wall:.1} s: {:.0} pods/s, {:.2} s of CPU per 1,000, {:.0} MiB resident",
+        f64::from(replicas) / wall,
+        cpu / f64::from(replicas) * 1e3,
+        server.resident_mib()?
+    );
+    Ok(())
+}
+
+fn pod(n: u32) -> Value {
+    json!({"metadata": {"name": format!("pod-{n:05}"), "labels": {"app": "bench", "n": n.to_string()}}, "spec": {"containers": [
+        {"name": "main", "image": "registry.example/app:1.2.3", "args": ["--listen=:8080", "--verbose"], "ports": [{"containerPort": 8080}],
+         "env": [{"name": "A", "value": "1"}, {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}}, "livenessProbe": {"httpGet": {"path": "/live", "port": 8080}}}]}})
+}
+
+async fn until(mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !condition().await? {
+        if start.elapsed() > PATIENCE {
+            bail!("not within {PATIENCE:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
