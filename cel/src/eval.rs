@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::charge::Charge;
 use crate::cost::{LIST, MAP, MESSAGE};
-use crate::plan::{Body, Invocation, Loop, Op, Path, Qualified, Qualifier};
+use crate::plan::{Body, Invocation, Loop, Op, Part, Path, Qualified, Qualifier};
 use crate::program::{Activation, Lazy, Program};
 use crate::value::{Key, List, Map, Object, Table, Val, compare};
 use crate::{EvalError, arithmetic, equal, view};
@@ -227,7 +227,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
         Ok(Val::from(table))
     }
 
-    fn message(&mut self, name: &'a str, planned: &'a [(Box<str>, Op, bool)]) -> Eval<'a> {
+    fn message(&mut self, name: &'a str, planned: &'a [Part]) -> Eval<'a> {
         let mut fields: Vec<(&'a str, Val<'a>)> = Vec::with_capacity(planned.len());
         for (field, op, optional) in planned {
             let value = match (self.eval(op)?, optional) {

@@ -145,10 +145,8 @@ fn string(rest: &str) -> Option<(bool, usize)> {
     let start = start + usize::from(raw);
     let body = &rest[start..];
     for quote in ["\"\"\"", "'''"] {
-        if let Some(inner) = body.strip_prefix(quote) {
-            if let Some(length) = closing(inner, quote, raw, true) {
-                return Some((bytes, start + 3 + length + 3));
-            }
+        if let Some(length) = body.strip_prefix(quote).and_then(|inner| closing(inner, quote, raw, true)) {
+            return Some((bytes, start + 3 + length + 3));
         }
     }
     for quote in ["\"", "'"] {

@@ -21,7 +21,10 @@ const MAX_REPEAT: u32 = 1000;
 
 type Compiled = Result<Arc<Regex>, Box<str>>;
 
-static KEPT: LazyLock<RwLock<[HashMap<Box<str>, Compiled>; 2]>> = LazyLock::new(RwLock::default);
+/// Compiled patterns by their text.
+type Kept = HashMap<Box<str>, Compiled>;
+
+static KEPT: LazyLock<RwLock<[Kept; 2]>> = LazyLock::new(RwLock::default);
 
 /// Whether `text` matches the pattern somewhere. Fails with what is wrong with the pattern, in Go's words.
 pub fn matches(pattern: &str, text: &str) -> Result<bool, Box<str>> {

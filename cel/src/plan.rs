@@ -39,9 +39,12 @@ pub(crate) enum Op {
     Call(Box<Invocation>),
     List(Vec<(Op, bool)>),
     Map(Vec<(Op, Op, bool)>),
-    Message(Box<(Arc<str>, Vec<(Box<str>, Op, bool)>)>),
+    Message(Box<(Arc<str>, Vec<Part>)>),
     Fold(Box<Loop>),
 }
+
+/// A field of a constructed object: its name, its value, and whether it is left out when the value is none.
+pub(crate) type Part = (Box<str>, Op, bool);
 
 /// An ordering that an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

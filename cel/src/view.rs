@@ -142,13 +142,9 @@ pub(crate) fn json(value: &Val<'_>) -> Eval<Json> {
         Val::Map(Map::Shared(table)) => Json::Object(
             table.entries().iter().map(|(key, value)| Ok((convert::to_text(key)?.to_string(), json(value)?))).collect::<Eval<_>>()?,
         ),
-        Val::Object(object) => Json::Object(
-            object
-                .fields
-                .iter()
-                .map(|(name, value)| Ok(((*name).to_string(), json(value)?)))
-                .collect::<Eval<_>>()?,
-        ),
+        Val::Object(object) => {
+            Json::Object(object.fields.iter().map(|(name, value)| Ok(((*name).to_string(), json(value)?))).collect::<Eval<_>>()?)
+        }
         Val::Preserved(json) => (*json).clone(),
         Val::Optional(Some(value)) => json(value)?,
         Val::Optional(None) | Val::Type(_) | Val::Host(_) => {
