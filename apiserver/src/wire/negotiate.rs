@@ -210,9 +210,9 @@ pub fn accept(headers: &HeaderMap) -> Result<Wanted, Status> {
     Ok(if wanted.encoding == Encoding::Protobuf { Wanted::PLAIN } else { wanted })
 }
 
-/// The encoding of an error: what cannot be negotiated is JSON, for the error itself must not be hidden.
+/// The encoding of an error: what cannot be negotiated is JSON, indented, for the error itself must not be hidden.
 pub fn for_errors(headers: &HeaderMap, query: &str) -> Encoding {
-    negotiate(headers, query, Offer::MESSAGE).map_or(Encoding::Json, |wanted| wanted.encoding)
+    negotiate(headers, query, Offer::MESSAGE).map_or(Encoding::Pretty, |wanted| wanted.encoding)
 }
 
 /// `?pretty=true`, or a tool that people use by hand.
@@ -227,6 +227,19 @@ fn is_for_people(headers: &HeaderMap, query: &str) -> bool {
     }
 }
 
+/// Refuses what upstream's router refuses: a client that names none of the media types routes have, whatever it says of them.
+/// `streams` for routes that can watch.
+pub fn route(headers: &HeaderMap, streams: bool) -> Result<(), Status> {
+    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut named = text.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    if text.is_empty() || named.any(|media| media == "*/*" || ACCEPTED.split(", ").any(|known| known == media)) {
+        return Ok(());
+    }
+    let (comma, streams) = if streams { (", ", STREAMED) } else { ("", "") };
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}{comma}{streams}");
+    Err(Status { details: serde_json::json!({}), ..Status::new(406, "NotAcceptable", text) })
+}
+
 fn not_acceptable(accepted: &str) -> Status {
     Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
 }
@@ -237,6 +250,12 @@ fn content_type(headers: &HeaderMap) -> &str {
     text.split(';').next().unwrap_or_default().trim()
 }
 
+/// Whether the parameters of the content type are names with values.
+fn is_well_formed(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').skip(1).map(str::trim).all(|p| p.is_empty() || p.split_once('=').is_some_and(|(name, _)| !name.is_empty()))
+}
+
 fn unsupported(accepted: &str) -> Status {
     let text = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
     Status::new(415, "UnsupportedMediaType", text)
@@ -244,6 +263,9 @@ fn unsupported(accepted: &str) -> Status {
 
 /// The encoding of a request's body. 415 for what we do not read; no type is JSON.
 pub fn body_encoding(headers: &HeaderMap) -> Result<BodyEncoding, Status> {
+    if !is_well_formed(headers) {
+        return Err(unsupported(ACCEPTED));
+    }
     match content_type(headers) {
         "" | "application/json" => Ok(BodyEncoding::Json),
         "application/yaml" => Ok(BodyEncoding::Yaml),
@@ -267,10 +289,30 @@ pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
 pub fn parse(headers: &HeaderMap, body: &[u8], schema: &SchemaRef) -> Result<Value, Status> {
     match body_encoding(headers)? {
         BodyEncoding::Json => serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("json parse error: {e}"))),
-        BodyEncoding::Yaml => parse_yaml(body).map_err(Status::bad_request),
-        BodyEncoding::Protobuf => proto::decode(body, schema).map_err(|e| Status::bad_request(e.to_string())),
+        BodyEncoding::Yaml => parse_yaml(body).map_err(|e| unrecognized(schema, &e, body)),
+        BodyEncoding::Protobuf => proto::decode(body, schema).map_err(|e| unrecognized(schema, &e.to_string(), body)),
     }
 }
+
+/// A body that is no object (`transformDecodeError` of `endpoints/handlers/rest.go`).
+fn unrecognized(schema: &SchemaRef, why: &str, body: &[u8]) -> Status {
+    let kind = schema.root().short_name();
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
+}
+
+/// The beginning of a body, as errors show it: text if it looks like JSON, else digits (`summarizeData`).
+pub fn summary(body: &[u8]) -> String {
+    let head = &body[..body.len().min(SUMMARY)];
+    let shown = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if body.len() > SUMMARY { shown + " ..." } else { shown }
+}
+
+/// Bytes of a body that errors show.
+const SUMMARY: usize = 30;
 
 /// Parses YAML; JSON, its subset, is tried first because it is what clients send most.
 pub fn parse_yaml(body: &[u8]) -> Result<Value, String> {
@@ -280,7 +322,17 @@ pub fn parse_yaml(body: &[u8]) -> Result<Value, String> {
         return Ok(value);
     }
     let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
-    serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))
+    serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {}", yaml_fault(&e)))
+}
+
+/// What is wrong with YAML; of a key that is there twice in the words of Go's library, which tools look for.
+fn yaml_fault(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
+        }
+        other => format!("yaml: {other}"),
+    }
 }
 
 /// JSON bytes in another text encoding.
@@ -298,6 +350,12 @@ pub fn rewrite(encoding: Encoding, json: Bytes) -> Result<Bytes, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_there_twice_is_named_with_its_line() {
+        let told = parse_yaml(b"\na: 1\nb:\n  c: 1\n  c: 2\n").unwrap_err();
+        assert_eq!(told, "error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"c\" already set in map");
+    }
 
     fn wanted(accept: &str, offer: Offer) -> Result<Wanted, u16> {
         let mut headers = HeaderMap::new();
@@ -364,7 +422,7 @@ mod tests {
     fn errors_are_never_hidden_behind_what_cannot_be_negotiated() {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, "text/html".parse().unwrap());
-        assert_eq!(for_errors(&headers, ""), Encoding::Json);
+        assert_eq!(for_errors(&headers, ""), Encoding::Pretty);
         headers.insert(header::ACCEPT, BOTH.parse().unwrap());
         assert_eq!(for_errors(&headers, ""), Encoding::Protobuf);
     }
@@ -376,6 +434,18 @@ mod tests {
         assert_eq!(of("application/json; charset=utf-8"), Ok(BodyEncoding::Json));
         assert_eq!(of("application/vnd.kubernetes.protobuf"), Ok(BodyEncoding::Protobuf));
         assert_eq!(of("text/plain"), Err(415));
+        assert_eq!(of("application/json; charset"), Err(415));
+    }
+
+    #[test]
+    fn routes_refuse_who_names_none_of_their_media_types() {
+        let of =
+            |accept: &'static str| route(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]), true).map_err(|s| s.message);
+        for fine in ["*/*;q=0.1", "text/html, application/yaml", "application/json;as=Table"] {
+            assert_eq!(of(fine), Ok(()));
+        }
+        assert_eq!(of("application/*").unwrap_err(), format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}, {STREAMED}"));
+        assert!(of("application/cbor").is_err());
     }
 
     #[test]

@@ -77,6 +77,12 @@ fn first(content: &Value) -> Option<&Value> {
 
 /// A definition; some have a form of their own in version 2.
 pub(super) fn definition(name: &str, v3: &Value) -> Value {
+    const MARKS: [&str; 2] = ["x-kubernetes-group-version-kind", "x-kubernetes-selectable-fields"];
+    if v3.get(MARKS[0]).is_some() && v3.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+        // A custom kind that takes anything says nothing of its members: kubectl would refuse those it is not told of.
+        let marks = MARKS.iter().filter_map(|mark| Some(((*mark).to_owned(), v3.get(*mark)?.clone())));
+        return Value::Object(marks.chain([("type".to_owned(), "object".into())]).collect());
+    }
     let mut made = schema(v3);
     match name {
         "io.k8s.apimachinery.pkg.api.resource.Quantity" => made["type"] = "string".into(),
@@ -176,5 +182,13 @@ mod tests {
             },
         });
         assert_eq!(schema(&v3), expected);
+    }
+
+    #[test]
+    fn a_custom_kind_that_takes_anything_is_an_object_and_no_more() {
+        let mark = json!([{"group": "example.com", "kind": "Any", "version": "v1"}]);
+        let v3 = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "x-kubernetes-group-version-kind": mark,
+            "properties": {"apiVersion": {"type": "string"}}, "description": "anything"});
+        assert_eq!(definition("com.example.v1.Any", &v3), json!({"type": "object", "x-kubernetes-group-version-kind": mark}));
     }
 }
