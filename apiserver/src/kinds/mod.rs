@@ -7,6 +7,8 @@ pub mod columns;
 
 mod access;
 mod address;
+mod addresses;
+mod attachment;
 mod autoscaler;
 mod certificates;
 mod conditions;
@@ -14,6 +16,7 @@ mod devices;
 mod endpoints;
 mod event;
 mod extension;
+mod fields;
 mod flow;
 mod job;
 mod job_policy;
@@ -91,8 +94,16 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevelConfiguration,
         ("resource.k8s.io", "devicetaintrules") => &devices::DeviceTaintRule,
         ("storage.k8s.io", "csidrivers") => &persistentvolumeclaim::CsiDriver,
+        ("storage.k8s.io", "volumeattachments") => &attachment::VolumeAttachment,
+        ("storage.k8s.io", "volumeattributesclasses") => &attachment::VolumeAttributesClass,
+        ("storage.k8s.io", "csistoragecapacities") => &attachment::CsiStorageCapacity,
+        ("networking.k8s.io", "ipaddresses") => &addresses::IpAddress,
+        ("networking.k8s.io", "servicecidrs") => &addresses::ServiceCidr,
         ("resource.k8s.io", "resourceclaims") => &devices::ResourceClaim { spec: "/spec" },
         ("resource.k8s.io", "resourceclaimtemplates") => &devices::ResourceClaim { spec: "/spec/spec" },
+        ("certificates.k8s.io", "clustertrustbundles") => &fields::CLUSTER_TRUST_BUNDLE,
+        ("certificates.k8s.io", "podcertificaterequests") => &fields::POD_CERTIFICATE_REQUEST,
+        ("resource.k8s.io", "resourceslices") => &fields::RESOURCE_SLICE,
         _ => &PLAIN,
     }
 }

@@ -85,7 +85,6 @@ impl Rules for Namespace {
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        let name = view::text(view::member(object, "metadata"), "name").to_owned();
-        vec![("status.phase", view::text(view::member(object, "status"), "phase").to_owned()), ("name", name)]
+        vec![("status.phase", view::text(view::member(object, "status"), "phase").to_owned())]
     }
 }

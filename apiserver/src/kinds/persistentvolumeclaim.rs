@@ -39,7 +39,7 @@ pub(super) fn spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     if let (Some(one), Some(other)) = (view::get(spec, "dataSource"), view::get(spec, "dataSourceRef"))
         && ["apiGroup", "kind", "name"].iter().any(|field| view::get(one, field) != view::get(other, field))
     {
-        errors.invalid(path, view::quoted(&format!("{path}.dataSource")), "must match dataSourceRef");
+        errors.invalid(path, one, "must match dataSourceRef");
     }
 }
 
@@ -96,10 +96,6 @@ impl Rules for PersistentVolumeClaim {
             claim_update(new.value(), old.value(), &mut errors);
         }
         errors
-    }
-
-    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", view::text(view::member(object, "metadata"), "name").to_owned())]
     }
 }
 
@@ -240,10 +236,6 @@ impl Rules for PersistentVolume {
         }
         errors
     }
-
-    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", view::text(view::member(object, "metadata"), "name").to_owned())]
-    }
 }
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -340,9 +332,9 @@ pub(super) struct StorageClass;
 pub(super) struct CsiDriver;
 
 impl Rules for CsiDriver {
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let spec = view::member(new.value(), "spec");
-        if view::list(spec, "tokenRequests").is_empty() || view::get(spec, "serviceAccountTokenInSecrets").is_some() {
+        if old.is_some() || view::list(spec, "tokenRequests").is_empty() || view::get(spec, "serviceAccountTokenInSecrets").is_some() {
             return Vec::new();
         }
         let text = "if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";

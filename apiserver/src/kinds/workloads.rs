@@ -91,7 +91,9 @@ impl Rules for Deployment {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        let mut all = template::name_warnings(new, old, template::POD_NAMES);
+        all.extend(template_warnings(new, old));
+        all
     }
 }
 
@@ -146,11 +148,9 @@ impl Rules for ReplicaSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
-    }
-
-    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        replicas(object)
+        let mut all = template::name_warnings(new, old, template::POD_NAMES);
+        all.extend(template_warnings(new, old));
+        all
     }
 }
 
@@ -437,6 +437,10 @@ impl Rules for ReplicationController {
             }
         }
         errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::name_warnings(new, old, template::POD_NAMES)
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {

@@ -162,7 +162,7 @@ impl Storage {
                 bytes(&other)?
             }
             Some(Conversion::Versions(versions)) if versions.is_stored() => plain.clone(),
-            Some(Conversion::Versions(versions)) => bytes(&versions.to_stored(object).await.map_err(WriteError::Status)?)?,
+            Some(Conversion::Versions(versions)) => bytes(&versions.write(object).await.map_err(WriteError::Status)?)?,
         };
         let revision = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await.map_err(WriteError::Store)?;
         if kind.id.is(DEFINITIONS) {
@@ -200,7 +200,7 @@ impl Storage {
             None => Ok(cached),
             Some(Conversion::Renaming(_)) => cached.iter().map(|wire| rewired(&parse(kind, wire)?)).collect(),
             Some(Conversion::Versions(versions)) if cached.iter().all(|wire| versions.is_current(wire)) => Ok(cached),
-            Some(Conversion::Versions(versions)) => versions.from_stored(cached).await,
+            Some(Conversion::Versions(versions)) => versions.read(cached).await,
         }
     }
 }
@@ -256,7 +256,7 @@ pub fn parse_wire(wire: &[u8]) -> Result<Object, Status> {
 pub fn read_error(error: Error) -> Status {
     match error {
         Error::TooNew { asked, current } => {
-            let mut status = Status::new(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"));
+            let mut status = Status::new(504, "Timeout", format!("Timeout: Too large resource version: {asked}, current: {current}"));
             let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
             status.details = json!({"causes": [cause], "retryAfterSeconds": 1});
             status

@@ -4,7 +4,7 @@ use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
@@ -68,7 +68,11 @@ impl Layers {
         let encoding = negotiate::for_errors(request.headers(), request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
             Ok(info) => info,
-            Err(text) => return render::error(tables, encoding, &Status::bad_request(text)),
+            Err(text) => {
+                let path = request.uri().path();
+                let text = format!("Internal Server Error: {path:?}: failed to create RequestInfo: {text}\n");
+                return answer::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+            }
         };
         let passing = AssertUnwindSafe(self.pass(origin, request, &info, query)).catch_unwind();
         let mut made = match passing.await {

@@ -125,9 +125,8 @@ impl Query {
 impl ListOptions {
     /// Reads and checks the options of a list (`watch` false) or a watch.
     pub fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
-        let bad = |e: String| Status::bad_request(format!("unable to parse requirement: {e}"));
         let options = Self {
-            labels: LabelSelector::parse(query.text("labelSelector")).map_err(bad)?,
+            labels: LabelSelector::parse(query.text("labelSelector")).map_err(Status::bad_request)?,
             fields: FieldSelector::parse(query.text("fieldSelector")).map_err(Status::bad_request)?,
             resource_version: version(query.text("resourceVersion"))?,
             version_match: None,
@@ -300,7 +299,7 @@ fn version(text: &str) -> Result<Option<u64>, Status> {
     text.parse().map(Some).map_err(|_| {
         let mut errors = FieldErrors::none();
         errors.invalid("resourceVersion", format!("{text:?}"), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
-        Status::bad_request(errors.0[0].to_string())
+        Status::bad_request(format!("invalid resource version: {}", errors.0[0]))
     })
 }
 

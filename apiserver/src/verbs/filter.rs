@@ -31,15 +31,18 @@ impl Filter {
     pub fn new(kind: &Arc<Kind>, call: &Call, options: &ListOptions) -> Result<Self, Status> {
         let known = kind.selectable();
         let labels = kind.rules.field_labels(&kind.gvk.group);
-        let general = |field: &str| matches!(field, "metadata.name" | "metadata.namespace");
+        let general = |field: &str| field == "metadata.name" || (field == "metadata.namespace" && knows_namespaces(kind, known.is_empty()));
+        let field_refused = |field: &str| Status::bad_request(unknown_field(kind, field, known.is_empty()));
         let own_name = |field: &str| match labels.iter().find(|(theirs, _)| *theirs == field) {
             Some((_, ours)) => Some((*ours).to_owned()),
+            // What pods called their node in the beginning.
+            None if field == "spec.host" && &*kind.id.resource == "pods" => Some("spec.nodeName".to_owned()),
             None => (labels.is_empty() || general(field)).then(|| field.to_owned()),
         };
-        let fields = options.fields.renamed(own_name).map_err(|field| Status::bad_request(unknown_field(field, false)))?;
+        let fields = options.fields.renamed(own_name).map_err(field_refused)?;
         for field in fields.fields() {
             if !general(field) && !known.iter().any(|name| **name == *field) {
-                return Err(Status::bad_request(unknown_field(field, known.is_empty() && !kind.is_custom())));
+                return Err(field_refused(field));
             }
         }
         let namespace = match fields.requires("metadata.namespace") {
@@ -119,11 +122,20 @@ impl Filter {
     }
 }
 
-/// apimachinery's two wordings: of kinds without and with fields of their own.
-fn unknown_field(field: &str, plain: bool) -> String {
-    if plain {
-        format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
-    } else {
-        format!("field label not supported: {field}")
+/// Whether `metadata.namespace` can be selected by: kinds with fields of their own name all there are, and those without namespaces, and
+/// one with, do not name it.
+fn knows_namespaces(kind: &Kind, plain: bool) -> bool {
+    plain || kind.is_custom() || (kind.is_namespaced() && &*kind.id.resource != "podcertificaterequests")
+}
+
+/// The wordings there are: of kinds without fields of their own, and of those that list theirs.
+fn unknown_field(kind: &Kind, field: &str, plain: bool) -> String {
+    match &*kind.id.resource {
+        _ if plain && !kind.is_custom() => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        "jobs" => format!("field label {field:?} not supported for Job"),
+        "resourceslices" => format!("field label not supported for {}, Kind={}: {field}", kind.api_version(), kind.gvk.kind),
+        _ => format!("field label not supported: {field}"),
     }
 }

@@ -22,7 +22,9 @@ fn freshness(version: &str) -> Result<Freshness, Status> {
         "" => Ok(Freshness::Latest),
         "0" => Ok(Freshness::Any),
         text => {
-            let at = text.parse().map_err(|_| Status::bad_request(format!("invalid resource version: {text:?}")))?;
+            // Upstream's storage refuses it, of which nobody makes a bad request.
+            let invalid = || format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+            let at = text.parse().map_err(|_| Status::new(500, "", invalid()))?;
             Ok(Freshness::NotOlderThan(Revision(at)))
         }
     }

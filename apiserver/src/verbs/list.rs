@@ -85,7 +85,9 @@ pub async fn show(
         return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)));
     }
     let slices = if wanted.form == Form::MetadataList { wires.iter().map(render::partial).collect() } else { wires };
-    respond(wanted.encoding, &api_version, &list_kind, meta, slices).await
+    // What upstream has Go types for comes without a type of its own.
+    let typed = kind.is_custom() || wanted.form == Form::MetadataList;
+    respond(wanted.encoding, &api_version, &list_kind, meta, slices, typed).await
 }
 
 /// The messages of a list's items. Makes way for others now and then: the first list after many writes has much to encode.
@@ -181,7 +183,7 @@ impl Continue {
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
         let token: Value = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         if token["v"] != TOKEN {
@@ -217,10 +219,26 @@ fn page_meta(page: &Page) -> Value {
     meta
 }
 
+/// The items without `apiVersion` and `kind`, which the list tells, and without their opening brace; `None` if not all begin with them.
+fn without_type(api_version: &str, list_kind: &str, items: &[Bytes]) -> Option<Vec<Bytes>> {
+    let head = format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", list_kind.strip_suffix("List")?);
+    items.iter().map(|item| item.starts_with(head.as_bytes()).then(|| item.slice(head.len()..))).collect()
+}
+
 /// A list of ready items in one of the text encodings.
-async fn respond(encoding: Encoding, api_version: &str, kind: &str, meta: &Value, items: Vec<Bytes>) -> Result<Answer, Status> {
+async fn respond(
+    encoding: Encoding,
+    api_version: &str,
+    kind: &str,
+    meta: &Value,
+    items: Vec<Bytes>,
+    typed: bool,
+) -> Result<Answer, Status> {
     let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
-    let body = Body::list(head, items, "]}\n");
+    let body = match without_type(api_version, kind, &items).filter(|_| !typed) {
+        Some(items) => Body::objects(head, items, "]}\n"),
+        None => Body::list(head, items, "]}\n"),
+    };
     let body = match encoding {
         Encoding::Json => body,
         other => {

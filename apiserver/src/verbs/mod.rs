@@ -125,33 +125,41 @@ impl Call {
     }
 }
 
+/// Resources of the core group that are served on, with what upstream says of them (`APILifecycleDeprecated`).
+const DEPRECATED: [(&str, &str); 1] =
+    [("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")];
+
 /// Answers a request for API objects.
 pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     let info = &call.info;
     let catalog = api.storage.catalog();
     let Some(kind) = catalog.get(&info.group, &info.version, &info.resource).cloned() else {
-        return Ok(answer::not_found());
+        return nobody(api, info);
     };
     let verb = Verb::parse(&info.verb).ok_or_else(Status::method_not_allowed)?;
     if !kind.is_namespaced() && !info.namespace.is_empty() && &*kind.id.resource != "namespaces" {
-        return Ok(answer::not_found());
+        return nobody(api, info);
     }
     if !info.subresource.is_empty() {
-        let Some(subresource) = kind.subresource(&info.subresource) else { return Ok(answer::not_found()) };
+        let Some(subresource) = kind.subresource(&info.subresource) else {
+            return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { Ok(answer::not_found()) };
+        };
         if !subresource.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
         if connect::leads_out(subresource) {
             return connect::connect(api, call, &kind).await;
         }
-        // Before anything is done: what cannot be answered is not to be begun.
-        render::wanted(&call, &kind)?;
+        may_be_answered(&call, &kind)?;
         return part(api, &call, &kind, subresource, verb).await;
+    }
+    if kind.is_custom() && kind.is_namespaced() && info.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
+        return Ok(answer::not_found());
     }
     if !kind.has_verb(verb) || !is_served(&kind, info, verb) {
         return Err(Status::method_not_allowed());
     }
-    render::wanted(&call, &kind)?;
+    may_be_answered(&call, &kind)?;
     if kind.prefix.is_none() {
         return reviews::answer(api, &call, &kind).await;
     }
@@ -159,6 +167,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     if kind.id.is(DEFINITIONS) && !info.is_read() {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;
+    }
+    if let Some(text) = DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text) {
+        answer::warn(&mut made, &[text.to_owned()]);
     }
     if let Some(deprecation) = kind.custom.as_ref().and_then(|custom| custom.deprecation.as_deref()) {
         answer::warn(&mut made, &[deprecation.to_owned()]);
@@ -177,6 +188,23 @@ async fn on_object(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, verb: Verb) ->
         Verb::Delete => delete::delete(api, call, kind).await,
         Verb::DeleteCollection => delete::delete_collection(api, call, kind).await,
     }
+}
+
+/// Refuses what could not be answered before anything is done: clients that take none of the encodings there are, and HEAD, which no
+/// route of an object has.
+fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
+    if call.method == Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    if !kind.is_custom() {
+        negotiate::route(&call.headers, matches!(call.info.verb.as_str(), "list" | "watch"))?;
+    }
+    render::wanted(call, kind).map(|_| ())
+}
+
+/// The answer where no route leads: groups of the tables have a router that says so in an object, elsewhere it is plain text.
+fn nobody(api: &Api, info: &RequestInfo) -> Result<Answer, Status> {
+    if api.tables.groups.iter().any(|g| g.group == info.group && g.priority.0 > 0) { Err(Status::no_such_path()) } else { Ok(answer::not_found()) }
 }
 
 /// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only

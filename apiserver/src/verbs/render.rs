@@ -50,6 +50,12 @@ pub fn wanted(call: &Call, kind: &Kind) -> Result<Wanted, Status> {
     negotiate::negotiate(&call.headers, call.uri.query().unwrap_or_default(), offer)
 }
 
+/// An answer of bytes in an encoding; JSON gets the line break that ends it.
+fn ready(code: StatusCode, encoding: Encoding, body: Bytes) -> Answer {
+    let body = if encoding == Encoding::Json && !body.ends_with(b"\n") { Body::line(body) } else { Body::full(body) };
+    answer::bytes(code, encoding.content_type(), body)
+}
+
 /// A small answer: a status, a review, a scale. Whatever form was asked for, there is but one.
 pub fn value(api: &Api, code: StatusCode, encoding: Encoding, value: &Value) -> Answer {
     match written(&api.tables, encoding, value) {
@@ -157,7 +163,7 @@ pub fn shown(api: &Api, call: &Call, kind: &Kind, wanted: Wanted, code: StatusCo
             rewritten(encoding, wire.clone(), Message { api_version: &kind.api_version(), kind: &kind.gvk.kind, schema: &kind.schema })?
         }
     };
-    Ok(answer::bytes(code, encoding.content_type(), Body::full(body)))
+    Ok(ready(code, encoding, body))
 }
 
 /// The Go type upstream has for a kind's objects or lists, as errors name it: `*core.PodList`.

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use coracle_schema::decode::{self, FieldValidation};
+use coracle_schema::{
+    decode::{self, FieldValidation},
+    managed::{self, Who},
+};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Api, Call, binding, list, render};
+use super::{Api, Call, binding, filter::Filter, list, render};
 use crate::{
     admission::{self, Attempt, Operation},
     authn, authz,
-    registry::{Kind, Object, Subresource},
+    registry::{Kind, Object, Subresource, meta},
+    request::query::{ListOptions, WriteOptions},
     wire::{Answer, Status, answer},
 };
 
@@ -26,6 +30,7 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         return component_statuses(api, call, kind).await;
     }
     let review = decoded(call, kind)?;
+    let sent = review.clone();
     let made = match &*kind.gvk.kind {
         "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
         "SelfSubjectReview" => authn::reviews::self_subject_review(user, review, api.now()),
@@ -35,8 +40,26 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         "SelfSubjectRulesReview" => authz::reviews::self_subject_rules_review(&api.authorizer, user, review)?,
         _ => return Err(Status::method_not_allowed()),
     };
+    let mut made = made;
+    own(api, call, kind, sent, &mut made)?;
     let wanted = render::wanted(call, kind)?;
     Ok(render::value(api, StatusCode::CREATED, wanted.encoding, made.value()))
+}
+
+/// Notes who asked: upstream does, though nobody will ever read it again. `sent` is the question as it came.
+fn own(api: &Api, call: &Call, kind: &Kind, mut sent: Object, answer: &mut Object) -> Result<(), Status> {
+    let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
+    let (api_version, now) = (kind.api_version(), meta::time_text(api.now()));
+    let manager = options.field_manager.as_str();
+    let who = Who { manager, api_version: &api_version, kind: &kind.gvk.kind, subresource: "", now: &now, reset: &[] };
+    if let Some(members) = sent.value_mut().as_object_mut() {
+        members.remove("status");
+    }
+    managed::record_update(&kind.schema, None, sent.value_mut(), &who);
+    if let Some(fields) = sent.value().get("metadata").and_then(|metadata| metadata.get("managedFields")) {
+        answer.set_metadata("managedFields", fields.clone());
+    }
+    Ok(())
 }
 
 /// `serviceaccounts/token`: a new token for the account.
@@ -80,10 +103,11 @@ fn decoded_as(call: &Call, schema: &coracle_schema::SchemaRef, kind: &str, versi
 }
 
 /// Deprecated upstream since 1.19; here the parts are one process and its health is `/readyz`.
-async fn component_statuses(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
+async fn component_statuses(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
-    if !call.info.name.is_empty() {
+    if call.info.verb == "get" {
         return Err(Status::not_found(kind.subject(&call.info.name)));
     }
+    Filter::new(kind, call, &ListOptions::parse(&call.query, false)?)?;
     list::show(api, call, kind, wanted, &json!({}), &[]).await
 }

@@ -41,9 +41,7 @@ const NAMES: usize = 8;
 /// What upstream's decoder reads first of a body, as its errors name it.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 /// What upstream's registry of built-in types calls itself.
-const SCHEME: &str = "pkg/runtime/scheme.go:111";
-/// Bytes of a body that nobody can read, shown to its sender.
-const SUMMARY: usize = 30;
+pub(super) const SCHEME: &str = "pkg/runtime/scheme.go:111";
 
 const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
 
@@ -401,7 +399,9 @@ impl<'a> Writing<'a> {
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
         }
-        self.warnings.extend(self.kind.rules.warnings(new, old));
+        if self.part != Part::Status {
+            self.warnings.extend(self.kind.rules.warnings(new, old));
+        }
         Ok(())
     }
 
@@ -513,15 +513,9 @@ fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status
 
 /// A body that is no object (`transformDecodeError`, `summarizeData` of `endpoints/handlers/rest.go`).
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
-    let head = &body[..body.len().min(SUMMARY)];
-    let shown = match body.first() {
-        None => "<empty>".to_owned(),
-        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
-        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
-    };
-    let more = if body.len() > SUMMARY { " ..." } else { "" };
+    let shown = negotiate::summary(body);
     format!(
-        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown}{more})"
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})"
     )
 }
 

@@ -47,6 +47,11 @@ enum Between {
         /// No item was written yet.
         first: bool,
     },
+    /// A comma, but for the first one, and the brace that opens the item.
+    Brace {
+        /// No item was written yet.
+        first: bool,
+    },
     /// Each item's tag and length.
     ItemHead(Vec<u8>),
 }
@@ -68,6 +73,16 @@ impl Body {
         Self::slices(head.into(), items, tail.into(), Between::Comma { first: true })
     }
 
+    /// A JSON list as [`Body::list`], of objects that lack their opening brace.
+    pub fn objects(head: impl Into<Bytes>, items: Vec<Bytes>, tail: impl Into<Bytes>) -> Self {
+        Self::slices(head.into(), items, tail.into(), Between::Brace { first: true })
+    }
+
+    /// A JSON text, to be sent with the line break that ends it.
+    pub fn line(json: Bytes) -> Self {
+        Self::slices(json, Vec::new(), Bytes::from_static(b"\n"), Between::Comma { first: true })
+    }
+
     /// A protobuf list: an envelope up to its first item, the messages of the items, and the end of the envelope.
     pub fn messages(head: impl Into<Bytes>, items: Vec<Bytes>) -> Self {
         Self::slices(head.into(), items, Bytes::from_static(envelope::TAIL), Between::ItemHead(Vec::new()))
@@ -75,7 +90,7 @@ impl Body {
 
     fn slices(head: Bytes, items: Vec<Bytes>, tail: Bytes, mut between: Between) -> Self {
         let items_length = items.iter().map(|item| (between.next(item).len() + item.len()) as u64).sum::<u64>();
-        if let Between::Comma { first } = &mut between {
+        if let Between::Comma { first } | Between::Brace { first } = &mut between {
             *first = true;
         }
         let left = (head.len() + tail.len()) as u64 + items_length;
@@ -122,13 +137,8 @@ impl Between {
     /// What to write before this item.
     fn next(&mut self, item: &Bytes) -> &[u8] {
         match self {
-            Self::Comma { first } => {
-                if std::mem::take(first) {
-                    b""
-                } else {
-                    b","
-                }
-            }
+            Self::Comma { first } => [&b","[..], b""][usize::from(std::mem::take(first))],
+            Self::Brace { first } => [&b",{"[..], b"{"][usize::from(std::mem::take(first))],
             Self::ItemHead(head) => {
                 head.clear();
                 envelope::item_head(head, item.len());

@@ -1,4 +1,4 @@
-//! JSON for people: the same text with line breaks and two spaces a level, as Go's `json.Indent` sets them.
+//! JSON for people: the same text with line breaks and two spaces a level, as Go's `json.Indent` sets them; without a last line break.
 
 /// Indents compact JSON. Text that is no JSON comes out as it went in, with some blanks.
 pub fn indent(json: &[u8]) -> Vec<u8> {
@@ -40,7 +40,6 @@ pub fn indent(json: &[u8]) -> Vec<u8> {
             _ => out.push(byte),
         }
     }
-    out.push(b'\n');
     out
 }
 
@@ -56,9 +55,9 @@ mod tests {
     #[test]
     fn objects_and_lists_are_indented_and_texts_are_left_alone() {
         let json = br#"{"a":[1,{"b":"x, {\"y\": [\\"}],"c":{},"d":[]}"#;
-        let expected = "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"x, {\\\"y\\\": [\\\\\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}\n";
+        let expected = "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"x, {\\\"y\\\": [\\\\\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}";
         assert_eq!(String::from_utf8(indent(json)).unwrap(), expected);
         let value: serde_json::Value = serde_json::from_slice(json).unwrap();
-        assert_eq!(serde_json::to_string_pretty(&value).unwrap() + "\n", expected);
+        assert_eq!(serde_json::to_string_pretty(&value).unwrap(), expected);
     }
 }

@@ -81,7 +81,10 @@ impl Include {
             "" | "Metadata" => Ok(Self::Metadata),
             "Object" => Ok(Self::Object),
             "None" => Ok(Self::None),
-            other => Err(Status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+            other => {
+                let why = format!("includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty");
+                Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")))
+            }
         }
     }
 }
@@ -160,8 +163,7 @@ fn parse(wire: &Bytes) -> Result<Value, Status> {
 }
 
 fn head(printer: &dyn Printer, meta: &Value, options: TableOptions) -> Vec<u8> {
-    let columns: Value =
-        if options.headers { printer.columns().into_iter().map(Column::to_value).collect() } else { Value::Array(Vec::new()) };
+    let columns: Value = if options.headers { printer.columns().into_iter().map(Column::to_value).collect() } else { Value::Null };
     let text = format!(r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#);
     text.into_bytes()
 }
@@ -248,7 +250,7 @@ mod tests {
         let table = read(&one(&Names, &wire("a"), options(Include::Metadata, false)).unwrap());
         let expected =
             json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "a", "resourceVersion": "7"}});
-        assert_eq!((&table["rows"][0]["object"], &table["columnDefinitions"]), (&expected, &json!([])));
+        assert_eq!((&table["rows"][0]["object"], &table["columnDefinitions"]), (&expected, &Value::Null));
         assert_eq!(table["metadata"]["resourceVersion"], "7");
         let bare = read(&one(&Names, &wire("a"), options(Include::None, false)).unwrap());
         assert_eq!(bare["rows"][0]["object"], Value::Null);
@@ -257,6 +259,7 @@ mod tests {
 
     #[test]
     fn an_unknown_include_is_refused() {
-        assert_eq!(Include::parse("All").unwrap_err().message, "unrecognized includeObject value: \"All\"");
+        let text = Include::parse("All").unwrap_err().message;
+        assert!(text.ends_with("includeObject: Invalid value: \"All\": must be 'Metadata', 'Object', 'None', or empty"), "{text}");
     }
 }

@@ -12,7 +12,7 @@ mod volumes;
 use coracle_schema::FieldErrors;
 use serde_json::{Value, json};
 
-use super::view;
+use super::{template, view};
 use crate::registry::{Object, Part, Policy, Rules};
 
 pub(super) use self::{container::port_or_name, defaults::spec as default_spec, spec::check as validate_spec};
@@ -88,7 +88,17 @@ impl Rules for Pod {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { duplicate_names(view::member(new.value(), "spec"), "spec") }
+        if old.is_some() {
+            return Vec::new();
+        }
+        let spec = view::member(new.value(), "spec");
+        let mut all = template::name_warnings(new, old, "the Pod's hostname");
+        let secrets = view::list(spec, "imagePullSecrets").iter().enumerate();
+        for (at, _) in secrets.filter(|(_, secret)| view::text(secret, "name").is_empty()) {
+            all.push(format!("spec.imagePullSecrets[{at}].name: invalid empty name \"\""));
+        }
+        all.extend(duplicate_names(spec, "spec"));
+        all
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -103,6 +113,8 @@ impl Rules for Pod {
             ("spec.hostNetwork", view::flag(spec, "hostNetwork").to_string()),
             ("status.phase", owned(status, "phase")),
             ("status.podIP", ip.unwrap_or_else(|| owned(status, "podIP"))),
+            // A label that upstream knows and nothing has.
+            ("status.podIPs", String::new()),
             ("status.nominatedNodeName", owned(status, "nominatedNodeName")),
         ]
     }
