@@ -7,7 +7,7 @@ use super::{
     embedded::{self, Malformed},
     invariants::{child, property},
     node::{Kind, Node},
-    prune, text, value,
+    prune, rules, text, value,
 };
 use crate::{field::FieldErrors, types::SchemaRef};
 
@@ -88,6 +88,9 @@ impl Walk<'_> {
         embedded::check(node, default, at, false, &mut wrong);
         if wrong.is_empty() {
             wrong = value::check(&untyped(node), default, None, at);
+        }
+        if wrong.is_empty() {
+            rules::check_default(node, default, at, &mut wrong);
         }
         errors.extend(wrong);
     }

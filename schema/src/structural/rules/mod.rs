@@ -37,3 +37,18 @@ impl Rules {
         validate::validate(level, root, new, old, errors);
     }
 }
+
+/// Asks the rules of a place about a default for it, which stands at `path`, as if an object with it were created.
+pub(crate) fn check_default(node: &Node, default: &Value, path: &str, errors: &mut FieldErrors) {
+    let Some(level) = Level::of(node, node.embedded, &|_| true) else { return };
+    let mut found = FieldErrors::none();
+    validate::validate(&level, node, default, None, &mut found);
+    errors.0.extend(found.0.into_iter().map(|mut error| {
+        error.path = match error.path.as_str() {
+            "" | "<nil>" => path.to_owned(),
+            inner if inner.starts_with('[') => format!("{path}{inner}"),
+            inner => format!("{path}.{inner}"),
+        };
+        error
+    }));
+}
