@@ -21,6 +21,10 @@ pub(super) struct RoleBinding {
 }
 
 impl Rules for Role {
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "rules.apiGroups", "rules.resources", "rules.nonResourceURLs", "rules.verbs", "rules", "aggregationRule"]
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         for (at, rule) in view::list(new.value(), "rules").iter().enumerate() {
@@ -33,7 +37,11 @@ impl Rules for Role {
                 errors.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
             }
             for (at, given) in selectors.iter().enumerate() {
-                selector::validate_object(given, &format!("{path}[{at}]"), &mut errors);
+                let path = format!("{path}[{at}]");
+                selector::validate_object(given, &path, &mut errors);
+                if selector::LabelSelector::from_object(Some(given)).is_err() {
+                    errors.invalid(path, Value::Null, "invalid label selector.");
+                }
             }
         }
         errors

@@ -90,8 +90,8 @@ impl Rules for EndpointSlice {
         }
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let named = view::text(new.value(), "addressType") == "FQDN";
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let named = old.is_none() && view::text(new.value(), "addressType") == "FQDN";
         if named { vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()] } else { Vec::new() }
     }
 

@@ -75,6 +75,10 @@ impl Rules for Job {
         errors
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::name_warnings(new, old, template::POD_NAMES)
+    }
+
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         vec![("status.successful", view::int(view::member(object, "status"), "succeeded").unwrap_or_default().to_string())]
     }
@@ -301,6 +305,10 @@ impl Rules for CronJob {
         if let Some(spec) = template.and_then(|template| view::message_mut(template, "spec")) {
             template::default_at(spec);
         }
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::name_warnings(new, old, template::POD_NAMES)
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {

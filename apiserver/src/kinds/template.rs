@@ -4,6 +4,7 @@ use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
 use serde_json::{Map, Value};
 
 use super::{pod, view};
+use crate::registry::Object;
 
 /// Field by field defaults of the template at `spec.template`, and elsewhere by [`default_at`].
 pub(super) fn default(object: &mut Value) {
@@ -139,6 +140,19 @@ pub(super) fn amount(value: &Value) -> i64 {
         other => other.as_i64().unwrap_or_default(),
     }
 }
+
+/// A new object whose name will be part of its pods' names had better be named like a host; `what` says of what it will be a part.
+pub(super) fn name_warnings(new: &Object, old: Option<&Object>, what: &str) -> Vec<String> {
+    let wrong = name::label(new.name());
+    if old.is_some() || wrong.is_empty() {
+        return Vec::new();
+    }
+    let text = "which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("metadata.name: this is used in {what}, {text}: [{}]", wrong.join(" "))]
+}
+
+/// What [`name_warnings`] says of workloads.
+pub(super) const POD_NAMES: &str = "Pod names and hostnames";
 
 /// The labels of a template, made when absent.
 pub(super) fn labels_mut(template: &mut Value) -> Option<&mut Map<String, Value>> {

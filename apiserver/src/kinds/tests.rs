@@ -26,9 +26,9 @@ fn decoded(group: &str, version: &str, resource: &str, given: Value) -> Object {
 
 fn faults(group: &str, version: &str, resource: &str, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
     let schema = TABLES.schema_of(TABLES.resource(group, version, resource).unwrap());
-    let mut errors = validate::structure(new.value(), old.map(Object::value), &schema, validate::Rigour::BuiltIn);
-    errors.extend(rules_for(group, resource).validate(new, old, part));
-    errors
+    let tables = validate::structure(new.value(), old.map(Object::value), &schema, validate::Rigour::BuiltIn);
+    let rules = rules_for(group, resource);
+    crate::registry::rules::findings(tables, rules.validate(new, old, part), rules)
 }
 
 /// What a create makes of an object, and what is wrong with it.
@@ -108,7 +108,8 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
         }
         ("discovery.k8s.io", ..) => json!({"addressType": "IPv4"}),
         ("certificates.k8s.io", _, "certificatesigningrequests") => {
-            json!({"spec": {"request": "YQ==", "signerName": "example.com/s", "usages": ["client auth"]}})
+            let request = super::certificates::sample_request();
+            json!({"spec": {"request": request, "signerName": "example.com/s", "usages": ["client auth"]}})
         }
         ("certificates.k8s.io", _, "podcertificaterequests") => {
             json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "s",

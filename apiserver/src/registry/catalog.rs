@@ -36,8 +36,7 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
     ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
     ("networking.k8s.io", "ipaddresses", NameRule::PathSegment),
-    ("flowcontrol.apiserver.k8s.io", "flowschemas", NameRule::PathSegment),
-    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", NameRule::PathSegment),
+    ("apps", "statefulsets", NameRule::Label),
 ];
 
 /// Kinds whose strategy counts changes.

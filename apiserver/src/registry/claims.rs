@@ -125,6 +125,7 @@ impl Claims {
             let mut held = self.held.lock();
             self.take_addresses(new, &mut held, &mut claim, &mut errors);
             self.take_ports(new, old, &mut held, &mut claim, &mut errors);
+            self.take_health_port(new, old, &mut held, &mut claim, &mut errors);
         }
         if !errors.is_empty() {
             return Err(Status::invalid(kind.kind_subject(new.name()), &errors));
@@ -274,6 +275,38 @@ impl Claims {
                 }
                 None => claim.take_port(held, number, protocol),
             }
+        }
+    }
+
+    /// Where traffic stays on the nodes that have endpoints, balancers ask every node about that at one port.
+    fn take_health_port(&self, new: &mut Object, old: Option<&Object>, held: &mut Held, claim: &mut Claim, errors: &mut FieldErrors) {
+        const POINTER: &str = "/spec/healthCheckNodePort";
+        const PATH: &str = "spec.healthCheckNodePort";
+        if new.text("/spec/type") != "LoadBalancer" || new.text("/spec/externalTrafficPolicy") != "Local" {
+            return;
+        }
+        let port = |service: &Object| {
+            let number = service.value().pointer(POINTER).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
+            number.filter(|number| *number != 0)
+        };
+        let protocol: Protocol = "TCP".into();
+        let wanted = port(new);
+        match wanted.or_else(|| old.and_then(port)).or_else(|| self.free_port(held, &protocol)) {
+            None => errors.push(
+                coracle_schema::ErrorKind::Internal,
+                PATH,
+                "Internal error: failed to allocate a HealthCheck NodePort: range is full".into(),
+            ),
+            Some(number) => match held.ports.get(&(number, Arc::clone(&protocol))) {
+                Some(owner) if *owner != claim.owner => {
+                    let why = format!("failed to allocate requested HealthCheck NodePort {number}: provided port is already allocated");
+                    errors.push(coracle_schema::ErrorKind::Internal, PATH, format!("Internal error: {why}"));
+                }
+                _ => {
+                    new.member_mut("spec").insert("healthCheckNodePort".into(), number.into());
+                    claim.take_port(held, number, protocol);
+                }
+            },
         }
     }
 

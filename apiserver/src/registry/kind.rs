@@ -301,7 +301,9 @@ impl Kind {
 
     /// The subject of a validation error: named by kind.
     pub fn kind_subject<'a>(&'a self, name: &'a str) -> Subject<'a> {
-        Subject { group: &self.gvk.group, resource: &self.gvk.kind, name }
+        // Events of both groups are one kind inside, of the core group.
+        let group = if &*self.gvk.group == "events.k8s.io" { "" } else { &*self.gvk.group };
+        Subject { group, resource: &self.gvk.kind, name }
     }
 
     /// The key of an object.

@@ -67,7 +67,7 @@ pub fn match_request(object: &mut Object, kind: &Kind, namespace: &str, name: &s
 pub fn fill_new(object: &mut Object, kind: &Kind, now: Timestamp) {
     let generated = object.text("/metadata/generateName").to_owned();
     let meta = object.metadata_mut();
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         meta.remove(field);
     }
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());

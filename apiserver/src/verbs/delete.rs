@@ -33,6 +33,10 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     let wanted = render::wanted(call, kind)?;
     let options = options(api, call)?;
     let mut warnings = Vec::new();
+    if kind.traits.orphans && &*kind.id.resource == "jobs" && options.propagation.is_none() {
+        let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+        warnings.push(text.to_owned());
+    }
     let deleted = remove(api, call, kind, &call.info.name, &options, &mut warnings).await?;
     let mut made = match deleted {
         Deleted::Gone(_, object) if !kind.traits.returns_deleted => {
@@ -87,7 +91,17 @@ fn options(api: &Api, call: &Call) -> Result<DeleteOptions, Status> {
     if call.body.is_empty() {
         return DeleteOptions::parse(&call.query, None);
     }
-    let body = call.body_as(&api.message("meta.DeleteOptions")?)?;
+    let body = call.body_as(&api.message("meta.DeleteOptions")?).map_err(|refused| {
+        // As Go words the most common mistake.
+        let text = refused.message.strip_prefix("json parse error: EOF").map(|_| "unexpected end of JSON input");
+        text.map_or(refused, |text| Status::bad_request(format!("couldn't get version/kind; json parse error: {text}")))
+    })?;
+    let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, of) = (text("apiVersion"), text("kind"));
+    if !of.is_empty() && of != "DeleteOptions" {
+        let scheme = super::write::SCHEME;
+        return Err(Status::bad_request(format!("no kind {of:?} is registered for version {version:?} in scheme {scheme:?}")));
+    }
     DeleteOptions::parse(&call.query, Some(&body))
 }
 
@@ -130,14 +144,18 @@ pub async fn discard(api: &Api, kind: &Arc<Kind>, namespace: &str, name: &str) -
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
-    let subject = kind.subject(old.name());
+    // Named by kind: upstream refuses before it knows the resource (`BeforeDelete`).
+    let subject = kind.kind_subject(old.name());
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != old.uid()) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+        let why = format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            old.uid()
+        );
         return Err(Status::conflict(subject, &why));
     }
     if let Some(version) = options.resource_version.as_deref().filter(|v| *v != old.resource_version()) {
         let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
             old.resource_version()
         );
         return Err(Status::conflict(subject, &why));

@@ -132,7 +132,7 @@ fn normalize(value: &mut Value) {
 /// A value that the server has chosen; one that is wrong on its face stays.
 fn chosen(value: &mut Value) {
     let address = value.as_str().is_some_and(|v| v.starts_with("10.43."));
-    let port = value.as_u64().is_some_and(|p| (30_000..=32_767).contains(&p));
+    let port = value.as_u64().is_some_and(|p| (30_000..=33_000).contains(&p));
     if address || port {
         *value = Value::String("<chosen>".into());
     }
@@ -141,7 +141,7 @@ fn chosen(value: &mut Value) {
 /// A text without uids, without times of now, and without what is only how Go prints: the picture of a difference, for people, and the
 /// value of an internal struct (`{"MatchLabels":…}`, in an order and with names that no client knows).
 fn neutral(text: &str) -> String {
-    let end = ["\n@@ ", ":\n  core.", ":\n  (core.", "\n  core", "\n\u{a0}"].iter().filter_map(|mark| text.find(mark)).min();
+    let end = [")\n", "\n@@ ", ":\n  core.", ":\n  (core.", "\n  core", "\n\u{a0}"].iter().filter_map(|mark| text.find(mark)).min();
     let shown = without_structs(&text[..end.unwrap_or(text.len())]);
     let text = shown.as_str();
     let bytes = text.as_bytes();
@@ -151,6 +151,9 @@ fn neutral(text: &str) -> String {
         if is_shape(&bytes[at..], b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
             out += "<uid>";
             at += 36;
+        } else if is_shape(&bytes[at..], b"X509SHA256=") {
+            out += "<certificate>";
+            at += bytes.len() - at;
         } else if is_shape(&bytes[at..], b"dddd-dd-ddTdd:dd:dd") && !text[at..].starts_with(GIVEN_YEAR) {
             out += "<time>";
             at += 19;

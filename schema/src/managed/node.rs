@@ -128,7 +128,9 @@ impl<'s> Node<'s> {
     /// A value that is not a field: an item of a list, a value of a map.
     pub(crate) fn of_shape(schema: &'s Schema, shape: &'s Shape) -> Self {
         match shape {
-            Shape::Object | Shape::Fields | Shape::Any => Self::Deduced,
+            // An embedded object is its writer's as a whole.
+            Shape::Object => Self::Leaf,
+            Shape::Fields | Shape::Any => Self::Deduced,
             Shape::Map(value) => Self::Map(value),
             Shape::Message(id) if !schema.get(*id).atomic => Self::of_message(schema.get(*id)),
             _ => Self::Leaf,

@@ -1,0 +1,129 @@
+//! Volumes at nodes and what classes of them can: attachments, attributes, capacities (upstream `apis/storage/validation`).
+
+use coracle_schema::{FieldErrors, Quantity, name, selector};
+use serde_json::Value;
+
+use super::view;
+use crate::registry::{Object, Part, Rules};
+
+/// Rules of `volumeattachments`.
+pub(super) struct VolumeAttachment;
+/// Rules of `volumeattributesclasses`.
+pub(super) struct VolumeAttributesClass;
+/// Rules of `csistoragecapacities`.
+pub(super) struct CsiStorageCapacity;
+
+impl Rules for VolumeAttachment {
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let spec = view::member(new.value(), "spec");
+        let source = view::member(spec, "source");
+        let (inline, volume) = (view::get(source, "inlineVolumeSpec"), view::get(source, "persistentVolumeName").and_then(Value::as_str));
+        match (inline, volume) {
+            (None, None) => errors.required("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (Some(_), Some(_)) => {
+                let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+                errors.forbidden("spec.source", detail);
+            }
+            (None, Some("")) => errors.required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName"),
+            (None, Some(volume)) => errors.invalid_each("spec.source.persistentVolumeName", volume, name::subdomain(volume)),
+            (Some(_), None) => {}
+        }
+        let node = view::text(spec, "nodeName");
+        errors.invalid_each("spec.nodeName", node, name::subdomain(node));
+        if old.is_some_and(|old| view::get(old.value(), "spec") != view::get(new.value(), "spec")) {
+            errors.invalid("spec", Value::Null, "field is immutable");
+        }
+        errors
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "spec.source", "spec.nodeName", "spec.attacher"]
+    }
+}
+
+impl Rules for VolumeAttributesClass {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let class = new.value();
+        for field in ["driverName", "parameters"] {
+            if old.is_some_and(|old| view::get(old.value(), field) != view::get(class, field)) {
+                errors.forbidden(field, &format!("updates to {field} are forbidden."));
+            }
+        }
+        let driver = view::text(class, "driverName").to_lowercase();
+        if driver.is_empty() {
+            errors.required("driverName", "");
+        } else {
+            errors.invalid_each("driverName", &driver, name::qualified(&driver));
+        }
+        let parameters = view::map(class, "parameters");
+        if parameters.keys().any(String::is_empty) {
+            errors.invalid("parameters", "\"\"", "field can not be empty.");
+        }
+        if parameters.is_empty() {
+            errors.required("parameters", "must contain at least one key/value pair");
+        }
+        errors
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "driverName", "parameters"]
+    }
+}
+
+impl Rules for CsiStorageCapacity {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let capacity = new.value();
+        let class = view::text(capacity, "storageClassName");
+        errors.invalid_each("storageClassName", class, name::subdomain(class));
+        if let Some(topology) = view::get(capacity, "nodeTopology") {
+            selector::validate_object(topology, "nodeTopology", &mut errors);
+        }
+        for field in ["capacity", "maximumVolumeSize"] {
+            if let Some(amount) = view::get(capacity, field)
+                && view::quantity(amount).is_some_and(|q| q < Quantity::ZERO)
+            {
+                errors.invalid(field, amount, "must be greater than or equal to 0");
+            }
+        }
+        if let Some(old) = old {
+            for field in ["nodeTopology", "storageClassName"] {
+                if view::get(old.value(), field) != view::get(capacity, field) {
+                    errors.invalid(field, view::member(capacity, field), "field is immutable");
+                }
+            }
+        }
+        errors
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &["storageClassName"]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_attachment_names_one_source_and_stays() {
+        let attachment = |source: Value| Object::new(json!({"spec": {"attacher": "a", "nodeName": "n", "source": source}})).unwrap();
+        let good = attachment(json!({"persistentVolumeName": "v"}));
+        assert!(VolumeAttachment.validate(&good, None, Part::Whole).is_empty());
+        let texts = |errors: FieldErrors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            texts(VolumeAttachment.validate(&attachment(json!({})), Some(&good), Part::Whole)),
+            [
+                "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+                "spec: Invalid value: null: field is immutable",
+            ]
+        );
+    }
+}
