@@ -24,7 +24,7 @@ use crate::{
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// Deletes all objects of a CRD, waits until they are gone, and lets the CRD go; its name. Ends when the CRD is no longer waiting for this.
-pub async fn run(api: Arc<Api>, reader: Arc<dyn Reader>, writer: Arc<dyn Writer>, name: String) -> String {
+pub(super) async fn run(api: Arc<Api>, reader: Arc<dyn Reader>, writer: Arc<dyn Writer>, name: String) -> String {
     let mut pause = PAUSES.0;
     let cleanup = Cleanup { api, reader, writer, name };
     loop {

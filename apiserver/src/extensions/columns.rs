@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The columns of one version of a custom resource.
-pub struct Columns(Vec<Extra>);
+pub(super) struct Columns(Vec<Extra>);
 
 struct Extra {
     name: Box<str>,
@@ -24,7 +24,7 @@ struct Extra {
 
 impl Columns {
     /// Those of a CRD's version; its age alone when it names none. A path that cannot be read ends the list, as upstream ends it.
-    pub fn new(columns: &[definition::Column]) -> Self {
+    pub(super) fn new(columns: &[definition::Column]) -> Self {
         if columns.is_empty() {
             let age = definition::Column {
                 name: "Age".into(),

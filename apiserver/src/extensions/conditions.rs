@@ -16,7 +16,7 @@ const POLICY: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
 
 /// What the status should say, where it does not.
 #[derive(Debug, Default, PartialEq)]
-pub struct Verdict {
+pub(super) struct Verdict {
     /// The names granted.
     pub names: Option<Names>,
     /// Conditions to set.
@@ -27,12 +27,12 @@ pub struct Verdict {
 
 impl Verdict {
     /// Whether the status is as it should be.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Writes it into the status of a CRD.
-    pub fn write(&self, definition: &mut Value, now: &str) {
+    pub(super) fn write(&self, definition: &mut Value, now: &str) {
         if !definition["status"].is_object() {
             definition["status"] = json!({});
         }
@@ -50,7 +50,7 @@ impl Verdict {
 
 /// What should change in the status of a CRD. `violations`: why its schemas are not structural. `trusted`: whether the certificates its
 /// conversion webhook is recognised by can be read.
-pub fn judge(definition: &Definition, taken: &Taken, violations: &[String], trusted: bool) -> Verdict {
+pub(super) fn judge(definition: &Definition, taken: &Taken, violations: &[String], trusted: bool) -> Verdict {
     let mut verdict = Verdict::default();
     let mut accepted = definition.is_true("NamesAccepted");
     if definition.spec.names != definition.status.accepted_names || definition.condition("NamesAccepted").is_none() {
@@ -119,12 +119,12 @@ fn approval(definition: &Definition) -> Option<Condition> {
 }
 
 /// The condition of a CRD whose objects are being deleted, or were.
-pub fn terminating(status: &str, reason: &str, message: &str) -> Condition {
+pub(super) fn terminating(status: &str, reason: &str, message: &str) -> Condition {
     condition("Terminating", status, reason, message)
 }
 
 /// Sets a condition of a CRD; its time moves with its status only.
-pub fn set_condition(definition: &mut Value, condition: &Condition, now: &str) {
+pub(super) fn set_condition(definition: &mut Value, condition: &Condition, now: &str) {
     let status = &mut definition["status"];
     if !status["conditions"].is_array() {
         status["conditions"] = json!([]);

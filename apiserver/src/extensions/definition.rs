@@ -7,7 +7,7 @@ use serde_json::Value;
 /// A CRD without its schemas.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Definition {
+pub(super) struct Definition {
     /// Name, deletion and generation.
     pub metadata: Metadata,
     /// What is wanted.
@@ -19,8 +19,7 @@ pub struct Definition {
 /// Of `metadata`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Metadata {
+pub(super) struct Metadata {
     pub name: String,
     pub uid: String,
     pub resource_version: String,
@@ -33,8 +32,7 @@ pub struct Metadata {
 /// Of `spec`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Spec {
+pub(super) struct Spec {
     pub group: String,
     pub scope: String,
     pub names: Names,
@@ -46,8 +44,7 @@ pub struct Spec {
 /// `spec.names` and `status.acceptedNames`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Names {
+pub(super) struct Names {
     pub plural: String,
     pub singular: String,
     pub short_names: Vec<String>,
@@ -59,8 +56,7 @@ pub struct Names {
 /// Of `spec.versions[]`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Version {
+pub(super) struct Version {
     pub name: String,
     pub served: bool,
     pub storage: bool,
@@ -74,8 +70,7 @@ pub struct Version {
 /// Of `spec.versions[].subresources`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Subresources {
+pub(super) struct Subresources {
     pub status: Option<Value>,
     pub scale: Option<Scale>,
 }
@@ -83,8 +78,7 @@ pub struct Subresources {
 /// Of `spec.versions[].subresources.scale`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Scale {
+pub(super) struct Scale {
     pub spec_replicas_path: String,
     pub status_replicas_path: String,
     pub label_selector_path: Option<String>,
@@ -93,8 +87,7 @@ pub struct Scale {
 /// Of `spec.versions[].additionalPrinterColumns[]`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Column {
+pub(super) struct Column {
     pub name: String,
     #[serde(rename = "type")]
     pub kind: String,
@@ -108,8 +101,7 @@ pub struct Column {
 /// Of `spec.versions[].selectableFields[]`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct SelectableField {
+pub(super) struct SelectableField {
     #[serde(rename = "jsonPath")]
     pub json_path: String,
 }
@@ -117,8 +109,7 @@ pub struct SelectableField {
 /// Of `spec.conversion`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Conversion {
+pub(super) struct Conversion {
     pub strategy: String,
     pub webhook: Option<Webhook>,
 }
@@ -126,8 +117,7 @@ pub struct Conversion {
 /// Of `spec.conversion.webhook`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Webhook {
+pub(super) struct Webhook {
     pub client_config: ClientConfig,
     pub conversion_review_versions: Vec<String>,
 }
@@ -135,8 +125,7 @@ pub struct Webhook {
 /// How a webhook is reached.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct ClientConfig {
+pub(super) struct ClientConfig {
     pub url: Option<String>,
     pub service: Option<ServiceReference>,
     /// Base64 of PEM.
@@ -146,8 +135,7 @@ pub struct ClientConfig {
 /// A service that is a webhook.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct ServiceReference {
+pub(super) struct ServiceReference {
     pub namespace: String,
     pub name: String,
     pub path: Option<String>,
@@ -157,8 +145,7 @@ pub struct ServiceReference {
 /// Of `status`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Status {
+pub(super) struct Status {
     #[serde(deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
     #[serde(deserialize_with = "or_default")]
@@ -168,8 +155,7 @@ pub struct Status {
 /// Of `status.conditions[]`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub struct Condition {
+pub(super) struct Condition {
     #[serde(rename = "type")]
     pub kind: String,
     pub status: String,
@@ -183,55 +169,55 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(s
 }
 
 /// The finalizer that keeps a CRD until its objects are gone.
-pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+pub(super) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 impl Definition {
     /// Reads a CRD; `None` when it is none.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
     /// A condition.
-    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+    pub(super) fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|c| c.kind == kind)
     }
 
     /// Whether a condition is there and true.
-    pub fn is_true(&self, kind: &str) -> bool {
+    pub(super) fn is_true(&self, kind: &str) -> bool {
         self.condition(kind).is_some_and(|c| c.status == "True")
     }
 
     /// Whether its kind is to be answered for.
-    pub fn is_served(&self) -> bool {
+    pub(super) fn is_served(&self) -> bool {
         let names = &self.status.accepted_names;
         let complete = [&names.plural, &names.singular, &names.kind, &names.list_kind].iter().all(|name| !name.is_empty());
         complete && (self.is_true("NamesAccepted") || self.is_true("Established"))
     }
 
     /// Whether it is being deleted.
-    pub fn is_terminating(&self) -> bool {
+    pub(super) fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some() || self.is_true("Terminating")
     }
 
     /// Whether its objects still have to be deleted before it may go.
-    pub fn awaits_cleanup(&self) -> bool {
+    pub(super) fn awaits_cleanup(&self) -> bool {
         self.metadata.deletion_timestamp.is_some() && self.metadata.finalizers.iter().any(|f| f == CLEANUP)
     }
 
     /// The version objects are stored in.
-    pub fn storage_version(&self) -> Option<&Version> {
+    pub(super) fn storage_version(&self) -> Option<&Version> {
         self.spec.versions.iter().find(|v| v.storage)
     }
 
     /// The webhook that converts, if one does.
-    pub fn webhook(&self) -> Option<&Webhook> {
+    pub(super) fn webhook(&self) -> Option<&Webhook> {
         let conversion = self.spec.conversion.as_ref().filter(|c| c.strategy == "Webhook")?;
         conversion.webhook.as_ref()
     }
 }
 
 /// The schema of one version, from the bytes of its CRD; `Null` when it has none.
-pub fn schema_of(source: &Bytes, version: &str) -> Value {
+pub(super) fn schema_of(source: &Bytes, version: &str) -> Value {
     #[derive(Deserialize)]
     struct Outer {
         spec: Inner,

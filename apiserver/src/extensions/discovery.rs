@@ -12,9 +12,12 @@ pub struct View {
     revision: Option<u64>,
     built_in: Vec<Entry>,
     /// Of each group with custom resources: what is served in it, and how it is shown.
-    groups: HashMap<Arc<str>, (Vec<Arc<Served>>, Arc<Group>)>,
+    groups: HashMap<Arc<str>, Shown>,
     discovery: Arc<Discovery>,
 }
+
+/// What is served in a group, and how that is shown.
+type Shown = (Vec<Arc<Served>>, Arc<Group>);
 
 impl View {
     /// A view of the built-in resources.

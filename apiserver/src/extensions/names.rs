@@ -7,17 +7,17 @@ use super::definition::{Condition, Definition, Names};
 
 /// The names in use, by group and by CRD.
 #[derive(Default)]
-pub struct Taken(HashMap<String, BTreeMap<String, Names>>);
+pub(super) struct Taken(HashMap<String, BTreeMap<String, Names>>);
 
 impl Taken {
     /// Notes the names a CRD has been granted.
-    pub fn note(&mut self, definition: &Definition) {
+    pub(super) fn note(&mut self, definition: &Definition) {
         let group = self.0.entry(definition.spec.group.clone()).or_default();
         group.insert(definition.metadata.name.clone(), definition.status.accepted_names.clone());
     }
 
     /// Forgets the names of a CRD that is gone; its group.
-    pub fn forget(&mut self, group: &str, name: &str) {
+    pub(super) fn forget(&mut self, group: &str, name: &str) {
         if let Some(all) = self.0.get_mut(group) {
             all.remove(name);
             if all.is_empty() {
@@ -27,12 +27,12 @@ impl Taken {
     }
 
     /// The other CRDs of a group.
-    pub fn others<'t>(&'t self, group: &str, name: &'t str) -> impl Iterator<Item = &'t String> {
+    pub(super) fn others<'t>(&'t self, group: &str, name: &'t str) -> impl Iterator<Item = &'t String> {
         self.0.get(group).into_iter().flat_map(|all| all.keys()).filter(move |other| *other != name)
     }
 
     /// What a CRD is granted of the names it wants, and the condition `NamesAccepted` that says so.
-    pub fn grant(&self, definition: &Definition) -> (Names, Condition) {
+    pub(super) fn grant(&self, definition: &Definition) -> (Names, Condition) {
         let all = || self.0.get(&definition.spec.group).into_iter().flat_map(BTreeMap::values);
         let resource = |name: &str| all().any(|n| n.plural == name || n.singular == name || n.short_names.iter().any(|s| s == name));
         let kind = |name: &str| all().any(|n| n.kind == name || n.list_kind == name);

@@ -9,7 +9,7 @@ use crate::{registry::names, wire::Status};
 const BATCH: usize = 500;
 
 /// Asks the webhook for these objects in a version; they come back in order. Metadata other than labels and annotations stays as it was.
-pub async fn convert(webhook: &Webhook, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, Status> {
+pub(super) async fn convert(webhook: &Webhook, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, Status> {
     let mut converted = Vec::with_capacity(objects.len());
     for batch in objects.chunks(BATCH) {
         let kind = kind_of(batch.first().unwrap_or(&Value::Null));

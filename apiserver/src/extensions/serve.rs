@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Verbs of a custom resource, in the order discovery has them.
-pub const VERBS: [Verb; 8] =
+pub(super) const VERBS: [Verb; 8] =
     [Verb::Delete, Verb::DeleteCollection, Verb::Get, Verb::List, Verb::Patch, Verb::Create, Verb::Update, Verb::Watch];
 
 /// Verbs of its subresources.
@@ -46,7 +46,7 @@ struct Making<'a> {
 
 /// The kinds of a CRD, which must have a storage version. `before`: what was served of the same generation, whose compiled schemas are
 /// taken over.
-pub fn kinds(
+pub(super) fn kinds(
     definition: &Definition,
     source: &Bytes,
     tables: &Arc<Tables>,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The conversion of one version of a custom resource.
-pub struct Versions {
+pub(super) struct Versions {
     /// This version: `apiVersion` and schema.
     pub own: Of,
     /// The version that is stored.
@@ -27,7 +27,7 @@ pub struct Versions {
 
 /// A version.
 #[derive(Clone)]
-pub struct Of {
+pub(super) struct Of {
     /// `example.com/v1`
     pub version: Arc<str>,
     /// Its schema.
@@ -36,7 +36,7 @@ pub struct Of {
 
 /// Converted objects, so that many readers of one object cost one conversion. Bounded in number and size; the oldest goes first.
 #[derive(Default)]
-pub struct Lately {
+pub(super) struct Lately {
     kept: VecDeque<(Bytes, Bytes)>,
     size: usize,
 }
@@ -68,7 +68,7 @@ impl Converter for Versions {
         items::is_of_version(wire, &self.own.version)
     }
 
-    async fn from_stored(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
+    async fn read(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
         let mut out: Vec<Option<Bytes>> = Vec::with_capacity(wires.len());
         let mut asked = Vec::new();
         for wire in &wires {
@@ -86,7 +86,7 @@ impl Converter for Versions {
         wires.into_iter().zip(out).map(|(wire, known)| known.map_or_else(|| self.finish(wire, converted.next()), Ok)).collect()
     }
 
-    async fn to_stored(&self, object: &Object) -> Result<Object, Status> {
+    async fn write(&self, object: &Object) -> Result<Object, Status> {
         let mut value = object.value().clone();
         if let Some(webhook) = &self.webhook {
             value = review::convert(webhook, vec![value], &self.stored.version).await?.pop().unwrap_or_default();

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::registry::fake::FakeReader;
 
-    fn webhook(config: Value, reader: Arc<FakeReader>) -> Webhook {
+    fn webhook(config: &Value, reader: Arc<FakeReader>) -> Webhook {
         let of = serde_json::from_value(json!({"clientConfig": config, "conversionReviewVersions": ["v1"]})).unwrap();
         Webhook::new(&of, reader)
     }
@@ -258,7 +258,7 @@ mod tests {
             "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"], "conditions": {"ready": true}}],
         });
         reader.put("discovery.k8s.io", "endpointslices", slice);
-        let hook = webhook(json!({"service": {"namespace": "ns", "name": "hook", "path": "convert", "port": 9443}}), reader);
+        let hook = webhook(&json!({"service": {"namespace": "ns", "name": "hook", "path": "convert", "port": 9443}}), reader);
         let place = hook.place().await.unwrap();
         assert_eq!(place.addresses, [("10.0.0.2".to_owned(), 8443), ("10.96.0.9".to_owned(), 9443)]);
         assert_eq!(
@@ -270,13 +270,13 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_reached_is_told_as_upstream_tells_it() {
         let reader = Arc::new(FakeReader::default());
-        let hook = webhook(json!({"service": {"namespace": "ns", "name": "hook"}}), reader.clone());
+        let hook = webhook(&json!({"service": {"namespace": "ns", "name": "hook"}}), reader.clone());
         assert_eq!(hook.post(b"{}").await.unwrap_err(), "Post \"https://hook.ns.svc:443/?timeout=30s\": service \"hook\" not found");
         let closed = {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap().port()
         };
-        let hook = webhook(json!({"url": format!("https://127.0.0.1:{closed}/c")}), reader);
+        let hook = webhook(&json!({"url": format!("https://127.0.0.1:{closed}/c")}), reader);
         let expected =
             format!("Post \"https://127.0.0.1:{closed}/c?timeout=30s\": dial tcp 127.0.0.1:{closed}: connect: connection refused");
         assert_eq!(hook.post(b"{}").await.unwrap_err(), expected);

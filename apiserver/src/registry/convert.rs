@@ -37,10 +37,10 @@ pub trait Converter: Send + Sync {
 
     /// Wire forms in this version, in order; those that are in it already pass as they are. Somebody outside may have to be asked: takes
     /// a while, and may fail.
-    async fn from_stored(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status>;
+    async fn read(&self, wires: Vec<Bytes>) -> Result<Vec<Bytes>, Status>;
 
     /// An object of this version in the one that is stored.
-    async fn to_stored(&self, object: &Object) -> Result<Object, Status>;
+    async fn write(&self, object: &Object) -> Result<Object, Status>;
 
     /// Whether this version is the one that is stored.
     fn is_stored(&self) -> bool;
