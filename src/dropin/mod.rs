@@ -24,7 +24,6 @@ use anyhow::{Context, Result};
 use flags::{Flags, Program};
 
 use crate::server;
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Blocking work that hangs must not keep the process.
 const END: Duration = Duration::from_millis(200);
