@@ -8,7 +8,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
-    Error, Options, Server, admission,
+    Error, Options, Server,
+    admission::{self, policy::Engine},
     authn::Authenticator,
     authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
@@ -34,7 +35,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
     let authorizer = Chain::new(options.authorization.iter().map(|mode| mode.authorizer(&nodes, &rbac)).collect());
+    let policies = policies(&storage, &authorizer);
     let plugins = admission::Options {
+        policies: policies.clone(),
         reader: reader.clone(),
         writer: writer.clone(),
         authorizer: authorizer.clone(),
@@ -70,6 +73,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;
     spawn(nodes.clone().follow(node_changes).boxed());
+    let policy_changes = policies.policies.load(&*reader).await?;
+    spawn(policies.policies.follow(policy_changes).boxed());
     let (aggregating, following): (Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer);
     spawn(
         aggregation::follow(reader.clone(), aggregating)
@@ -93,6 +98,18 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     });
     layers.paths.set_ready(true);
     Ok(Server { layers, tasks, stop })
+}
+
+/// What admission policies are asked with.
+fn policies(storage: &Arc<Storage>, authorizer: &Chain) -> Engine {
+    let kinds = storage.clone();
+    let resources = move |version: &str, kind: &str| {
+        let catalog = kinds.catalog();
+        let mut all = catalog.kinds().iter().chain(catalog.custom().flat_map(|served| &served.kinds));
+        let found = all.find(|known| &*known.gvk.kind == kind && known.gvk.api_version() == version)?;
+        Some((found.id.resource.to_string(), found.is_namespaced()))
+    };
+    Engine { policies: Arc::default(), reader: storage.clone(), authorizer: authorizer.clone(), resources: Arc::new(resources) }
 }
 
 /// What the kinds have of their own.

@@ -12,6 +12,7 @@ use super::{
     limits::LimitRanger,
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
+    policy::{Engine, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     priority::Priority,
     quota::ResourceQuota,
     runtimeclass::RuntimeClass,
@@ -36,6 +37,8 @@ pub struct Options {
     pub authorizer: authz::Chain,
     /// The role index, when RBAC is on: roles are then guarded against escalation.
     pub rbac: Option<Arc<Rbac>>,
+    /// What policies are asked with.
+    pub policies: Engine,
     /// `--enable-admission-plugins`: beyond those that are on anyway.
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
@@ -43,7 +46,7 @@ pub struct Options {
 }
 
 /// Upstream's plugins that do not run here: asking for one is told in the log, so that start lines made for kube-apiserver work.
-const ABSENT: [&str; 18] = [
+const ABSENT: [&str; 16] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "AlwaysPullImages",
@@ -52,7 +55,6 @@ const ABSENT: [&str; 18] = [
     "ExtendedResourceToleration",
     "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
-    "MutatingAdmissionPolicy",
     "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
@@ -60,7 +62,6 @@ const ABSENT: [&str; 18] = [
     "PodNodeSelector",
     "PodSecurity",
     "PodTolerationRestriction",
-    "ValidatingAdmissionPolicy",
     "ValidatingAdmissionWebhook",
 ];
 
@@ -110,6 +111,8 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass { reader: reader() }),
         Arc::new(PodTopologyLabels { reader: reader() }),
+        Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
+        Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
         Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
     ]
 }
@@ -122,7 +125,14 @@ mod tests {
     fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
         let reader = Arc::new(FakeReader::default());
         let texts = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
+        let policies = Engine {
+            policies: Arc::default(),
+            reader: reader.clone(),
+            authorizer: authz::Chain::default(),
+            resources: Arc::new(|_, _| None),
+        };
         let options = Options {
+            policies,
             reader: reader.clone(),
             writer: reader,
             authorizer: authz::Chain::default(),
@@ -135,9 +145,10 @@ mod tests {
 
     #[test]
     fn plugins_run_in_upstreams_order_with_quota_last_before_roles() {
-        let names = names(&["ValidatingAdmissionPolicy"], &["ServiceAccount"]).unwrap();
+        let names = names(&["ValidatingAdmissionWebhook"], &["ServiceAccount"]).unwrap();
         assert_eq!(names[..3], ["NamespaceLifecycle", "LimitRanger", "NodeRestriction"]);
-        assert_eq!(names[names.len() - 2..], ["ResourceQuota", "RoleEscalation"]);
+        let last = ["MutatingAdmissionPolicy", "ValidatingAdmissionPolicy", "ResourceQuota", "RoleEscalation"];
+        assert_eq!(names[names.len() - 4..], last);
     }
 
     #[test]

@@ -1,0 +1,145 @@
+//! Policies made ready: every expression compiled once (apiserver `plugin/policy/{validating/plugin,mutating/compilation}.go`).
+
+use coracle_cel::{Program, Type, display};
+use serde_json::Value;
+
+use super::environment::{Declared, environment};
+use crate::admission::look::{list, text};
+
+/// A compiled expression, or why it cannot be compiled.
+pub(super) type Compiled = Result<Program, String>;
+
+/// An expression with its text.
+pub(super) struct Expression {
+    pub(super) text: String,
+    pub(super) program: Compiled,
+    /// Its environment has `authorizer`.
+    pub(super) declared: Declared,
+}
+
+/// A policy of either kind.
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) spec: Value,
+    pub(super) variables: Vec<(String, Expression)>,
+    pub(super) conditions: Vec<Expression>,
+    pub(super) validations: Vec<Validation>,
+    pub(super) annotations: Vec<Annotation>,
+    pub(super) mutations: Vec<Mutation>,
+}
+
+/// What must be true.
+pub(super) struct Validation {
+    pub(super) expression: Expression,
+    pub(super) message: String,
+    pub(super) message_expression: Option<Expression>,
+    pub(super) reason: String,
+}
+
+/// What is noted in the audit log.
+pub(super) struct Annotation {
+    pub(super) value: Expression,
+}
+
+/// What is changed.
+pub(super) struct Mutation {
+    pub(super) expression: Expression,
+    /// A list of operations, rather than a part of the object.
+    pub(super) json_patch: bool,
+}
+
+/// Which types an expression may have.
+enum Wanted {
+    Any,
+    Bool,
+    Text,
+    TextOrNull,
+    Object,
+    Patches,
+}
+
+impl Wanted {
+    fn fits(&self, ty: &Type) -> bool {
+        match self {
+            Wanted::Any => true,
+            Wanted::Bool => *ty == Type::Bool,
+            Wanted::Text => *ty == Type::String,
+            Wanted::TextOrNull => matches!(ty, Type::String | Type::Null),
+            Wanted::Object => matches!(ty, Type::Object(object) if object.name() == "Object"),
+            Wanted::Patches => *ty == Type::list(Type::named("JSONPatch")),
+        }
+    }
+
+    fn names(&self) -> &'static str {
+        match self {
+            Wanted::Any => "",
+            Wanted::Bool => "must evaluate to bool",
+            Wanted::Text => "must evaluate to string",
+            Wanted::TextOrNull => "must evaluate to one of [string null_type]",
+            Wanted::Object => "must evaluate to Object",
+            Wanted::Patches => "must evaluate to list(JSONPatch)",
+        }
+    }
+}
+
+struct Compiler {
+    declared: Declared,
+    variables: Vec<(String, Type)>,
+}
+
+impl Compiler {
+    fn compile(&self, text: &str, wanted: &Wanted, authorizer: bool) -> Expression {
+        let declared = Declared { authorizer, ..self.declared };
+        let program = environment(declared, &self.variables)
+            .compile(text)
+            .map_err(|issues| match display(&issues) {
+                failed if failed.starts_with("program instantiation failed") => failed,
+                issues => format!("compilation failed: {issues}"),
+            })
+            .and_then(|program| if wanted.fits(program.result()) { Ok(program) } else { Err(wanted.names().to_owned()) });
+        Expression { text: text.to_owned(), program, declared }
+    }
+}
+
+impl Policy {
+    /// Compiles a policy; `mutating` if it changes objects.
+    pub(super) fn of(object: &Value, mutating: bool) -> Policy {
+        let spec = object.get("spec").cloned().unwrap_or_default();
+        let params = spec.get("paramKind").is_some_and(Value::is_object);
+        let mut compiler = Compiler { declared: Declared { params, authorizer: true, patches: mutating }, variables: Vec::new() };
+        let mut variables = Vec::new();
+        for variable in list(&spec, "/variables") {
+            let expression = compiler.compile(text(variable, "expression"), &Wanted::Any, true);
+            let ty = expression.program.as_ref().map_or(Type::Dyn, |program| program.result().clone());
+            compiler.variables.push((text(variable, "name").to_owned(), ty));
+            variables.push((text(variable, "name").to_owned(), expression));
+        }
+        let conditions = list(&spec, "/matchConditions").iter().map(|one| compiler.compile(text(one, "expression"), &Wanted::Bool, true));
+        let conditions = conditions.collect();
+        let validations = list(&spec, "/validations").iter().map(|one| validation(&compiler, one)).collect();
+        let annotations = list(&spec, "/auditAnnotations")
+            .iter()
+            .map(|one| Annotation { value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true) })
+            .collect();
+        let mutations = list(&spec, "/mutations").iter().map(|one| mutation(&compiler, one)).collect();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Policy { name, spec, variables, conditions, validations, annotations, mutations }
+    }
+}
+
+fn validation(compiler: &Compiler, one: &Value) -> Validation {
+    let message_expression = text(one, "messageExpression");
+    Validation {
+        expression: compiler.compile(text(one, "expression"), &Wanted::Bool, true),
+        message: text(one, "message").to_owned(),
+        message_expression: (!message_expression.is_empty()).then(|| compiler.compile(message_expression, &Wanted::Text, false)),
+        reason: text(one, "reason").to_owned(),
+    }
+}
+
+fn mutation(compiler: &Compiler, one: &Value) -> Mutation {
+    let json_patch = text(one, "patchType") == "JSONPatch";
+    let (field, wanted) = if json_patch { ("jsonPatch", Wanted::Patches) } else { ("applyConfiguration", Wanted::Object) };
+    let expression = one.get(field).map(|one| text(one, "expression")).unwrap_or_default();
+    Mutation { expression: compiler.compile(expression, &wanted, true), json_patch }
+}

@@ -1,0 +1,99 @@
+//! ValidatingAdmissionPolicy and MutatingAdmissionPolicy: policies written as expressions (apiserver `admission/plugin/policy`).
+//!
+//! Policies are compiled once, when they are read; the index follows them and their bindings. A write that no policy could match costs a
+//! look at two empty maps.
+
+mod compile;
+mod environment;
+mod evaluate;
+mod index;
+mod matching;
+mod mutating;
+mod params;
+mod patch;
+mod validating;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub use index::Policies;
+pub use mutating::MutatingAdmissionPolicy;
+pub use validating::ValidatingAdmissionPolicy;
+
+use super::Attempt;
+use crate::{
+    authz,
+    registry::{Object, Reader},
+    wire::Status,
+};
+
+/// Where the resource of a kind is found: its name, and whether it is namespaced. Of parameters only the kind is known.
+pub type Resources = Arc<dyn Fn(&str, &str) -> Option<(String, bool)> + Send + Sync>;
+
+/// What both plugins work with.
+#[derive(Clone)]
+pub struct Engine {
+    /// The policies there are.
+    pub policies: Arc<Policies>,
+    /// Where parameters and namespaces are read.
+    pub reader: Arc<dyn Reader>,
+    /// Whom expressions ask about access.
+    pub authorizer: authz::Chain,
+    /// The resource of an API version and kind.
+    pub resources: Resources,
+}
+
+/// What policies never see: they could lock everyone out of mending them.
+const EXEMPT: [&str; 6] = [
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+];
+
+/// Questions that are asked of the server, not stored (`DefaultExcludedResources`).
+const EXCLUDED: [&str; 6] = [
+    "selfsubjectreviews",
+    "tokenreviews",
+    "localsubjectaccessreviews",
+    "selfsubjectaccessreviews",
+    "selfsubjectrulesreviews",
+    "subjectaccessreviews",
+];
+
+fn is_exempt(attempt: &Attempt<'_>) -> bool {
+    let request = attempt.request;
+    match request.group.as_str() {
+        "admissionregistration.k8s.io" => EXEMPT.contains(&request.resource.as_str()),
+        "authentication.k8s.io" | "authorization.k8s.io" => EXCLUDED.contains(&request.resource.as_str()),
+        _ => false,
+    }
+}
+
+/// What a policy does where it fails: it refuses, unless it says that it is to be ignored.
+fn fails_closed(spec: &Value) -> bool {
+    spec.get("failurePolicy").and_then(Value::as_str) != Some("Ignore")
+}
+
+/// The namespace of what is written, for expressions; none for what is in no namespace, and for namespaces.
+async fn namespace_of(reader: &dyn Reader, attempt: &Attempt<'_>) -> Result<Option<Value>, Status> {
+    let name = attempt.request.namespace.as_str();
+    if name.is_empty() || (attempt.request.resource == "namespaces" && attempt.request.group.is_empty()) {
+        return Ok(None);
+    }
+    super::look::one(reader, "", "namespaces", "", name).await
+}
+
+/// The name of what is written.
+fn name_of<'a>(attempt: &'a Attempt<'_>, new: Option<&'a Object>) -> &'a str {
+    match attempt.request.name.as_str() {
+        "" => new.map(Object::name).unwrap_or_default(),
+        name => name,
+    }
+}

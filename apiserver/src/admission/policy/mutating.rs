@@ -1,0 +1,201 @@
+//! MutatingAdmissionPolicy (apiserver `plugin/policy/mutating/dispatcher.go`).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coracle_cel::limits;
+use coracle_schema::default;
+use serde_json::{Value, json};
+
+use super::{
+    Engine,
+    compile::{Mutation, Policy},
+    evaluate::{Asked, Evaluation, Scene, conditions, request},
+    fails_closed,
+    index::Binding,
+    is_exempt,
+    matching::{Subject, matches},
+    namespace_of, params, patch,
+};
+use crate::{
+    admission::{Admission, Attempt, look},
+    registry::Object,
+    wire::Status,
+};
+
+/// The plugin.
+pub struct MutatingAdmissionPolicy(pub Engine);
+
+/// A policy that is to change the object, as bound.
+struct Invocation {
+    policy: Arc<Policy>,
+    binding: Arc<Binding>,
+    param: Value,
+}
+
+/// Why the write is refused: the message, and whether an expression was at fault.
+struct Failure {
+    message: String,
+    invalid: bool,
+}
+
+#[async_trait]
+impl Admission for MutatingAdmissionPolicy {
+    fn name(&self) -> &'static str {
+        "MutatingAdmissionPolicy"
+    }
+
+    fn concerns(&self, attempt: &Attempt<'_>) -> bool {
+        !self.0.policies.mutating.is_empty() && !is_exempt(attempt)
+    }
+
+    async fn mutate(&self, attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
+        let Some(object) = new else { return Ok(()) };
+        let engine = &self.0;
+        let namespace = namespace_of(&*engine.reader, attempt).await?;
+        let mut failures = Vec::new();
+        let invocations = self.invocations(attempt, object, namespace.as_ref(), &mut failures).await;
+        // What a later policy changed, an earlier one that asks for it sees again, once.
+        let mut last_change = None;
+        for (at, invocation) in invocations.iter().enumerate() {
+            if self.invoke(invocation, attempt, object, namespace.as_ref(), &mut failures)? {
+                last_change = Some(at);
+            }
+        }
+        for invocation in &invocations[..last_change.unwrap_or(0)] {
+            if look::text(&invocation.policy.spec, "reinvocationPolicy") == "IfNeeded" {
+                self.invoke(invocation, attempt, object, namespace.as_ref(), &mut failures)?;
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(refusal(attempt, object, &failures)) }
+    }
+}
+
+fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
+    match binding {
+        Some(binding) => format!("policy '{}' with binding '{}' denied request: {message}", policy.name, binding.name),
+        None => format!("policy {:?} denied request: {message}", policy.name),
+    }
+}
+
+fn fail(policy: &Policy, binding: Option<&Binding>, message: &str, invalid: bool, failures: &mut Vec<Failure>) {
+    if fails_closed(&policy.spec) {
+        failures.push(Failure { message: told(policy, binding, message), invalid });
+    }
+}
+
+impl MutatingAdmissionPolicy {
+    /// The policies that match, with their parameters.
+    async fn invocations(
+        &self,
+        attempt: &Attempt<'_>,
+        object: &Object,
+        namespace: Option<&Value>,
+        failures: &mut Vec<Failure>,
+    ) -> Vec<Invocation> {
+        let mut found = Vec::new();
+        for (policy, bindings) in self.0.policies.mutating.hooks() {
+            let subject = Subject { attempt, new: Some(object), namespace };
+            match matches(policy.spec.get("matchConstraints"), &subject) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(why) => {
+                    fail(&policy, None, &format!("failed to configure policy: {why}"), false, failures);
+                    continue;
+                }
+            }
+            for binding in bindings {
+                let params = match matches(binding.spec.get("matchResources"), &subject) {
+                    Ok(true) => params::collect(&self.0, &policy, &binding, &attempt.request.namespace).await,
+                    Ok(false) => continue,
+                    Err(why) => Err(why),
+                };
+                match params {
+                    Ok(params) => {
+                        let one = |param| Invocation { policy: policy.clone(), binding: binding.clone(), param };
+                        found.extend(params.into_iter().map(one));
+                    }
+                    Err(why) => fail(&policy, Some(&binding), &format!("failed to configure binding: {why}"), false, failures),
+                }
+            }
+        }
+        found
+    }
+
+    /// Lets a policy change the object; tells whether it did.
+    fn invoke(
+        &self,
+        invocation: &Invocation,
+        attempt: &Attempt<'_>,
+        object: &mut Object,
+        namespace: Option<&Value>,
+        failures: &mut Vec<Failure>,
+    ) -> Result<bool, Status> {
+        let Invocation { policy, binding, param } = invocation;
+        let null = Value::Null;
+        let asked = Asked { chain: &self.0.authorizer, user: attempt.user };
+        let mut changed = false;
+        for (at, mutation) in policy.mutations.iter().enumerate() {
+            let request = request(attempt, Some(object));
+            let scene = Scene {
+                policy,
+                attempt,
+                object: object.value(),
+                old: attempt.old.map_or(&null, Object::value),
+                namespace: namespace.unwrap_or(&null),
+                request: &request,
+                params: param,
+                asked: &asked,
+            };
+            if at == 0 {
+                match conditions(&scene) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(why) => {
+                        fail(policy, Some(binding), &why, true, failures);
+                        return Ok(false);
+                    }
+                }
+            }
+            match made(&scene, mutation, attempt) {
+                Ok(made) => changed |= put(made, attempt, object)?,
+                Err(why) => fail(policy, Some(binding), &why, true, failures),
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// The object as the mutation makes it.
+fn made(scene: &Scene<'_>, mutation: &Mutation, attempt: &Attempt<'_>) -> Result<Value, String> {
+    if let Err(why) = &mutation.expression.program {
+        return Err(why.clone());
+    }
+    let evaluation = Evaluation::new(scene, limits::RUNTIME_BUDGET);
+    let value = evaluation.run(&mutation.expression)??;
+    if mutation.json_patch { patch::json(scene.object, &value) } else { patch::configuration(&attempt.kind.schema, scene.object, &value) }
+}
+
+/// Takes the changed object, with its defaults.
+fn put(made: Value, attempt: &Attempt<'_>, object: &mut Object) -> Result<bool, Status> {
+    if made == *object.value() {
+        return Ok(false);
+    }
+    let mut new = Object::new(made).ok_or_else(|| Status::internal("a mutating admission policy made something that is no object"))?;
+    default::apply(new.value_mut(), &attempt.kind.schema);
+    attempt.kind.rules.default(&mut new);
+    *object = new;
+    Ok(true)
+}
+
+fn refusal(attempt: &Attempt<'_>, object: &Object, failures: &[Failure]) -> Status {
+    let mut status = look::forbidden(attempt, Some(object), "admission request denied by policy");
+    if let Some(first) = failures.first() {
+        status.message.clone_from(&first.message);
+        if first.invalid {
+            status.reason = "Invalid";
+        }
+    }
+    status.details["causes"] = failures.iter().map(|failure| json!({"message": failure.message})).collect();
+    status
+}
