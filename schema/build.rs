@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
     match sources() {
         Some(folder) => read(&folder, &mut messages)?,
         None => {
-            println!("cargo::warning=the sources of k8s-openapi are not found: no descriptions for kubectl explain; set K8S_OPENAPI_DIR")
+            println!("cargo::warning=the sources of k8s-openapi are not found: no descriptions for kubectl explain; set K8S_OPENAPI_DIR");
         }
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());

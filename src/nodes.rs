@@ -138,7 +138,10 @@ fn serve_services(options: &ServerOptions, setup: &Setup, clients: &InProcess, s
 async fn hollow(options: &ServerOptions, setup: &Setup, clients: &InProcess, shared: &Shared, port: u16) -> Result<()> {
     let settings = |n: u32| {
         let name = format!("hollow-{n}");
-        Options { port, ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &options.data_dir.join("hollow").join(&name)) }
+        let folder = options.data_dir.join("hollow").join(&name);
+        // Where no controller of this server's gives nodes their ranges, they take one themselves: without it none is ready.
+        let pod_cidrs = if setup.controllers { Vec::new() } else { vec![format!("{}/24", options.cluster_cidr.nth((n % 256) << 8))] };
+        Options { port, pod_cidrs, ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &folder) }
     };
     let watch = clients.user("coracle:hollow-nodes", &["system:masters"]);
     let clients = clients.clone();

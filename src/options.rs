@@ -354,7 +354,8 @@ fn edits(a: &str, b: &str) -> usize {
 
 /// Options of a server that only lends its hollow nodes to another API server of this process.
 pub(crate) fn for_hollow_nodes(count: u32, folder: &Path, listen: SocketAddr, service_cidr: Cidr) -> Result<ServerOptions> {
-    let cli = Cli::try_parse_from(["coracle", "server", "--store=memory", "--agent=off"]).context("options of hollow nodes")?;
+    let cli = Cli::try_parse_from(["coracle", "server", "--store=memory", "--agent=off", "--without=scheduler,controllers"])
+        .context("options of hollow nodes")?;
     let Command::Server(mut options) = cli.command else { bail!("no server command") };
     options.hollow_nodes = Some(count);
     options.data_dir = folder.to_owned();

@@ -74,7 +74,8 @@ fn crates_use_only_what_lies_below_them() {
         for (path, text) in rust_files(folder) {
             for (at, line) in text.lines().enumerate() {
                 let names = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| word.starts_with("coracle_"));
-                let rooms = ["store", "cel", "schema", "apiserver", "scheduler", "controllers", "agent"].map(|room| format!("coracle_{room}"));
+                let rooms =
+                    ["store", "cel", "schema", "apiserver", "scheduler", "controllers", "agent"].map(|room| format!("coracle_{room}"));
                 for name in names.filter(|n| rooms.iter().any(|room| room == n)) {
                     // A log filter or a crate's own tests may spell the crate's own name.
                     if name != own && !allowed.contains(&name) {

@@ -129,7 +129,7 @@ async fn objects_are_pruned_defaulted_validated_and_patched() {
         unconditional.json()["message"]
             .as_str()
             .unwrap()
-            .contains("metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"),
+            .contains("metadata.resourceVersion: Invalid value: 0: must be specified for an update"),
         "{}",
         unconditional.json()
     );

@@ -4,6 +4,7 @@
 mod access;
 mod conversion;
 mod crud;
+mod encodings;
 mod every_kind;
 mod extensions;
 mod house;

@@ -84,8 +84,8 @@ mod tests {
     #[test]
     fn targets_reach_what_they_are_about() {
         assert!(kind(b"\0{}").is_some());
-        for at in 0..KINDS.len() {
-            assert!(kind(&[at as u8]).is_some(), "{:?}", KINDS[at]);
+        for (at, wanted) in KINDS.iter().enumerate() {
+            assert!(kind(&[at as u8]).is_some(), "{wanted:?}");
         }
     }
 }

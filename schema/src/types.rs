@@ -45,8 +45,10 @@ pub struct Type {
     pub name: Box<str>,
     /// The JSON view: fields in table order, those of inline members flattened in.
     pub fields: Vec<Field>,
-    /// Positions in `fields`, ordered by JSON name: what [`Type::position`] searches. Made by [`Type::new`].
+    /// Positions in `fields`, ordered by length of JSON name and name: what [`Type::position`] searches. Made by [`Type::new`].
     index: Box<[u32]>,
+    /// Positions in `fields` of those that stand in JSON even when they were not given. Made by [`Type::new`].
+    pub written: Box<[u32]>,
     /// The protobuf view: members in table order, inline ones as nested messages.
     pub members: Vec<Member>,
     /// Positions in `members` by field number, ordered. Made by [`Type::new`].
@@ -173,6 +175,21 @@ pub enum Shape {
     Message(TypeId),
 }
 
+impl Field {
+    /// Whether it stands in JSON when it was not given. Go's `omitempty` does not see an empty struct as empty; only one time has `omitzero`.
+    pub fn is_always_written(&self) -> bool {
+        match (self.presence, &self.shape) {
+            (Presence::Optional, _) => false,
+            (Presence::Always | Presence::Nullable, _) => true,
+            (Presence::WhenSet, Shape::Time) => &*self.name != "creationTimestamp",
+            (Presence::WhenSet, shape) => matches!(
+                shape,
+                Shape::Message(_) | Shape::MicroTime | Shape::Duration | Shape::Quantity | Shape::IntOrString | Shape::Object
+            ),
+        }
+    }
+}
+
 impl Shape {
     /// The message it holds, directly or in lists and maps.
     pub fn message(&self) -> Option<TypeId> {
@@ -284,7 +301,8 @@ impl Type {
     /// A message of these fields; `members` is the protobuf view of them.
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
         let mut index: Vec<u32> = (0..fields.len() as u32).collect();
-        index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        index.sort_by(|a, b| by_length(&fields[*a as usize].name, &fields[*b as usize].name));
+        let written = fields.iter().zip(0..).filter(|(field, _)| field.is_always_written()).map(|(_, at)| at).collect();
         let number_of = |member: &Member| match member {
             Member::Field(at) => fields[*at as usize].number,
             Member::Inline { number, .. } => Some(*number),
@@ -293,7 +311,7 @@ impl Type {
         numbers.sort_unstable();
         let name = name.into();
         let atomic = crate::managed::ATOMIC_TYPES.contains(&&*name);
-        Self { name, fields, index: index.into(), members, numbers: numbers.into(), atomic, ..Self::default() }
+        Self { name, fields, index: index.into(), written, members, numbers: numbers.into(), atomic, ..Self::default() }
     }
 
     /// The protobuf member of this field number.
@@ -304,7 +322,7 @@ impl Type {
 
     /// The position in `fields` of the field with this JSON name.
     pub fn position(&self, name: &str) -> Option<usize> {
-        let at = self.index.binary_search_by(|at| self.fields[*at as usize].name.as_ref().cmp(name)).ok()?;
+        let at = self.index.binary_search_by(|at| by_length(&self.fields[*at as usize].name, name)).ok()?;
         Some(self.index[at] as usize)
     }
 
@@ -369,6 +387,11 @@ impl SchemaRef {
     pub fn at(&self, root: TypeId) -> Self {
         Self { schema: Arc::clone(&self.schema), root }
     }
+}
+
+/// An order of names in which most comparisons look at no letter.
+fn by_length(a: &str, b: &str) -> std::cmp::Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 impl fmt::Display for Type {

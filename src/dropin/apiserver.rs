@@ -225,7 +225,6 @@ fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Option
         anonymous,
         bootstrap_tokens: flags.on("enable-bootstrap-token-auth"),
         fixed_tokens,
-        ..Default::default()
     })
 }
 

@@ -21,6 +21,8 @@ use crate::runtime::{AttachRequest, ExecRequest, Reader, Result as RuntimeResult
 /// Messages on their way to a slow client.
 const QUEUE: usize = 32;
 const PIECE: usize = 32 * 1024;
+/// How long a process with a terminal waits for the size of the client's. A program that asks at once should not see none.
+const SIZE: Duration = Duration::from_millis(100);
 /// After the process ended: how long its output may go on (a child may have kept it open).
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -67,9 +69,10 @@ pub(crate) async fn exec(state: &Arc<State>, found: Found, query: &Query, reques
     };
     let runtime = pod.context.runtime.clone();
     let wanted = ExecRequest { command, tty: streams.tty, stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr };
-    websocket::upgrade(state, request, move |socket, _| async move {
+    websocket::upgrade(state, request, move |mut socket, _| async move {
+        let early = if wanted.tty { until_size(&mut socket).await } else { Vec::new() };
         let session = runtime.exec(&id, wanted).await;
-        serve(socket, session, "error executing command in container").await;
+        serve(socket, early, session, "error executing command in container").await;
     })
 }
 
@@ -90,11 +93,27 @@ pub(crate) async fn attach(state: &Arc<State>, found: Found, query: &Query, requ
     let wanted = AttachRequest { stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr };
     websocket::upgrade(state, request, move |socket, _| async move {
         let session = runtime.attach(&id, wanted).await;
-        serve(socket, session, "error attaching to container").await;
+        serve(socket, Vec::new(), session, "error attaching to container").await;
     })
 }
 
-async fn serve(socket: Socket, session: RuntimeResult<StreamSession>, what: &str) {
+/// What the client sends up to the size of its terminal, or in a moment if it has none.
+async fn until_size(socket: &mut Socket) -> Vec<(u8, Bytes)> {
+    let mut early = Vec::new();
+    let gather = async {
+        while early.len() < QUEUE
+            && early.last().is_none_or(|(channel, _)| *channel != RESIZE)
+            && let Some(message) = websocket::receive(socket).await
+        {
+            early.push(message);
+        }
+    };
+    let _ = tokio::time::timeout(SIZE, gather).await;
+    early
+}
+
+/// Joins a client and a session until either ends; `early` is what the client has sent already.
+async fn serve(socket: Socket, early: Vec<(u8, Bytes)>, session: RuntimeResult<StreamSession>, what: &str) {
     let (mut sink, mut source) = socket.split();
     let StreamSession { stdin, stdout, stderr, resize, exit } = match session {
         Ok(session) => session,
@@ -135,7 +154,7 @@ async fn serve(socket: Socket, session: RuntimeResult<StreamSession>, what: &str
     tokio::select! {
         _ = futures::future::join(work, write) => {}
         // The client went away: dropping the session ends the process.
-        () = input(&mut source, stdin, resize) => {}
+        () = input(early, &mut source, stdin, resize) => {}
     }
 }
 
@@ -161,11 +180,17 @@ struct Size {
     height: u16,
 }
 
-async fn input<S>(source: &mut S, mut stdin: Option<Writer>, resize: Option<mpsc::Sender<TerminalSize>>)
+async fn input<S>(early: Vec<(u8, Bytes)>, source: &mut S, mut stdin: Option<Writer>, resize: Option<mpsc::Sender<TerminalSize>>)
 where
     S: futures::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
 {
-    while let Some((channel, content)) = websocket::receive(source).await {
+    let mut early = early.into_iter();
+    loop {
+        let next = match early.next() {
+            Some(message) => Some(message),
+            None => websocket::receive(source).await,
+        };
+        let Some((channel, content)) = next else { return };
         match channel {
             STDIN => {
                 if let Some(pipe) = &mut stdin

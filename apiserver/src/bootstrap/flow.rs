@@ -4,8 +4,11 @@ use serde_json::{Value, json};
 
 use super::settle::{Care, Wanted};
 
-/// Shares of concurrency, percent of it lent, and queues (number, hand, length), for each limited level.
-const LEVELS: [(&str, u32, u32, Option<(u32, u32, u32)>); 7] = [
+/// How many queues, how many of them a flow is dealt, and how long each may be.
+type Queues = (u32, u32, u32);
+
+/// Shares of concurrency, percent of it lent, and where requests wait, for each limited level.
+const LEVELS: [(&str, u32, u32, Option<Queues>); 7] = [
     ("catch-all", 5, 0, None),
     ("global-default", 20, 50, Some((128, 6, 50))),
     ("leader-election", 10, 0, Some((16, 4, 50))),
@@ -71,7 +74,7 @@ enum Matches {
 /// All levels, then all schemas; each schema's status says that its level is there.
 pub fn all(time: &str) -> Vec<Wanted> {
     let exempt = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
-    let mut all = vec![wanted("prioritylevelconfigurations", "PriorityLevelConfiguration", "exempt", exempt)];
+    let mut all = vec![wanted("prioritylevelconfigurations", "PriorityLevelConfiguration", "exempt", &exempt)];
     all.extend(LEVELS.iter().map(|(name, shares, lendable, queues)| {
         let response = match queues {
             None => json!({"type": "Reject"}),
@@ -80,7 +83,7 @@ pub fn all(time: &str) -> Vec<Wanted> {
             }
         };
         let limited = json!({"nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": response});
-        wanted("prioritylevelconfigurations", "PriorityLevelConfiguration", name, json!({"type": "Limited", "limited": limited}))
+        wanted("prioritylevelconfigurations", "PriorityLevelConfiguration", name, &json!({"type": "Limited", "limited": limited}))
     }));
     all.extend(SCHEMAS.iter().map(|schema| {
         let Schema(name, level, ..) = schema;
@@ -88,13 +91,13 @@ pub fn all(time: &str) -> Vec<Wanted> {
             "type": "Dangling", "status": "False", "reason": "Found", "lastTransitionTime": time,
             "message": format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"),
         });
-        let wanted = wanted("flowschemas", "FlowSchema", name, schema.spec());
+        let wanted = wanted("flowschemas", "FlowSchema", name, &schema.spec());
         Wanted { status: json!({"conditions": [condition]}), ..wanted }
     }));
     all
 }
 
-fn wanted(resource: &'static str, kind: &str, name: &str, spec: Value) -> Wanted {
+fn wanted(resource: &'static str, kind: &str, name: &str, spec: &Value) -> Wanted {
     let metadata = json!({"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": "true"}});
     let object = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
     Wanted { resource, namespace: String::new(), object, status: Value::Null, care: Care::Keep }

@@ -106,8 +106,8 @@ fn service_cidr(facts: &Facts) -> Wanted {
     Wanted { status: json!({"conditions": [condition]}), ..object("servicecidrs", cidr, Care::Keep) }
 }
 
-/// The service `kubernetes` with its endpoints in both forms.
-fn service(facts: &Facts) -> [Wanted; 3] {
+/// The service `kubernetes` with its endpoints in both forms. A loopback address leads nowhere from a pod, and is refused in endpoints.
+fn service(facts: &Facts) -> Vec<Wanted> {
     let (address, port) = (facts.service_address.to_string(), facts.secure_port);
     let (advertised, family) = (facts.advertise_address.to_string(), family(facts.service_address));
     let service = json!({
@@ -132,8 +132,12 @@ fn service(facts: &Facts) -> [Wanted; 3] {
         "endpoints": [{"addresses": [advertised], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
-    [
-        object("services", service, Care::Same(&["/spec/ports"])),
+    let service = object("services", service, Care::Same(&["/spec/ports"]));
+    if facts.advertise_address.is_loopback() {
+        return vec![service];
+    }
+    vec![
+        service,
         object("endpoints", endpoints, Care::Same(&["/subsets"])),
         object("endpointslices", slice, Care::Same(&["/endpoints", "/ports"])),
     ]

@@ -159,7 +159,7 @@ fn keep_decisions(new: &mut Value, old: &Value) {
 
 fn check_conditions(new: &[Value], old: &[Value], errors: &mut FieldErrors) {
     let has = |list: &[Value], kind: &str| !of_type(list, kind).is_empty();
-    let repeats = |list: &[Value]| (0..list.len()).any(|at| of_type(&list[..at], view::text(&list[at], "type")).len() > 0);
+    let repeats = |list: &[Value]| (0..list.len()).any(|at| !of_type(&list[..at], view::text(&list[at], "type")).is_empty());
     let (had_both, had_repeats, had_empty) = (DECISIONS.iter().all(|kind| has(old, kind)), repeats(old), has(old, ""));
     let mut decided: Vec<&str> = Vec::new();
     for (at, condition) in new.iter().enumerate() {

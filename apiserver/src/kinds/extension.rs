@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name, structural::definition};
 use serde_json::{Value, json};
 
 use super::view;
-use crate::registry::{Object, Part, Rules, meta};
+use crate::registry::{Object, Part, Policy, Rules, meta};
 
 /// Rules of `customresourcedefinitions`.
 pub(super) struct CustomResourceDefinition;
@@ -12,6 +12,10 @@ pub(super) struct CustomResourceDefinition;
 pub(super) struct ApiService;
 
 impl Rules for CustomResourceDefinition {
+    fn policy(&self) -> Policy {
+        Policy { unconditional_update: false, ..Policy::DEFAULT }
+    }
+
     fn default(&self, object: &mut Object) {
         let Some(names) = view::message_mut(object.value_mut(), "spec").and_then(|spec| view::message_mut(spec, "names")) else { return };
         let kind = view::text(names, "kind").to_owned();

@@ -306,7 +306,7 @@ impl Rules for DaemonSet {
     fn default(&self, object: &mut Object) {
         template::default(object.value_mut());
         // Part of what the writer owns: upstream converts a field of its internal type.
-        count_template(object, |count| count.unwrap_or_default());
+        count_template(object, std::option::Option::unwrap_or_default);
         rolling(object.value_mut(), "updateStrategy", |rolling| {
             view::set_absent(rolling, "maxUnavailable", 1);
             view::set_absent(rolling, "maxSurge", 0);

@@ -84,6 +84,15 @@ pub async fn show(
         let body = negotiate::rewrite(wanted.encoding, table)?;
         return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)));
     }
+    // Lists of custom resources are maps upstream, which know no empty member.
+    let meta = &match meta.get("continue") {
+        None if kind.is_custom() && wanted.form == Form::Object => {
+            let mut meta = meta.clone();
+            meta["continue"] = "".into();
+            meta
+        }
+        _ => meta.clone(),
+    };
     let slices = if wanted.form == Form::MetadataList { wires.iter().map(render::partial).collect() } else { wires };
     // What upstream has Go types for comes without a type of its own.
     let typed = kind.is_custom() || wanted.form == Form::MetadataList;

@@ -126,8 +126,7 @@ impl Call {
 }
 
 /// Resources of the core group that are served on, with what upstream says of them (`APILifecycleDeprecated`).
-const DEPRECATED: [(&str, &str); 1] =
-    [("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")];
+const DEPRECATED: [(&str, &str); 1] = [("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")];
 
 /// Answers a request for API objects.
 pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
@@ -142,13 +141,16 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     }
     if !info.subresource.is_empty() {
         let Some(subresource) = kind.subresource(&info.subresource) else {
-            return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { Ok(answer::not_found()) };
+            return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { nobody(api, info) };
         };
         if !subresource.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
         if connect::leads_out(subresource) {
             return connect::connect(api, call, &kind).await;
+        }
+        if !info.rest.is_empty() {
+            return nobody(api, info);
         }
         may_be_answered(&call, &kind)?;
         return part(api, &call, &kind, subresource, verb).await;
@@ -168,7 +170,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;
     }
-    if let Some(text) = DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text) {
+    if let Some(text) =
+        DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text)
+    {
         answer::warn(&mut made, &[text.to_owned()]);
     }
     if let Some(deprecation) = kind.custom.as_ref().and_then(|custom| custom.deprecation.as_deref()) {
@@ -204,7 +208,11 @@ fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
 
 /// The answer where no route leads: groups of the tables have a router that says so in an object, elsewhere it is plain text.
 fn nobody(api: &Api, info: &RequestInfo) -> Result<Answer, Status> {
-    if api.tables.groups.iter().any(|g| g.group == info.group && g.priority.0 > 0) { Err(Status::no_such_path()) } else { Ok(answer::not_found()) }
+    if api.tables.groups.iter().any(|g| g.group == info.group && g.priority.0 > 0) {
+        Err(Status::no_such_path())
+    } else {
+        Ok(answer::not_found())
+    }
 }
 
 /// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only

@@ -111,7 +111,8 @@ fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Stat
         return Err(Status::bad_request(text));
     }
     let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
-    if replicas < 0 {
+    // Where a custom resource keeps them, its own rules count.
+    if replicas < 0 && !kind.is_custom() {
         let mut errors = FieldErrors::none();
         errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid(Subject { group: "autoscaling", resource: "Scale", name: object.name() }, &errors));

@@ -25,6 +25,8 @@ use crate::{
 
 /// Time between bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// A watch that lasts no longer than this ends without a last bookmark.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Watches without `timeoutSeconds` end after this long and up to as much again (`--min-request-timeout`).
 const SHORTEST: Duration = Duration::from_secs(1800);
 /// Objects of the initial state that are written at once, at most: what is written waits in memory until the client takes it.
@@ -38,6 +40,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let wanted = render::wanted(call, kind)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
+    let lasts = duration(&options);
     let mut session = Session {
         api: Arc::clone(api),
         filter,
@@ -45,7 +48,8 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         watcher: None,
         initial: None,
         bookmarks: options.bookmarks.then(ticks),
-        end: Instant::now() + duration(&options),
+        parts_with_bookmark: options.bookmarks && lasts > LAST_BOOKMARK,
+        end: Instant::now() + lasts,
         error: None,
         ended: false,
     };
@@ -105,6 +109,7 @@ struct Session {
     watcher: Option<Watcher<Facts>>,
     initial: Option<Initial>,
     bookmarks: Option<Interval>,
+    parts_with_bookmark: bool,
     end: Instant,
     /// The event to end with.
     error: Option<Bytes>,
@@ -207,7 +212,7 @@ impl Session {
     /// A last bookmark, so that the client can go on where it was.
     fn finish(&mut self) -> Result<Vec<Bytes>, Status> {
         self.ended = true;
-        if self.bookmarks.is_some() { self.mark() } else { Ok(Vec::new()) }
+        if self.parts_with_bookmark { self.mark() } else { Ok(Vec::new()) }
     }
 
     fn mark(&mut self) -> Result<Vec<Bytes>, Status> {

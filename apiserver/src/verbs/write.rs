@@ -300,8 +300,8 @@ impl<'a> Writing<'a> {
             "" | "0" if self.kind.rules.policy().unconditional_update => Ok(()),
             "" | "0" => {
                 let mut errors = FieldErrors::none();
-                errors.invalid("metadata.resourceVersion", "0x0", "must be specified for an update");
-                Err(Status::invalid(self.kind.kind_subject(&self.call.info.name), &errors))
+                errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                Err(Status::invalid(subject, &errors))
             }
             version if version == old.resource_version() => Ok(()),
             _ => Err(Status::conflict(subject, MODIFIED)),
@@ -479,9 +479,15 @@ fn check_type(object: &Object, kind: &Kind, tables: &Tables) -> Result<(), Statu
         );
         return Err(Status::bad_request(text));
     }
-    if !version.is_empty() && version != kind.api_version() {
+    if (kind.is_custom() || !version.is_empty()) && version != kind.api_version() {
         let text = format!("the API version in the data ({version}) does not match the expected API version ({})", kind.api_version());
         return Err(Status::bad_request(text));
+    }
+    if kind.is_custom() && name != &*kind.gvk.kind {
+        // Upstream finds out when it validates.
+        let mut errors = FieldErrors::none();
+        errors.invalid("kind", format!("{name:?}"), &format!("must be {}", kind.gvk.kind));
+        return Err(Status::invalid(crate::wire::status::Subject { group: &kind.gvk.group, resource: name, name: object.name() }, &errors));
     }
     if !name.is_empty() && name != &*kind.gvk.kind {
         let text = format!("the kind in the data ({name}) does not match the expected kind ({})", kind.gvk.kind);
@@ -496,6 +502,10 @@ fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status
             // As Go words the most common one.
             let text = if text.starts_with("EOF") { "unexpected end of JSON input" } else { text };
             unrecognized(&kind.gvk.kind, text, body)
+        }
+        decode::DecodeError::MissingKind => {
+            let (kind, body_text, shown) = (&kind.gvk.kind, String::from_utf8_lossy(body), negotiate::summary(body));
+            format!("the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{body_text}' ({shown})")
         }
         decode::DecodeError::Mismatch(text) => {
             match text.strip_suffix(&format!("into Go value of type {}.{}", kind.gvk.version, kind.gvk.kind)) {
@@ -514,9 +524,7 @@ fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status
 /// A body that is no object (`transformDecodeError`, `summarizeData` of `endpoints/handlers/rest.go`).
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
     let shown = negotiate::summary(body);
-    format!(
-        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})"
-    )
+    format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})")
 }
 
 /// Whether the built-in API has a kind.

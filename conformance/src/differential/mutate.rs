@@ -175,9 +175,9 @@ impl Walk<'_> {
                     self.note("\"x\"", Action::Set(json!("x")));
                     self.note("[null]", Action::Set(json!([null])));
                 }
-                for at in 0..list.len().min(2) {
+                for (at, item) in list.iter().enumerate().take(2) {
                     self.path.push(Step::Item(at));
-                    self.value(items, Some(&list[at]));
+                    self.value(items, Some(item));
                     self.path.pop();
                 }
             }

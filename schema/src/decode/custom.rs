@@ -78,8 +78,13 @@ impl Lax {
 }
 
 fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), DecodeError> {
+    if decoded.value.is_null() {
+        return Err(DecodeError::MissingKind);
+    }
     let Some(members) = decoded.value.as_object_mut() else {
-        let text = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(&decoded.value));
+        // What is tried first is the head of the object alone.
+        const HEAD: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        let text = format!("json: cannot unmarshal {} into Go value of type {HEAD}", go_kind(&decoded.value));
         return Err(DecodeError::Syntax(text));
     };
     for name in ["apiVersion", "kind"] {
@@ -91,6 +96,9 @@ fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), D
                 return Err(DecodeError::Syntax(text));
             }
         }
+    }
+    if members.get("kind").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err(DecodeError::MissingKind);
     }
     let metadata = schema.metadata().ok_or_else(|| DecodeError::Mismatch("metadata has no type".into()))?;
     if let Some(given) = members.get_mut("metadata") {

@@ -57,6 +57,9 @@ pub enum DecodeError {
     /// The body is not JSON, or nested too deep.
     #[error("couldn't get version/kind; json parse error: {0}")]
     Syntax(String),
+    /// A custom resource that does not say its kind.
+    #[error("Object 'Kind' is missing")]
+    MissingKind,
     /// A field has the wrong type, or a text in it does not parse.
     #[error("{0}")]
     Mismatch(String),
@@ -128,7 +131,7 @@ impl DecodeError {
     pub fn describe(&self, kind: &str, version: &str) -> String {
         match self {
             Self::TooLarge => self.to_string(),
-            Self::Syntax(_) => format!("the object provided is unrecognized (must be of type {kind}): {self}"),
+            Self::Syntax(_) | Self::MissingKind => format!("the object provided is unrecognized (must be of type {kind}): {self}"),
             Self::Mismatch(_) | Self::Strict(_) => format!("{kind} in version {version:?} cannot be handled as a {kind}: {self}"),
         }
     }

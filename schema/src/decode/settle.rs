@@ -48,30 +48,25 @@ fn present(schema: &Schema, shape: &Shape, value: &mut Value, coarse: bool) -> R
 fn message(schema: &Schema, id: TypeId, members: &mut Map<String, Value>) -> Result<(), String> {
     let of: &Type = schema.get(id);
     let of = of.union.map_or(of, |union| schema.get(union.message));
-    for field in &of.fields {
-        let Some(value) = members.get_mut(&*field.name) else {
-            if let Some(value) = zero::absent(schema, field) {
-                members.insert(field.name.to_string(), value);
-            }
-            continue;
-        };
-        settle(schema, &field.shape, value, false)?;
+    let mut refused = None;
+    members.retain(|name, value| {
+        // Beside the fields only apiVersion and kind, which are left out when empty.
+        let Some(field) = of.field(name) else { return *value != "" };
+        if let Err(why) = settle(schema, &field.shape, value, false) {
+            refused.get_or_insert(why);
+        }
         let null = value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object);
         if !null && !zero::is_left_out(field, value) {
-            continue;
+            return true;
         }
-        match zero::absent(schema, field) {
-            Some(instead) => *value = instead,
-            None => {
-                members.remove(&*field.name);
-            }
-        }
-    }
-    // Beside the fields only these, which are left out when empty.
-    for name in ["apiVersion", "kind"] {
-        if of.typed && of.position(name).is_none() && members.get(name).is_some_and(|value| value == "") {
-            members.remove(name);
+        zero::absent(schema, field).map(|instead| *value = instead).is_some()
+    });
+    for field in of.written.iter().map(|at| &of.fields[*at as usize]) {
+        if !members.contains_key(&*field.name)
+            && let Some(value) = zero::absent(schema, field)
+        {
+            members.insert(field.name.to_string(), value);
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }

@@ -135,7 +135,7 @@ fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut
     match shape {
         Shape::String => ["", "text"][choice as usize % 2].into(),
         Shape::Duration => "5s".into(),
-        Shape::Bool => (choice % 2 == 0).into(),
+        Shape::Bool => choice.is_multiple_of(2).into(),
         Shape::Int32 | Shape::Int64 | Shape::IntOrString => (choice % 2).into(),
         Shape::Float64 => [0.0, 1.0, 1.5, 2.5][choice as usize].into(),
         Shape::Bytes => ["", "YWJj"][choice as usize % 2].into(),

@@ -122,7 +122,8 @@ impl<'a> Seed<'a> {
                 }
             }
         }
-        for (at, field) in of.fields.iter().enumerate() {
+        for at in of.written.iter().map(|at| *at as usize) {
+            let field = &of.fields[at];
             if !kept.has(at)
                 && let Some(value) = zero::absent(self.session.schema, field)
             {

@@ -6,19 +6,10 @@ use crate::types::{Field, Presence, Schema, Shape, Type};
 
 /// What the encoder writes for a field that was not given; `None` when it writes nothing.
 pub(super) fn absent(schema: &Schema, field: &Field) -> Option<Value> {
-    match field.presence {
-        Presence::Optional => None,
-        Presence::Nullable => Some(Value::Null),
-        Presence::Always => Some(value(schema, &field.shape)),
-        Presence::WhenSet => match field.shape {
-            // Go's `omitempty` does not see an empty struct as empty, so these are written; only this one time has `omitzero`.
-            Shape::Time if &*field.name == "creationTimestamp" => None,
-            Shape::Message(_) | Shape::Time | Shape::MicroTime | Shape::Duration | Shape::Quantity | Shape::IntOrString | Shape::Object => {
-                Some(value(schema, &field.shape))
-            }
-            _ => None,
-        },
-    }
+    field.is_always_written().then(|| match field.presence {
+        Presence::Nullable => Value::Null,
+        _ => value(schema, &field.shape),
+    })
 }
 
 /// Whether a decoded value is left out of a field.
@@ -54,7 +45,7 @@ pub(super) fn value(schema: &Schema, shape: &Shape) -> Value {
 
 fn message(schema: &Schema, of: &Type) -> Value {
     let mut out = Map::new();
-    for field in &of.fields {
+    for field in of.written.iter().map(|at| &of.fields[*at as usize]) {
         if let Some(value) = absent(schema, field) {
             out.insert(field.name.to_string(), value);
         }

@@ -180,7 +180,7 @@ impl<'t> Definitions<'t> {
             }
         }
         let mut value = json!({"type": "object"});
-        if let Some(words) = words.map(|words| words.words()).filter(|words| !words.is_empty()) {
+        if let Some(words) = words.map(super::descriptions::Message::words).filter(|words| !words.is_empty()) {
             value["description"] = words.into();
         }
         if !properties.is_empty() {
@@ -214,7 +214,7 @@ impl<'t> Definitions<'t> {
         if alias == "meta" && ["DeleteOptions", "WatchEvent"].contains(&name) && !self.at.0.is_empty() {
             kinds.push(kind(&self.at.0, &self.at.1));
         }
-        own.then(|| Value::Array(kinds))
+        own.then_some(Value::Array(kinds))
     }
 
     fn field(&mut self, of: &Type, field: &Field) -> Value {
@@ -299,7 +299,7 @@ impl<'t> Definitions<'t> {
     /// A type that is no message of the tables but has a definition of its own.
     fn leaf(&mut self, name: &str, mut form: Value) -> Value {
         if !self.made.contains_key(name) {
-            if let Some(words) = self.words.message(name).map(|words| words.words()).filter(|words| !words.is_empty()) {
+            if let Some(words) = self.words.message(name).map(super::descriptions::Message::words).filter(|words| !words.is_empty()) {
                 form["description"] = words.into();
             }
             self.made.insert(name.to_owned(), form);

@@ -56,7 +56,7 @@ pub fn lower(schema: &mut Value) {
 fn lower_place(schema: &mut Value, root: bool) {
     let Some(members) = schema.as_object_mut() else { return };
     for name in ["allOf", "anyOf", "oneOf", "not"] {
-        if name != "allOf" || !members.get(name).is_some_and(|all| all[0].get("$ref").is_some()) {
+        if name != "allOf" || members.get(name).is_none_or(|all| all[0].get("$ref").is_none()) {
             members.remove(name);
         }
     }

@@ -87,6 +87,17 @@ impl Rules for Pod {
         errors
     }
 
+    fn note_time(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>, now: &str) {
+        if old.is_some() {
+            return;
+        }
+        let status = new.member_mut("status");
+        let conditions = status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten();
+        for condition in conditions.filter(|condition| view::text(condition, "reason") == "SchedulingGated") {
+            condition["lastTransitionTime"] = now.into();
+        }
+    }
+
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         if old.is_some() {
             return Vec::new();

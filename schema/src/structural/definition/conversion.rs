@@ -52,7 +52,8 @@ pub(super) fn has_bad_bundle(spec: &Value) -> bool {
     let bundle = text_of(member(member(member(spec, "conversion"), "webhook"), "clientConfig"), "caBundle");
     let decoded = STANDARD.decode(bundle).unwrap_or_default();
     let holds = |mark: &str| decoded.windows(mark.len()).any(|window| window == mark.as_bytes());
-    !bundle.is_empty() && !(holds("-----BEGIN CERTIFICATE-----") && holds("-----END CERTIFICATE-----"))
+    let certificate = holds("-----BEGIN CERTIFICATE-----") && holds("-----END CERTIFICATE-----");
+    !bundle.is_empty() && !certificate
 }
 
 fn client(config: &Value, path: &str, errors: &mut FieldErrors) {
