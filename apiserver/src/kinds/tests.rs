@@ -94,7 +94,9 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
         }
         ("batch", _, "jobs") => json!({"spec": job}),
         ("batch", _, "cronjobs") => json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": job}}}),
-        ("autoscaling", _, _) => json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "a"}}}),
+        ("autoscaling", _, _) => {
+            json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}}})
+        }
         ("networking.k8s.io", _, "ingresses") => json!({"spec": {"defaultBackend": {"service": {"name": "a", "port": {"number": 80}}}}}),
         ("networking.k8s.io", _, "ingressclasses") => json!({"spec": {"controller": "example.com/c"}}),
         ("networking.k8s.io", _, "ipaddresses") => json!({"spec": {"parentRef": {"resource": "services", "name": "a"}}}),
@@ -179,7 +181,11 @@ fn a_deployments_selector_must_be_there_match_and_stay() {
     let (_, errors) = create("apps", "v1", "deployments", json!({"metadata": {"name": "a"}, "spec": {"template": template}}));
     assert_eq!(
         errors,
-        ["spec.selector: Required value", "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",]
+        [
+            "spec.selector: Required value",
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`",
+            "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+        ]
     );
     let given = |app: &str| {
         json!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": {"app": app}},
@@ -371,7 +377,7 @@ fn a_claim_may_grow_once_it_is_bound_and_not_change_otherwise() {
 
 #[test]
 fn an_autoscalers_defaults_follow_its_version() {
-    let spec = json!({"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "a"}});
+    let spec = json!({"maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}});
     let v2 = fine("autoscaling", "v2", "horizontalpodautoscalers", json!({"metadata": {"name": "a"}, "spec": spec}));
     assert_eq!(v2.value()["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
     let v1 = fine("autoscaling", "v1", "horizontalpodautoscalers", json!({"metadata": {"name": "a"}, "spec": spec}));
@@ -381,7 +387,7 @@ fn an_autoscalers_defaults_follow_its_version() {
         "v2",
         "horizontalpodautoscalers",
         json!({"metadata": {"name": "a"}, "spec": {"minReplicas": 3, "maxReplicas": 2,
-        "scaleTargetRef": {"kind": "Deployment", "name": "a"}}}),
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}}}),
     );
     assert_eq!(errors, ["spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`"]);
 }
@@ -420,6 +426,7 @@ fn a_definition_remembers_the_version_it_is_stored_in() {
             "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
             "spec.group: Invalid value: \"nodot\": should be a domain with at least one dot",
             "spec.versions: Invalid value: []: must have exactly one version marked as storage version",
+            "status.storedVersions: Invalid value: null: must have at least one stored version",
         ]
     );
 }

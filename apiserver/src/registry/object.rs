@@ -99,9 +99,13 @@ impl Object {
     }
 }
 
-/// What is at a JSON pointer of plain member names: [`Value::pointer`] without its copies of each name, which may be escaped or an index.
+/// What is at a JSON pointer without escapes: [`Value::pointer`] without its copies of each name.
 pub fn at<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
-    pointer.split('/').skip(1).try_fold(value, |value, name| value.as_object()?.get(name))
+    pointer.split('/').skip(1).try_fold(value, |value, name| match value {
+        Value::Object(members) => members.get(name),
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        _ => None,
+    })
 }
 
 /// The object member `name` of `parent`, made when absent or not an object.
