@@ -104,6 +104,8 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
         ("node.k8s.io", ..) => json!({"handler": "runc"}),
         ("rbac.authorization.k8s.io", _, "rolebindings") => json!({"roleRef": {"kind": "Role", "name": "a"}}),
         ("rbac.authorization.k8s.io", _, "clusterrolebindings") => json!({"roleRef": {"kind": "ClusterRole", "name": "a"}}),
+        ("storage.k8s.io", _, "csistoragecapacities") => json!({"storageClassName": "a"}),
+        ("storage.k8s.io", _, "volumeattributesclasses") => json!({"driverName": "example.com/d", "parameters": {"a": "b"}}),
         ("storage.k8s.io", _, "storageclasses") => json!({"provisioner": "example.com/p"}),
         ("storage.k8s.io", _, "volumeattachments") => {
             json!({"spec": {"attacher": "a", "source": {"persistentVolumeName": "v"}, "nodeName": "n"}})
