@@ -125,7 +125,9 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
             json!({"metadata": {"name": "things.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
             "names": {"plural": "things", "kind": "Thing"}, "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
         }
-        ("admissionregistration.k8s.io", _, "validatingadmissionpolicies") => json!({"spec": policy}),
+        ("admissionregistration.k8s.io", _, "validatingadmissionpolicies") => {
+            json!({"spec": {"matchConstraints": policy["matchConstraints"], "validations": [{"expression": "true"}]}})
+        }
         ("admissionregistration.k8s.io", _, "mutatingadmissionpolicies") => {
             let mutation = json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{}"}});
             json!({"spec": {"matchConstraints": policy["matchConstraints"], "reinvocationPolicy": "Never", "mutations": [mutation]}})
