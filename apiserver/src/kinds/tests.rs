@@ -137,7 +137,9 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
         }
         ("admissionregistration.k8s.io", _, "mutatingadmissionpolicybindings") => json!({"spec": {"policyName": "a"}}),
         ("flowcontrol.apiserver.k8s.io", _, "flowschemas") => json!({"spec": {"priorityLevelConfiguration": {"name": "a"}}}),
-        ("flowcontrol.apiserver.k8s.io", _, "prioritylevelconfigurations") => json!({"spec": {"type": "Exempt"}}),
+        ("flowcontrol.apiserver.k8s.io", _, "prioritylevelconfigurations") => {
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}})
+        }
         ("resource.k8s.io", _, "resourceslices") => {
             json!({"spec": {"driver": "example.com", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "allNodes": true}})
         }
