@@ -89,7 +89,10 @@ fn kubectl(folder: &Path, name: &str, port: u16, token: Option<&str>, arguments:
     command.env("KUBECONFIG", folder.join("none")).stdin(Stdio::null());
     command.args([format!("--server=https://127.0.0.1:{port}"), format!("--cache-dir={}", folder.join("cache").display())]);
     command.arg(format!("--certificate-authority={}", folder.join(name).join("apiserver.crt").display()));
-    command.args(token.map(|token| format!("--token={token}"))).args(arguments);
+    // Without any credentials kubectl asks for some; basic ones are none to a Kubernetes server.
+    command
+        .args(token.map_or_else(|| vec!["--username=nobody".into(), "--password=none".into()], |token| vec![format!("--token={token}")]));
+    command.args(arguments);
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
@@ -144,7 +147,7 @@ fn the_api_server_serves_warns_of_a_shared_etcd_and_ends_when_told() {
     let (mut first, port) = api_server(path, "first", &["--oidc-client-id=x", "--audit-log-maxage=3"]);
     let as_admin = |arguments: &[&str]| kubectl(path, "first", port, Some("secret"), arguments);
     assert_eq!(as_admin(&["create", "configmap", "a", "--from-literal=k=v"]).unwrap(), "configmap/a created\n");
-    assert!(kubectl(path, "first", port, Some("wrong"), &["get", "configmaps"]).unwrap_err().contains("Unauthorized"));
+    assert!(kubectl(path, "first", port, Some("wrong"), &["get", "--raw=/api/v1/configmaps"]).unwrap_err().contains("Unauthorized"));
     let anonymous = kubectl(path, "first", port, None, &["get", "--raw=/api/v1/configmaps"]);
     assert!(anonymous.unwrap_err().contains("forbidden"));
     let log = std::fs::read_to_string(path.join("first.log")).unwrap();

@@ -38,7 +38,7 @@ const WORKERS: usize = 8;
 /// Differences shown; `--out` writes all.
 const SHOWN: usize = 40;
 /// The user both servers see.
-const USER: &str = "kubernetes-admin";
+const USER: &str = "admin";
 
 /// Flags of `coracle-conformance diff`.
 #[derive(Args)]
