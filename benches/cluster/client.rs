@@ -14,6 +14,18 @@ use tokio::{net::TcpStream, time::timeout};
 /// The longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What is sent, and in which encoding; the answer is asked for in the same one where it is protobuf.
+pub struct Body {
+    pub content_type: &'static str,
+    pub bytes: Bytes,
+}
+
+impl Body {
+    pub fn json(object: &Value) -> Self {
+        Self { content_type: "application/json", bytes: object.to_string().into() }
+    }
+}
+
 /// Where a server is and with what it lets one in; certificates and key in PEM.
 #[derive(Clone)]
 pub struct Access {
@@ -50,14 +62,27 @@ impl Client {
         Ok(Self { sender, authority: access.address.to_string() })
     }
 
-    /// The body of a good answer.
-    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
-        let bytes = body.map(Value::to_string).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("https://{}{path}", self.authority))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(bytes)))?;
+    /// Sends a body; the body of a good answer.
+    pub async fn send(&self, method: Method, path: &str, body: Body) -> Result<Bytes> {
+        let accept = if body.content_type.ends_with("protobuf") { body.content_type } else { "application/json" };
+        let request = self.request(method, path, accept).header(header::CONTENT_TYPE, body.content_type).body(Full::new(body.bytes))?;
+        self.answer(path, request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        self.accept(path, "application/json").await
+    }
+
+    /// What a path answers in this encoding.
+    pub async fn accept(&self, path: &str, accept: &str) -> Result<Bytes> {
+        self.answer(path, self.request(Method::GET, path, accept).body(Full::default())?).await
+    }
+
+    fn request(&self, method: Method, path: &str, accept: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("https://{}{path}", self.authority)).header(header::ACCEPT, accept)
+    }
+
+    async fn answer(&self, path: &str, request: Request<Full<Bytes>>) -> Result<Bytes> {
         let answer = timeout(PATIENCE, async {
             let answer = self.sender.clone().send_request(request).await?;
             let status = answer.status();
@@ -70,15 +95,11 @@ impl Client {
         Ok(bytes)
     }
 
-    pub async fn get(&self, path: &str) -> Result<Bytes> {
-        self.call(Method::GET, path, None).await
-    }
-
     pub async fn json(&self, path: &str) -> Result<Value> {
         Ok(serde_json::from_slice(&self.get(path).await?)?)
     }
 
     pub async fn create(&self, path: &str, object: &Value) -> Result<()> {
-        self.call(Method::POST, path, Some(object)).await.map(drop)
+        self.send(Method::POST, path, Body::json(object)).await.map(drop)
     }
 }

@@ -1,20 +1,24 @@
-//! What the finished binary costs: start, idle, lists, and 3,000 pods on 100 hollow nodes.
+//! What the finished binary costs: start, idle, writes, lists, definitions, 3,000 pods on 100 hollow nodes, and pods with containers.
 //!
-//! `cargo bench --bench cluster [-- start idle list pods]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
+//! `cargo bench --bench cluster [-- start idle write list crds pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
 //! the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
 //! the figures, and only against a peer of the same run.
 
 #![allow(clippy::print_stdout, missing_docs, unreachable_pub, reason = "a benchmark prints, and nothing calls it")]
 
 mod client;
+mod containers;
+mod definitions;
 mod server;
+mod writes;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use client::Client;
 use server::{Program, Server, peers};
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -33,11 +37,20 @@ async fn main() -> Result<()> {
     if runs("idle") {
         idle().await?;
     }
+    if runs("write") {
+        writes::writes().await?;
+    }
     if runs("list") {
         list().await?;
     }
+    if runs("crds") {
+        definitions::definitions().await?;
+    }
     if runs("pods") {
         pods().await?;
+    }
+    if runs("containers") {
+        containers::containers().await?;
     }
     Ok(())
 }
@@ -133,14 +146,12 @@ async fn list() -> Result<()> {
 async fn many(program: Program, name: &str, rounds: u32) -> Result<(f64, f64)> {
     let server = Server::start(program).await?;
     let client = server.client().await?;
-    // No controller runs, so nobody else makes the account that pods run as; its namespace may take a moment.
-    let account = json!({"metadata": {"name": "default"}});
-    until(async || Ok(client.create("/api/v1/namespaces/default/serviceaccounts", &account).await.is_ok())).await?;
+    account(&client).await?;
     let count = 10_000u32;
     let (before, started) = (server.cpu()?, Instant::now());
     let creates = stream::iter(0..count).map(|n| {
         let client = client.clone();
-        async move { client.create(PODS, &pod(n)).await }
+        async move { client.create(PODS, &writes::pod(&format!("pod-{n:05}"))).await }
     });
     let results: Vec<_> = creates.buffer_unordered(32).collect().await;
     if let Some(error) = results.into_iter().find_map(Result::err) {
@@ -184,21 +195,28 @@ async fn pods() -> Result<()> {
     Ok(())
 }
 
-fn pod(n: u32) -> Value {
-    json!({"metadata": {"name": format!("pod-{n:05}"), "labels": {"app": "bench", "n": n.to_string()}}, "spec": {"containers": [
-        {"name": "main", "image": "registry.example/app:1.2.3", "args": ["--listen=:8080", "--verbose"], "ports": [{"containerPort": 8080}],
-         "env": [{"name": "A", "value": "1"}, {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}}, "livenessProbe": {"httpGet": {"path": "/live", "port": 8080}}}]}})
+/// No controller runs, so nobody else makes the account that pods run as; its namespace may take a moment.
+async fn account(client: &Client) -> Result<()> {
+    let account = json!({"metadata": {"name": "default"}});
+    until(async || Ok(client.create("/api/v1/namespaces/default/serviceaccounts", &account).await.is_ok())).await
 }
 
-async fn until(mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+async fn until(condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    every(Duration::from_millis(100), condition).await
+}
+
+/// For what is itself measured in milliseconds.
+async fn soon(condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    every(Duration::from_millis(5), condition).await
+}
+
+async fn every(pause: Duration, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !condition().await? {
         if start.elapsed() > PATIENCE {
             bail!("not within {PATIENCE:?}");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(pause).await;
     }
     Ok(())
 }

@@ -18,6 +18,9 @@ use crate::client::{Access, Client};
 /// The longest wait for a server to become ready.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The finished binary.
+pub const CORACLE: &str = env!("CARGO_BIN_EXE_coracle");
+
 /// What is started.
 #[derive(Clone)]
 pub enum Program {
@@ -66,6 +69,11 @@ impl Server {
         Client::connect(&self.access).await
     }
 
+    /// The data folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     async fn spawn(&mut self) -> Result<()> {
         let folder = self.folder.path().to_owned();
         let start = Instant::now();
@@ -73,7 +81,7 @@ impl Server {
             Program::Own(flags) => {
                 let kubeconfig = folder.join("admin.kubeconfig");
                 let _ = std::fs::remove_file(&kubeconfig);
-                let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+                let mut command = Command::new(CORACLE);
                 command.arg("server").arg("--data-dir").arg(&folder).arg(format!("--listen={}", self.access.address)).args(flags);
                 self.run(command)?;
                 while !kubeconfig.exists() {
