@@ -445,6 +445,8 @@ pub struct ExecRequest {
     pub command: Vec<String>,
     /// Give it a terminal; then there is no stderr.
     pub tty: bool,
+    /// How large the terminal is when the command begins, when known.
+    pub size: Option<TerminalSize>,
     /// Whether stdin is wanted.
     pub stdin: bool,
     /// Whether stdout is wanted.
@@ -464,8 +466,9 @@ pub struct AttachRequest {
     pub stderr: bool,
 }
 
-/// Size of a terminal in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Size of a terminal in characters; its JSON is what clients send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct TerminalSize {
     /// Columns.
     pub width: u16,

@@ -57,7 +57,7 @@ impl Pod {
         let what = "prepare exec";
         let listener = console.as_ref().map(|console| protocol::listen(&dir.0, console)).transpose().map_err(failed(what))?;
         let file = format!("{name}.json");
-        let content = ExecFile { command: request.command.clone(), console: console.clone() };
+        let content = ExecFile { command: request.command.clone(), console: console.clone(), size: request.size };
         record::write(&dir.0.join(&file), &content).map_err(failed(what))?;
         let (theirs, ours) = if request.tty { (Vec::new(), Pipes::default()) } else { Pipes::make(request).map_err(failed(what))? };
         let ask = Request::Exec { id: id.clone(), file: file.clone() };

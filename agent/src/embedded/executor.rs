@@ -15,7 +15,8 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use seccompiler::BpfProgram;
 
-use super::{capabilities, sys};
+use super::{capabilities, streams, sys};
+use crate::runtime::TerminalSize;
 
 /// Begins a line of the report that says why it failed; other lines are libcontainer's.
 pub(super) const VERDICT: &str = "E ";
@@ -27,6 +28,8 @@ pub(super) struct Exec {
     pub(super) capabilities: HashSet<Capability>,
     /// Filters to load.
     pub(super) filters: Vec<BpfProgram>,
+    /// How large its terminal is, when it has one whose size is known.
+    pub(super) size: Option<TerminalSize>,
     /// Where failures are told.
     pub(super) report: Arc<File>,
 }
@@ -45,6 +48,11 @@ impl Exec {
             Ok(path) => path,
             Err(words) => return words,
         };
+        if let Some(size) = self.size
+            && let Err(e) = rustix::termios::tcsetwinsize(std::io::stdin(), streams::window(size))
+        {
+            return format!("set size of the terminal: {e}");
+        }
         for filter in &self.filters {
             if let Err(e) = sys::load_filter(filter) {
                 return format!("load seccomp filter: {e}");

@@ -19,7 +19,7 @@ use super::record::{self, ContainerDir, ContainerRecord, SandboxDir, SandboxReco
 use super::rootfs::{self, Root};
 use super::spec::{self, Host};
 use super::{capabilities, devices, pause, report, seccomp, user};
-use crate::runtime::Seccomp;
+use crate::runtime::{Seccomp, TerminalSize};
 
 /// What a one-shot answers, in a file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub(super) struct ExecFile {
     pub(super) command: Vec<String>,
     /// Whether it gets a terminal; its master end goes to the socket of that name in the container's directory.
     pub(super) console: Option<String>,
+    /// How large the terminal is, when known.
+    pub(super) size: Option<TerminalSize>,
 }
 
 /// Runs `shim-exec run <container dir>` or `shim-exec exec <container dir> <request file>`.
@@ -158,7 +160,7 @@ fn exec(dir: &ContainerDir, file: &Path) -> Result<i32, String> {
     let process = spec::process(&record, &user, &request.command, request.console.is_some(), &host(false));
     let process_file = file.with_extension("process");
     record::write(&process_file, &process).map_err(|e| format!("write process: {e}"))?;
-    let mut builder = builder(dir, &record, executor(&record, pipe)?)?;
+    let mut builder = builder(dir, &record, Exec { size: request.size, ..executor(&record, pipe)? })?;
     if let Some(console) = &request.console {
         builder = builder.with_console_socket(Some(dir.0.join(console)));
     }
@@ -191,7 +193,7 @@ fn executor(record: &ContainerRecord, report: Arc<File>) -> Result<Exec, String>
         Seccomp::RuntimeDefault => seccomp::runtime_default(&capabilities)?,
         Seccomp::Localhost(path) => return Err(format!("seccomp profile {}: localhost profiles are not supported yet", path.display())),
     };
-    Ok(Exec { capabilities, filters, report })
+    Ok(Exec { capabilities, filters, size: None, report })
 }
 
 fn resolve_user(root: &Root, record: &ContainerRecord) -> Result<user::User, String> {

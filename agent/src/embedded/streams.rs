@@ -37,9 +37,13 @@ impl Terminal {
 
     /// Tells the processes in it how large it is.
     pub(super) fn resize(&self, size: TerminalSize) -> io::Result<()> {
-        let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(tcsetwinsize(self.0.get_ref(), size)?)
+        Ok(tcsetwinsize(self.0.get_ref(), window(size))?)
     }
+}
+
+/// A size as the kernel has it.
+pub(super) fn window(size: TerminalSize) -> Winsize {
+    Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 impl AsyncRead for Terminal {

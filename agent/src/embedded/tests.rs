@@ -197,13 +197,17 @@ fn processes_run_in_containers_with_pipes_and_with_a_terminal() {
         assert_eq!((text.as_str(), session.exit.await.unwrap()), ("got word\n", 0));
 
         let request = ExecRequest {
-            command: sh("read x; /bin/busybox stty size; /bin/busybox tty"),
+            command: sh("/bin/busybox stty size; read x; /bin/busybox stty size; /bin/busybox tty"),
             tty: true,
+            size: Some(TerminalSize { width: 90, height: 30 }),
             stdin: true,
             stdout: true,
             stderr: false,
         };
         let mut session = embedded.exec(&id, request).await.unwrap();
+        let mut first = [0; 7];
+        session.stdout.as_mut().unwrap().read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"30 90\r\n");
         session.resize.as_ref().unwrap().send(TerminalSize { width: 101, height: 33 }).await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         session.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -68,10 +67,12 @@ pub(crate) async fn exec(state: &Arc<State>, found: Found, query: &Query, reques
         return text(StatusCode::BAD_REQUEST, format!("container not found (\"{}\")", container.name));
     };
     let runtime = pod.context.runtime.clone();
-    let wanted = ExecRequest { command, tty: streams.tty, stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr };
+    let Streams { tty, stdin, stdout, stderr } = streams;
+    let wanted = ExecRequest { command, tty, size: None, stdin, stdout, stderr };
     websocket::upgrade(state, request, move |mut socket, _| async move {
-        let early = if wanted.tty { until_size(&mut socket).await } else { Vec::new() };
-        let session = runtime.exec(&id, wanted).await;
+        let early = if tty { until_size(&mut socket).await } else { Vec::new() };
+        let size = early.last().and_then(size);
+        let session = runtime.exec(&id, ExecRequest { size, ..wanted }).await;
         serve(socket, early, session, "error executing command in container").await;
     })
 }
@@ -173,11 +174,8 @@ async fn pump(stream: Option<Reader>, channel: u8, tx: mpsc::Sender<Message>) {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Size {
-    width: u16,
-    height: u16,
+fn size((channel, content): &(u8, Bytes)) -> Option<TerminalSize> {
+    if *channel == RESIZE { serde_json::from_slice(content).ok() } else { None }
 }
 
 async fn input<S>(early: Vec<(u8, Bytes)>, source: &mut S, mut stdin: Option<Writer>, resize: Option<mpsc::Sender<TerminalSize>>)
@@ -190,7 +188,11 @@ where
             Some(message) => Some(message),
             None => websocket::receive(source).await,
         };
-        let Some((channel, content)) = next else { return };
+        let Some(message) = next else { return };
+        if let (Some(resize), Some(size)) = (&resize, size(&message)) {
+            let _ = resize.try_send(size);
+        }
+        let (channel, content) = message;
         match channel {
             STDIN => {
                 if let Some(pipe) = &mut stdin
@@ -198,11 +200,6 @@ where
                 {
                     // It closed its input; what it writes is still of interest.
                     stdin = None;
-                }
-            }
-            RESIZE => {
-                if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Size>(&content)) {
-                    let _ = resize.try_send(TerminalSize { width: size.width, height: size.height });
                 }
             }
             CLOSE if content.first() == Some(&STDIN) => {
