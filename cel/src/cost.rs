@@ -106,11 +106,12 @@ pub(crate) struct Coster<'c> {
 }
 
 impl Coster<'_> {
-    /// The size that the declarations give to what a path leads to.
+    /// The size that the declarations give to what a path leads to. As upstream has it (`sizeEstimator.EstimateSize` of
+    /// apiextensions-apiserver), a path is followed from the first variable whatever its own first step is: `oldSelf` is as large as
+    /// `self`, and so are the name of a type and an element of a list that the expression itself makes.
     pub(crate) fn declared(&self, path: Option<&Path>) -> Option<Range> {
-        let path = path?;
-        let (first, rest) = path.split_first()?;
-        let mut decl = self.env.variables().get(self.env.place(first)?)?.1.clone();
+        let (_, rest) = path?.split_first()?;
+        let mut decl = self.env.variables().first()?.1.clone();
         for step in rest {
             decl = decl.part(step)?;
         }

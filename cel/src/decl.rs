@@ -218,8 +218,9 @@ impl Decl {
     pub(crate) fn part(&self, step: &str) -> Option<Decl> {
         match (self.shape(), step) {
             (Shape::Optional(of), step) => of.part(step),
-            (Shape::List(item, _), "@items") => Some(item.clone()),
-            (Shape::Map(value), "@values") => Some(value.clone()),
+            // What is indexed may be either; upstream takes one name for the other.
+            (Shape::List(item, _), "@items" | "@values") => Some(item.clone()),
+            (Shape::Map(value), "@items" | "@values") => Some(value.clone()),
             (Shape::Map(_), "@keys") => Some(Decl::key()),
             (Shape::Object(object), step) => object.field(step).map(|property| property.decl.clone()),
             _ => None,

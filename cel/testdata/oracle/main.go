@@ -46,7 +46,7 @@ type answer struct {
 type sizes struct{ root *apiservercel.DeclType }
 
 func (s *sizes) EstimateSize(element checker.AstNode) *checker.SizeEstimate {
-	if len(element.Path()) == 0 || element.Path()[0] != "self" {
+	if len(element.Path()) == 0 {
 		return nil
 	}
 	node := s.root
