@@ -129,3 +129,76 @@ async fn large_lists_are_compressed_for_who_takes_it() {
         house.ask(Method::GET, &format!("{MAPS}/a"), &[("accept-encoding", "gzip")], "").await.headers.get("content-encoding").is_none()
     );
 }
+
+#[tokio::test]
+async fn discovery_comes_in_every_encoding_there_is_and_in_no_other() {
+    let house = House::new().await;
+    let reply = accepting(&house, "/apis/apps/v1", PROTOBUF).await;
+    assert_eq!((reply.code, reply.headers["content-type"].to_str().unwrap()), (StatusCode::OK, PROTOBUF));
+    let read = read(&reply.body, &message("meta.APIResourceList"));
+    let names: Vec<&str> = read["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+    assert!(read["groupVersion"] == "apps/v1" && names.contains(&"deployments/scale"), "{names:?}");
+    let form = format!("{PROTOBUF};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let reply = accepting(&house, "/apis", &form).await;
+    assert!(reply.headers["content-type"].to_str().unwrap().starts_with(PROTOBUF));
+    let read = proto::decode(&reply.body, &message("apidiscovery.APIGroupDiscoveryList")).unwrap();
+    assert!(read["items"].as_array().unwrap().iter().any(|group| group["metadata"]["name"] == "apps"));
+    let yaml = accepting(&house, "/api", "application/yaml").await;
+    assert!(String::from_utf8_lossy(&yaml.body).contains("kind: APIVersions"));
+
+    const ROUTED: &str = "406: Not Acceptable\n\nAvailable representations: ";
+    const NEGOTIATED: &str =
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    for (path, accept, said) in [
+        ("/api", "text/html", ROUTED),
+        ("/apis/apps/v1", "application/*", ROUTED),
+        ("/version", "application/yaml", ROUTED),
+        ("/openid/v1/jwks", "application/json", ROUTED),
+        ("/apis", "text/html", NEGOTIATED),
+        ("/apis/apps", "text/html", NEGOTIATED),
+        ("/api/v1", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", NEGOTIATED),
+        ("/openapi/v2", "application/yaml", ""),
+        ("/openapi/v3/apis/apps/v1", "application/yaml", ""),
+    ] {
+        let reply = accepting(&house, path, accept).await;
+        assert_eq!(reply.code, StatusCode::NOT_ACCEPTABLE, "{path} {accept}");
+        assert!(String::from_utf8_lossy(&reply.body).contains(said.lines().next().unwrap_or_default()), "{path}: {:?}", reply.body);
+    }
+    assert_eq!(house.ask(Method::HEAD, "/version", &[], "").await.code, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+/// What kube-apiserver 1.37 answers as it comes: its gate CBORServingAndStorage is alpha and off. Clients that prefer CBOR go on in JSON
+/// after the first 415.
+#[tokio::test]
+async fn cbor_is_refused_as_upstream_refuses_it() {
+    const CBOR: &str = "application/cbor";
+    /// `{"kind": "ConfigMap", "metadata": {"name": "c"}}` as byte strings, behind the tag that says what it is.
+    const BODY: &[u8] = b"\xd9\xd9\xf7\xa2\x44kind\x49ConfigMap\x48metadata\xa1\x44name\x41c";
+    let house = house().await;
+    let one = format!("{MAPS}/a");
+    let unknown = "the body of the request was in an unknown format - accepted media types include: \
+                   application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    let routed =
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    let patch = "415: Unsupported Media Type";
+    for (method, path, headers, code, said) in [
+        (Method::POST, MAPS, &[("content-type", CBOR)][..], 415, unknown),
+        (Method::PUT, &one, &[("content-type", CBOR)], 415, unknown),
+        (Method::PATCH, &one, &[("content-type", "application/apply-patch+cbor")], 415, patch),
+        (Method::PATCH, &one, &[("content-type", "application/apply-patch+cbor"), ("accept", CBOR)], 415, patch),
+        (Method::POST, MAPS, &[("content-type", CBOR), ("accept", CBOR)], 406, routed),
+        (Method::GET, &one, &[("accept", CBOR)], 406, routed),
+        (Method::GET, &one, &[("accept", "application/cbor;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")], 406, routed),
+    ] {
+        let reply = house.ask(method.clone(), path, headers, BODY).await;
+        assert_eq!((reply.code.as_u16(), reply.json()["message"].as_str()), (code, Some(said)), "{method} {path} {headers:?}");
+    }
+    let streamed = accepting(&house, &format!("{MAPS}?watch=1"), "application/cbor-seq").await;
+    assert_eq!(
+        streamed.json()["message"],
+        format!("{routed}, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
+    );
+    let both = accepting(&house, &one, "application/cbor;q=1,application/json;q=0.9").await;
+    assert_eq!((both.code, both.headers["content-type"].to_str().unwrap()), (StatusCode::OK, "application/json"));
+    assert_eq!(house.get(&format!("{MAPS}/c")).await.code, StatusCode::NOT_FOUND);
+}

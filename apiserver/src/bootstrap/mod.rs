@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// So many writes run at once; those that arrive during one fsync share the next.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 
 /// So few objects of a kind are read one by one: the others of their kind may be many.
 const FEW: usize = 8;

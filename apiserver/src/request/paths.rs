@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
+    discovery,
     documents::{Document, Documents, Key, Seen},
     layers::Layers,
 };
@@ -17,7 +18,7 @@ use crate::{
     extensions,
     registry::Catalog,
     verbs::Call,
-    wire::{Answer, Body, Form, Status, answer, negotiate},
+    wire::{Answer, Body, Status, answer},
 };
 
 /// What we say we are.
@@ -59,19 +60,12 @@ impl Paths {
         match segments.as_slice() {
             [] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
             ["healthz" | "livez" | "readyz", ..] => Ok(self.health(layers, call, &segments).await),
-            ["version"] => Ok(answer::value(StatusCode::OK, &version())),
+            ["version"] => {
+                discovery::routed(call, JSON)?;
+                Ok(answer::value(StatusCode::OK, &version()))
+            }
             ["metrics"] => Ok(metrics(layers)),
-            ["api"] | ["apis"] if negotiate::accept(&call.headers)?.form == Form::Discovery => {
-                let core = segments[0] == "api";
-                self.document(layers, call, all("aggregated"), AGGREGATED, |seen| Some(seen.discovery.aggregated(core)))
-            }
-            ["api"] => self.document(layers, call, all(""), JSON, |seen| Some(json(seen.discovery.core_versions(&self.address)))),
-            ["apis"] => self.document(layers, call, all(""), JSON, |seen| Some(seen.discovery.group_list())),
-            ["api", version] => self.document(layers, call, one(""), JSON, |seen| seen.discovery.resources("", version).map(json)),
-            ["apis", group] => self.document(layers, call, one(group), JSON, |seen| seen.discovery.group(group).map(json)),
-            ["apis", group, version] => {
-                self.document(layers, call, one(group), JSON, |seen| seen.discovery.resources(group, version).map(json))
-            }
+            ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
             ["openapi", "v3"] => {
                 self.document(layers, call, all(""), JSON, |seen| Some(json(openapi::index(&seen.discovery, GIT_VERSION))))
@@ -79,14 +73,16 @@ impl Paths {
             ["openapi", "v3", "api", version] => self.openapi(layers, call, one(""), version).await,
             ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, one(group), version).await,
             [".well-known", "openid-configuration"] => {
+                discovery::routed(call, JSON)?;
                 let issuer = "/openid/v1/jwks";
                 let host = call.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or(&self.address);
                 let document = layers.api.authenticator.discovery(&format!("https://{host}{issuer}"));
                 Ok(document.map_or_else(answer::not_found, |d| answer::value(StatusCode::OK, &d)))
             }
             ["openid", "v1", "jwks"] => {
+                discovery::routed(call, KEYS)?;
                 let body = layers.api.authenticator.key_set().to_string();
-                Ok(answer::bytes(StatusCode::OK, "application/jwk-set+json", Body::full(body)))
+                Ok(answer::bytes(StatusCode::OK, KEYS, Body::full(body)))
             }
             _ => Ok(answer::not_found()),
         }
@@ -94,6 +90,9 @@ impl Paths {
 
     /// The v3 document of a group and version, made beside the runtime: a large CRD takes its time.
     async fn openapi(&self, layers: &Arc<Layers>, call: &Call, key: Key, version: &str) -> Result<Answer, Status> {
+        if openapi_form(&call.headers, &[]).is_none() {
+            return Ok(unacceptable());
+        }
         let catalog = layers.api.storage.catalog();
         let seen = self.documents.look(&catalog);
         let document = match self.documents.get(&key) {
@@ -116,7 +115,7 @@ impl Paths {
 
     /// All there is in one v2 document, as JSON or, for old clients, as a protobuf message.
     async fn openapi_v2(&self, layers: &Arc<Layers>, call: &Call) -> Result<Answer, Status> {
-        let (variant, content_type) = v2_form(&call.headers)?;
+        let Some((variant, content_type)) = openapi_form(&call.headers, &openapi::v2::PROTOBUF_TYPES) else { return Ok(unacceptable()) };
         let catalog = layers.api.storage.catalog();
         let seen = self.documents.look(&catalog);
         let key = |variant| Key { path: "/openapi/v2".to_owned(), variant, group: None };
@@ -147,15 +146,24 @@ impl Paths {
         content_type: &'static str,
         make: impl FnOnce(&Seen) -> Option<String>,
     ) -> Result<Answer, Status> {
+        match self.found(layers, key, make)? {
+            Some(document) => document.answer(&call.headers, content_type),
+            None => Ok(answer::not_found()),
+        }
+    }
+
+    /// A document from memory, made when it is first asked for; `None` when there is no such document.
+    pub(super) fn found(&self, layers: &Layers, key: Key, make: impl FnOnce(&Seen) -> Option<String>) -> Result<Option<Document>, Status> {
         let seen = self.documents.look(&layers.api.storage.catalog());
-        let document = match self.documents.get(&key) {
-            Some(document) => document,
-            None => {
-                let Some(text) = make(&seen) else { return Ok(answer::not_found()) };
-                self.made(key, text.into_bytes(), &seen)?
-            }
-        };
-        document.answer(&call.headers, content_type)
+        if let Some(document) = self.documents.get(&key) {
+            return Ok(Some(document));
+        }
+        make(&seen).map(|text| self.made(key, text.into_bytes(), &seen)).transpose()
+    }
+
+    /// The `host:port` that `/api` tells.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     fn made(&self, key: Key, text: Vec<u8>, seen: &Seen) -> Result<Document, Status> {
@@ -231,7 +239,7 @@ impl Paths {
 }
 
 const JSON: &str = "application/json";
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const KEYS: &str = "application/jwk-set+json";
 
 /// Runs what computes for long on a thread of its own.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
@@ -254,27 +262,25 @@ fn v2(layers: &Layers, catalog: &Catalog, seen: &Seen) -> Value {
     all.finish()
 }
 
-/// Which form of the v2 document a client takes, and what that is called.
-fn v2_form(headers: &http::HeaderMap) -> Result<(&'static str, &'static str), Status> {
+/// Which form of an OpenAPI document a client takes, and what that is called; `protobuf` are the names of the other form, if there is one.
+fn openapi_form(headers: &http::HeaderMap, protobuf: &[&'static str]) -> Option<(&'static str, &'static str)> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let types = accept.split(',').map(|t| t.split(';').next().unwrap_or_default().trim());
     let mut types = types.filter(|t| !t.is_empty()).peekable();
     if types.peek().is_none() {
-        return Ok(("", JSON));
+        return Some(("", JSON));
     }
-    for wanted in types {
-        if matches!(wanted, "*/*" | "application/*" | JSON) {
-            return Ok(("", JSON));
-        }
-        if openapi::v2::PROTOBUF_TYPES.contains(&wanted) {
-            return Ok(("protobuf", openapi::v2::PROTOBUF_TYPES[0]));
-        }
-    }
-    Err(Status::new(
-        406,
-        "NotAcceptable",
-        format!("only the following media types are accepted: {JSON}, {}", openapi::v2::PROTOBUF_TYPES[0]),
-    ))
+    types.find_map(|wanted| match wanted {
+        "*/*" | "application/*" | JSON => Some(("", JSON)),
+        other => protobuf.contains(&other).then(|| ("protobuf", protobuf[0])),
+    })
+}
+
+/// 406 as the handlers of OpenAPI documents say it (kube-openapi, `pkg/handler`): without a word.
+fn unacceptable() -> Answer {
+    let mut answer = Answer::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    answer
 }
 
 async fn store_answers(layers: &Layers) -> bool {

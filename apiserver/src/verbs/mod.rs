@@ -194,14 +194,18 @@ async fn on_object(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, verb: Verb) ->
     }
 }
 
-/// Refuses what could not be answered before anything is done: clients that take none of the encodings there are, and HEAD, which no
-/// route of an object has.
+/// Refuses what could not be answered before anything is done: patches of a type there is not, clients that take none of the encodings
+/// there are, and HEAD, which no route of an object has.
 fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
     if call.method == Method::HEAD {
         return Err(Status::method_not_allowed());
     }
+    if call.method == Method::PATCH {
+        negotiate::patch_type(&call.headers, kind.is_custom())?;
+    }
     if !kind.is_custom() {
-        negotiate::route(&call.headers, matches!(call.info.verb.as_str(), "list" | "watch"))?;
+        let streams = if matches!(call.info.verb.as_str(), "list" | "watch") { negotiate::STREAMED } else { "" };
+        negotiate::route(&call.headers, negotiate::ACCEPTED, streams)?;
     }
     render::wanted(call, kind).map(|_| ())
 }

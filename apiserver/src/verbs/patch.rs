@@ -20,12 +20,9 @@ use crate::{
 
 /// Changes the object as the patch in the body says.
 pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
-    let of = negotiate::patch_type(&call.headers).map_err(|refused| if kind.is_custom() { refused } else { unrouted() })?;
+    let of = negotiate::patch_type(&call.headers, kind.is_custom())?;
     if of == PatchType::Apply {
         return apply::apply(api, call, kind).await;
-    }
-    if of == PatchType::Strategic && kind.is_custom() {
-        return Err(unsupported());
     }
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), false)?;
     let mut writing = Writing::new(api, call, kind, options);
@@ -38,18 +35,6 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
         })
         .await?;
     writing.answer(&outcome)
-}
-
-/// Nobody knows how to merge the lists of a custom resource.
-fn unsupported() -> Status {
-    let accepted = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
-    let text = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
-    Status::new(415, "UnsupportedMediaType", text)
-}
-
-/// Of a built-in kind a patch of another type never reaches the handler: upstream's router refuses it.
-fn unrouted() -> Status {
-    Status { details: json!({}), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }
 }
 
 /// A patch, parsed once however often it is tried.

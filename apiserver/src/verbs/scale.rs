@@ -50,7 +50,7 @@ async fn put(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Re
 }
 
 async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Result<(Object, Vec<String>), Status> {
-    let of = negotiate::patch_type(&call.headers)?;
+    let of = negotiate::patch_type(&call.headers, kind.is_custom())?;
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), of == PatchType::Apply)?;
     let mut writing = Writing::new(api, call, kind, options);
     if of == PatchType::Apply {

@@ -78,11 +78,11 @@ pub struct Offer {
 /// The media types there are, in the order of preference when a client does not care.
 const MEDIA: [(&str, Encoding); 3] = [("json", Encoding::Json), ("yaml", Encoding::Yaml), ("vnd.kubernetes.protobuf", Encoding::Protobuf)];
 /// What bodies are read and answers written in, as errors name it.
-const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+pub const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 /// What watches are written in.
-const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
-const PATCHES: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+pub const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+/// What custom resources are patched with: nobody knows how to merge their lists.
+const CUSTOM_PATCHES: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 impl Encoding {
     /// The `Content-Type` of an answer.
@@ -117,7 +117,7 @@ impl Offer {
     /// Custom resources.
     pub const CUSTOM: Self = Self { protobuf: false, ..Self::BUILT_IN };
     /// Discovery documents.
-    pub const DISCOVERY: Self = Self { protobuf: false, discovery: true, ..Self::MESSAGE };
+    pub const DISCOVERY: Self = Self { discovery: true, ..Self::MESSAGE };
 }
 
 /// One clause of an Accept header.
@@ -172,7 +172,7 @@ impl<'a> Clause<'a> {
             ("Table", "meta.k8s.io", "v1") if offer.tables && !protobuf => Some(Form::Table),
             ("PartialObjectMetadata", "meta.k8s.io", "v1") if offer.metadata => Some(Form::Metadata),
             ("PartialObjectMetadataList", "meta.k8s.io", "v1") if offer.metadata => Some(Form::MetadataList),
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery && !protobuf => Some(Form::Discovery),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => Some(Form::Discovery),
             _ => None,
         }
     }
@@ -204,12 +204,6 @@ pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wante
     Ok(wanted)
 }
 
-/// What to answer with where discovery is served, or anything that is no API object.
-pub fn accept(headers: &HeaderMap) -> Result<Wanted, Status> {
-    let wanted = negotiate(headers, "", Offer { protobuf: true, ..Offer::DISCOVERY })?;
-    Ok(if wanted.encoding == Encoding::Protobuf { Wanted::PLAIN } else { wanted })
-}
-
 /// The encoding of an error: what cannot be negotiated is JSON, indented, for the error itself must not be hidden.
 pub fn for_errors(headers: &HeaderMap, query: &str) -> Encoding {
     negotiate(headers, query, Offer::MESSAGE).map_or(Encoding::Pretty, |wanted| wanted.encoding)
@@ -228,15 +222,15 @@ fn is_for_people(headers: &HeaderMap, query: &str) -> bool {
 }
 
 /// Refuses what upstream's router refuses: a client that names none of the media types routes have, whatever it says of them.
-/// `streams` for routes that can watch.
-pub fn route(headers: &HeaderMap, streams: bool) -> Result<(), Status> {
+/// `accepted` lists the media types, `streams` more of them, in which only watches are written.
+pub fn route(headers: &HeaderMap, accepted: &str, streams: &str) -> Result<(), Status> {
     let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let mut named = text.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
-    if text.is_empty() || named.any(|media| media == "*/*" || ACCEPTED.split(", ").any(|known| known == media)) {
+    if text.is_empty() || named.any(|media| media == "*/*" || accepted.split(", ").any(|known| known == media)) {
         return Ok(());
     }
-    let (comma, streams) = if streams { (", ", STREAMED) } else { ("", "") };
-    let text = format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}{comma}{streams}");
+    let comma = if streams.is_empty() { "" } else { ", " };
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {accepted}{comma}{streams}");
     Err(Status { details: serde_json::json!({}), ..Status::new(406, "NotAcceptable", text) })
 }
 
@@ -274,14 +268,16 @@ pub fn body_encoding(headers: &HeaderMap) -> Result<BodyEncoding, Status> {
     }
 }
 
-/// The type of a patch.
-pub fn patch_type(headers: &HeaderMap) -> Result<PatchType, Status> {
+/// The type of a patch. 415 for what a kind is not patched with: of a built-in one in the words of upstream's router, which such a patch
+/// never passes.
+pub fn patch_type(headers: &HeaderMap, custom: bool) -> Result<PatchType, Status> {
     match content_type(headers) {
         "application/json-patch+json" => Ok(PatchType::Json),
         "application/merge-patch+json" => Ok(PatchType::Merge),
-        "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
+        "application/strategic-merge-patch+json" if !custom => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
-        _ => Err(unsupported(PATCHES)),
+        _ if custom => Err(unsupported(CUSTOM_PATCHES)),
+        _ => Err(Status { details: serde_json::json!({}), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }),
     }
 }
 
@@ -439,8 +435,9 @@ mod tests {
 
     #[test]
     fn routes_refuse_who_names_none_of_their_media_types() {
-        let of =
-            |accept: &'static str| route(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]), true).map_err(|s| s.message);
+        let of = |accept: &'static str| {
+            route(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]), ACCEPTED, STREAMED).map_err(|s| s.message)
+        };
         for fine in ["*/*;q=0.1", "text/html, application/yaml", "application/json;as=Table"] {
             assert_eq!(of(fine), Ok(()));
         }
