@@ -13,6 +13,7 @@
 mod collection;
 mod feed;
 mod forms;
+mod history;
 mod ring;
 mod snapshot;
 mod watcher;
@@ -23,10 +24,11 @@ mod tests;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::history::History;
 pub use self::{
     collection::Collection,
     forms::Forms,
@@ -97,7 +99,7 @@ pub enum Freshness {
     Latest,
     /// At this revision or later; waits a little for it ([`Limits::wait`]), then [`Error::TooNew`].
     NotOlderThan(Revision),
-    /// The state at exactly this revision, while the ring reaches back that far, else [`Error::Expired`].
+    /// The state at exactly this revision, while the ring and [`Limits::history`] reach back that far, else [`Error::Expired`].
     Exact(Revision),
     /// Whatever is there.
     Any,
@@ -134,6 +136,8 @@ pub struct Limits {
     pub bytes: usize,
     /// Changes older than this are dropped, so that an idle cache holds little more than the objects.
     pub age: Duration,
+    /// States overtaken longer ago than this are not rebuilt, even where nothing changed since (upstream compacts as often).
+    pub history: Duration,
     /// How long [`Freshness::NotOlderThan`] waits (three seconds upstream, too).
     pub wait: Duration,
     /// How long the other reads wait for the store and for loading.
@@ -146,6 +150,7 @@ impl Default for Limits {
             events: 65_536,
             bytes: 32 << 20,
             age: Duration::from_secs(90),
+            history: Duration::from_secs(300),
             wait: Duration::from_secs(3),
             patience: Duration::from_secs(10),
         }
@@ -164,6 +169,7 @@ pub(crate) struct Core<F> {
     store: Arc<dyn Store>,
     decode: Arc<dyn Decode<F>>,
     limits: Limits,
+    history: Mutex<History>,
     /// Every loaded collection has seen all events up to here. Also signalled, unchanged, when a collection was loaded.
     progress: watch::Sender<Revision>,
 }
@@ -185,7 +191,7 @@ impl<F: Send + Sync + 'static> Cache<F> {
     /// As [`Cache::start`], with other bounds.
     pub fn start_with(store: Arc<dyn Store>, decode: Arc<dyn Decode<F>>, limits: Limits) -> Self {
         let (progress, _) = watch::channel(Revision(0));
-        let core = Arc::new(Core { store, decode, limits, progress });
+        let core = Arc::new(Core { store, decode, limits, history: Mutex::new(History::new(limits.history)), progress });
         let shared = Arc::new(Shared { core, collections: RwLock::default(), wanted: Notify::new() });
         let stop = CancellationToken::new();
         tokio::spawn(feed::run(shared.clone(), stop.clone()));

@@ -132,6 +132,10 @@ impl<F: Send + Sync + 'static> Collection<F> {
 
     /// The state at `revision`: the current one with the later changes undone, newest first.
     fn rebuild(&self, revision: Revision) -> Result<Snapshot<F>, Error> {
+        let oldest = self.core.history.lock().floor(Instant::now());
+        if revision < oldest {
+            return Err(Error::Expired { oldest });
+        }
         let state = self.state.read();
         let mut map = state.map.clone();
         let later = state.ring.after(revision).ok_or(Error::Expired { oldest: state.ring.floor() })?;

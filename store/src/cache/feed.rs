@@ -102,6 +102,7 @@ impl<F: Send + Sync + 'static> Shared<F> {
             });
             reached = event.revision;
         }
+        self.core.history.lock().note(now, reached);
         self.advance(reached);
         for collection in touched {
             collection.announce();

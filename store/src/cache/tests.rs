@@ -237,6 +237,26 @@ async fn old_changes_are_dropped_when_nothing_happens() {
 }
 
 #[tokio::test]
+async fn an_old_state_expires_even_where_nothing_changed_since() {
+    let store = memory();
+    let cache = cache(&store);
+    let (pods, leases) = (cache.collection("/pods/"), cache.collection("/leases/"));
+    let first = create(&*store, "/pods/a", "1").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    tokio::time::pause();
+    assert_eq!(pods.snapshot(Freshness::Exact(first)).await.unwrap().len(), 1);
+    let mut last = first;
+    for n in 0..2 {
+        last = create(&*store, &format!("/leases/{n}"), "x").await;
+        leases.snapshot(Freshness::Latest).await.unwrap();
+        tokio::time::advance(Limits::default().history).await;
+    }
+    assert_eq!(pods.snapshot(Freshness::Exact(first)).await.err(), Some(Error::Expired { oldest: last }));
+    assert!(pods.watch(first).await.is_ok(), "a watcher has missed nothing");
+    assert_eq!(pods.snapshot(Freshness::Exact(last)).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_collection_made_later_is_loaded_and_one_removed_is_gone() {
     let store = memory();
     let cache = cache(&store);
