@@ -22,7 +22,7 @@ test: needs fmt clippy deny unit e2e compat-quick
 
 # What the tests start: the real kubectl, a registry, busybox for images, nft to look at rules.
 needs:
-	deploy/needs.sh kubernetes-client:kubectl docker-registry busybox-static nftables:nft iproute2:ip
+	deploy/needs.sh kubernetes-client:kubectl docker-registry busybox-static nftables:nft iproute2:ip faketime
 
 fmt:
 	$(CARGO) fmt --all --check

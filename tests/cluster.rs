@@ -17,14 +17,21 @@ pub(crate) struct Cluster {
     folder: TempDir,
     listen: String,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     server: Option<Child>,
 }
 
 impl Cluster {
     /// Starts a server with these flags on a free loopback port and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_in(|_| Vec::new(), arguments)
+    }
+
+    /// The same with these variables in its environment, made from its folder.
+    pub(crate) fn start_in(environment: impl Fn(&Path) -> Vec<(&'static str, PathBuf)>, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().unwrap();
         let mut cluster = Self {
+            environment: environment(folder.path()),
             folder,
             listen: format!("127.0.0.1:{}", free_port()),
             arguments: arguments.iter().map(ToString::to_string).collect(),
@@ -42,6 +49,7 @@ impl Cluster {
             .args(["server", "--listen", &self.listen, "--data-dir"])
             .arg(self.data_dir())
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -49,6 +57,10 @@ impl Cluster {
             .unwrap();
         self.server = Some(child);
         self.until("the server is ready", |cluster| cluster.kubeconfig().exists() && cluster.kubectl(&["get", "--raw=/readyz"]).is_ok());
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

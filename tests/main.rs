@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where something is wrong, and says what it skips")]
 
+mod clock;
 mod cluster;
 mod containers;
 mod dropin;
