@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
-use super::view;
+use super::{template, view};
 use crate::registry::{Object, Part, Rules};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -22,7 +22,15 @@ pub(super) struct RoleBinding {
 
 impl Rules for Role {
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "rules.apiGroups", "rules.resources", "rules.nonResourceURLs", "rules.verbs", "rules", "aggregationRule"]
+        &[
+            "metadata",
+            "rules.apiGroups",
+            "rules.resources",
+            "rules.nonResourceURLs",
+            "rules.verbs",
+            "rules",
+            "aggregationRule.clusterRoleSelectors.",
+        ]
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
@@ -79,7 +87,7 @@ impl Rules for RoleBinding {
         }
     }
 
-    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let role = view::member(new.value(), "roleRef");
         let group = view::text(role, "apiGroup");
@@ -96,11 +104,16 @@ impl Rules for RoleBinding {
         for (at, given) in view::list(new.value(), "subjects").iter().enumerate() {
             subject(given, self.namespaced, &format!("subjects[{at}]"), &mut errors);
         }
-        if let Some(old) = old
-            && view::member(old.value(), "roleRef") != role
-        {
-            errors.invalid("roleRef", role, "cannot change roleRef");
-        }
+        errors
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "roleRef.apiGroup", "roleRef.kind", "roleRef.name", "subjects.apiGroup", "subjects.kind", "subjects.name"]
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        template::immutable(new.value(), old.value(), "roleRef", "", &mut errors);
         errors
     }
 }

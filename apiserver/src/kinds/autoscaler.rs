@@ -46,10 +46,6 @@ impl Rules for HorizontalPodAutoscaler {
         }
     }
 
-    fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.minReplicas", "spec.maxReplicas", "spec.scaleTargetRef", "spec.metrics", "spec.behavior"]
-    }
-
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
@@ -58,14 +54,6 @@ impl Rules for HorizontalPodAutoscaler {
         }
         let spec = view::member(new.value(), "spec");
         let (least, most) = (view::int(spec, "minReplicas"), view::int(spec, "maxReplicas").unwrap_or_default());
-        if let Some(least) = least.filter(|n| *n < 1) {
-            errors.invalid("spec.minReplicas", least, "must be greater than or equal to 1");
-        }
-        match most {
-            0 => errors.required("spec.maxReplicas", "must be set and greater than 0"),
-            n if n < 0 => errors.invalid("spec.maxReplicas", n, "must be greater than or equal to 1"),
-            _ => {}
-        }
         if least.is_some_and(|least| most < least) {
             errors.invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`");
         }
@@ -75,10 +63,27 @@ impl Rules for HorizontalPodAutoscaler {
         for (at, metric) in view::list(spec, "metrics").iter().enumerate() {
             metric_source(metric, &format!("spec.metrics[{at}]"), &mut errors);
         }
+        let unscaled = |metric: &Value| ["Object", "External"].contains(&view::text(metric, "type"));
+        if least == Some(0) && !view::list(spec, "metrics").iter().any(unscaled) {
+            errors.forbidden("spec.metrics", "must specify at least one Object or External metric to support scaling to zero replicas");
+        }
+        if let Some(percent) = view::int(spec, "targetCPUUtilizationPercentage").filter(|percent| *percent < 1) {
+            // The old version's only metric, under the name it has in the new one.
+            errors.invalid("spec.metrics[0].resource.target.averageUtilization", percent, "must be greater than 0");
+        }
         for direction in ["scaleUp", "scaleDown"] {
             if let Some(rules) = view::get(view::member(spec, "behavior"), direction) {
                 check_rules(rules, &format!("spec.behavior.{direction}"), &mut errors);
             }
+        }
+        // What upstream's declarations say comes last.
+        if let Some(least) = least.filter(|n| *n < 0) {
+            errors.invalid("spec.minReplicas", least, "must be greater than or equal to 0");
+        }
+        match most {
+            0 => errors.required("spec.maxReplicas", ""),
+            n if n < 0 => errors.invalid("spec.maxReplicas", n, "must be greater than or equal to 1"),
+            _ => {}
         }
         errors
     }
@@ -133,8 +138,7 @@ fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
         Some(field) if !given.contains(&field) => {
             errors.required(format!("{path}.{field}"), "must populate information for the given metric source");
         }
-        Some(_) => {}
-        None => errors.not_supported(type_path, view::quoted(kind), &TYPES),
+        Some(_) | None => {}
     }
     if given.len() != 1 {
         for other in given.iter().filter(|field| Some(**field) != expected) {
@@ -218,6 +222,11 @@ fn check_rules(rules: &Value, path: &str, errors: &mut FieldErrors) {
         } else if window > WINDOW_MAX {
             errors.invalid(path, window, &format!("must be less than or equal to {WINDOW_MAX}"));
         }
+    }
+    if let Some(policy) = view::get(rules, "selectPolicy").and_then(Value::as_str)
+        && !["Max", "Min", "Disabled"].contains(&policy)
+    {
+        errors.not_supported(format!("{path}.selectPolicy"), view::quoted(policy), &["Disabled", "Max", "Min"]);
     }
     let policies = view::list(rules, "policies");
     if policies.is_empty() {

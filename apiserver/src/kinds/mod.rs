@@ -20,6 +20,7 @@ mod fields;
 mod flow;
 mod job;
 mod job_policy;
+mod load_balancer;
 mod namespace;
 mod networking;
 mod node;

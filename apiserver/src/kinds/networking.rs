@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
-use super::{address, view};
+use super::{address, load_balancer, view};
 use crate::registry::{Object, Part, Rules};
 
 /// Rules of `ingresses`.
@@ -19,6 +19,7 @@ impl Rules for Ingress {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            load_balancer::of_ingress(new, &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
-use super::{address, pod, view};
+use super::{address, load_balancer, pod, view};
 use crate::registry::{Object, Part, Rules};
 
 /// Longest session affinity: a day.
@@ -71,6 +71,7 @@ impl Rules for Service {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            load_balancer::of_service(new, &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");

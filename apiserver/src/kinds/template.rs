@@ -42,12 +42,31 @@ pub(super) fn check_lasting(template: &Value, owner: &str, path: &str, errors: &
     let spec = view::member(template, "spec");
     let policy = view::text(spec, "restartPolicy");
     if policy != "Always" {
+        restart_policy(policy, path, errors);
         errors.not_supported(format!("{path}.spec.restartPolicy"), view::quoted(policy), &["Always"]);
     }
     if view::get(spec, "activeDeadlineSeconds").is_some() {
         let detail = format!("activeDeadlineSeconds in {owner} is not Supported");
         errors.forbidden(format!("{path}.spec.activeDeadlineSeconds"), &detail);
     }
+}
+
+/// What upstream says of a restart policy that no pod has, before it says which of them the owner takes.
+pub(super) fn restart_policy(policy: &str, path: &str, errors: &mut FieldErrors) {
+    const POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
+    if !policy.is_empty() && !POLICIES.contains(&policy) {
+        errors.not_supported(format!("{path}.spec.restartPolicy"), view::quoted(policy), &POLICIES);
+    }
+}
+
+/// The template's path where its owner's selector is malformed: upstream then does not look at it.
+pub(super) fn behind_selector(object: &Object) -> Vec<&'static str> {
+    if has_selector(object) { Vec::new() } else { vec!["spec.template"] }
+}
+
+/// Whether the selector of a workload is well-formed, or absent.
+pub(super) fn has_selector(object: &Object) -> bool {
+    LabelSelector::from_object(view::get(view::member(object.value(), "spec"), "selector")).is_ok()
 }
 
 /// Checks a selector object that must be there, not empty, and match the template's labels. That it is there is in the tables.
@@ -65,7 +84,8 @@ pub(super) fn check_selector(spec: &Value, kind: &str, errors: &mut FieldErrors)
             errors.invalid("spec.selector", given, &format!("empty selector is invalid for {kind}"));
         }
         Ok(parsed) => matches_template(&parsed, view::member(spec, "template"), errors),
-        Err(_) => errors.invalid("spec.selector", given, "invalid label selector"),
+        // Upstream has no words for this of stateful sets.
+        Err(_) => errors.invalid("spec.selector", given, if kind == "statefulset" { "" } else { "invalid label selector" }),
     }
 }
 
@@ -82,7 +102,8 @@ pub(super) fn matches_template(selector: &LabelSelector, template: &Value, error
 pub(super) fn immutable(new: &Value, old: &Value, field: &str, path: &str, errors: &mut FieldErrors) {
     let (now, before) = (view::get(new, field), view::get(old, field));
     if now != before {
-        errors.invalid(format!("{path}.{field}"), now.unwrap_or(&Value::Null), "field is immutable");
+        let path = if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
+        errors.invalid(path, now.unwrap_or(&Value::Null), "field is immutable");
     }
 }
 

@@ -28,7 +28,7 @@ fn faults(group: &str, version: &str, resource: &str, new: &Object, old: Option<
     let schema = TABLES.schema_of(TABLES.resource(group, version, resource).unwrap());
     let tables = validate::structure(new.value(), old.map(Object::value), &schema, validate::Rigour::BuiltIn);
     let rules = rules_for(group, resource);
-    crate::registry::rules::findings(tables, rules.validate(new, old, part), rules)
+    crate::registry::rules::findings(tables, rules.validate(new, old, part), rules, new, old)
 }
 
 /// What a create makes of an object, and what is wrong with it.

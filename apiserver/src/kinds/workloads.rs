@@ -60,7 +60,9 @@ impl Rules for Deployment {
         }
         let spec = view::member(new.value(), "spec");
         template::check_selector(spec, "deployment", &mut errors);
-        template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
+        if template::has_selector(new) {
+            template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
+        }
         let counts = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
         template::not_negative(spec, &counts, "spec", &mut errors);
         deployment_strategy(view::member(spec, "strategy"), &mut errors);
@@ -68,10 +70,15 @@ impl Rules for Deployment {
         if let Some(seconds) = view::int(spec, "progressDeadlineSeconds").filter(|s| *s <= ready) {
             errors.invalid("spec.progressDeadlineSeconds", seconds, "must be greater than minReadySeconds");
         }
-        if let Some(old) = old {
-            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
-        }
         errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
+        lasting(new, old, part, &["selector"])
+    }
+
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<&'static str> {
+        template::behind_selector(new)
     }
 
     fn unheard(&self) -> &'static [&'static str] {
@@ -83,7 +90,7 @@ impl Rules for Deployment {
             "metadata",
             "spec.replicas",
             "spec.minReadySeconds",
-            "spec.selector",
+            "spec.selector.",
             "spec.template.metadata.labels",
             "spec.template",
             "spec.strategy",
@@ -130,7 +137,7 @@ impl Rules for ReplicaSet {
         template::default(object.value_mut());
     }
 
-    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
             template::counts(view::member(new.value(), "status"), REPLICAS, REPLICAS_BELOW, &mut errors);
@@ -140,11 +147,22 @@ impl Rules for ReplicaSet {
         template::not_negative(spec, &["replicas", "minReadySeconds"], "spec", &mut errors);
         // Upstream says "deployment" here as well.
         template::check_selector(spec, "deployment", &mut errors);
-        template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
-        if let Some(old) = old {
-            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
+        if template::has_selector(new) {
+            template::check_lasting(view::member(spec, "template"), "ReplicaSet", "spec.template", &mut errors);
         }
         errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
+        lasting(new, old, part, &["selector"])
+    }
+
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<&'static str> {
+        template::behind_selector(new)
+    }
+
+    fn order(&self) -> &'static [&'static str] {
+        &["metadata", "spec.replicas", "spec.minReadySeconds", "spec.selector.", "spec.template.metadata.labels", "spec.template"]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -152,6 +170,16 @@ impl Rules for ReplicaSet {
         all.extend(template_warnings(new, old));
         all
     }
+}
+
+/// Fields of the spec that may not change.
+fn lasting(new: &Object, old: &Object, part: Part<'_>, fields: &[&str]) -> FieldErrors {
+    let mut errors = FieldErrors::none();
+    if part != Part::Status {
+        let (now, before) = (view::member(new.value(), "spec"), view::member(old.value(), "spec"));
+        fields.iter().for_each(|field| template::immutable(now, before, field, "spec", &mut errors));
+    }
+    errors
 }
 
 fn replicas(object: &Value) -> Vec<(&'static str, String)> {
@@ -171,8 +199,9 @@ impl Rules for StatefulSet {
         template::default(object.value_mut());
         let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
         for claim in view::items_mut(spec, "volumeClaimTemplates") {
-            view::set_absent(claim, "apiVersion", "v1");
-            view::set_absent(claim, "kind", "PersistentVolumeClaim");
+            // Whatever the writer says they are.
+            claim["apiVersion"] = "v1".into();
+            claim["kind"] = "PersistentVolumeClaim".into();
         }
         view::set_absent(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
@@ -205,13 +234,18 @@ impl Rules for StatefulSet {
                 ("currentReplicas", "replicas", "status.replicas"),
                 ("updatedReplicas", "replicas", "status.replicas"),
                 AVAILABLE,
-                AVAILABLE_READY,
+                ("availableReplicas", "readyReplicas", "status.readyReplicas"),
             ];
             template::counts(view::member(new.value(), "status"), &counts, &below, &mut errors);
             template::collisions(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
+        match view::text(spec, "podManagementPolicy") {
+            "OrderedReady" | "Parallel" => {}
+            "" => errors.required("spec.podManagementPolicy", ""),
+            other => errors.invalid("spec.podManagementPolicy", view::quoted(other), "must be 'OrderedReady' or 'Parallel'"),
+        }
         stateful_strategy(view::member(spec, "updateStrategy"), &mut errors);
         let retention = view::member(spec, "persistentVolumeClaimRetentionPolicy");
         for field in ["whenDeleted", "whenScaled"] {
@@ -221,26 +255,37 @@ impl Rules for StatefulSet {
                 errors.not_supported(path, view::quoted(value), &["Retain", "Delete"]);
             }
         }
-        for (at, claim) in view::list(spec, "volumeClaimTemplates").iter().enumerate() {
+        // They cannot change, so upstream looks at them once.
+        let claims = if old.is_none() { view::list(spec, "volumeClaimTemplates") } else { &[] };
+        for (at, claim) in claims.iter().enumerate() {
             let path = format!("spec.volumeClaimTemplates[{at}].spec");
             persistentvolumeclaim::spec(view::member(claim, "spec"), &path, &mut errors);
         }
-        template::not_negative(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], "spec", &mut errors);
+        template::not_negative(spec, &["replicas", "minReadySeconds"], "spec", &mut errors);
         template::not_negative(view::member(spec, "ordinals"), &["start"], "spec.ordinals", &mut errors);
         let service = view::text(spec, "serviceName");
         if !service.is_empty() && old.is_none() {
             errors.invalid_each("spec.serviceName", service, name::label(service));
         }
         template::check_selector(spec, "statefulset", &mut errors);
-        let template = with_claims(spec);
-        template::check_lasting(&template, "StatefulSet", "spec.template", &mut errors);
-        if let Some(old) = old {
-            let before = view::member(old.value(), "spec");
-            for field in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
-                template::immutable(spec, before, field, "spec", &mut errors);
-            }
+        if template::has_selector(new) {
+            template::check_lasting(&with_claims(spec), "StatefulSet", "spec.template", &mut errors);
         }
         errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
+        lasting(new, old, part, &["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"])
+    }
+
+    fn passed_over(&self, new: &Object, old: Option<&Object>) -> Vec<&'static str> {
+        let mut parts = template::behind_selector(new);
+        parts.extend(old.map(|_| "spec.volumeClaimTemplates"));
+        parts
+    }
+
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.updateStrategy.type", "spec.revisionHistoryLimit"]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -252,7 +297,7 @@ fn stateful_strategy(strategy: &Value, errors: &mut FieldErrors) {
     let rolling = view::get(strategy, "rollingUpdate");
     let path = "spec.updateStrategy.rollingUpdate";
     match (view::text(strategy, "type"), rolling) {
-        ("OnDelete" | "Recreate", Some(rolling)) => errors.invalid(path, rolling, "only allowed for updateStrategy 'RollingUpdate'"),
+        ("OnDelete", Some(rolling)) => errors.invalid(path, rolling, "only allowed for updateStrategy 'RollingUpdate'"),
         ("RollingUpdate", Some(rolling)) => {
             template::not_negative(rolling, &["partition"], path, errors);
             let unavailable = view::member(rolling, "maxUnavailable");
@@ -262,7 +307,9 @@ fn stateful_strategy(strategy: &Value, errors: &mut FieldErrors) {
             }
             template::at_most_all(unavailable, &format!("{path}.maxUnavailable"), errors);
         }
-        _ => {}
+        ("OnDelete" | "RollingUpdate", None) => {}
+        ("", _) => errors.required("spec.updateStrategy", ""),
+        _ => errors.invalid("spec.updateStrategy", strategy, "must be 'RollingUpdate' or 'OnDelete'"),
     }
 }
 
@@ -277,8 +324,12 @@ fn with_claims(spec: &Value) -> Value {
         return template;
     }
     let name = |claim: &Value| view::text(view::member(claim, "metadata"), "name").to_owned();
-    let mut volumes: Vec<Value> =
-        claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
+    let mut volumes: Vec<Value> = Vec::new();
+    for claim in claims.iter().map(name) {
+        if !volumes.iter().any(|volume| view::text(volume, "name") == claim) {
+            volumes.push(json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+        }
+    }
     let own = view::list(pod, "volumes").iter().filter(|v| !claims.iter().any(|c| name(c) == view::text(v, "name")));
     volumes.extend(own.cloned());
     pod["volumes"] = volumes.into();
@@ -337,15 +388,13 @@ impl Rules for DaemonSet {
                 "updatedNumberScheduled",
                 "numberAvailable",
                 "numberUnavailable",
+                "collisionCount",
             ];
             template::counts(view::member(new.value(), "status"), &counts, &[], &mut errors);
             template::collisions(new.value(), old.map(Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
-        if let Some(old) = old {
-            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
-        }
         daemon_selector(spec, &mut errors);
         template::check_lasting(view::member(spec, "template"), "DaemonSet", "spec.template", &mut errors);
         template::not_negative(spec, &["minReadySeconds"], "spec", &mut errors);
@@ -354,12 +403,16 @@ impl Rules for DaemonSet {
         errors
     }
 
+    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
+        lasting(new, old, part, &["selector"])
+    }
+
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.selector", "spec.updateStrategy.type"]
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.selector", "spec.template.metadata.labels", "spec.template", "spec.minReadySeconds", "spec.updateStrategy"]
+        &["metadata", "spec.selector.", "spec.template.metadata.labels", "spec.template", "spec.minReadySeconds", "spec.updateStrategy"]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

@@ -86,15 +86,15 @@ pub fn carry_over(new: &mut Object, old: &Object) {
     let meta = new.metadata_mut();
     meta.remove("selfLink");
     let Some(before) = before else { return };
-    for field in ["uid", "creationTimestamp", "name", "namespace"] {
+    for field in ["uid", "name", "namespace"] {
         if meta.get(field).is_none_or(|v| v.is_null() || v == "")
             && let Some(value) = before.get(field)
         {
             meta.insert(field.into(), value.clone());
         }
     }
-    // Deletion marks and generation are the server's; what the writer sent is of no account.
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    // Times and generation are the server's; what the writer sent is of no account.
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
         copy_or_remove(meta, before, field);
     }
 }

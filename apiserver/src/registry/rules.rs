@@ -64,13 +64,26 @@ pub trait Rules: Send + Sync {
         FieldErrors::none()
     }
 
+    /// Fields that may not change once the object is there. Upstream comes to these when everything else is said; what is said of them
+    /// stands beside what tables and rules say of the same field.
+    fn immutable(&self, _new: &Object, _old: &Object, _part: Part<'_>) -> FieldErrors {
+        FieldErrors::none()
+    }
+
+    /// Paths of parts that upstream does not look at this time, because something before them is wrong (a pod template behind a malformed
+    /// selector) or because they were there before: the tables are not heard of anything below them.
+    fn passed_over(&self, _new: &Object, _old: Option<&Object>) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Paths, without indexes, of which the tables are not heard: upstream does not apply the rule there, or says it elsewhere.
     fn unheard(&self) -> &'static [&'static str] {
         &[]
     }
 
     /// The order in which upstream looks at fields, where it is not that of the findings: paths without indexes, those of one parent
-    /// together (`spec.selector`, `spec.template`). Fields that are not named come last. Empty: as found.
+    /// together (`spec.selector`, `spec.template`). What is said of a field comes before what is said of its members, or after, where its
+    /// path ends in a dot (`spec.selector.`). Fields that are not named come last. Empty: as found.
     fn order(&self) -> &'static [&'static str] {
         &[]
     }
@@ -108,10 +121,14 @@ pub trait Rules: Send + Sync {
 
 /// What is wrong with an object, of what the tables and the kind's rules found: where both speak of a field the rule knows better; in the
 /// order upstream finds it.
-pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules) -> FieldErrors {
-    let (order, unheard) = (of.order(), of.unheard());
+pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules, new: &Object, old: Option<&Object>) -> FieldErrors {
+    let (order, unheard, passed_over) = (of.order(), of.unheard(), of.passed_over(new, old));
+    let below = |path: &str, of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     let spoken: std::collections::HashSet<String> = rules.0.iter().map(|error| error.path.clone()).collect();
-    let heard = |path: &String| !spoken.contains(path) && (unheard.is_empty() || !unheard.contains(&plain(path).as_str()));
+    let heard = |path: &String| {
+        let silent = unheard.contains(&plain(path).as_str()) || passed_over.iter().any(|part| below(path, part));
+        !spoken.contains(path) && !silent
+    };
     let mut found: Vec<_> = tables.0.into_iter().filter(|error| heard(&error.path)).chain(rules.0).collect();
     if !order.is_empty() {
         found.sort_by_cached_key(|error| place(&error.path, order));
@@ -138,6 +155,9 @@ fn place(path: &str, order: &[&str]) -> Vec<(usize, usize)> {
         // An error of the list itself comes before those of its items.
         let item = index.trim_end_matches(']').parse::<usize>().map_or(0, |at| at + 1);
         places.push((rank.unwrap_or(usize::MAX), item));
+    }
+    if order.iter().any(|known| known.strip_suffix('.') == Some(&*plain)) {
+        places.push((usize::MAX, usize::MAX));
     }
     places
 }
@@ -167,20 +187,28 @@ mod tests {
         struct Ordered;
         impl Rules for Ordered {
             fn order(&self) -> &'static [&'static str] {
-                &["data", "spec.selector", "spec.items", "spec.template"]
+                &["data", "spec.selector.", "spec.items", "spec.template"]
             }
 
             fn unheard(&self) -> &'static [&'static str] {
                 &["spec.items.size"]
             }
+
+            fn passed_over(&self, _: &Object, _: Option<&Object>) -> Vec<&'static str> {
+                vec!["spec.passed"]
+            }
         }
         tables.required("spec.items[2].size", "");
-        let found = findings(tables, rules, &Ordered);
+        tables.required("spec.selector.key", "");
+        tables.required("spec.passed.below", "");
+        let object = Object::new(serde_json::json!({})).unwrap();
+        let found = findings(tables, rules, &Ordered, &object, None);
         let texts: Vec<String> = found.0.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
                 "data: Required value: data is mandatory",
+                "spec.selector.key: Required value",
                 "spec.selector: Invalid value: {}: is empty",
                 "spec.items[0].kind: Forbidden: no",
                 "spec.items[1].name: Required value",

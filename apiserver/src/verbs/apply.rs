@@ -22,7 +22,12 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     let config = negotiate::parse_yaml(&call.body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     let mut config = Object::new(config).ok_or_else(|| Status::bad_request("the configuration is not an object"))?;
     let (version, now) = (kind.api_version(), meta::time_text(api.now()));
+    let placed = !config.namespace().is_empty();
     meta::match_request(&mut config, kind, call.namespace_of(kind), &call.info.name)?;
+    if !placed {
+        // Upstream names the configuration as it was sent, where it is mistyped.
+        config.metadata_mut().remove("namespace");
+    }
     let creates = writing.part == Part::Whole;
     let outcome = writing
         .change(creates, |writing, old| {

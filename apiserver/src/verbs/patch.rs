@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use coracle_schema::{
-    SchemaRef,
+    FieldErrors, SchemaRef,
+    decode::DecodeError,
     patch::{self, PatchError},
 };
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     registry::Kind,
     request::query::WriteOptions,
-    wire::{Answer, PatchType, Status, negotiate},
+    wire::{Answer, PatchType, Status, negotiate, status::Subject},
 };
 
 /// Changes the object as the patch in the body says.
@@ -31,7 +32,12 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
         .change(false, |writing, old| {
             let old = old.ok_or_else(Status::no_such_path)?;
             let patched = patch.apply(&kind.schema, old.value())?;
-            Ok(Made { object: writing.decode_value(patched)?, owned: false })
+            if kind.is_custom() {
+                return Ok(Made { object: writing.decode_value(patched)?, owned: false });
+            }
+            let shown = patched.clone();
+            let object = writing.decode_made(patched, |error| patch.undecodable(&shown, error))?;
+            Ok(Made { object, owned: false })
         })
         .await?;
     writing.answer(&outcome)
@@ -76,6 +82,52 @@ impl<'a> Patch<'a> {
         };
         patched.map_err(refused)
     }
+
+    /// What is said of a patch whose result is no object of the kind (`applyPatchToCurrentObject` of `endpoints/handlers/patch.go`).
+    fn undecodable(&self, patched: &Value, error: &DecodeError) -> Status {
+        let mut errors = FieldErrors::none();
+        match (self, error) {
+            (Self::Strategic(patch), DecodeError::Mismatch(text)) => {
+                errors.invalid("patch", format!("{:?}", go_print(patch)), &unconverted(text));
+            }
+            (Self::Strategic(patch), error) => errors.invalid("patch", format!("{:?}", go_print(patch)), &error.to_string()),
+            (_, error) => errors.invalid("patch", Value::String(patched.to_string()), &error.to_string()),
+        }
+        Status::invalid(Subject { group: "", resource: "", name: "" }, &errors)
+    }
+}
+
+/// What Go's converter of unstructured objects says, where its decoder would say `json: cannot unmarshal KIND into … of type TYPE`.
+fn unconverted(text: &str) -> String {
+    let found = text.strip_prefix("json: cannot unmarshal ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    let found = match found {
+        "object" => "map",
+        "array" => "slice",
+        "number" => "int64",
+        other => other,
+    };
+    let Some((_, wanted)) = text.rsplit_once(" of type ") else { return text.to_owned() };
+    match wanted {
+        _ if wanted.starts_with("map[") => format!("cannot restore map from {found}"),
+        _ if wanted.starts_with("[]") => format!("cannot restore slice from {found}"),
+        _ if wanted.contains('.') => format!("cannot restore struct from: {found}"),
+        _ => format!("cannot convert {found} to {wanted}"),
+    }
+}
+
+/// A value as Go prints it with `%+v`.
+fn go_print(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_print).collect::<Vec<_>>().join(" ")),
+        Value::Object(members) => {
+            let mut shown: Vec<String> = members.iter().map(|(name, value)| format!("{name}:{}", go_print(value))).collect();
+            shown.sort();
+            format!("map[{}]", shown.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// What Go's decoder calls a value.
@@ -99,5 +151,22 @@ fn refused(error: PatchError) -> Status {
         }
         PatchError::TooLarge(_) => Status::new(413, "RequestEntityTooLarge", error.to_string()),
         PatchError::Unmergeable(text) => Status::new(500, "", text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_that_breaks_the_type_of_a_field_is_shown_as_go_prints_it() {
+        let value = json!({"metadata": {"labels": "x", "a": [1, null, true]}});
+        assert_eq!(go_print(&value), "map[metadata:map[a:[1 <nil> true] labels:x]]");
+        let error = DecodeError::Mismatch(
+            "json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels of type map[string]string".to_owned(),
+        );
+        let status = Patch::Strategic(json!({"metadata": {"labels": "x"}})).undecodable(&Value::Null, &error);
+        let expected = " \"\" is invalid: patch: Invalid value: \"map[metadata:map[labels:x]]\": cannot restore map from string";
+        assert_eq!((status.code, status.message.as_str()), (422, expected));
     }
 }

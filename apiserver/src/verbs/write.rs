@@ -100,18 +100,23 @@ impl<'a> Writing<'a> {
             BodyEncoding::Protobuf => decode::from_protobuf(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
             _ => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
         };
-        self.finish_decoding(decoded)
+        self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))
     }
 
-    /// Decodes a value that a patch made.
+    /// Decodes a value that was made here.
     pub fn decode_value(&mut self, value: Value) -> Result<Object, Status> {
-        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
-        self.finish_decoding(decoded)
+        self.decode_made(value, |error| decode_error(error, self.kind, &self.call.body))
     }
 
-    fn finish_decoding(&mut self, decoded: Result<decode::Decoded, decode::DecodeError>) -> Result<Object, Status> {
+    /// Decodes a value that was made here; `refuse` words what is wrong with it.
+    pub fn decode_made(&mut self, value: Value, refuse: impl FnOnce(&decode::DecodeError) -> Status) -> Result<Object, Status> {
+        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
+        self.finish_decoding(decoded.map_err(|error| refuse(&error)))
+    }
+
+    fn finish_decoding(&mut self, decoded: Result<decode::Decoded, Status>) -> Result<Object, Status> {
         let kind = self.kind;
-        let decoded = decoded.map_err(|e| decode_error(&e, kind, &self.call.body))?;
+        let decoded = decoded?;
         if self.options.field_validation == FieldValidation::Warn {
             for report in decoded.reports {
                 if !self.warnings.contains(&report) {
@@ -189,7 +194,10 @@ impl<'a> Writing<'a> {
     /// Creating by PUT or apply needs what creating needs.
     fn may_create(&self, object: &Object) -> Result<(), Status> {
         if !object.uid().is_empty() {
-            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
+            let why = match self.replaces() {
+                true => self.other_uid(object.uid(), ""),
+                false => format!("uid mismatch: the provided object specified uid {}, and no existing object was found", object.uid()),
+            };
             return Err(Status::conflict(self.kind.subject(&self.call.info.name), &why));
         }
         let mut info = self.call.info.clone();
@@ -292,9 +300,8 @@ impl<'a> Writing<'a> {
     /// What the writer believes must be so: uid and resource version, where they were sent.
     fn expect_version(&self, new: &Object, old: &Object) -> Result<(), Status> {
         let subject = self.kind.subject(&self.call.info.name);
-        if !new.uid().is_empty() && new.uid() != old.uid() {
-            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
-            return Err(Status::conflict(subject, &why));
+        if self.replaces() && !new.uid().is_empty() && new.uid() != old.uid() {
+            return Err(Status::conflict(subject, &self.other_uid(new.uid(), old.uid())));
         }
         match new.resource_version() {
             "" | "0" if self.kind.rules.policy().unconditional_update => Ok(()),
@@ -306,6 +313,19 @@ impl<'a> Writing<'a> {
             version if version == old.resource_version() => Ok(()),
             _ => Err(Status::conflict(subject, MODIFIED)),
         }
+    }
+
+    /// Whether this is a PUT: its uid is a precondition. That of a patch is a field that may not change.
+    fn replaces(&self) -> bool {
+        self.call.info.verb == "update"
+    }
+
+    /// What the storage says of a uid that is not the object's (`Preconditions.Check` of apiserver `storage/interfaces.go`).
+    fn other_uid(&self, wanted: &str, found: &str) -> String {
+        let key = self.kind.key(self.call.namespace_of(self.kind), &self.call.info.name);
+        let key = key.as_ref().map_or("", |key| key.as_str().trim_start_matches("/registry"));
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+        format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}")
     }
 
     /// Puts back what this endpoint does not write.
@@ -395,7 +415,10 @@ impl<'a> Writing<'a> {
             validate::structure(value, before, &self.kind.schema, Rigour::BuiltIn)
         };
         let rules = self.kind.rules.validate(new, old, self.part);
-        errors.extend(rules::findings(tables, rules, &*self.kind.rules));
+        errors.extend(rules::findings(tables, rules, &*self.kind.rules, new, old));
+        if let Some(old) = old {
+            errors.extend(self.kind.rules.immutable(new, old, self.part));
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
         }

@@ -10,6 +10,8 @@ const MOST: usize = 8;
 const WIDTH: usize = 600;
 /// Times of this year were in the request.
 const GIVEN_YEAR: &str = "2020-";
+/// What names that servers generate from the malformed prefix of the cases begin with; five random letters follow.
+const GENERATED: &str = "Bad_-";
 
 /// The differences of two answers: `WHERE: LEFT | RIGHT`.
 pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
@@ -142,7 +144,7 @@ fn chosen(value: &mut Value) {
 /// value of an internal struct (`{"MatchLabels":…}`, in an order and with names that no client knows).
 fn neutral(text: &str) -> String {
     let end = [")\n", "\n@@ ", ":\n  core.", ":\n  (core.", "\n  core", "\n\u{a0}"].iter().filter_map(|mark| text.find(mark)).min();
-    let shown = without_structs(&text[..end.unwrap_or(text.len())]);
+    let shown = without_objects(&without_structs(&text[..end.unwrap_or(text.len())]));
     let text = shown.as_str();
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
@@ -151,6 +153,13 @@ fn neutral(text: &str) -> String {
         if is_shape(&bytes[at..], b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
             out += "<uid>";
             at += 36;
+        } else if text[at..].starts_with(GENERATED) && bytes.len() >= at + GENERATED.len() + 5 {
+            out += GENERATED;
+            at += GENERATED.len() + 5;
+        } else if text[at..].starts_with("in record (") {
+            out += "in record (<version>";
+            at += "in record (".len();
+            at += bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
         } else if is_shape(&bytes[at..], b"X509SHA256=") {
             out += "<certificate>";
             at += bytes.len() - at;
@@ -182,6 +191,19 @@ fn without_structs(text: &str) -> String {
         rest = &rest[opening + values.byte_offset()..];
     }
     out + rest
+}
+
+/// `patch: Invalid value: "{…}": no`: the object that a patch made, as text, in the order of its Go types.
+fn without_objects(text: &str) -> String {
+    const MARK: &str = "patch: Invalid value: ";
+    let start =
+        if text.starts_with("Invalid value: \"{") { Some("Invalid value: ".len()) } else { text.find(MARK).map(|at| at + MARK.len()) };
+    let Some(start) = start.filter(|at| text[*at..].starts_with("\"{")) else { return text.to_owned() };
+    let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<String>();
+    if !matches!(values.next(), Some(Ok(_))) {
+        return text.to_owned();
+    }
+    format!("{}{{…}}{}", &text[..start], &text[start + values.byte_offset()..])
 }
 
 /// Whether bytes begin with this shape: `x` a hexadecimal digit, `d` a digit, anything else itself.
