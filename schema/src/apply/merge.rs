@@ -6,17 +6,25 @@ use serde_json::{Map, Value};
 
 use crate::{
     managed::{
-        item_element,
+        Path, item_element,
         node::{Node, key_defaults},
     },
     types::Schema,
 };
 
+/// The whole object `live` with `config` merged in, without its managed fields, of which a configuration says nothing.
+pub(super) fn objects(schema: &Schema, root: Node<'_>, live: &Value, config: &Value) -> Value {
+    match (live, config) {
+        (Value::Object(ours), Value::Object(theirs)) => Value::Object(maps(schema, root, ours, theirs, &["metadata", "managedFields"])),
+        _ => merge(schema, root, live, config),
+    }
+}
+
 /// `live` with `config` merged in.
 pub(super) fn merge(schema: &Schema, node: Node<'_>, live: &Value, config: &Value) -> Value {
     match (node, live, config) {
         (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(ours), Value::Object(theirs)) => {
-            Value::Object(maps(schema, node, ours, theirs))
+            Value::Object(maps(schema, node, ours, theirs, &[]))
         }
         // A null says nothing about what is in a map or list.
         (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(ours), Value::Null) if !ours.is_empty() => {
@@ -30,14 +38,28 @@ pub(super) fn merge(schema: &Schema, node: Node<'_>, live: &Value, config: &Valu
     }
 }
 
-fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map<String, Value>) -> Map<String, Value> {
-    let mut out = ours.clone();
-    for (key, value) in theirs {
-        let merged = match (ours.get(key), node.child(schema, key)) {
-            (Some(live), Some(child)) => merge(schema, child, live, value),
-            _ => value.clone(),
+/// What both have is merged below, and what only one has is copied, but for the member of `ours` at the path `apart`.
+fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map<String, Value>, apart: Path) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (key, live) in ours {
+        let apart = match apart.split_first() {
+            Some((first, [])) if first == key => continue,
+            Some((first, rest)) if first == key => rest,
+            _ => &[],
         };
-        out.insert(key.clone(), merged);
+        let made = match (theirs.get(key), node.child(schema, key)) {
+            (Some(Value::Object(theirs)), Some(child)) if !apart.is_empty() => match live {
+                Value::Object(ours) => Value::Object(maps(schema, child, ours, theirs, apart)),
+                _ => Value::Object(theirs.clone()),
+            },
+            (Some(config), Some(child)) => merge(schema, child, live, config),
+            (Some(config), None) => config.clone(),
+            (None, _) => live.clone(),
+        };
+        out.insert(key.clone(), made);
+    }
+    for (key, config) in theirs.iter().filter(|(key, _)| !ours.contains_key(*key)) {
+        out.insert(key.clone(), config.clone());
     }
     out
 }

@@ -51,23 +51,26 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
     };
     check::check(schema, config).map_err(mistyped)?;
 
-    let mut stored = live.cloned();
-    let list = stored.as_mut().and_then(managed::take_list).unwrap_or_default();
+    let list = live.and_then(|live| live.get("metadata")?.get("managedFields")).cloned().unwrap_or_default();
     let mut entries = Entries::stored(list);
     if entries.0.is_empty()
-        && let Some(live) = &stored
+        && let Some(live) = live
     {
         let mut delta = managed::compare(schema, None, live);
         managed::record(&mut entries, &mut delta, &Who { manager: BEFORE_FIRST_APPLY, ..*who });
     }
 
-    let attempt = Attempt { schema, live: stored.as_ref(), config, who };
-    let made = match attempt.run(entries.clone(), force) {
-        Err(conflicts) if who.manager == KUBECTL && !force => match last_applied::remaining(&attempt, conflicts)? {
-            None => attempt.run(entries, true),
-            Some(conflicts) => Err(conflicts),
-        },
-        other => other,
+    let attempt = Attempt { schema, live, config, who };
+    let made = if who.manager == KUBECTL && !force {
+        match attempt.run(entries.clone(), false) {
+            Err(conflicts) => match last_applied::remaining(&attempt, conflicts)? {
+                None => attempt.run(entries, true),
+                Some(conflicts) => Err(conflicts),
+            },
+            made => made,
+        }
+    } else {
+        attempt.run(entries, force)
     };
     let (mut object, entries) = made.map_err(ApplyError::Conflicts)?;
     if who.manager == KUBECTL {
@@ -124,7 +127,6 @@ fn check_head(config: &Value, who: &Who<'_>) -> Result<(), ApplyError> {
 /// One try to apply.
 struct Attempt<'a> {
     schema: &'a SchemaRef,
-    /// Without its managed fields.
     live: Option<&'a Value>,
     config: &'a Value,
     who: &'a Who<'a>,
@@ -135,7 +137,7 @@ impl Attempt<'_> {
         let root = Node::root(self.schema);
         let schema = &*self.schema.schema;
         let merged = match self.live {
-            Some(live) => merge::merge(schema, root, live, self.config),
+            Some(live) => merge::objects(schema, root, live, self.config),
             None => self.config.clone(),
         };
         let reset = managed::set_of_names(self.who.reset);
@@ -172,7 +174,7 @@ impl Attempt<'_> {
         entries.take(&delta.changed, &delta.removed);
 
         managed::strip(&mut entry.fields);
-        if self.live != Some(&new) {
+        if self.live.is_none_or(|live| !managed::same_rest(live, &new)) {
             entry.time = Some(self.who.now.to_owned());
         }
         if !entry.fields.is_empty() {

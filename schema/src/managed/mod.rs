@@ -111,7 +111,7 @@ fn same_but_version(old: &Value, new: &Value) -> bool {
 }
 
 /// Whether two objects are equal apart from their managed fields and resource versions.
-fn same_rest(old: &Value, new: &Value) -> bool {
+pub(crate) fn same_rest(old: &Value, new: &Value) -> bool {
     let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return false };
     let metadata = |m: &Map<String, Value>| m.iter().filter(|(k, _)| *k != "managedFields" && *k != "resourceVersion").count();
     a.len() == b.len()
