@@ -3,7 +3,7 @@
 #   quick  an operator under controller-runtime's test environment, and client-go
 #   all    also the Python client, both kubectls over the kubectl scenarios, and controller-runtime's own tests, counted against expected.txt
 # FOLDER keeps what was downloaded and built (default: a temporary one that goes away). ASSETS names a folder with another kube-apiserver
-# and etcd to run controller-runtime's tests with, to see what upstream's pair makes of them.
+# and etcd to run controller-runtime's tests with, to see what upstream's pair makes of them; our flags are then compared with theirs.
 set -euo pipefail
 binary=$(realpath "$1"); what=${2:-quick}
 here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../.." && pwd)
@@ -23,16 +23,7 @@ echo "== an operator under envtest, and client-go"
 [ "$what" = quick ] && exit 0
 
 echo "== the Python client"
-[ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q -r "$here/python/requirements.txt"
-data=$(mktemp -d "$work/server.XXXX")
-"$binary" server --agent=off --hollow-nodes=0 --store=memory --listen=127.0.0.1:"$(python3 -c 'import socket;s=socket.socket();s.bind(("127.0.0.1",0));print(s.getsockname()[1])')" \
-  --data-dir="$data" --kubeconfig="$data/kubeconfig" >"$data/log" 2>&1 &
-server=$!
-for _ in $(seq 100); do KUBECONFIG=$data/kubeconfig kubectl get --raw=/readyz >/dev/null 2>&1 && break; sleep 0.1; done
-KUBECONFIG=$data/kubeconfig "$work/venv/bin/python" "$here/python/test_client.py" && python=passed || python=failed
-kill $server; wait $server || true
-[ $python = passed ] || { echo "the Python client's tests failed"; exit 1; }
+"$here/python.sh" "$binary" "$work"
 
 "$here/kubectls.sh" "$binary" "$work"
 
@@ -45,6 +36,7 @@ if [ ! -d "$source" ]; then
   # Modules carry no execute bits.
   find "$source" -name '*.sh' -exec chmod +x {} +
 fi
+[ -z "${ASSETS:-}" ] || "$here/flags.sh" "$assets" "$ASSETS"
 export KUBEBUILDER_ASSETS=${ASSETS:-$assets}
 failed=0
 while read -r package expected skip; do

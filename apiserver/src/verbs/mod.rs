@@ -126,7 +126,10 @@ impl Call {
 }
 
 /// Resources of the core group that are served on, with what upstream says of them (`APILifecycleDeprecated`).
-const DEPRECATED: [(&str, &str); 1] = [("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")];
+const DEPRECATED: [(&str, &str); 2] = [
+    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+];
 
 /// Answers a request for API objects.
 pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
@@ -162,10 +165,11 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return Err(Status::method_not_allowed());
     }
     may_be_answered(&call, &kind)?;
-    if kind.prefix.is_none() {
-        return reviews::answer(api, &call, &kind).await;
-    }
-    let mut made = on_object(api, &call, &kind, verb).await?;
+    let mut made = if kind.prefix.is_none() {
+        reviews::answer(api, &call, &kind).await?
+    } else {
+        on_object(api, &call, &kind, verb).await?
+    };
     if kind.id.is(DEFINITIONS) && !info.is_read() {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;

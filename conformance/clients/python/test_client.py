@@ -9,6 +9,7 @@ import yaml
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
+from kubernetes.stream import stream
 
 PATIENCE_SECONDS = 30
 
@@ -115,6 +116,32 @@ class Client(unittest.TestCase):
         self.assertEqual((read.spec.replicas, read.spec.strategy.type, read.spec.template.spec.dns_policy), (5, "RollingUpdate", "ClusterFirst"))
         self.assertEqual(read.spec.template.spec.containers[0].resources.requests, {"cpu": "100m"})
 
+    def test_patches_of_every_type_change_what_they_say(self):
+        template = {"metadata": {"labels": {"app": "p"}}, "spec": {"containers": [{"name": "a", "image": "registry.example/a:1"}]}}
+        spec = {"replicas": 1, "selector": {"matchLabels": {"app": "p"}}, "template": template}
+        self.apps.create_namespaced_deployment(self.namespace, {"metadata": {"name": "p", "labels": {"x": "y", "z": "z"}}, "spec": spec})
+
+        def patch(body, content_type, **more):
+            return self.apps.patch_namespaced_deployment("p", self.namespace, body, _content_type=content_type, **more)
+
+        by_path = patch([{"op": "replace", "path": "/spec/replicas", "value": 2}, {"op": "remove", "path": "/metadata/labels/x"}],
+                        "application/json-patch+json")
+        self.assertEqual((by_path.spec.replicas, by_path.metadata.labels), (2, {"z": "z"}))
+        added = {"spec": {"template": {"spec": {"containers": [{"name": "b", "image": "registry.example/b:1"}]}}}}
+        by_name = patch(added, "application/strategic-merge-patch+json")
+        self.assertEqual(sorted(c.name for c in by_name.spec.template.spec.containers), ["a", "b"])
+        merged = patch({"metadata": {"labels": {"z": None}}, **added}, "application/merge-patch+json")
+        self.assertEqual(([c.name for c in merged.spec.template.spec.containers], merged.metadata.labels), (["b"], None))
+        applied = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 7}}
+        with self.assertRaises(ApiException) as conflict:
+            patch(applied, "application/apply-patch+yaml", field_manager="python")
+        self.assertEqual((conflict.exception.status, "conflict with" in conflict.exception.body), (409, True))
+        forced = patch(applied, "application/apply-patch+yaml", field_manager="python", force=True)
+        self.assertEqual(forced.spec.replicas, 7)
+        with self.assertRaises(ApiException) as missing:
+            patch([{"op": "test", "path": "/spec/replicas", "value": 1}], "application/json-patch+json")
+        self.assertEqual(missing.exception.status, 422)
+
     def test_lists_of_every_kind_of_the_client_are_read(self):
         calls = [
             self.core.list_node, self.core.list_namespace, self.core.list_pod_for_all_namespaces, self.core.list_service_for_all_namespaces,
@@ -136,11 +163,21 @@ class Client(unittest.TestCase):
         self.assertEqual((len(first.items), len(rest.items)), (2, 3))
 
     def test_manifests_are_created_and_invalid_ones_refused(self):
+        manifests = [
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "from-yaml"}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "from-yaml"}, "spec": {"ports": [{"port": 80}]}},
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "from-yaml"},
+             "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]},
+        ]
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
-            yaml.safe_dump_all([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "from-yaml"}}], file)
+            yaml.safe_dump_all(manifests, file)
         utils.create_from_yaml(client.ApiClient(), file.name, namespace=self.namespace)
+        with self.assertRaises(utils.FailToCreateError) as again:
+            utils.create_from_yaml(client.ApiClient(), file.name, namespace=self.namespace)
         os.unlink(file.name)
+        self.assertEqual([each.reason for each in again.exception.api_exceptions], ["Conflict"] * 3)
         self.core.read_namespaced_service_account("from-yaml", self.namespace)
+        self.assertTrue(self.core.read_namespaced_service("from-yaml", self.namespace).spec.cluster_ip)
         with self.assertRaises(ApiException) as invalid:
             self.config_map("Not A Name")
         self.assertEqual(invalid.exception.status, 422)
@@ -173,6 +210,30 @@ class Client(unittest.TestCase):
         crontabs.delete(name="c", namespace=self.namespace)
         with self.assertRaises(NotFoundError):
             crontabs.get(name="c", namespace=self.namespace)
+
+    @unittest.skipUnless(os.environ.get("IMAGE"), "no node that runs containers")
+    def test_commands_run_in_containers_and_their_streams_are_told_apart(self):
+        container = client.V1Container(name="c", image=os.environ["IMAGE"], command=["sh", "-c", "echo started; sleep 1000"])
+        body = client.V1Pod(metadata=client.V1ObjectMeta(name="exec"), spec=client.V1PodSpec(containers=[container], termination_grace_period_seconds=0))
+        self.core.create_namespaced_pod(self.namespace, body)
+        self.addCleanup(self.core.delete_namespaced_pod, "exec", self.namespace)
+        for event in watch.Watch().stream(self.core.list_namespaced_pod, self.namespace, field_selector="metadata.name=exec",
+                                          timeout_seconds=PATIENCE_SECONDS):
+            if event["object"].status.phase == "Running":
+                break
+        else:
+            self.fail("the pod does not run")
+        self.assertEqual(self.core.read_namespaced_pod_log("exec", self.namespace), "started\n")
+
+        def run(command, **more):
+            return stream(self.core.connect_get_namespaced_pod_exec, "exec", self.namespace, command=command, stdout=True, stderr=True,
+                          tty=False, **more)
+
+        self.assertEqual(run(["echo", "said"], stdin=False), "said\n")
+        session = run(["sh", "-c", "read line; echo got $line; echo oh >&2; exit 3"], stdin=True, _preload_content=False)
+        session.write_stdin("this\n")
+        session.run_forever(timeout=PATIENCE_SECONDS)
+        self.assertEqual((session.read_stdout(), session.read_stderr(), session.returncode), ("got this\n", "oh\n", 3))
 
 
 if __name__ == "__main__":
