@@ -36,6 +36,7 @@ mod service;
 mod serviceaccount;
 mod template;
 mod view;
+mod volume_source;
 mod workloads;
 
 #[cfg(test)]

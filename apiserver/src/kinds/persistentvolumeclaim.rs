@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::{Value, json};
 
-use super::{resources, scheduling, view};
+use super::{resources, scheduling, view, volume_source};
 use crate::registry::{Object, Part, Rules};
 
 /// Rules of `persistentvolumeclaims`.
@@ -136,23 +136,6 @@ fn claim_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
 }
 
 /// Members of a volume's spec that are no source.
-const NO_SOURCE: &[&str] = &[
-    "capacity",
-    "accessModes",
-    "claimRef",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "mountOptions",
-    "volumeMode",
-    "nodeAffinity",
-    "volumeAttributesClassName",
-];
-
-/// The sources of a volume: exactly one in a valid one.
-fn sources(spec: &Value) -> Vec<(&String, &Value)> {
-    spec.as_object().into_iter().flatten().filter(|(name, v)| !NO_SOURCE.contains(&name.as_str()) && !v.is_null()).collect()
-}
-
 impl Rules for PersistentVolume {
     fn default(&self, object: &mut Object) {
         let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
@@ -170,10 +153,17 @@ impl Rules for PersistentVolume {
 
     fn note_time(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>, now: &str) {
         let phase = |object: &Object| object.text("/status/phase").to_owned();
+        let time = |object: &Object| object.text("/status/lastPhaseTransitionTime").to_owned();
         let moved = match old {
             None => true,
-            Some(old) => part == Part::Status && phase(old) != phase(new),
+            // Who moves the phase may say when.
+            Some(old) => part == Part::Status && phase(old) != phase(new) && (time(new).is_empty() || time(new) == time(old)),
         };
+        if let Some(old) =
+            old.filter(|old| part == Part::Status && phase(old) == phase(new) && time(new).is_empty() && !time(old).is_empty())
+        {
+            new.member_mut("status").insert("lastPhaseTransitionTime".into(), time(old).into());
+        }
         if moved {
             new.member_mut("status").insert("lastPhaseTransitionTime".into(), now.into());
         }
@@ -182,16 +172,18 @@ impl Rules for PersistentVolume {
     fn unheard(&self) -> &'static [&'static str] {
         &[
             "spec.accessModes",
+            "spec.capacity",
+            "spec.gcePersistentDisk.pdName",
             "spec.nodeAffinity.required.nodeSelectorTerms.matchExpressions.operator",
             "spec.nodeAffinity.required.nodeSelectorTerms.matchFields.operator",
         ]
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.accessModes", "spec.capacity", "spec.persistentVolumeReclaimPolicy", "spec.nodeAffinity"]
+        &["metadata", "spec.accessModes", "spec.capacity", "spec.persistentVolumeReclaimPolicy", "spec.nodeAffinity", "spec."]
     }
 
-    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
             return errors;
@@ -202,12 +194,13 @@ impl Rules for PersistentVolume {
             errors.not_supported("spec.accessModes", view::quoted(mode), MODES);
         }
         capacity(spec, &mut errors);
-        let found = sources(spec);
-        for (at, (name, source)) in found.iter().enumerate() {
-            if at > 0 {
-                errors.forbidden(format!("spec.{name}"), "may not specify more than 1 volume type");
+        let found = volume_source::given(spec, volume_source::PERSISTENT);
+        for (at, (kind, source)) in found.iter().enumerate() {
+            // Upstream does not count a flexible volume.
+            if at > 0 && *kind != "flexVolume" {
+                volume_source::refuse_more(kind, "spec", &mut errors);
             } else {
-                volume_source(name, source, &mut errors);
+                volume_source(kind, source, new.name(), &mut errors);
             }
         }
         if found.is_empty() {
@@ -225,27 +218,74 @@ impl Rules for PersistentVolume {
         if !class.is_empty() {
             errors.invalid_each("spec.storageClassName", class, name::subdomain(class));
         }
-        if let Some(old) = old {
-            let before = view::member(old.value(), "spec");
-            if sources(before) != found {
-                errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
+        if let Some(attributes) = view::get(spec, "volumeAttributesClassName").and_then(Value::as_str) {
+            if attributes.is_empty() {
+                errors.required("spec.volumeAttributesClassName", "an empty string is disallowed");
             }
-            if view::get(before, "volumeMode") != view::get(spec, "volumeMode") {
-                errors.invalid("volumeMode", view::member(spec, "volumeMode"), "field is immutable");
+            if view::get(spec, "csi").is_none() {
+                errors.required("spec.csi", "has to be specified when using volumeAttributesClassName");
             }
+        }
+        errors
+    }
+
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<String> {
+        let given = volume_source::given(view::member(new.value(), "spec"), volume_source::PERSISTENT);
+        given.into_iter().skip(1).filter(|(kind, _)| *kind != "flexVolume").map(|(kind, _)| format!("spec.{kind}")).collect()
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let (spec, before) = (view::member(new.value(), "spec"), view::member(old.value(), "spec"));
+        let sources = |spec| volume_source::given(spec, volume_source::PERSISTENT);
+        if sources(before) != sources(spec) {
+            errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
+        }
+        let field = |spec, name| view::get(spec, name);
+        if field(before, "volumeMode") != field(spec, "volumeMode") {
+            errors.invalid("volumeMode", view::member(spec, "volumeMode"), "field is immutable");
+        }
+        if let Some(then) = field(before, "nodeAffinity")
+            && field(spec, "nodeAffinity").is_none_or(|now| now != then && *now != with_stable_labels(then))
+        {
+            let detail = "field is immutable, except for updating from beta label to GA";
+            errors.invalid("nodeAffinity", view::member(spec, "nodeAffinity"), detail);
         }
         errors
     }
 }
 
+/// Labels of nodes by their beta names, and by those they have had since.
+const STABLE_LABELS: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// The same affinity with the names that labels have today.
+fn with_stable_labels(affinity: &Value) -> Value {
+    let mut affinity = affinity.clone();
+    let terms = affinity.pointer_mut("/required/nodeSelectorTerms").and_then(Value::as_array_mut);
+    for expression in terms.into_iter().flatten().flat_map(|term| view::items_mut(term, "matchExpressions")) {
+        if let Some((_, stable)) = STABLE_LABELS.iter().find(|(beta, _)| *beta == view::text(expression, "key")) {
+            expression["key"] = (*stable).into();
+        }
+    }
+    affinity
+}
+
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
-/// What the sources in use today must have: the members that may not be empty; secrets of a CSI driver have a name and a namespace.
-fn volume_source(name: &str, source: &Value, errors: &mut FieldErrors) {
-    let path = format!("spec.{name}");
-    let needed: &[&str] = match name {
-        "hostPath" | "local" => &["path"],
-        "nfs" => &["server", "path"],
+/// Checks a source; `volume` is the volume's name.
+fn volume_source(kind: &str, source: &Value, volume: &str, errors: &mut FieldErrors) {
+    let path = volume_source::path_of(kind, "spec");
+    volume_source::check(kind, source, &path, errors);
+    let needed: &[&str] = match kind {
         "csi" => &["driver", "volumeHandle"],
         "iscsi" => &["targetPortal", "iqn"],
         _ => &[],
@@ -253,20 +293,19 @@ fn volume_source(name: &str, source: &Value, errors: &mut FieldErrors) {
     for field in needed.iter().filter(|field| view::text(source, field).is_empty()) {
         errors.required(format!("{path}.{field}"), "");
     }
-    match name {
-        "hostPath" | "local" if view::text(source, "path").split('/').any(|step| step == "..") => {
-            errors.invalid(format!("{path}.path"), view::quoted(view::text(source, "path")), "must not contain '..'");
-        }
-        "nfs" if !matches!(view::text(source, "path").as_bytes().first(), None | Some(b'/')) => {
-            errors.invalid(format!("{path}.path"), view::quoted(view::text(source, "path")), "must be an absolute path");
-        }
-        "iscsi" => iscsi(source, &path, errors),
+    match kind {
+        "iscsi" => iscsi(source, volume, &path, errors),
         "csi" => csi(source, &path, errors),
         _ => {}
     }
 }
 
-fn iscsi(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn iscsi(source: &Value, volume: &str, path: &str, errors: &mut FieldErrors) {
+    let portal = view::text(source, "targetPortal");
+    if view::get(source, "initiatorName").is_some() && volume.len() + 1 + portal.len() > 64 {
+        let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+        errors.invalid(format!("{path}.targetportal"), view::quoted(portal), detail);
+    }
     // iqn.2001-04.com.example:…, eui.…, naa.…
     let valid = |iqn: &str| ["iqn.", "eui.", "naa."].iter().any(|form| iqn.starts_with(form));
     let iqn = view::text(source, "iqn");
@@ -316,11 +355,17 @@ fn capacity(spec: &Value, errors: &mut FieldErrors) {
         errors.required("spec.capacity", "");
     }
     if !capacity.contains_key("storage") || capacity.len() > 1 {
-        errors.not_supported("spec.capacity", Value::Object(capacity.clone()), &["storage"]);
+        let shown = if capacity.is_empty() { Value::Null } else { Value::Object(capacity.clone()) };
+        errors.not_supported("spec.capacity", shown, &["storage"]);
     }
     for (resource, amount) in capacity {
+        let path = format!("spec.capacity[{resource}]");
+        if view::quantity(amount).is_some_and(Quantity::is_negative) {
+            // Said once more, about the number of bytes.
+            errors.invalid(path.as_str(), view::quantity(amount).map_or(0, |q| q.value()), "must be a valid resource quantity");
+        }
         if view::quantity(amount).is_some_and(|q| q <= Quantity::ZERO) {
-            errors.invalid(format!("spec.capacity[{resource}]"), amount, "must be greater than zero");
+            errors.invalid(path, amount, "must be greater than zero");
         }
     }
 }

@@ -405,41 +405,12 @@ fn policy_variable(variable: &Value, path: &str, errors: &mut FieldErrors) {
     let name = view::text(variable, "name");
     if name.trim().is_empty() {
         errors.required(format!("{path}.name"), "name is not specified");
-    } else if !is_identifier(name) {
+    } else if !coracle_cel::is_identifier(name) {
         errors.invalid(format!("{path}.name"), view::quoted(name), "must be a valid CEL identifier");
     }
     if view::text(variable, "expression").trim().is_empty() {
         errors.required(format!("{path}.expression"), "expression is not specified");
     }
-}
-
-/// Whether CEL can name it, and no keyword of CEL is named so.
-fn is_identifier(name: &str) -> bool {
-    const TAKEN: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    first && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !TAKEN.contains(&name)
 }
 
 fn mutations(spec: &Value, errors: &mut FieldErrors) {

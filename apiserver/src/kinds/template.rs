@@ -60,8 +60,8 @@ pub(super) fn restart_policy(policy: &str, path: &str, errors: &mut FieldErrors)
 }
 
 /// The template's path where its owner's selector is malformed: upstream then does not look at it.
-pub(super) fn behind_selector(object: &Object) -> Vec<&'static str> {
-    if has_selector(object) { Vec::new() } else { vec!["spec.template"] }
+pub(super) fn behind_selector(object: &Object) -> Vec<String> {
+    if has_selector(object) { Vec::new() } else { vec!["spec.template".to_owned()] }
 }
 
 /// Whether the selector of a workload is well-formed, or absent.

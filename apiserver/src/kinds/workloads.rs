@@ -77,7 +77,7 @@ impl Rules for Deployment {
         lasting(new, old, part, &["selector"])
     }
 
-    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<&'static str> {
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<String> {
         template::behind_selector(new)
     }
 
@@ -157,7 +157,7 @@ impl Rules for ReplicaSet {
         lasting(new, old, part, &["selector"])
     }
 
-    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<&'static str> {
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<String> {
         template::behind_selector(new)
     }
 
@@ -278,9 +278,9 @@ impl Rules for StatefulSet {
         lasting(new, old, part, &["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"])
     }
 
-    fn passed_over(&self, new: &Object, old: Option<&Object>) -> Vec<&'static str> {
+    fn passed_over(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut parts = template::behind_selector(new);
-        parts.extend(old.map(|_| "spec.volumeClaimTemplates"));
+        parts.extend(old.map(|_| "spec.volumeClaimTemplates".to_owned()));
         parts
     }
 

@@ -72,7 +72,7 @@ pub trait Rules: Send + Sync {
 
     /// Paths of parts that upstream does not look at this time, because something before them is wrong (a pod template behind a malformed
     /// selector) or because they were there before: the tables are not heard of anything below them.
-    fn passed_over(&self, _new: &Object, _old: Option<&Object>) -> Vec<&'static str> {
+    fn passed_over(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()
     }
 
@@ -194,8 +194,8 @@ mod tests {
                 &["spec.items.size"]
             }
 
-            fn passed_over(&self, _: &Object, _: Option<&Object>) -> Vec<&'static str> {
-                vec!["spec.passed"]
+            fn passed_over(&self, _: &Object, _: Option<&Object>) -> Vec<String> {
+                vec!["spec.passed".to_owned()]
             }
         }
         tables.required("spec.items[2].size", "");

@@ -23,6 +23,9 @@ pub(super) fn whole(new: &Value, old: &Value, errors: &mut FieldErrors) {
     }
     tolerations(new, old, errors);
     gates(new, old, errors);
+    if is_otherwise_same(new, old) {
+        return;
+    }
     let allowed = with_updatable(new, old);
     let gated = !view::list(old, "schedulingGates").is_empty();
     let allowed = if gated { with_placement(allowed, old, errors) } else { allowed };
@@ -74,6 +77,24 @@ fn gates(new: &Value, old: &Value, errors: &mut FieldErrors) {
             errors.forbidden(format!("spec.schedulingGates[{at}].name"), &detail);
         }
     }
+}
+
+/// Whether nothing but what may always change did: found without the copy that naming the differences takes.
+fn is_otherwise_same(new: &Value, old: &Value) -> bool {
+    let containers = |name: &str| matches!(name, "containers" | "initContainers");
+    let may_change = |name: &str| matches!(name, "activeDeadlineSeconds" | "schedulingGates" | "tolerations");
+    is_same_but(new, old, |name| containers(name) || may_change(name))
+        && ["containers", "initContainers"].iter().all(|list| {
+            let (new, old) = (view::list(new, list), view::list(old, list));
+            new.len() == old.len() && new.iter().zip(old).all(|(new, old)| is_same_but(new, old, |name| name == "image"))
+        })
+}
+
+/// Whether two messages have the same members, but for these.
+fn is_same_but(new: &Value, old: &Value, except: impl Fn(&str) -> bool) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
+    let of = |members: &serde_json::Map<String, Value>| members.keys().filter(|name| !except(name)).count();
+    of(new) == of(old) && new.iter().filter(|(name, _)| !except(name)).all(|(name, value)| old.get(name) == Some(value))
 }
 
 /// The new spec with the old values of all that may change: equal to the old one when nothing else did.

@@ -5,35 +5,10 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, Quantity, name};
 use serde_json::Value;
 
-use super::{
-    container::{descending, no_backsteps},
-    field_ref,
-};
-use crate::kinds::{certificates, persistentvolumeclaim, view};
+use super::{container::descending, field_ref};
+use crate::kinds::{certificates, persistentvolumeclaim, view, volume_source};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-
-/// Members that must be set in a source, by source; nothing more is asked of the rest.
-const REQUIRED: &[(&str, &[&str])] = &[
-    ("persistentVolumeClaim", &["claimName"]),
-    ("nfs", &["server", "path"]),
-    ("csi", &["driver"]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("gitRepo", &["repository"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("awsElasticBlockStore", &["volumeID"]),
-    ("glusterfs", &["endpoints", "path"]),
-    ("rbd", &["image"]),
-    ("cinder", &["volumeID"]),
-    ("flexVolume", &["driver"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("vsphereVolume", &["volumePath"]),
-    ("photonPersistentDisk", &["pdID"]),
-    ("portworxVolume", &["volumeID"]),
-    ("quobyte", &["registry", "volume"]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-];
 
 /// Checks the volumes; answers those that are fine, which mounts may refer to.
 pub(super) fn check<'v>(spec: &'v Value, pod_name: &str, path: &str, errors: &mut FieldErrors) -> Vec<&'v Value> {
@@ -71,15 +46,16 @@ pub(super) fn check<'v>(spec: &'v Value, pod_name: &str, path: &str, errors: &mu
 }
 
 fn sources(volume: &Value, pod_name: &str, path: &str, errors: &mut FieldErrors) {
-    let mut found = 0;
-    for (kind, source) in volume.as_object().into_iter().flatten().filter(|(kind, v)| *kind != "name" && !v.is_null()) {
-        let path = format!("{path}.{kind}");
-        found += 1;
-        if found > 1 {
-            errors.forbidden(&path, "may not specify more than 1 volume type");
+    let given = volume_source::given(volume, volume_source::OF_POD);
+    if given.is_empty() {
+        errors.required(path, "must specify a volume type");
+    }
+    for (at, (kind, source)) in given.into_iter().enumerate() {
+        if at > 0 {
+            volume_source::refuse_more(kind, path, errors);
             continue;
         }
-        source_of(kind, source, &path, errors);
+        source_of(kind, source, &volume_source::path_of(kind, path), errors);
         if kind == "ephemeral" && !pod_name.is_empty() {
             let name = view::text(volume, "name");
             let claim = format!("{pod_name}-{name}");
@@ -88,13 +64,17 @@ fn sources(volume: &Value, pod_name: &str, path: &str, errors: &mut FieldErrors)
             }
         }
     }
-    if found == 0 {
-        errors.required(path, "must specify a volume type");
-    }
 }
 
 fn source_of(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
-    let required = REQUIRED.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, fields)| *fields);
+    volume_source::check(kind, source, path, errors);
+    let required: &[&str] = match kind {
+        "persistentVolumeClaim" => &["claimName"],
+        "csi" => &["driver"],
+        "iscsi" => &["targetPortal", "iqn"],
+        "gitRepo" => &["repository"],
+        _ => &[],
+    };
     for field in required.iter().filter(|field| view::text(source, field).is_empty()) {
         errors.required(format!("{path}.{field}"), "");
     }
@@ -102,10 +82,6 @@ fn source_of(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
         "emptyDir" if view::quantity(view::member(source, "sizeLimit")).is_some_and(Quantity::is_negative) => {
             errors.forbidden(format!("{path}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
-        "hostPath" => match view::text(source, "path") {
-            "" => errors.required(format!("{path}.path"), ""),
-            text => no_backsteps(text, &format!("{path}.path"), errors),
-        },
         "secret" | "configMap" => {
             let name = if kind == "secret" { "secretName" } else { "name" };
             if view::text(source, name).is_empty() {
@@ -129,12 +105,6 @@ fn source_of(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
             }
             None => errors.required(format!("{path}.volumeClaimTemplate"), ""),
         },
-        "nfs" => {
-            let mount = view::text(source, "path");
-            if !mount.is_empty() && !mount.starts_with('/') {
-                errors.invalid(format!("{path}.path"), view::quoted(mount), "must be an absolute path");
-            }
-        }
         _ => {}
     }
 }
