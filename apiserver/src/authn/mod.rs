@@ -6,6 +6,7 @@ pub mod claims;
 pub mod issuer;
 pub mod join;
 pub mod keys;
+pub mod possession;
 pub mod reviews;
 pub mod tokens;
 

@@ -18,9 +18,8 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
-    server::WebPkiClientVerifier,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -32,7 +31,7 @@ use tracing::{debug, info, warn};
 
 use super::layers::{Layers, Origin};
 use crate::{
-    authn::{User, certificates},
+    authn::{User, certificates, possession::ClientCertificates},
     wire::Body,
 };
 
@@ -62,12 +61,7 @@ pub fn tls_config(tls: Tls) -> Result<ServerConfig, rustls::Error> {
     let builder = if tls.client_authorities.is_empty() {
         builder.with_no_client_auth()
     } else {
-        let mut roots = RootCertStore::empty();
-        for authority in tls.client_authorities {
-            roots.add(authority)?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
-        builder.with_client_cert_verifier(verifier.map_err(|e| rustls::Error::General(e.to_string()))?)
+        builder.with_client_cert_verifier(Arc::new(ClientCertificates::new(tls.client_authorities, provider)?))
     };
     let mut config = builder.with_single_cert(tls.chain, tls.key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
