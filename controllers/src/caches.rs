@@ -17,6 +17,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    departures::Departures,
     lease::NodeLease,
     object::{Kind, Object, Resource},
     pod::Pod,
@@ -34,6 +35,8 @@ macro_rules! caches {
         #[derive(Default)]
         pub struct Caches {
             $($(#[$doc])* pub $field: Arc<Store<$kind>>,)*
+            /// What left the cluster, of these kinds and all others.
+            pub departures: Departures,
         }
 
         impl Caches {

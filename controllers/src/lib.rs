@@ -18,6 +18,7 @@
 pub mod apply;
 pub mod caches;
 pub mod change;
+pub mod departures;
 pub mod events;
 pub mod expectations;
 pub mod object;

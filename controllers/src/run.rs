@@ -106,6 +106,12 @@ pub struct Wake {
 }
 
 impl Wake {
+    /// Wakes keys of this queue.
+    #[must_use]
+    pub fn new(caches: Arc<Caches>, queue: Arc<Queue>) -> Self {
+        Self { caches, queue }
+    }
+
     /// Wakes the keys that `keys` names for every change in `store`.
     pub fn on<K: Kind>(&self, store: &Store<K>, keys: impl Fn(Delta<'_, K>, &mut dyn FnMut(Key)) + Send + Sync + 'static) {
         let queue = self.queue.clone();
@@ -234,7 +240,7 @@ impl Controllers {
         let mut workers = Vec::new();
         for controller in all.into_iter().filter(|controller| options.runs(controller.name())) {
             let queue = Arc::new(Queue::new(controller.pace()));
-            controller.reads(&Wake { caches: caches.clone(), queue: queue.clone() });
+            controller.reads(&Wake::new(caches.clone(), queue.clone()));
             workers.push(Worker { client: clients(controller.identity()), controller, queue });
         }
         Ok(Self { caches, workers, options, room: clients(ROOM) })

@@ -88,12 +88,15 @@ impl Named for Garbage {
     }
 
     fn reads(&self, wake: &Wake) {
-        let (graph, queue) = (self.graph.clone(), wake.queue());
-        let monitors = Arc::new(Monitors::new(self.graph.clone(), queue.clone(), self.kinds.clone()));
+        let (graph, queue, caches) = (self.graph.clone(), wake.queue(), self.caches.clone());
+        let monitors = Arc::new(Monitors::new(self.caches.clone(), self.graph.clone(), queue.clone(), self.kinds.clone()));
         let listener: Arc<crate::caches::AnyListener> = Arc::new(move |resource, old, new| {
             let wakes = match (old, new) {
                 (_, Some(new)) => graph.put(resource, new),
-                (Some(old), None) => graph.remove(old.uid()),
+                (Some(old), None) => {
+                    caches.departures.tell(resource, old.namespace());
+                    graph.remove(old.uid())
+                }
                 (None, None) => return,
             };
             enqueue(&queue, wakes);

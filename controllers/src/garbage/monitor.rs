@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Kinds, enqueue, graph::Graph};
 use crate::{
+    caches::Caches,
     discovery::{Served, discover},
     object::{Meta, Object, Resource, object_by_meta},
     queue::Queue,
@@ -42,6 +43,7 @@ object_by_meta!(Partial);
 
 /// The watches of the collector.
 pub(super) struct Monitors {
+    caches: Arc<Caches>,
     graph: Arc<Graph>,
     queue: Arc<Queue>,
     kinds: Kinds,
@@ -57,8 +59,9 @@ struct Monitor {
 }
 
 impl Monitors {
-    pub(super) fn new(graph: Arc<Graph>, queue: Arc<Queue>, kinds: Kinds) -> Self {
+    pub(super) fn new(caches: Arc<Caches>, graph: Arc<Graph>, queue: Arc<Queue>, kinds: Kinds) -> Self {
         Self {
+            caches,
             graph,
             queue,
             kinds,
@@ -132,6 +135,7 @@ impl Monitors {
                 let (synced, stop) = (Arc::new(AtomicBool::new(false)), stop.child_token());
                 let sink = Arc::new(Into {
                     resource: resource.clone(),
+                    caches: self.caches.clone(),
                     graph: self.graph.clone(),
                     queue: self.queue.clone(),
                     synced: synced.clone(),
@@ -148,6 +152,7 @@ impl Monitors {
 /// Puts one kind into the graph.
 struct Into {
     resource: Resource,
+    caches: Arc<Caches>,
     graph: Arc<Graph>,
     queue: Arc<Queue>,
     synced: Arc<AtomicBool>,
@@ -162,6 +167,9 @@ impl Sink<Partial> for Into {
         }
         for uid in self.graph.of_kind(&self.resource) {
             if !found.contains(uid.as_ref()) {
+                if let Some(item) = self.graph.item(&uid) {
+                    self.caches.departures.tell(&self.resource, &item.key.namespace);
+                }
                 enqueue(&self.queue, self.graph.remove(&uid));
             }
         }
@@ -176,6 +184,7 @@ impl Sink<Partial> for Into {
     }
 
     fn remove(&self, object: &Partial, _version: u64) {
+        self.caches.departures.tell(&self.resource, object.namespace());
         enqueue(&self.queue, self.graph.remove(object.uid()));
         if let Some(again) = &self.again {
             again.notify_one();

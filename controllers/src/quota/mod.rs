@@ -29,14 +29,14 @@ use crate::{
     caches::Caches,
     change::{Change, Tolerate},
     discovery::{Served, discover},
-    object::{Key, Object},
+    object::{Key, Object, Resource},
     pod::Pod,
     run::{Named, Reconcile, Wake},
 };
 
 /// Admission raises the use before the object is there: so much time is given to it to show up.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Kinds that the room does not watch are counted this often.
+/// Kinds that the room does not cache are counted when one of their objects left, and this often in case nobody told.
 const RECOUNT: Duration = Duration::from_secs(60);
 
 /// The controller.
@@ -95,6 +95,11 @@ impl Named for Quotas {
             let key = Key::of(quota.as_ref());
             let (spec, status) = (quota.spec.clone().unwrap_or_default(), quota.status.clone().unwrap_or_default());
             if spec.hard.unwrap_or_default() == status.hard.unwrap_or_default() { queue.add_after(key, SETTLE) } else { wake(key) }
+        });
+        let (caches, queue) = (self.caches.clone(), wake.queue());
+        self.caches.departures.listen(move |resource, namespace| {
+            let quotas = caches.quotas.list(namespace);
+            quotas.iter().filter(|quota| counts(quota, resource)).for_each(|quota| queue.add(Key::of(quota.as_ref())));
         });
         let caches = self.caches.clone();
         let of_namespace = move |namespace: &str, wake: &mut dyn FnMut(Key)| {
@@ -158,7 +163,8 @@ impl Reconcile for Quotas {
             let after = ResourceQuota { status: Some(status), ..quota.as_ref().clone() };
             executor.execute(key, Change::update_status(&after).tolerate(Tolerate::NotFound).into()).await?;
         }
-        Ok((!others.is_empty()).then_some(RECOUNT))
+        // A count from before the last rise has settled may have been too early.
+        Ok(self.raised.wait(key).or((!others.is_empty()).then_some(RECOUNT)))
     }
 }
 
@@ -186,8 +192,7 @@ impl Quotas {
             }
         };
         for name in names {
-            let wanted = name.strip_prefix("count/").unwrap_or(name);
-            let (plural, group) = wanted.split_once('.').unwrap_or((wanted, ""));
+            let (plural, group) = counted(name);
             let found = served.iter().find(|kind| kind.namespaced && kind.resource.plural == plural && kind.resource.group == group);
             match found {
                 None => drop(used.insert(name.clone(), 0)),
@@ -198,6 +203,18 @@ impl Quotas {
             }
         }
     }
+}
+
+/// The collection and the group of what a quota's name counts.
+fn counted(name: &str) -> (&str, &str) {
+    let wanted = name.strip_prefix("count/").unwrap_or(name);
+    wanted.split_once('.').unwrap_or((wanted, ""))
+}
+
+/// Whether a quota counts objects of this kind.
+fn counts(quota: &ResourceQuota, resource: &Resource) -> bool {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    hard.is_some_and(|hard| hard.keys().any(|name| counted(name) == (&resource.plural, &resource.group)))
 }
 
 #[derive(Deserialize)]
@@ -234,6 +251,33 @@ mod tests {
         let spec = json!({"hard": {"pods": "5"}});
         let status = json!({"hard": {"pods": "5"}, "used": {"pods": pods}});
         serde_json::from_value(json!({"metadata": {"name": "q", "namespace": "a"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn a_quota_counts_what_its_names_say() {
+        let hard = json!({"configmaps": "1", "count/deployments.apps": "1", "requests.cpu": "1"});
+        let quota: ResourceQuota = serde_json::from_value(json!({"metadata": {}, "spec": {"hard": hard}})).unwrap();
+        let of = |group: &str, plural: &str| {
+            let (group, plural) = (group.to_owned().into(), plural.to_owned().into());
+            counts(&quota, &Resource { group, version: "v1".into(), plural, kind: "X".into() })
+        };
+        assert!(of("", "configmaps") && of("apps", "deployments"));
+        assert!(!of("", "secrets") && !of("", "deployments") && !of("extensions", "deployments"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_left_wakes_the_quotas_that_count_it() {
+        let caches = Arc::new(Caches::default());
+        caches.quotas.put(quota("0"));
+        let mut other = quota("0");
+        other.metadata.name = Some("other".into());
+        other.spec = serde_json::from_value(json!({"hard": {"secrets": "1"}})).unwrap();
+        caches.quotas.put(other);
+        let wake = Wake::new(caches.clone(), Arc::new(crate::queue::Queue::new(Duration::ZERO)));
+        Quotas::new(caches.clone()).reads(&wake);
+        caches.departures.tell(&Resource { group: "".into(), version: "v1".into(), plural: "secrets".into(), kind: "Secret".into() }, "a");
+        assert_eq!(wake.queue().waiting(), 1);
+        assert_eq!(wake.queue().take().await, Key::new("a", "other"));
     }
 
     #[tokio::test(start_paused = true)]
