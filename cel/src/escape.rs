@@ -25,6 +25,12 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// Whether an expression can name something so.
+pub fn is_identifier(name: &str) -> bool {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    first && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !reserved(name)
+}
+
 pub(crate) fn reserved(word: &str) -> bool {
     RESERVED.contains(&word)
 }

@@ -225,8 +225,8 @@ pub(crate) fn schema_date_time(text: &str) -> Option<Timestamp> {
     Timestamp::parse(text).or_else(|| Timestamp::parse_local(text).filter(|(_, rest)| rest.is_empty()).map(|(time, _)| time))
 }
 
-/// A duration as Go writes it: `1h2m3.5s`.
-pub(crate) fn duration(text: &str) -> Option<i64> {
+/// Nanoseconds of a duration as Go writes it (`time.ParseDuration`): `1h2m3.5s`.
+pub fn duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

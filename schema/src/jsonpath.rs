@@ -291,7 +291,7 @@ fn one<'v>(step: &'v Step, values: Vec<&'v Value>) -> Result<Vec<&'v Value>, Str
         }
         Step::Slice(slice) => {
             for value in values.into_iter().filter(|value| !value.is_null()) {
-                let items = value.as_array().ok_or_else(|| format!("{} is not array or slice", go_type(value)))?;
+                let items = value.as_array().ok_or_else(|| format!("{} is not array or slice", crate::go::type_name(value)))?;
                 slice.take(items, &mut found)?;
             }
         }
@@ -402,18 +402,6 @@ fn compare(left: &Value, right: &Value) -> Result<Option<Ordering>, String> {
             Err("invalid type for comparison".into())
         }
         _ => Err("incompatible types for comparison".into()),
-    }
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }
 

@@ -7,6 +7,7 @@ pub mod decode;
 pub mod default;
 pub mod discovery;
 pub mod field;
+pub mod go;
 pub mod jsonpath;
 pub mod managed;
 pub mod name;

@@ -52,6 +52,7 @@ pub(crate) fn parse(line: &str, lookup: impl Fn(&str) -> Option<TypeId>) -> Resu
         default: None,
         allowed: Vec::new(),
         discriminator: false,
+        nested: false,
         limits: None,
     };
     let mut rest = flags;
@@ -110,6 +111,7 @@ fn apply(field: &mut Field, flag: &str) -> Result<(), String> {
         "optional" => field.optional = true,
         "immutable" => field.immutable = true,
         "discriminator" => field.discriminator = true,
+        "nested" => field.nested = true,
         "list" => field.list = list_kind(value)?,
         "map" => (field.atomic, field.granular) = (value == "atomic", value == "granular"),
         "patch" => field.patch = patch_strategy(value)?,

@@ -132,6 +132,8 @@ pub struct Field {
     pub allowed: Vec<Box<str>>,
     /// The text that tells which of the message's other fields counts (a union's discriminator).
     pub discriminator: bool,
+    /// A list that is a message of its own in protobuf, as `Verbs` of discovery is.
+    pub nested: bool,
     /// Limits, if the table names any.
     pub limits: Option<Box<Limits>>,
 }

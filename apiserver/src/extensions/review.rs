@@ -1,5 +1,6 @@
 //! `ConversionReview`: what a webhook is asked, and what of its answer is taken (upstream's `conversion/webhook_converter.go`).
 
+use coracle_schema::go;
 use serde_json::{Map, Value, json};
 
 use super::webhook::Webhook;
@@ -114,7 +115,7 @@ fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, 
     let mut after = match after {
         None => return Err("missing metadata in converted object".to_owned()),
         Some(Value::Object(after)) => after,
-        Some(other) => return Err(format!("invalid metadata of type {} in converted object", go_type(&other))),
+        Some(other) => return Err(format!("invalid metadata of type {} in converted object", go::type_name(&other))),
     };
     let mut kept = before.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     for name in ["labels", "annotations"] {
@@ -128,7 +129,7 @@ fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, 
                 }
                 kept.insert(name.to_owned(), Value::Object(given));
             }
-            Some(other) => return Err(format!("invalid metadata.{name} of type {} in converted object", go_type(&other))),
+            Some(other) => return Err(format!("invalid metadata.{name} of type {} in converted object", go::type_name(&other))),
         }
     }
     Ok(kept)
@@ -138,7 +139,7 @@ fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, 
 fn check(of: &str, given: &Map<String, Value>) -> Result<(), String> {
     for (key, value) in given {
         let Some(text) = value.as_str() else {
-            return Err(format!("metadata.{of}[{key}] must be a string, but is {} in converted object", go_type(value)));
+            return Err(format!("metadata.{of}[{key}] must be a string, but is {} in converted object", go::type_name(value)));
         };
         let mut wrong = names::qualified_name(&if of == "labels" { key.clone() } else { key.to_lowercase() });
         if of == "labels" {
@@ -149,17 +150,6 @@ fn check(of: &str, given: &Map<String, Value>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_schema::go;
 use serde_json::Value;
 
 use super::{
@@ -102,7 +103,7 @@ impl FieldPath {
         let mut at = value;
         for (depth, name) in self.names.iter().enumerate() {
             let Some(members) = at.as_object() else {
-                let found = go_type(at);
+                let found = go::type_name(at);
                 return Err(format!(
                     ".{} accessor error: {at} is of the type {found}, expected map[string]interface{{}}",
                     self.names[..depth].join(".")
@@ -122,7 +123,11 @@ impl FieldPath {
             None => Ok((0, false)),
             Some(found) => match found.as_i64() {
                 Some(number) => Ok((number, true)),
-                None => Err(format!(".{} accessor error: {found} is of the type {}, expected int64", self.names.join("."), go_type(found))),
+                None => Err(format!(
+                    ".{} accessor error: {found} is of the type {}, expected int64",
+                    self.names.join("."),
+                    go::type_name(found)
+                )),
             },
         }
     }
@@ -133,7 +138,7 @@ impl FieldPath {
             None => Ok(""),
             Some(Value::String(text)) => Ok(text),
             Some(found) => {
-                Err(format!(".{} accessor error: {found} is of the type {}, expected string", self.names.join("."), go_type(found)))
+                Err(format!(".{} accessor error: {found} is of the type {}, expected string", self.names.join("."), go::type_name(found)))
             }
         }
     }
@@ -149,19 +154,6 @@ impl FieldPath {
         if let Some(members) = at.as_object_mut() {
             members.insert(last.to_string(), to);
         }
-    }
-}
-
-/// The name Go prints for the type of a decoded JSON value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }
 

@@ -109,7 +109,7 @@ impl<'s, 'v> Check<'s, 'v> {
 
     fn unless(&mut self, fits: Result<(), &str>, value: &Value) {
         if let Err(expected) = fits {
-            let got = if expected == NUMERIC { go_type(value).to_owned() } else { printed(value) };
+            let got = if expected == NUMERIC { crate::go::type_name(value).to_owned() } else { printed(value) };
             self.wrong(format!("expected {expected}, got {got}"));
         }
     }
@@ -206,17 +206,5 @@ fn value_text(value: &Value) -> String {
         Value::String(text) => format!("{text:?}"),
         Value::Array(_) => "[]interface {}".to_owned() + &value.to_string(),
         other => other.to_string(),
-    }
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
     }
 }

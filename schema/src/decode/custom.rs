@@ -84,7 +84,7 @@ fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), D
     let Some(members) = decoded.value.as_object_mut() else {
         // What is tried first is the head of the object alone.
         const HEAD: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        let text = format!("json: cannot unmarshal {} into Go value of type {HEAD}", go_kind(&decoded.value));
+        let text = format!("json: cannot unmarshal {} into Go value of type {HEAD}", crate::go::json_name(&decoded.value));
         return Err(DecodeError::Syntax(text));
     };
     for name in ["apiVersion", "kind"] {
@@ -92,7 +92,7 @@ fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), D
             Some(Value::String(_)) | None => {}
             Some(Value::Null) => drop(members.remove(name)),
             Some(other) => {
-                let text = format!("json: cannot unmarshal {} into Go struct field .{name} of type string", go_kind(other));
+                let text = format!("json: cannot unmarshal {} into Go struct field .{name} of type string", crate::go::json_name(other));
                 return Err(DecodeError::Syntax(text));
             }
         }
@@ -117,17 +117,6 @@ fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), D
             Ok(())
         }
         Err(error) => Err(DecodeError::Mismatch(error.to_string())),
-    }
-}
-
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 

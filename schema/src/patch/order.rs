@@ -134,15 +134,7 @@ pub(super) fn check(patch: &[Value], wanted: &[Value], key: Option<&str>) -> Res
 /// A value of the wrong JSON type.
 pub(super) fn bad_type(expected: &str, actual: &Value) -> PatchError {
     let expected = if expected == "map" { "map[string]interface {}" } else { "[]interface {}" };
-    let actual = match actual {
-        Value::Null => "%!s(<nil>)",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    };
+    let actual = if actual.is_null() { "%!s(<nil>)" } else { crate::go::type_name(actual) };
     PatchError::Unmergeable(format!("expected a {expected}, but received a {actual}"))
 }
 

@@ -107,6 +107,10 @@ impl Reader<'_> {
     fn field(&self, field: &Field, wire: Wire<'_>, into: &mut Map<String, Value>) -> Result<(), ProtoError> {
         let mismatch = || ProtoError::Mismatch(field.name.to_string());
         match &field.shape {
+            list if field.nested => {
+                let list = self.map_value(list, wire).ok_or_else(mismatch)??;
+                into.insert(field.name.to_string(), list);
+            }
             Shape::List(item) => {
                 let list = into.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
                 let list = list.as_array_mut().ok_or_else(mismatch)?;
@@ -149,7 +153,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A list as a map's value is a message of its own (`ExtraValue`).
+    /// A list as a map's value is a message of its own (`ExtraValue`), as some fields are.
     fn map_value(&self, shape: &Shape, wire: Wire<'_>) -> Option<Result<Value, ProtoError>> {
         let (Shape::List(item), Wire::Bytes(raw)) = (shape, wire) else { return self.value(shape, wire) };
         let mut list = Vec::new();

@@ -309,9 +309,12 @@ impl<'a> Seed<'_, 'a> {
                 source.next_value::<IgnoredAny>()?;
                 continue;
             };
-            if let Some(item) =
-                source.next_value_seed(Seed { encoder: &mut *encoder, shape: &of.fields[at].shape, number: place.number })?
-            {
+            let field = &of.fields[at];
+            let number = if field.nested { 1 } else { place.number };
+            if let Some(mut item) = source.next_value_seed(Seed { encoder: &mut *encoder, shape: &field.shape, number })? {
+                if field.nested {
+                    item = encoder.wrapped(1, item);
+                }
                 encoder.open.push(Part { number: place.number, group: place.group, item });
             }
         }

@@ -2,10 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{
-    duration,
-    wire::{put_bytes, put_number},
-};
+use super::wire::{put_bytes, put_number};
 
 /// Bytes of base64 text.
 pub(super) fn bytes(text: &str, out: &mut Vec<u8>) -> Result<(), String> {
@@ -28,7 +25,7 @@ pub(super) fn time(text: &str, micros: bool, out: &mut Vec<u8>) -> Result<(), St
 
 /// `metav1.Duration`
 pub(super) fn duration(text: &str, out: &mut Vec<u8>) -> Result<(), String> {
-    let nanos = duration::nanos(text).ok_or_else(|| format!("{text:?} is no duration"))?;
+    let nanos = coracle_cel::duration(text).ok_or_else(|| format!("{text:?} is no duration"))?;
     put_number(out, 1, nanos as u64);
     Ok(())
 }

@@ -94,6 +94,17 @@ fn every_kind_reads_from_protobuf_as_it_reads_from_json() {
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+#[test]
+fn a_list_that_is_a_message_of_its_own_is_written_and_read_as_one() {
+    let schema = Tables::load().unwrap().message("meta.APIResource").unwrap();
+    let json = br#"{"kind":"A","name":"as","namespaced":true,"singularName":"a","verbs":["get","list"]}"#;
+    let raw = message(json, &schema).unwrap();
+    let verbs = b"\x22\x0b\x0a\x03get\x0a\x04list";
+    assert!(raw.windows(verbs.len()).any(|part| part == verbs), "{raw:?}");
+    let read = decode(&envelope("v1", "APIResource", &raw), &schema).unwrap();
+    assert_eq!(read["verbs"], serde_json::json!(["get", "list"]));
+}
+
 /// Makes objects of any message: every field with an even chance, numbers and texts as they come.
 struct Maker<'s> {
     schema: &'s Schema,

@@ -266,15 +266,6 @@ fn replicas(object: &Value, path: &str, errors: &mut FieldErrors) {
 
 /// The value at a dotted path, read by `get`, which names the Go type it wants (`unstructured.NestedInt64`).
 fn nested<T>(object: &Value, path: &str, get: impl Fn(&Value) -> Result<T, &'static str>) -> Result<Option<T>, String> {
-    let go_type = |value: &Value| match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_i64() => "int64",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    };
     let mut at = object;
     let mut walked = String::new();
     for name in path.split('.') {
@@ -282,7 +273,10 @@ fn nested<T>(object: &Value, path: &str, get: impl Fn(&Value) -> Result<T, &'sta
             if at.is_null() {
                 return Ok(None);
             }
-            return Err(format!("{walked} accessor error: {at} is of the type {}, expected map[string]interface{{}}", go_type(at)));
+            return Err(format!(
+                "{walked} accessor error: {at} is of the type {}, expected map[string]interface{{}}",
+                crate::go::type_name(at)
+            ));
         };
         walked.push('.');
         walked.push_str(name);
@@ -293,7 +287,7 @@ fn nested<T>(object: &Value, path: &str, get: impl Fn(&Value) -> Result<T, &'sta
     }
     get(at).map(Some).map_err(|wanted| {
         let shown = at.as_str().map_or_else(|| at.to_string(), str::to_owned);
-        format!(".{path} accessor error: {shown} is of the type {}, expected {wanted}", go_type(at))
+        format!(".{path} accessor error: {shown} is of the type {}, expected {wanted}", crate::go::type_name(at))
     })
 }
 
