@@ -34,11 +34,14 @@ pub(super) fn tolerations(list: &[Value], path: &str, errors: &mut FieldErrors) 
             "Exists" if !value.is_empty() => {
                 errors.invalid(format!("{path}.operator"), view::quoted(value), "value must be empty when `operator` is 'Exists'");
             }
-            "Lt" | "Gt" if value.parse::<i64>().is_err() => {
-                let detail = "must be a valid decimal integer in canonical form";
-                errors.invalid(format!("{path}.value"), view::quoted(value), detail);
-            }
-            _ => {}
+            "Exists" => {}
+            // Comparisons are behind a gate that is off.
+            other => errors.not_supported(format!("{path}.operator"), view::quoted(other), &["Equal", "Exists"]),
+        }
+        let effect = text("effect");
+        if !["", "NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+            let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            errors.not_supported(format!("{path}.effect"), view::quoted(effect), &effects);
         }
     }
 }

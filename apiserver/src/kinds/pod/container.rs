@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
-use super::{Context, field_ref};
+use super::{Context, claims, field_ref, profile};
 use crate::kinds::{resources, view};
 
 /// What every kind of container obeys.
@@ -28,6 +28,7 @@ pub(super) fn common(container: &Value, context: &Context<'_>, path: &str, error
     mounts(container, context, &format!("{path}.volumeMounts"), errors);
     devices(container, context, &format!("{path}.volumeDevices"), errors);
     resources::requirements(view::member(container, "resources"), false, &format!("{path}.resources"), errors);
+    claims::of_resources(view::member(container, "resources"), &context.claims, &format!("{path}.resources"), errors);
     resize_policy(container, context, &format!("{path}.resizePolicy"), errors);
     security(container, &format!("{path}.securityContext"), errors);
 }
@@ -184,6 +185,23 @@ fn mounts(container: &Value, context: &Context<'_>, path: &str, errors: &mut Fie
             let detail = "Bidirectional mount propagation is available only to privileged containers";
             errors.forbidden(format!("{path}.mountPropagation"), detail);
         }
+        recursive(mount, &format!("{path}.recursiveReadOnly"), errors);
+    }
+}
+
+/// A mount that is read-only down to its last submount is so itself, and is not passed on.
+fn recursive(mount: &Value, path: &str, errors: &mut FieldErrors) {
+    match view::get(mount, "recursiveReadOnly").and_then(Value::as_str) {
+        None | Some("Disabled") => {}
+        Some("Enabled" | "IfPossible") => {
+            if !view::flag(mount, "readOnly") {
+                errors.forbidden(path, "may only be specified when readOnly is true");
+            }
+            if !matches!(view::text(mount, "mountPropagation"), "" | "None") {
+                errors.forbidden(path, "may only be specified when mountPropagation is None or not specified");
+            }
+        }
+        Some(other) => errors.not_supported(path, view::quoted(other), &["Disabled", "Enabled", "IfPossible"]),
     }
 }
 
@@ -265,6 +283,7 @@ fn security(container: &Value, path: &str, errors: &mut FieldErrors) {
             }
         }
     }
+    profile::check(security, path, errors);
     if security.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) && view::flag(security, "privileged") {
         errors.invalid(path, security, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
     }

@@ -1,18 +1,21 @@
 //! Pods: what follows from other fields, what the server decides, what is refused, what may still change.
 
+mod claims;
 mod container;
 mod defaults;
 mod field_ref;
 mod image;
+mod profile;
 mod resources;
 mod spec;
 mod update;
 mod volumes;
+mod warnings;
 
 use coracle_schema::FieldErrors;
 use serde_json::{Value, json};
 
-use super::{template, view};
+use super::{template, view, volume_source};
 use crate::registry::{Object, Part, Policy, Rules};
 
 pub(super) use self::{container::port_or_name, defaults::spec as default_spec, spec::check as validate_spec};
@@ -21,6 +24,8 @@ pub(super) use self::{container::port_or_name, defaults::spec as default_spec, s
 struct Context<'v> {
     /// Volumes that are fine.
     volumes: Vec<&'v Value>,
+    /// Names of the pod's claims of devices.
+    claims: Vec<&'v str>,
     restart_policy: &'v str,
     /// A pod and not a template.
     is_pod: bool,
@@ -87,6 +92,19 @@ impl Rules for Pod {
         errors
     }
 
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.volumes.gcePersistentDisk.pdName"]
+    }
+
+    fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<String> {
+        let volumes = view::list(view::member(new.value(), "spec"), "volumes").iter().enumerate();
+        let more = |(at, volume)| {
+            let given = volume_source::given(volume, volume_source::OF_POD);
+            given.into_iter().skip(1).map(move |(kind, _)| format!("spec.volumes[{at}].{kind}"))
+        };
+        volumes.flat_map(more).collect()
+    }
+
     fn note_time(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>, now: &str) {
         if old.is_some() {
             return;
@@ -104,10 +122,7 @@ impl Rules for Pod {
         }
         let spec = view::member(new.value(), "spec");
         let mut all = template::name_warnings(new, old, "the Pod's hostname");
-        let secrets = view::list(spec, "imagePullSecrets").iter().enumerate();
-        for (at, _) in secrets.filter(|(_, secret)| view::text(secret, "name").is_empty()) {
-            all.push(format!("spec.imagePullSecrets[{at}].name: invalid empty name \"\""));
-        }
+        all.extend(warnings::of(spec));
         all.extend(duplicate_names(spec, "spec"));
         all
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
-use super::{Context, container, volumes};
+use super::{Context, claims, container, profile, volumes};
 use crate::kinds::{address, resources, scheduling, view};
 
 /// What may be set in an ephemeral container, beyond its target.
@@ -33,10 +33,16 @@ const EPHEMERAL: &[&str] = &[
 pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: &mut FieldErrors) {
     let grace = view::int(spec, "terminationGracePeriodSeconds");
     let volumes = volumes::check(spec, name, &format!("{path}.volumes"), errors);
-    let context = Context { volumes, restart_policy: view::text(spec, "restartPolicy"), is_pod };
+    claims::of_pod(spec, &format!("{path}.resourceClaims"), errors);
+    let context = Context { volumes, claims: claims::names(spec), restart_policy: view::text(spec, "restartPolicy"), is_pod };
     containers(spec, &context, grace, path, errors);
     if let Some(own) = view::get(spec, "resources") {
-        resources::requirements(own, true, &format!("{path}.resources"), errors);
+        let path = format!("{path}.resources");
+        if !view::list(own, "claims").is_empty() {
+            errors.forbidden(format!("{path}.claims"), "claims may not be set for Resources at pod-level");
+        }
+        resources::requirements(own, true, &path, errors);
+        claims::of_resources(own, &context.claims, &path, errors);
     }
     host_network(spec, is_pod, path, errors);
     selector::validate_labels(view::map(spec, "nodeSelector"), &format!("{path}.nodeSelector"), errors);
@@ -63,8 +69,9 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     }
     if let Some(os) = view::get(spec, "os") {
         match view::text(os, "name") {
-            "" => errors.required(format!("{path}.os.name"), "cannot be empty"),
-            "linux" | "windows" => {}
+            "" => errors.required(format!("{path}.os.name"), ""),
+            "linux" => no_windows(spec, path, errors),
+            "windows" => {}
             other => errors.not_supported(format!("{path}.os"), view::quoted(other), &["linux", "windows"]),
         }
     }
@@ -204,20 +211,24 @@ fn security(spec: &Value, path: &str, errors: &mut FieldErrors) {
     if view::flag(spec, "shareProcessNamespace") && view::flag(spec, "hostPID") {
         errors.invalid(format!("{path}.shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
     }
-    for profile in ["seccompProfile", "appArmorProfile"] {
-        let Some(given) = view::get(security, profile) else { continue };
-        let local = view::get(given, "localhostProfile").is_some();
-        match (view::text(given, "type"), local) {
-            ("", _) => errors.required(format!("{below}.{profile}.type"), "type is required when seccompProfile is set"),
-            ("Localhost", false) => {
-                errors.required(format!("{below}.{profile}.localhostProfile"), "must be set when seccomp type is Localhost");
-            }
-            ("Localhost", true) | (_, false) => {}
-            (_, true) => errors.invalid(
-                format!("{below}.{profile}.localhostProfile"),
-                view::member(given, "localhostProfile"),
-                "can only be set when seccomp type is Localhost",
-            ),
+    profile::check(security, &below, errors);
+    if let Some(policy) = view::get(security, "seLinuxChangePolicy").and_then(Value::as_str)
+        && !["MountOption", "Recursive"].contains(&policy)
+    {
+        errors.not_supported(format!("{below}.seLinuxChangePolicy"), view::quoted(policy), &["MountOption", "Recursive"]);
+    }
+}
+
+/// What only pods of the other system have.
+fn no_windows(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    const ONLY: &str = "windows options cannot be set for a linux pod";
+    let has = |holder: &Value| view::get(view::member(holder, "securityContext"), "windowsOptions").is_some();
+    if has(spec) {
+        errors.forbidden(format!("{path}.securityContext.windowsOptions"), ONLY);
+    }
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for (at, _) in view::list(spec, list).iter().enumerate().filter(|(_, container)| has(container)) {
+            errors.forbidden(format!("{path}.{list}[{at}].securityContext.windowsOptions"), ONLY);
         }
     }
 }
