@@ -165,6 +165,8 @@ async fn discovery_comes_in_every_encoding_there_is_and_in_no_other() {
         assert!(String::from_utf8_lossy(&reply.body).contains(said.lines().next().unwrap_or_default()), "{path}: {:?}", reply.body);
     }
     assert_eq!(house.ask(Method::HEAD, "/version", &[], "").await.code, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(house.get("/api/v2").await.json()["reason"], "NotFound");
+    assert_eq!(house.get("/apis/nobody.example").await.body, "404 page not found\n");
 }
 
 /// What kube-apiserver 1.37 answers as it comes: its gate CBORServingAndStorage is alpha and off. Clients that prefer CBOR go on in JSON

@@ -30,7 +30,8 @@ impl Paths {
             group: group_of(segments).map(str::to_owned),
         };
         let Some(document) = self.found(layers, key, |seen| text(seen, segments, aggregated, self.address()))? else {
-            return Ok(answer::not_found());
+            // The router of the core group is the one that says so in an object.
+            return if segments[0] == "api" { Err(Status::no_such_path()) } else { Ok(answer::not_found()) };
         };
         let encoding = wanted?.encoding;
         let content_type = if aggregated { aggregated_type(encoding) } else { encoding.content_type() };
