@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitOptions};
 
 use super::cgroup::Hierarchies;
@@ -28,6 +28,8 @@ use crate::runtime::NamespaceMode;
 const MAX_STRAYS: usize = 256;
 /// The agent answers and asks at once, or is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After so long without work a shim waits for the next with as little memory as it can.
+const QUIET: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Exit code of a container that never ran, as containerd has it.
 const START_FAILED: i32 = 128;
 
@@ -149,7 +151,6 @@ fn serve(dir: &Path) -> io::Result<()> {
     drop(sandbox);
     // Held until the shim ends.
     let _pause = shared_pid.then(|| pause::start(&shim.dir)).transpose()?;
-    sys::forget_program_pages();
     while !shim.over {
         shim.turn(&listener, &mut signals)?;
     }
@@ -232,7 +233,13 @@ impl Shim {
             sources.push(Source::Subscriber(index));
             fds.push(PollFd::new(subscriber, PollFlags::IN | PollFlags::RDHUP));
         }
-        match poll(&mut fds, None) {
+        let mut ready = poll(&mut fds, Some(&QUIET));
+        if ready == Ok(0) {
+            // Nothing goes on: what the last work touched is not kept for the long wait that follows.
+            sys::forget_program_pages();
+            ready = poll(&mut fds, None);
+        }
+        match ready {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -441,7 +448,6 @@ impl Shim {
         unit.status.phase = Phase::Running;
         unit.status.started_ns = now_ns();
         self.publish(id);
-        sys::forget_program_pages();
         if let Some(asker) = asker {
             answer(asker, &Reply::Done);
         }
