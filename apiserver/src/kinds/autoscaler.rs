@@ -134,11 +134,8 @@ fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
     if let Some(first) = given.first() {
         source(first, view::member(metric, first), &format!("{path}.{first}"), errors);
     }
-    match expected {
-        Some(field) if !given.contains(&field) => {
-            errors.required(format!("{path}.{field}"), "must populate information for the given metric source");
-        }
-        Some(_) | None => {}
+    if let Some(field) = expected.filter(|field| !given.contains(field)) {
+        errors.required(format!("{path}.{field}"), "must populate information for the given metric source");
     }
     if given.len() != 1 {
         for other in given.iter().filter(|field| Some(**field) != expected) {

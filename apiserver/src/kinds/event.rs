@@ -39,6 +39,23 @@ const GROUP_LABELS: &[(&str, &str)] = &[
     ("type", "type"),
 ];
 
+/// Fields of `events.k8s.io` that never change, the names refusals have for them, and what stands for an absent one there.
+const LASTING: &[(&str, &str, &str)] = &[
+    ("regarding", "involvedObject", "{}"),
+    ("reason", "reason", "\"\""),
+    ("note", "message", "\"\""),
+    ("deprecatedSource", "source", "{}"),
+    ("deprecatedFirstTimestamp", "firstTimestamp", "null"),
+    ("deprecatedLastTimestamp", "lastTimestamp", "null"),
+    ("deprecatedCount", "count", "0"),
+    ("type", "type", "\"\""),
+    ("eventTime", "eventTime", "null"),
+    ("action", "action", "\"\""),
+    ("related", "related", "null"),
+    ("reportingController", "reportingController", "\"\""),
+    ("reportingInstance", "reportingInstance", "\"\""),
+];
+
 fn event_names(event: &Value) -> &'static EventNames {
     if view::text(event, "apiVersion").starts_with("events.k8s.io/") { &GROUP_EVENT } else { &CORE_EVENT }
 }
@@ -69,6 +86,26 @@ impl Rules for Event {
         }
         if names.object == GROUP_EVENT.object && old.is_none() {
             strict_event(event, has_time, &mut errors);
+        }
+        errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let (event, before) = (new.value(), old.value());
+        // Events of the first version change as they like.
+        if event_names(event).object != GROUP_EVENT.object {
+            return errors;
+        }
+        if view::get(event, "series") != view::get(before, "series") {
+            series(event, &mut errors);
+        }
+        for (field, path, absent) in LASTING {
+            let (now, then) = (view::get(event, field), view::get(before, field));
+            if now != then {
+                let shown = now.map_or_else(|| (*absent).to_owned(), Value::to_string);
+                errors.invalid(*path, shown, "field is immutable");
+            }
         }
         errors
     }
@@ -140,6 +177,10 @@ fn strict_event(event: &Value, has_time: bool, errors: &mut FieldErrors) {
     if !view::text(source, "component").is_empty() || !view::text(source, "host").is_empty() {
         errors.invalid("source", "\"\"", "needs to be unset");
     }
+    series(event, errors);
+}
+
+fn series(event: &Value, errors: &mut FieldErrors) {
     if let Some(series) = view::get(event, "series") {
         if view::int(series, "count").unwrap_or_default() < 2 {
             errors.invalid("series.count", "\"\"", "should be at least 2");
@@ -147,5 +188,28 @@ fn strict_event(event: &Value, has_time: bool, errors: &mut FieldErrors) {
         if view::get(series, "lastObservedTime").is_none() {
             errors.required("series.lastObservedTime", "");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_an_event_of_the_new_group_only_the_series_changes() {
+        let event = |change: Value| {
+            let mut event = json!({"apiVersion": "events.k8s.io/v1", "metadata": {"name": "e"}, "reason": "Started", "note": "n"});
+            event.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            Object::new(event).unwrap()
+        };
+        let said =
+            |new: &Object, old: &Object| Event.immutable(new, old, Part::Whole).0.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let old = event(json!({}));
+        let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
+        assert!(said(&event(series), &old).is_empty());
+        assert_eq!(said(&event(json!({"note": null})), &old), ["message: Invalid value: \"\": field is immutable"]);
+        assert_eq!(said(&event(json!({"series": {"count": 1}})), &old).len(), 2);
     }
 }

@@ -55,6 +55,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("discovery.k8s.io", "endpointslices") => &endpoints::EndpointSlice,
         ("", "namespaces") => &namespace::Namespace,
         ("", "nodes") => &node::Node,
+        ("node.k8s.io", "runtimeclasses") => &node::RuntimeClass,
         ("", "secrets") => &secret::Secret,
         ("", "configmaps") => &secret::ConfigMap,
         ("" | "events.k8s.io", "events") => &event::Event,

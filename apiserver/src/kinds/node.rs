@@ -1,15 +1,40 @@
 //! Nodes: taints, capacity, pod ranges (upstream `ValidateNode`).
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
-use super::{address, resources, scheduling, view};
+use super::{address, resources, scheduling, template, view};
 use crate::registry::{Object, Part, Rules};
 
 const POD_CIDR: &str = "node updates may not change podCIDR except from \"\" to valid";
 
 /// Rules of `nodes`.
 pub(super) struct Node;
+
+/// Rules of `runtimeclasses` (upstream `ValidateRuntimeClass`).
+pub(super) struct RuntimeClass;
+
+impl Rules for RuntimeClass {
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let handler = view::text(new.value(), "handler");
+        errors.invalid_each("handler", handler, name::label(handler));
+        if let Some(overhead) = view::get(new.value(), "overhead") {
+            let limits = json!({"limits": view::member(overhead, "podFixed")});
+            resources::requirements(&limits, false, "overhead", &mut errors);
+        }
+        let scheduling = view::member(new.value(), "scheduling");
+        selector::validate_labels(view::map(scheduling, "nodeSelector"), "scheduling.nodeSelector", &mut errors);
+        scheduling::tolerations(view::list(scheduling, "tolerations"), "scheduling.tolerations", &mut errors);
+        errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        template::immutable(new.value(), old.value(), "handler", "", &mut errors);
+        errors
+    }
+}
 
 impl Rules for Node {
     fn default(&self, object: &mut Object) {

@@ -180,7 +180,38 @@ impl Rules for PersistentVolume {
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.accessModes", "spec.capacity", "spec.persistentVolumeReclaimPolicy", "spec.nodeAffinity", "spec."]
+        &[
+            "metadata",
+            "spec.accessModes",
+            "spec.capacity",
+            "spec.persistentVolumeReclaimPolicy",
+            "spec.nodeAffinity",
+            "spec.hostPath",
+            "spec.gcePersistentDisk",
+            "spec.persistentDisk",
+            "spec.awsElasticBlockStore",
+            "spec.glusterfs",
+            "spec.flocker",
+            "spec.nfs",
+            "spec.rbd",
+            "spec.quobyte",
+            "spec.cephfs",
+            "spec.cephFS",
+            "spec.iscsi",
+            "spec.cinder",
+            "spec.fc",
+            "spec.flexVolume",
+            "spec.azureFile",
+            "spec.vsphereVolume",
+            "spec.photonPersistentDisk",
+            "spec.portworxVolume",
+            "spec.azureDisk",
+            "spec.scaleIO",
+            "spec.local",
+            "spec.storageos",
+            "spec.csi",
+            "spec.",
+        ]
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
@@ -362,7 +393,7 @@ fn capacity(spec: &Value, errors: &mut FieldErrors) {
         let path = format!("spec.capacity[{resource}]");
         if view::quantity(amount).is_some_and(Quantity::is_negative) {
             // Said once more, about the number of bytes.
-            errors.invalid(path.as_str(), view::quantity(amount).map_or(0, |q| q.value()), "must be a valid resource quantity");
+            errors.invalid(path.as_str(), view::quantity(amount).map_or(0, Quantity::value), "must be a valid resource quantity");
         }
         if view::quantity(amount).is_some_and(|q| q <= Quantity::ZERO) {
             errors.invalid(path, amount, "must be greater than zero");

@@ -395,6 +395,10 @@ impl Rules for DaemonSet {
             return errors;
         }
         let spec = view::member(new.value(), "spec");
+        if let Some(old) = old {
+            // Of a daemon set upstream says this first.
+            template::immutable(spec, view::member(old.value(), "spec"), "selector", "spec", &mut errors);
+        }
         daemon_selector(spec, &mut errors);
         template::check_lasting(view::member(spec, "template"), "DaemonSet", "spec.template", &mut errors);
         template::not_negative(spec, &["minReadySeconds"], "spec", &mut errors);
@@ -403,16 +407,12 @@ impl Rules for DaemonSet {
         errors
     }
 
-    fn immutable(&self, new: &Object, old: &Object, part: Part<'_>) -> FieldErrors {
-        lasting(new, old, part, &["selector"])
-    }
-
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.selector", "spec.updateStrategy.type"]
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.selector.", "spec.template.metadata.labels", "spec.template", "spec.minReadySeconds", "spec.updateStrategy"]
+        &["metadata", "spec.selector", "spec.template.metadata.labels", "spec.template", "spec.minReadySeconds", "spec.updateStrategy"]
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

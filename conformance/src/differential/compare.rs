@@ -12,6 +12,8 @@ const WIDTH: usize = 600;
 const GIVEN_YEAR: &str = "2020-";
 /// What names that servers generate from the malformed prefix of the cases begin with; five random letters follow.
 const GENERATED: &str = "Bad_-";
+/// What the resource version of a stored object stands behind.
+const RECORD: &str = "in record (";
 
 /// The differences of two answers: `WHERE: LEFT | RIGHT`.
 pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
@@ -162,10 +164,9 @@ fn neutral(text: &str) -> String {
         } else if text[at..].starts_with(GENERATED) && bytes.len() >= at + GENERATED.len() + 5 {
             out += GENERATED;
             at += GENERATED.len() + 5;
-        } else if text[at..].starts_with("in record (") {
+        } else if let Some(digits) = version_in_record(&text[at..]) {
             out += "in record (<version>";
-            at += "in record (".len();
-            at += bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+            at += RECORD.len() + digits;
         } else if is_shape(&bytes[at..], b"X509SHA256=") {
             out += "<certificate>";
             at += bytes.len() - at;
@@ -197,6 +198,13 @@ fn without_structs(text: &str) -> String {
         rest = &rest[opening + values.byte_offset()..];
     }
     out + rest
+}
+
+/// How many digits the resource version has in `in record (123)`, if that is what the text begins with; a uid stands there, too.
+fn version_in_record(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix(RECORD)?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0 && rest[digits..].starts_with(')')).then_some(digits)
 }
 
 /// `patch: Invalid value: "{…}": no`: the object that a patch made, as text, in the order of its Go types.
@@ -254,6 +262,14 @@ mod tests {
             "a: Invalid value: {…}: no, c: Invalid value: {…}: no"
         );
         assert_eq!(neutral("immutable after creation\n@@ -1 +1 @@\n x"), "immutable after creation");
+    }
+
+    #[test]
+    fn versions_objects_and_generated_names_of_refusals_do_not_count() {
+        assert_eq!(neutral("the version in record (123). It"), "the version in record (<version>). It");
+        assert_eq!(neutral("in record (9a2a3b4c-0000-1111-2222-333344445555)"), "in record (<uid>)");
+        assert_eq!(neutral("\"Bad_-x7k2z\" is invalid"), "\"Bad_-\" is invalid");
+        assert_eq!(neutral(r#"patch: Invalid value: "{\"a\":1}": no"#), "patch: Invalid value: {…}: no");
     }
 
     #[test]
