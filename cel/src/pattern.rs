@@ -258,6 +258,12 @@ impl Translation {
                 self.at += 2;
                 return Ok(());
             }
+            // Space and control characters stand for themselves.
+            (c, _) if c.is_ascii() && !c.is_ascii_alphanumeric() => {
+                self.text.push(c);
+                self.at += 2;
+                return Ok(());
+            }
             _ => return Err(format!("invalid escape sequence: `\\{c}`")),
         };
         self.text.push_str(replaced);
@@ -396,6 +402,7 @@ mod tests {
         assert!(matches(r"^\pL{2}$", "äß").unwrap());
         assert!(matches(r"^[a-z-\d_-]+$", "a-1_").unwrap() && matches(r"^[--/]+$", "-./").unwrap());
         assert!(matches(r"^\101$", "A").unwrap());
+        assert!(matches(r"^\ *[a\ ]$", "   a").unwrap());
     }
 
     #[test]
