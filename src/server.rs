@@ -38,10 +38,14 @@ const ROOMS_GRACE: Duration = Duration::from_secs(2);
 const MAX_READS: usize = 400;
 const MAX_WRITES: usize = 200;
 
+/// The stack of a thread: for the deepest expressions, schemas and bodies that are allowed, also in unoptimized builds. What is not used
+/// costs no memory.
+pub(crate) const STACK: usize = 8 << 20;
+
 /// Runs a server until it is told to stop.
 pub(crate) fn main(options: &ServerOptions, started: Instant) -> Result<()> {
     start_log(&options.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").thread_stack_size(STACK).build();
     let runtime = runtime.context("cannot start threads")?;
     let result = runtime.block_on(run(options, started));
     // Blocking work that hangs (a pull, a stopped disk) must not keep the process.

@@ -78,7 +78,7 @@ fn threads(program: &Program) -> tokio::runtime::Builder {
         builder.worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)));
         builder
     };
-    builder.enable_all().thread_name("coracle");
+    builder.enable_all().thread_name("coracle").thread_stack_size(crate::server::STACK);
     builder
 }
 
