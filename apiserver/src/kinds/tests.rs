@@ -28,7 +28,11 @@ fn faults(group: &str, version: &str, resource: &str, new: &Object, old: Option<
     let schema = TABLES.schema_of(TABLES.resource(group, version, resource).unwrap());
     let tables = validate::structure(new.value(), old.map(Object::value), &schema, validate::Rigour::BuiltIn);
     let rules = rules_for(group, resource);
-    crate::registry::rules::findings(tables, rules.validate(new, old, part), rules, new, old)
+    let mut found = crate::registry::rules::findings(tables, rules.validate(new, old, part), rules, new, old);
+    if let Some(old) = old {
+        found.extend(rules.immutable(new, old, part));
+    }
+    found
 }
 
 /// What a create makes of an object, and what is wrong with it.
@@ -366,7 +370,7 @@ fn what_is_immutable_stays() {
     assert_eq!(binding.value()["subjects"][0]["apiGroup"], "rbac.authorization.k8s.io");
     let (_, errors) =
         update("rbac.authorization.k8s.io", "v1", "rolebindings", &binding, Part::Whole, |b| b["roleRef"]["name"] = "s".into());
-    assert!(errors[0].starts_with("roleRef: Invalid value: ") && errors[0].ends_with(": cannot change roleRef"), "{errors:?}");
+    assert!(errors[0].starts_with("roleRef: Invalid value: ") && errors[0].ends_with(": field is immutable"), "{errors:?}");
 }
 
 #[test]
