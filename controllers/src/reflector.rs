@@ -1,7 +1,7 @@
 //! Keeps a [`Sink`] equal to the server's collection: list once in pages, then watch, and list again only when the server
 //! no longer has the history (410).
 
-use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use http::{HeaderValue, header::ACCEPT_ENCODING};
@@ -14,6 +14,7 @@ use kube::{
     },
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(15);
 /// Back-off between attempts.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
+/// Go's zero time.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// Where a reflector puts what it reads.
 pub trait Sink<K>: Send + Sync {
@@ -105,10 +108,20 @@ struct List<K> {
 
 /// One line of a watch. `kube`'s own type would read every kind in a second way, for objects that stand before their type.
 #[derive(Deserialize)]
-struct Event<'a, K> {
-    #[serde(rename = "type", borrow)]
-    what: Cow<'a, str>,
+struct Event<K> {
+    #[serde(rename = "type")]
+    what: What,
     object: K,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "UPPERCASE")]
+enum What {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
 }
 
 /// A line whose object is a Status.
@@ -117,9 +130,34 @@ struct Failure {
     object: Status,
 }
 
-fn event<K: DeserializeOwned>(line: &str) -> Result<Event<'_, K>, kube::Error> {
-    match serde_json::from_str::<Event<'_, K>>(line) {
-        Ok(event) if event.what != "ERROR" => Ok(event),
+/// Reads JSON in which null is absence, as it is to Go: upstream's types write it for empty lists and for the zero time, even where the
+/// published schema has no null. The generated types take it for some of these only.
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(text).or_else(|error| {
+        let mut value: Value = serde_json::from_str(text)?;
+        drop_nulls(&mut value);
+        serde_json::from_value(value).map_err(|_| error)
+    })
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            // The one time that must be there, and is zero when its writer set none (`metav1.Condition`).
+            if let Some(at) = members.get_mut("lastTransitionTime").filter(|at| at.is_null()) {
+                *at = ZERO_TIME.into();
+            }
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+fn event<K: DeserializeOwned>(line: &str) -> Result<Event<K>, kube::Error> {
+    match read::<Event<K>>(line) {
+        Ok(event) if event.what != What::Error => Ok(event),
         Ok(_) => Err(failure(line).unwrap_or_else(kube::Error::SerdeError)),
         Err(error) => Err(failure(line).unwrap_or(kube::Error::SerdeError(error))),
     }
@@ -183,6 +221,7 @@ where
             Ok(End::Again) => {}
             Ok(End::Gone) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 410 || status.is_not_found() => return Ok(()),
+            Err(kube::Error::SerdeError(error)) => tracing::warn!(kind = %collection.resource.kind, %error, "cannot read what changed"),
             Err(error) => tracing::debug!(kind = %collection.resource.kind, %error, "watch ended"),
         }
         if began.elapsed() > LONGEST {
@@ -201,7 +240,7 @@ where
 {
     let (mut objects, mut after) = (Vec::new(), None);
     loop {
-        let page: List<K> = client.request(collection.list(after)?).await?;
+        let page: List<K> = read(&client.request_text(collection.list(after)?).await?).map_err(kube::Error::SerdeError)?;
         objects.extend(page.items.unwrap_or_default());
         after = page.metadata.continue_.filter(|token| !token.is_empty());
         if after.is_none() {
@@ -232,9 +271,9 @@ where
         };
         object.resource_version().clone_into(version);
         let number = object.resource_version().parse().unwrap_or_default();
-        match &*what {
-            "BOOKMARK" => sink.advance(number),
-            "DELETED" => sink.remove(&object, number),
+        match what {
+            What::Bookmark => sink.advance(number),
+            What::Deleted => sink.remove(&object, number),
             _ => sink.put(object),
         }
     }
@@ -242,7 +281,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::core::v1::{ConfigMap, Service};
 
     use super::*;
 
@@ -253,12 +292,26 @@ mod tests {
             r#"{"object":{"metadata":{"name":"a","resourceVersion":"7"}},"type":"ADDED"}"#,
         ] {
             let event = event::<ConfigMap>(line).unwrap();
-            assert_eq!((&*event.what, event.object.resource_version()), ("ADDED", "7"));
+            assert_eq!((event.what, event.object.resource_version()), (What::Added, "7"));
         }
         for kind in [r#""kind":"Status","apiVersion":"v1","#, ""] {
             let line = format!(r#"{{"type":"ERROR","object":{{{kind}"metadata":{{}},"code":410,"reason":"Expired","message":"old"}}}}"#);
             assert!(matches!(event::<ConfigMap>(&line), Err(kube::Error::Api(status)) if status.code == 410));
         }
         assert!(matches!(event::<ConfigMap>("{"), Err(kube::Error::SerdeError(_))));
+    }
+
+    #[test]
+    fn null_is_absence_wherever_it_stands() {
+        let condition = r#"{"type":"Ready","status":"True","reason":"a","message":"b","lastTransitionTime":null}"#;
+        let service = format!(r#"{{"metadata":{{"name":"a","resourceVersion":"7"}},"status":{{"conditions":[{condition}]}}}}"#);
+        let line = format!(r#"{{"type":"MODIFIED","object":{service}}}"#);
+        let changed = event::<Service>(&line).unwrap();
+        assert_eq!((changed.what, changed.object.resource_version()), (What::Modified, "7"));
+        let mark =
+            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","creationTimestamp":null},"spec":{"containers":null}}}"#;
+        assert_eq!(event::<crate::pod::Pod>(mark).unwrap().object.resource_version(), "9");
+        let page: List<Service> = read(&format!(r#"{{"metadata":{{}},"items":[{service}]}}"#)).unwrap();
+        assert_eq!(page.items.unwrap().len(), 1);
     }
 }
