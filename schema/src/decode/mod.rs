@@ -8,6 +8,7 @@ mod custom;
 mod path;
 mod scalar;
 mod settle;
+mod syntax;
 mod visit;
 mod zero;
 
@@ -73,6 +74,18 @@ pub fn from_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Res
     if bytes.len() > MAX_BYTES {
         return Err(DecodeError::TooLarge);
     }
+    worded(bytes, read_json(bytes, schema, mode))
+}
+
+/// An error of syntax in Go's words, if that is what it is about.
+fn worded<T>(bytes: &[u8], read: Result<T, DecodeError>) -> Result<T, DecodeError> {
+    read.map_err(|error| match error {
+        DecodeError::Syntax(text) => DecodeError::Syntax(syntax::fault(bytes).unwrap_or(text)),
+        other => other,
+    })
+}
+
+fn read_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
     let session = Session::new(schema, mode);
     if let Some(custom) = schema.custom() {
         return custom::from_json(bytes, custom, schema, session);

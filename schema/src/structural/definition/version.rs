@@ -66,10 +66,10 @@ pub(super) fn check_all(spec: &Value, options: &Options<'_>, errors: &mut FieldE
         one(spec, version, &path, &shared, options, errors);
     }
     if !unique {
-        errors.invalid("spec.versions", go_versions(versions, &shared), "must contain unique version names");
+        errors.invalid("spec.versions", go_versions(spec, versions, &shared), "must contain unique version names");
     }
     if versions.iter().filter(|v| flag(v, "storage")).count() != 1 {
-        errors.invalid("spec.versions", go_versions(versions, &shared), "must have exactly one version marked as storage version");
+        errors.invalid("spec.versions", go_versions(spec, versions, &shared), "must have exactly one version marked as storage version");
     }
     // Upstream keeps the first name once more.
     let first = versions.first().map(|v| text_of(v, "name")).unwrap_or_default();
@@ -280,7 +280,10 @@ fn oddities(definition: &Value) -> (Vec<String>, BTreeSet<String>) {
 }
 
 /// The versions as Go prints its own form of them, which has what they share elsewhere.
-fn go_versions(versions: &[Value], shared: &Shared) -> String {
+fn go_versions(spec: &Value, versions: &[Value], shared: &Shared) -> String {
+    if member(spec, "versions").is_null() {
+        return "null".to_owned();
+    }
     let own = |version: &Value, field: &str, shared: bool| match member(version, field) {
         _ if shared => "null".to_owned(),
         other => crate::managed::go_json(other),
