@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use coracle_schema::apply::{self, ApplyError, Conflict};
+use coracle_schema::{
+    apply::{self, ApplyError, Conflict},
+    decode::FieldValidation,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -12,15 +15,14 @@ use super::{
 use crate::{
     registry::{Kind, Object, Part, meta},
     request::query::WriteOptions,
-    wire::{Answer, Status, negotiate},
+    wire::{Answer, Status, yaml},
 };
 
 /// Merges the configuration in the body into what is there, by ownership; creates the object when it is not there.
 pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), true)?;
     let mut writing = Writing::new(api, call, kind, options);
-    let config = negotiate::parse_yaml(&call.body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-    let mut config = Object::new(config).ok_or_else(|| Status::bad_request("the configuration is not an object"))?;
+    let (mut config, doubled) = configuration(&call.body)?;
     let (version, now) = (kind.api_version(), meta::time_text(api.now()));
     let placed = !config.namespace().is_empty();
     meta::match_request(&mut config, kind, call.namespace_of(kind), &call.info.name)?;
@@ -34,6 +36,9 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             let who = writing.who(&version, &now);
             let live = old.map(Object::value);
             let merged = apply::apply(&kind.schema, live, config.value(), &who, writing.options.force).map_err(refused)?;
+            if let Some(doubled) = &doubled {
+                writing.doubled(doubled)?;
+            }
             let mut object = writing.decode_value(merged)?;
             if old.is_none() {
                 object.metadata_mut().remove("resourceVersion");
@@ -42,6 +47,40 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
         })
         .await?;
     writing.answer(&outcome)
+}
+
+/// The configuration that is applied, and what stands twice in it (`applyPatcher` of `endpoints/handlers/patch.go`).
+fn configuration(body: &[u8]) -> Result<(Object, Option<String>), Status> {
+    let refused = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
+    let read = yaml::read(body).map_err(|why| refused(format!("error converting YAML to JSON: {why}")))?;
+    let what = match &read.value {
+        Value::Object(_) => "object",
+        Value::Null => return Err(Status::bad_request("invalid object type: /, Kind=")),
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+    };
+    let config = Object::new(read.value).ok_or_else(|| {
+        let into = "into Go value of type map[string]interface {}";
+        refused(format!("error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {what} {into}"))
+    })?;
+    Ok((config, read.doubled))
+}
+
+impl Writing<'_> {
+    /// A key of the configuration stands twice.
+    fn doubled(&mut self, doubled: &str) -> Result<(), Status> {
+        match self.options.field_validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => self.warnings.push(doubled.to_owned()),
+            FieldValidation::Strict => {
+                let text = format!("error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  {doubled}");
+                return Err(Status::bad_request(text));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a refused apply tells the client.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     registry::{Kind, Object, Subresource, Verb, custom::ScalePaths, meta, storage},
     request::query::WriteOptions,
-    wire::{Answer, PatchType, Status, answer, negotiate, status::Subject},
+    wire::{Answer, PatchType, Status, answer, negotiate, status::Subject, yaml},
 };
 
 /// Shows or sets the scale.
@@ -54,7 +54,7 @@ async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> 
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), of == PatchType::Apply)?;
     let mut writing = Writing::new(api, call, kind, options);
     if of == PatchType::Apply {
-        let sent = negotiate::parse_yaml(&call.body).map_err(Status::bad_request)?;
+        let sent = yaml::read(&call.body).map_err(Status::bad_request)?.value;
         let outcome = apply(&mut writing, &sent).await?;
         return finish(writing, &outcome);
     }

@@ -30,6 +30,7 @@ use crate::{
     wire::{
         Answer, Status, Wanted, answer,
         negotiate::{self, BodyEncoding},
+        yaml,
     },
 };
 
@@ -98,9 +99,26 @@ impl<'a> Writing<'a> {
             // In one pass, which also sees what stands twice.
             BodyEncoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
             BodyEncoding::Protobuf => decode::from_protobuf(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
-            _ => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
+            BodyEncoding::Yaml => self.decode_yaml()?,
         };
         self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))
+    }
+
+    fn decode_yaml(&self) -> Result<Result<decode::Decoded, decode::DecodeError>, Status> {
+        let (schema, mode, body) = (&self.kind.schema, self.options.field_validation, &self.call.body);
+        let read = yaml::read(body).map_err(|why| negotiate::unrecognized(schema, &why, body))?;
+        let value = if read.value.is_null() { Value::Object(serde_json::Map::new()) } else { read.value };
+        let mut decoded = decode::from_value(value, schema, mode);
+        if let Some(doubled) = read.doubled {
+            let strict = || format!("yaml: unmarshal errors:\n  {doubled}");
+            match (&mut decoded, mode) {
+                (Ok(_), FieldValidation::Strict) => decoded = Err(decode::DecodeError::Strict(vec![strict()])),
+                (Err(decode::DecodeError::Strict(reports)), _) => reports.insert(0, strict()),
+                (Ok(decoded), FieldValidation::Warn) => decoded.reports.insert(0, doubled),
+                _ => {}
+            }
+        }
+        Ok(decoded)
     }
 
     /// Decodes a value that was made here.

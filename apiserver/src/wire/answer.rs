@@ -1,5 +1,7 @@
 //! From values and errors to HTTP responses.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
@@ -71,10 +73,25 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
     text.split(',').any(|token| token.trim() == "gzip")
 }
 
-/// Adds `Warning: 299 - "text"` headers (RFC 7234), escaped and without line breaks.
+/// Code points of warnings that are sent whole; of more than that each is cut, and those that no longer fit are left out
+/// (`endpoints/filters/warning.go`).
+const WARNINGS: usize = 4 * 1024;
+/// What is then left of one.
+const WARNING: usize = 256;
+
+/// Adds `Warning: 299 - "text"` headers (RFC 7234), escaped and without line breaks, each text once.
 pub fn warn(answer: &mut Answer, warnings: &[String]) {
+    let mut told = BTreeSet::new();
+    let warnings: Vec<&String> = warnings.iter().filter(|text| told.insert(*text)).collect();
+    let cut = warnings.iter().map(|text| text.chars().count()).sum::<usize>() > WARNINGS;
+    let mut sent = 0;
     for text in warnings {
-        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if sent >= WARNINGS {
+            break;
+        }
+        let most = if cut { WARNING } else { WARNINGS };
+        let clean: String = text.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        sent += clean.chars().count();
         let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             answer.headers_mut().append(header::WARNING, value);
@@ -85,4 +102,30 @@ pub fn warn(answer: &mut Answer, warnings: &[String]) {
 /// The answer to a path nobody serves, as go-restful words it.
 pub fn not_found() -> Answer {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(texts: &[String]) -> Vec<String> {
+        let mut answer = text(StatusCode::OK, "");
+        warn(&mut answer, texts);
+        answer.headers().get_all(header::WARNING).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_warning_is_told_once_and_escaped() {
+        let twice = ["a \"b\"".to_owned(), "a \"b\"".to_owned()];
+        assert_eq!(warned(&twice), ["299 - \"a \\\"b\\\"\""]);
+    }
+
+    #[test]
+    fn warnings_too_long_for_headers_are_cut_and_too_many_are_left_out() {
+        let long = warned(&["k".repeat(100_000), "short".to_owned()]);
+        assert_eq!(long, [format!("299 - \"{}\"", "k".repeat(256)), "299 - \"short\"".to_owned()]);
+        let many: Vec<String> = (0..1000).map(|n| format!("{n:0300}")).collect();
+        assert_eq!(warned(&many).len(), 16);
+        assert_eq!(warned(&["k".repeat(4096)])[0].len(), 4096 + 8);
+    }
 }

@@ -7,6 +7,7 @@ pub mod negotiate;
 pub mod pretty;
 pub mod status;
 pub mod table;
+pub mod yaml;
 
 pub use answer::Answer;
 pub use body::Body;

@@ -5,7 +5,7 @@ use coracle_schema::{SchemaRef, proto};
 use http::{HeaderMap, header};
 use serde_json::Value;
 
-use super::Status;
+use super::{Status, yaml};
 
 /// How an answer is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -285,13 +285,13 @@ pub fn patch_type(headers: &HeaderMap, custom: bool) -> Result<PatchType, Status
 pub fn parse(headers: &HeaderMap, body: &[u8], schema: &SchemaRef) -> Result<Value, Status> {
     match body_encoding(headers)? {
         BodyEncoding::Json => serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("json parse error: {e}"))),
-        BodyEncoding::Yaml => parse_yaml(body).map_err(|e| unrecognized(schema, &e, body)),
+        BodyEncoding::Yaml => yaml::read(body).map(|read| read.value).map_err(|e| unrecognized(schema, &e, body)),
         BodyEncoding::Protobuf => proto::decode(body, schema).map_err(|e| unrecognized(schema, &e.to_string(), body)),
     }
 }
 
 /// A body that is no object (`transformDecodeError` of `endpoints/handlers/rest.go`).
-fn unrecognized(schema: &SchemaRef, why: &str, body: &[u8]) -> Status {
+pub fn unrecognized(schema: &SchemaRef, why: &str, body: &[u8]) -> Status {
     let kind = schema.root().short_name();
     Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
 }
@@ -310,27 +310,6 @@ pub fn summary(body: &[u8]) -> String {
 /// Bytes of a body that errors show.
 const SUMMARY: usize = 30;
 
-/// Parses YAML; JSON, its subset, is tried first because it is what clients send most.
-pub fn parse_yaml(body: &[u8]) -> Result<Value, String> {
-    if body.first().is_some_and(|b| *b == b'{')
-        && let Ok(value) = serde_json::from_slice(body)
-    {
-        return Ok(value);
-    }
-    let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
-    serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {}", yaml_fault(&e)))
-}
-
-/// What is wrong with YAML; of a key that is there twice in the words of Go's library, which tools look for.
-fn yaml_fault(error: &serde_saphyr::Error) -> String {
-    match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-            format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
-        }
-        other => format!("yaml: {other}"),
-    }
-}
-
 /// JSON bytes in another text encoding.
 pub fn rewrite(encoding: Encoding, json: Bytes) -> Result<Bytes, Status> {
     match encoding {
@@ -346,12 +325,6 @@ pub fn rewrite(encoding: Encoding, json: Bytes) -> Result<Bytes, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_that_is_there_twice_is_named_with_its_line() {
-        let told = parse_yaml(b"\na: 1\nb:\n  c: 1\n  c: 2\n").unwrap_err();
-        assert_eq!(told, "error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"c\" already set in map");
-    }
 
     fn wanted(accept: &str, offer: Offer) -> Result<Wanted, u16> {
         let mut headers = HeaderMap::new();
@@ -443,12 +416,5 @@ mod tests {
         }
         assert_eq!(of("application/*").unwrap_err(), format!("406: Not Acceptable\n\nAvailable representations: {ACCEPTED}, {STREAMED}"));
         assert!(of("application/cbor").is_err());
-    }
-
-    #[test]
-    fn yaml_bodies_become_the_same_values_as_json() {
-        let yaml = b"a: 1\nb:\n- x\n- true\nc: \"7\"\n";
-        assert_eq!(parse_yaml(yaml).unwrap(), serde_json::json!({"a": 1, "b": ["x", true], "c": "7"}));
-        assert!(parse_yaml(b"a: [").is_err());
     }
 }
