@@ -1,6 +1,6 @@
 //! Bodies in every encoding.
 
-use coracle_apiserver::wire::negotiate;
+use coracle_apiserver::wire::yaml::read;
 use coracle_schema::{
     SchemaRef, decode,
     decode::{FieldValidation, from_json, from_value},
@@ -23,8 +23,8 @@ pub(crate) fn json(data: &[u8]) {
 /// YAML: bounded in size and depth; what it gives is decoded like JSON.
 pub(crate) fn yaml(data: &[u8]) {
     let Some((schema, body)) = kind(data) else { return };
-    if let Ok(value) = negotiate::parse_yaml(body)
-        && let Ok(decoded) = from_value(value, &schema, FieldValidation::Warn)
+    if let Ok(document) = read(body)
+        && let Ok(decoded) = from_value(document.value, &schema, FieldValidation::Warn)
     {
         settled(&schema, decoded.value);
     }

@@ -165,11 +165,8 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return Err(Status::method_not_allowed());
     }
     may_be_answered(&call, &kind)?;
-    let mut made = if kind.prefix.is_none() {
-        reviews::answer(api, &call, &kind).await?
-    } else {
-        on_object(api, &call, &kind, verb).await?
-    };
+    let mut made =
+        if kind.prefix.is_none() { reviews::answer(api, &call, &kind).await? } else { on_object(api, &call, &kind, verb).await? };
     if kind.id.is(DEFINITIONS) && !info.is_read() {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;

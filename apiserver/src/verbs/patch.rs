@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_schema::{
     FieldErrors, SchemaRef,
     decode::DecodeError,
+    go,
     patch::{self, PatchError},
 };
 use serde_json::{Value, json};
@@ -35,8 +36,12 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             if kind.is_custom() {
                 return Ok(Made { object: writing.decode_value(patched)?, owned: false });
             }
-            let shown = patched.clone();
-            let object = writing.decode_made(patched, |error| patch.undecodable(&shown, error))?;
+            // What a refusal shows is made again then: a copy would cost every patch.
+            let refuse = |error: &DecodeError| match patch.apply(&kind.schema, old.value()) {
+                Ok(shown) => patch.undecodable(&shown, error),
+                Err(status) => status,
+            };
+            let object = writing.decode_made(patched, refuse)?;
             Ok(Made { object, owned: false })
         })
         .await?;
@@ -63,7 +68,7 @@ impl<'a> Patch<'a> {
             PatchType::Strategic | PatchType::Apply => (value.is_object(), "", "map[string]interface {}"),
         };
         if !fits && !value.is_null() {
-            let found = json_kind(&value);
+            let found = go::json_name(&value);
             return Err(Status::bad_request(format!("{head}json: cannot unmarshal {found} into Go value of type {wanted}")));
         }
         Ok(match of {
@@ -127,18 +132,6 @@ fn go_print(value: &Value) -> String {
             format!("map[{}]", shown.join(" "))
         }
         other => other.to_string(),
-    }
-}
-
-/// What Go's decoder calls a value.
-fn json_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 
