@@ -45,6 +45,29 @@ impl Bench {
         new: Option<Value>,
         old: Option<Value>,
     ) -> Result<Value, Status> {
+        Ok(self.pass(plugin, operation, at, new, old).await?.0)
+    }
+
+    /// What the client is warned of.
+    pub(super) async fn warnings(
+        &self,
+        plugin: &dyn Admission,
+        operation: Operation,
+        at: &str,
+        new: Option<Value>,
+        old: Option<Value>,
+    ) -> Result<Vec<String>, Status> {
+        Ok(self.pass(plugin, operation, at, new, old).await?.1)
+    }
+
+    async fn pass(
+        &self,
+        plugin: &dyn Admission,
+        operation: Operation,
+        at: &str,
+        new: Option<Value>,
+        old: Option<Value>,
+    ) -> Result<(Value, Vec<String>), Status> {
         let request = request(operation, at);
         let kinds = catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN);
         let kind = kinds.get(&request.group, "v1", &request.resource).unwrap();
@@ -56,7 +79,7 @@ impl Bench {
             plugin.mutate(&mut attempt, new.as_mut()).await?;
             plugin.validate(&mut attempt, new.as_ref()).await?;
         }
-        Ok(new.map(Object::into_value).unwrap_or_default())
+        Ok((new.map(Object::into_value).unwrap_or_default(), attempt.warnings))
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     limits::LimitRanger,
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
+    podsecurity::PodSecurity,
     policy::{Engine, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     priority::Priority,
     quota::ResourceQuota,
@@ -63,7 +64,6 @@ const ABSENT: &[&str] = &[
     "PodGroupProtection",
     "PodNodeSelector",
     "PodResizeValidator",
-    "PodSecurity",
     "PodTolerationRestriction",
     "ValidatingAdmissionWebhook",
 ];
@@ -102,6 +102,7 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
         Arc::new(ServiceAccount { reader: reader() }),
         Arc::new(NodeRestriction { reader: reader() }),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity { reader: reader() }),
         Arc::new(Priority { reader: reader() }),
         Arc::new(DefaultTolerationSeconds::default()),
         Arc::new(DefaultStorageClass { reader: reader() }),

@@ -7,6 +7,7 @@ pub mod ingress;
 pub mod limits;
 pub mod namespace;
 pub mod noderestriction;
+pub mod podsecurity;
 pub mod policy;
 pub mod priority;
 pub mod quota;

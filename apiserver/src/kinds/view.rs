@@ -1,6 +1,7 @@
 //! Short ways to look into JSON objects. Absent, null and wrong-typed members all read as the empty value: types were checked at the door.
 
 use coracle_schema::Quantity;
+pub(super) use coracle_schema::go::quoted;
 use serde_json::{Map, Value};
 
 static NULL: Value = Value::Null;
@@ -73,9 +74,4 @@ pub(super) fn remove(value: &mut Value, name: &str) -> Option<Value> {
 /// A quantity that is there and parses.
 pub(super) fn quantity(value: &Value) -> Option<Quantity> {
     value.as_str().and_then(|text| text.parse().ok())
-}
-
-/// `"text"`, as it stands in `Invalid value: "text"`.
-pub(super) fn quoted(text: &str) -> String {
-    format!("{text:?}")
 }

@@ -2,7 +2,7 @@
 //!
 //! Rules and texts: apiserver `registry/rest/{create,update,delete}.go`, apimachinery `api/validation/objectmeta.go`.
 
-use coracle_schema::{ErrorKind, FieldErrors};
+use coracle_schema::{ErrorKind, FieldErrors, go::quoted};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -312,10 +312,6 @@ fn finalizers(object: &Object, kind: &Kind, errors: &mut FieldErrors) {
 
 fn members<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     object.value().get("metadata").and_then(|m| m.get(name)).and_then(Value::as_object).into_iter().flatten()
-}
-
-fn quoted(text: &str) -> String {
-    format!("{text:?}")
 }
 
 #[cfg(test)]

@@ -1,0 +1,245 @@
+//! PodSecurity: what pods may do, as the labels of their namespace say
+//! (KEP-2579, `plugin/pkg/admission/security/podsecurity`, `pod-security-admission`).
+
+mod baseline;
+mod checks;
+mod namespace;
+mod pod;
+mod restricted;
+mod standard;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::Value;
+
+use self::{
+    checks::{details, evaluate},
+    pod::Pod,
+    standard::{Level, LevelVersion, Policy},
+};
+use super::{Admission, Attempt, Operation, look};
+use crate::{
+    registry::{Object, Reader},
+    wire::{Status, status::Subject},
+};
+
+/// Subresources of pods that change nothing of what is checked.
+const HARMLESS: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+/// The plugin.
+pub struct PodSecurity {
+    /// Where namespaces and their pods are looked up.
+    pub reader: Arc<dyn Reader>,
+}
+
+/// The little of a namespace that matters here.
+#[derive(Deserialize)]
+struct Namespace {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Where kinds that make pods keep their template, as JSON pointers.
+fn template_of(group: &str, resource: &str) -> Option<&'static str> {
+    match (group, resource) {
+        ("", "podtemplates") => Some("/template"),
+        ("", "replicationcontrollers") | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets") | ("batch", "jobs") => {
+            Some("/spec/template")
+        }
+        ("batch", "cronjobs") => Some("/spec/jobTemplate/spec/template"),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl Admission for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn concerns(&self, attempt: &Attempt<'_>) -> bool {
+        let request = attempt.request;
+        matches!(attempt.operation, Operation::Create | Operation::Update)
+            && match (request.group.as_str(), request.resource.as_str()) {
+                ("", "pods") => !HARMLESS.contains(&request.subresource.as_str()),
+                ("", "namespaces") => request.subresource.is_empty(),
+                (group, resource) => request.subresource.is_empty() && template_of(group, resource).is_some(),
+            }
+    }
+
+    async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
+        let Some(object) = new else { return Ok(()) };
+        match attempt.request.resource.as_str() {
+            "namespaces" => self.check_namespace(attempt, object).await,
+            "pods" => self.check_pod(attempt, object).await,
+            _ => self.check_template(attempt, object).await,
+        }
+    }
+}
+
+impl PodSecurity {
+    async fn policy(&self, namespace: &str) -> Result<Policy, Status> {
+        let found: Option<Namespace> = look::one(&*self.reader, "", "namespaces", "", namespace).await?;
+        let found = found.ok_or_else(|| Status::internal(format!("failed to lookup namespace {namespace:?}")))?;
+        Ok(Policy::of(&found.metadata.labels.unwrap_or_default()).0)
+    }
+
+    async fn check_pod(&self, attempt: &mut Attempt<'_>, pod: &Object) -> Result<(), Status> {
+        let policy = self.policy(&attempt.request.namespace).await?;
+        if policy.is_privileged() || attempt.old.is_some_and(|old| !images_change(old.value(), pod.value())) {
+            return Ok(());
+        }
+        let pod_seen = Pod::of(pod.value());
+        let violations = evaluate(policy.enforce, &pod_seen);
+        if !violations.is_empty() {
+            let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&violations));
+            return Err(look::forbidden(attempt, Some(pod), &why));
+        }
+        attempt.warnings.extend(warning(policy.warn, &pod_seen));
+        Ok(())
+    }
+
+    /// Kinds that make pods are never refused: whoever makes them is warned of what would happen to their pods.
+    async fn check_template(&self, attempt: &mut Attempt<'_>, object: &Object) -> Result<(), Status> {
+        let place = template_of(&attempt.request.group, &attempt.request.resource);
+        let Some(template) = place.and_then(|place| object.value().pointer(place)).filter(|t| t.is_object()) else { return Ok(()) };
+        let Ok(policy) = self.policy(&attempt.request.namespace).await else { return Ok(()) };
+        attempt.warnings.extend(warning(policy.warn, &Pod::of(template)));
+        Ok(())
+    }
+
+    /// The labels must make sense, and whoever makes them stricter is told which pods would not be let in again.
+    async fn check_namespace(&self, attempt: &mut Attempt<'_>, object: &Object) -> Result<(), Status> {
+        let (policy, errors) = Policy::of(&labels(object));
+        let before = attempt.old.map(|old| Policy::of(&labels(old)));
+        if !errors.is_empty() && before.as_ref().is_none_or(|(_, earlier)| earlier.0 != errors.0) {
+            return Err(Status::invalid(Subject { group: "", resource: "Namespace", name: object.name() }, &errors));
+        }
+        let Some((before, _)) = before else { return Ok(()) };
+        let (now, then) = (policy.enforce, before.enforce);
+        let relaxed = now.version == then.version && now.level <= then.level;
+        if now.level == Level::Privileged || relaxed {
+            return Ok(());
+        }
+        let Ok(pods) = self.reader.list("", "pods", object.name()).await else {
+            attempt.warnings.push("failed to list pods while checking new PodSecurity enforce level".to_owned());
+            return Ok(());
+        };
+        attempt.warnings.extend(namespace::warnings(object.name(), now, &pods));
+        Ok(())
+    }
+}
+
+fn warning(of: LevelVersion, pod: &Pod<'_>) -> Option<String> {
+    let violations = evaluate(of, pod);
+    (!violations.is_empty()).then(|| format!("would violate PodSecurity \"{of}\": {}", details(&violations)))
+}
+
+fn labels(namespace: &Object) -> BTreeMap<String, String> {
+    let labels = namespace.value()["metadata"]["labels"].as_object();
+    labels.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// Of what can be changed in a pod only its images matter, and ephemeral containers that are added.
+fn images_change(old: &Value, new: &Value) -> bool {
+    let fixed = ["/spec/containers", "/spec/initContainers"].into_iter().any(|place| {
+        let (old, new) = (look::list(old, place), look::list(new, place));
+        old.len() != new.len() || old.iter().zip(new).any(|(old, new)| old["image"] != new["image"])
+    });
+    let before = look::list(old, "/spec/ephemeralContainers");
+    let differs = |new: &Value| before.iter().find(|old| old["name"] == new["name"]).is_none_or(|old| old["image"] != new["image"]);
+    fixed || look::list(new, "/spec/ephemeralContainers").iter().any(differs)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::admission::bench::{Bench, pod};
+
+    fn bench(labels: &Value) -> (Bench, PodSecurity) {
+        let bench = Bench::new();
+        bench.reader.put("", "namespaces", json!({"metadata": {"name": "live", "labels": labels}}));
+        let plugin = PodSecurity { reader: bench.reader.clone() };
+        (bench, plugin)
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_breaks_what_is_enforced_is_refused() {
+        let (b, plugin) = bench(&json!({"pod-security.kubernetes.io/enforce": "baseline"}));
+        assert!(b.create(&plugin, "pods live web", pod()).await.is_ok());
+        let mut bad = pod();
+        bad["spec"]["hostPID"] = true.into();
+        let refused = b.create(&plugin, "pods live web", bad.clone()).await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (403, r#"pods "web" is forbidden: violates PodSecurity "baseline:latest": host namespaces (hostPID=true)"#)
+        );
+        // What is there already may be labelled, but gets no other image.
+        assert!(b.update(&plugin, "pods live web", bad.clone(), bad.clone()).await.is_ok());
+        let mut other = bad.clone();
+        other["spec"]["containers"][0]["image"] = "other".into();
+        assert!(b.update(&plugin, "pods live web", bad, other).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_labels_everything_goes() {
+        let (b, plugin) = bench(&json!({}));
+        let mut any = pod();
+        any["spec"]["hostPID"] = true.into();
+        assert!(b.create(&plugin, "pods live web", any).await.is_ok());
+    }
+
+    async fn warned(bench: &Bench, plugin: &PodSecurity, operation: Operation, at: &str, new: Value, old: Option<Value>) -> Vec<String> {
+        bench.warnings(plugin, operation, at, Some(new), old).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn makers_of_pods_are_warned_of_what_is_enforced() {
+        let (b, plugin) = bench(&json!({"pod-security.kubernetes.io/enforce": "baseline"}));
+        let template = json!({"spec": {"hostIPC": true, "containers": []}});
+        let job = json!({"metadata": {"name": "j"}, "spec": {"template": template.clone()}});
+        let expected = [r#"would violate PodSecurity "baseline:latest": host namespaces (hostIPC=true)"#];
+        assert_eq!(warned(&b, &plugin, Operation::Create, "jobs.batch live j", job, None).await, expected);
+        let cron = json!({"metadata": {"name": "c"}, "spec": {"jobTemplate": {"spec": {"template": template}}}});
+        assert_eq!(warned(&b, &plugin, Operation::Update, "cronjobs.batch live c", cron.clone(), Some(cron)).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_needs_labels_that_make_sense_and_hears_of_pods_that_do_not_fit() {
+        let (b, plugin) = bench(&json!({}));
+        let with = |level: &str| json!({"metadata": {"name": "live", "labels": {"pod-security.kubernetes.io/enforce": level}}});
+        let refused = b.create(&plugin, "namespaces - live", with("x")).await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (
+                422,
+                r#"Namespace "live" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: "x": must be one of privileged, baseline, restricted"#
+            )
+        );
+        assert!(b.update(&plugin, "namespaces - live", with("x"), with("x")).await.is_ok());
+        for (name, owner) in [("b", "one"), ("a", "two")] {
+            let owner = json!([{"uid": owner, "controller": true}]);
+            let metadata = json!({"name": name, "namespace": "live", "ownerReferences": owner});
+            b.reader.put("", "pods", json!({"metadata": metadata, "spec": {"hostPID": true}}));
+        }
+        assert_eq!(
+            warned(&b, &plugin, Operation::Update, "namespaces - live", with("baseline"), Some(json!({"metadata": {"name": "live"}})))
+                .await,
+            [
+                r#"existing pods in namespace "live" violate the new PodSecurity enforce level "baseline:latest""#,
+                "a (and 1 other pod): host namespaces"
+            ]
+        );
+        let relaxed = warned(&b, &plugin, Operation::Update, "namespaces - live", with("baseline"), Some(with("restricted"))).await;
+        assert!(relaxed.is_empty());
+    }
+}
