@@ -199,19 +199,24 @@ pub(super) fn ends_with<'a>(args: &[Val<'a>]) -> Eval<'a> {
     Ok(Val::Bool(text(&args[0])?.ends_with(text(&args[1])?)))
 }
 
-fn compiled(expression: &str) -> Result<std::sync::Arc<regex::Regex>, EvalError> {
+fn compiled(expression: &str) -> Result<std::sync::Arc<pattern::Pattern>, EvalError> {
     pattern::compiled(expression).map_err(|error| EvalError::new(format!("Illegal regex: {error}")))
+}
+
+/// A match that would take too long.
+fn too_dear(error: Box<str>) -> EvalError {
+    EvalError::new(error.into_string())
 }
 
 pub(super) fn matches<'a>(args: &[Val<'a>]) -> Eval<'a> {
     let expression = pattern::compiled(text(&args[1])?).map_err(|error| EvalError::new(error.into_string()))?;
-    Ok(Val::Bool(expression.is_match(text(&args[0])?)))
+    expression.is_match(text(&args[0])?).map(Val::Bool).map_err(too_dear)
 }
 
 pub(super) fn find<'a>(args: &[Val<'a>]) -> Eval<'a> {
     let whole = text(&args[0])?;
-    match compiled(text(&args[1])?)?.find(whole) {
-        Some(found) => part(&args[0], found.range()),
+    match compiled(text(&args[1])?)?.find_at(whole, 0).map_err(too_dear)? {
+        Some(found) => part(&args[0], found),
         None => Ok(Val::from("")),
     }
 }
@@ -224,17 +229,15 @@ pub(super) fn find_all<'a>(args: &[Val<'a>]) -> Eval<'a> {
     };
     let expression = compiled(text(&args[1])?)?;
     let mut found = Vec::new();
-    let mut end = None;
-    for one in expression.find_iter(whole) {
+    let (mut at, mut end) = (0, None);
+    while at <= whole.len() && found.len() < most {
+        let Some(one) = expression.find_at(whole, at).map_err(too_dear)? else { break };
+        at = if one.is_empty() { one.end + whole[one.end..].chars().next().map_or(1, char::len_utf8) } else { one.end };
         // Go passes over an empty match right after a match.
-        if one.is_empty() && end == Some(one.start()) {
-            continue;
+        if !one.is_empty() || end != Some(one.start) {
+            end = Some(one.end);
+            found.push(part(&args[0], one)?);
         }
-        if found.len() == most {
-            break;
-        }
-        end = Some(one.end());
-        found.push(part(&args[0], one.range())?);
     }
     Ok(Val::from(found))
 }

@@ -1,94 +1,56 @@
-//! Regular expressions as Go's `regexp` reads them (RE2 syntax), run by the `regex` crate.
+//! From Go's syntax of regular expressions (`regexp/syntax/parse.go`) to that of `regex-syntax`.
 //!
-//! The two syntaxes differ a little: Go's `\d`, `\w`, `\s` and `\b` are ASCII, `[` in a class and `{` that begins no count are literal, `\Q…\E`
-//! quotes. Patterns are translated once; compiled ones are shared, because the same few stand in thousands of schemas.
+//! Nobody asks for captures, so groups become plain ones, and their names may stand twice, as they may in Go.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock, PoisonError, RwLock},
-};
+use regex_syntax::hir::{Class, HirKind};
 
-use regex::{Regex, RegexBuilder};
-
-/// Compiled patterns kept, small and large; the rest is compiled again when wanted.
-const MAX_KEPT: [usize; 2] = [512, 4];
-/// Largest compiled programs of the two sizes, in bytes.
-const MAX_PROGRAM: [usize; 2] = [128 << 10, 8 << 20];
-/// Longest pattern, in bytes.
-const MAX_PATTERN: usize = 64 * 1024;
-/// The largest count in a repetition, as in Go.
+/// The largest count in a repetition, also of repetitions within repetitions, as in Go.
 const MAX_REPEAT: u32 = 1000;
-
-type Compiled = Result<Arc<Regex>, Box<str>>;
-
-/// Compiled patterns by their text.
-type Kept = HashMap<Box<str>, Compiled>;
-
-static KEPT: LazyLock<RwLock<[Kept; 2]>> = LazyLock::new(RwLock::default);
-
-/// Whether `text` matches the pattern somewhere. Fails with what is wrong with the pattern, in Go's words.
-pub fn matches(pattern: &str, text: &str) -> Result<bool, Box<str>> {
-    Ok(compiled(pattern)?.is_match(text))
-}
-
-/// What is wrong with a pattern, in Go's words (``error parsing regexp: missing closing ): `(` ``).
-pub fn check(pattern: &str) -> Result<(), Box<str>> {
-    compiled(pattern).map(drop)
-}
-
-/// The compiled pattern.
-pub fn compiled(pattern: &str) -> Result<Arc<Regex>, Box<str>> {
-    let known = KEPT.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|size| size.get(pattern).cloned());
-    if let Some(known) = known {
-        return known;
-    }
-    let (made, size) = compile(pattern);
-    let mut kept = KEPT.write().unwrap_or_else(PoisonError::into_inner);
-    if kept[size].len() >= MAX_KEPT[size] {
-        kept[size].clear();
-    }
-    kept[size].insert(pattern.into(), made.clone());
-    made
-}
-
-/// Compiles a pattern; says which of the two sizes it has.
-fn compile(pattern: &str) -> (Compiled, usize) {
-    let failed = |what: &str| Err(format!("error parsing regexp: {what}").into());
-    if pattern.len() > MAX_PATTERN {
-        return (failed("expression too large"), 1);
-    }
-    let translated = match translate(pattern) {
-        Ok(translated) => translated,
-        Err(what) => return (failed(&what), 0),
-    };
-    for (size, limit) in MAX_PROGRAM.into_iter().enumerate() {
-        match RegexBuilder::new(&translated).size_limit(limit).nest_limit(250).build() {
-            Ok(regex) => return (Ok(Arc::new(regex)), size),
-            Err(regex::Error::CompiledTooBig(_)) => {}
-            Err(_) => return (failed(&format!("invalid syntax: `{pattern}`")), size),
-        }
-    }
-    (failed("expression too large"), 1)
-}
+/// Ranges of all named classes together: [`regex_syntax`] keeps them in memory, each time they stand there.
+const MAX_RANGES: usize = 1 << 20;
+/// Groups within groups, as in Go.
+pub(super) const MAX_NESTING: u32 = 1000;
 
 /// The pattern in the syntax of `regex`, or what Go would say is wrong.
-fn translate(pattern: &str) -> Result<String, String> {
+pub(super) fn translate(pattern: &str) -> Result<String, String> {
     let mut out =
-        Translation { chars: pattern.chars().collect(), at: 0, text: String::with_capacity(pattern.len() + 16), open: 0, operand: false };
+        Translation { chars: pattern.chars().collect(), text: String::with_capacity(pattern.len() + 16), ..Translation::default() };
     while let Some(next) = out.peek() {
         out.step(next)?;
     }
-    if out.open > 0 { Err(format!("missing closing ): `{pattern}`")) } else { Ok(out.text) }
+    if !out.open.is_empty() { Err(format!("missing closing ): `{pattern}`")) } else { Ok(out.text) }
 }
 
+#[derive(Default)]
 struct Translation {
     chars: Vec<char>,
     at: usize,
     text: String,
-    /// Groups that are open.
-    open: usize,
+    /// What was before each group that is open.
+    open: Vec<Repeated>,
+    /// How often what was read is repeated.
+    repeated: Repeated,
     /// There is something a repetition may follow.
     operand: bool,
+    /// Ranges of named classes so far.
+    ranges: usize,
+}
+
+/// The largest product of counts of repetitions within repetitions.
+#[derive(Clone, Copy, Default)]
+struct Repeated {
+    /// In the group so far.
+    group: u32,
+    /// In its last part, which a repetition would follow.
+    last: u32,
+}
+
+impl Repeated {
+    /// Something follows whose own repetitions are these.
+    fn follow(&mut self, last: u32) {
+        self.last = last;
+        self.group = self.group.max(last);
+    }
 }
 
 impl Translation {
@@ -110,6 +72,9 @@ impl Translation {
     }
 
     fn step(&mut self, next: char) -> Result<(), String> {
+        if !matches!(next, ')' | '*' | '+' | '?' | '{') {
+            self.repeated.follow(1);
+        }
         match next {
             '\\' => {
                 self.escape(false)?;
@@ -121,21 +86,23 @@ impl Translation {
             }
             '(' => self.group()?,
             ')' => {
-                if self.open == 0 {
-                    return Err(format!("unexpected ): `{}`", self.rest(0)));
-                }
-                self.open -= 1;
+                let Some(before) = self.open.pop() else { return Err(format!("unexpected ): `{}`", self.rest(0))) };
+                let within = std::mem::replace(&mut self.repeated, before).group;
+                self.repeated.follow(within.max(1));
                 self.operand = true;
                 self.push(')');
             }
             '*' | '+' | '?' => self.repeat(1)?,
             '{' => match self.count() {
                 Some((length, low, high)) => {
-                    if low > MAX_REPEAT || high.is_some_and(|h| h > MAX_REPEAT || h < low) {
+                    let most = high.unwrap_or(low);
+                    let product = most.max(1).saturating_mul(self.repeated.last);
+                    if low.max(most) > MAX_REPEAT || most < low || (self.operand && most > 1 && product > MAX_REPEAT) {
                         let text: String = self.chars[self.at..self.at + length].iter().collect();
                         return Err(format!("invalid repeat count: `{text}`"));
                     }
                     self.repeat(length)?;
+                    self.repeated.follow(if most == 0 { 1 } else { product });
                 }
                 None => {
                     self.text.push_str("\\{");
@@ -158,32 +125,69 @@ impl Translation {
 
     /// `(`, `(?:`, `(?i)`, `(?P<name>`.
     fn group(&mut self) -> Result<(), String> {
-        let start = self.at;
         self.operand = false;
-        if self.ahead(1) == Some('?') {
-            let lookaround = matches!(self.ahead(2), Some('=' | '!' | '>' | '#'))
-                || (self.ahead(2) == Some('<') && matches!(self.ahead(3), Some('=' | '!')));
-            if lookaround {
-                let end = if self.ahead(2) == Some('<') { 4 } else { 3 };
-                let text: String = self.chars[start..start + end].iter().collect();
-                return Err(format!("invalid or unsupported Perl syntax: `{text}`"));
-            }
-            let named = self.ahead(2) == Some('<') || (self.ahead(2) == Some('P') && self.ahead(3) == Some('<'));
-            if named && !self.chars[start..].contains(&'>') {
-                return Err(format!("invalid named capture: `{}`", self.rest(start)));
-            }
-            while let Some(c) = self.peek() {
-                self.push(c);
-                match c {
-                    ')' => return Ok(()),
-                    ':' | '>' => break,
-                    _ => {}
+        if self.open.len() >= MAX_NESTING as usize {
+            return Err(format!("expression nests too deeply: `{}`", self.rest(0)));
+        }
+        let named = match (self.ahead(1), self.ahead(2), self.ahead(3)) {
+            (Some('?'), Some('P'), Some('<')) => Some(4),
+            (Some('?'), Some('<'), next) if !matches!(next, Some('=' | '!')) => Some(3),
+            _ => None,
+        };
+        match named {
+            Some(length) => self.name(length)?,
+            None if self.ahead(1) == Some('?') => return self.flags(),
+            None => self.at += 1,
+        }
+        self.text.push_str("(?:");
+        self.enter();
+        Ok(())
+    }
+
+    fn enter(&mut self) {
+        self.open.push(self.repeated);
+        self.repeated = Repeated::default();
+    }
+
+    /// A group's name, `length` characters behind its parenthesis, up to `>`.
+    fn name(&mut self, length: usize) -> Result<(), String> {
+        let start = self.at;
+        let Some(end) = self.chars[start..].iter().position(|c| *c == '>') else {
+            return Err(format!("invalid named capture: `{}`", self.rest(start)));
+        };
+        let name = &self.chars[start + length..start + end.max(length)];
+        if name.is_empty() || !name.iter().all(|c| c.is_ascii_alphanumeric() || *c == '_') {
+            let text: String = self.chars[start..=start + end].iter().collect();
+            return Err(format!("invalid named capture: `{text}`"));
+        }
+        self.at += end + 1;
+        Ok(())
+    }
+
+    /// `(?flags)` and `(?flags:`; Go knows `imsU`, and more is known here.
+    fn flags(&mut self) -> Result<(), String> {
+        let start = self.at;
+        let (mut end, mut minus, mut flag) = (start + 2, false, false);
+        loop {
+            match self.chars.get(end) {
+                Some('i' | 'm' | 's' | 'U') => flag = true,
+                Some('-') if !minus => (minus, flag) = (true, false),
+                Some(')' | ':') if !minus || flag => break,
+                None => return Err(format!("missing closing ): `{}`", self.rest(0))),
+                Some(_) => {
+                    let text: String = self.chars[start..=end].iter().collect();
+                    return Err(format!("invalid or unsupported Perl syntax: `{text}`"));
                 }
             }
-        } else {
-            self.push('(');
+            end += 1;
         }
-        self.open += 1;
+        let text: String = self.chars[start..=end].iter().collect();
+        self.at = end + 1;
+        if text.ends_with(':') {
+            self.enter();
+        }
+        // Empty flags, which Go allows, change nothing.
+        self.text.push_str(if text == "(?)" { "(?:)" } else { &text });
         Ok(())
     }
 
@@ -238,8 +242,7 @@ impl Translation {
             ('W', _) => "[^0-9A-Za-z_]",
             ('S', _) => "[^\\t\\n\\x0C\\r ]",
             ('b', false) => "(?-u:\\b)",
-            // A place between bytes is no place in text; between ASCII characters it is the same.
-            ('B', false) => "\\B",
+            ('B', false) => "(?-u:\\B)",
             ('<', _) => "<",
             ('>', _) => ">",
             ('Q', false) => return self.quoted(),
@@ -279,7 +282,7 @@ impl Translation {
                 self.at += 2;
                 break;
             }
-            self.text.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
+            self.text.push_str(&regex_syntax::escape(c.encode_utf8(&mut [0; 4])));
             self.at += 1;
         }
         Ok(())
@@ -296,6 +299,16 @@ impl Translation {
         match length {
             Some(length) if start + length <= self.chars.len() => {
                 let text: String = self.chars[start..start + length].iter().collect();
+                let Ok(parsed) = regex_syntax::parse(&text) else {
+                    let what = if kind == 'x' { "escape sequence" } else { "character class range" };
+                    return Err(format!("invalid {what}: `{text}`"));
+                };
+                if let HirKind::Class(Class::Unicode(class)) = parsed.kind() {
+                    self.ranges += class.ranges().len();
+                }
+                if self.ranges > MAX_RANGES {
+                    return Err("expression too large".to_owned());
+                }
                 self.text.push_str(&text);
                 self.at += length;
                 Ok(())
@@ -374,52 +387,5 @@ impl Translation {
         self.text.push_str(&text);
         self.at += end + 2;
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_of_letters_are_ascii_as_in_go() {
-        assert!(matches(r"^\d+$", "12").unwrap());
-        assert!(!matches(r"^\d+$", "१२").unwrap());
-        assert!(!matches(r"^\w+$", "é").unwrap());
-        assert!(matches(r"^[\w-]+$", "a-b").unwrap());
-        assert!(matches(r"^[^\s]+$", "a\u{a0}b").unwrap());
-        assert!(matches(r"\bfoo\b", "a foo b").unwrap());
-    }
-
-    #[test]
-    fn what_is_literal_in_go_is_literal_here() {
-        assert!(matches(r"^[[]x[]a]$", "[x]").unwrap());
-        assert!(matches(r"^a{,2}$", "a{,2}").unwrap());
-        assert!(matches(r"^[a&&b]+$", "a&b").unwrap());
-        assert!(matches(r"^\<b\>$", "<b>").unwrap());
-        assert!(matches(r"^\Qa.b\E$", "a.b").unwrap() && !matches(r"^\Qa.b\E$", "axb").unwrap());
-        assert!(matches(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", "a-b.c").unwrap());
-        assert!(matches(r"^\pL{2}$", "äß").unwrap());
-        assert!(matches(r"^[a-z-\d_-]+$", "a-1_").unwrap() && matches(r"^[--/]+$", "-./").unwrap());
-        assert!(matches(r"^\101$", "A").unwrap());
-        assert!(matches(r"^\ *[a\ ]$", "   a").unwrap());
-    }
-
-    #[test]
-    fn mistakes_are_named_with_gos_words() {
-        let wrong = |pattern| check(pattern).unwrap_err().into_string();
-        assert_eq!(wrong("(a"), "error parsing regexp: missing closing ): `(a`");
-        assert_eq!(wrong("a)"), "error parsing regexp: unexpected ): `a)`");
-        assert_eq!(wrong("[a"), "error parsing regexp: missing closing ]: `[a`");
-        assert_eq!(wrong("*a"), "error parsing regexp: missing argument to repetition operator: `*`");
-        assert_eq!(wrong("a**"), "error parsing regexp: invalid nested repetition operator: `**`");
-        assert_eq!(wrong(r"a\q"), r"error parsing regexp: invalid escape sequence: `\q`");
-        assert_eq!(wrong("(?=a)"), "error parsing regexp: invalid or unsupported Perl syntax: `(?=`");
-        assert_eq!(wrong("a{1001}"), "error parsing regexp: invalid repeat count: `{1001}`");
-    }
-
-    #[test]
-    fn a_pattern_that_would_need_much_memory_is_refused() {
-        assert!(check("((a{1000}){1000}){1000}").is_err());
     }
 }
