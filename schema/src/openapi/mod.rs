@@ -7,9 +7,11 @@
 
 mod definitions;
 mod descriptions;
+mod gnostic;
 mod parameters;
 mod paths;
 pub mod v2;
+pub mod v3;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
