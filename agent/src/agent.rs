@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroups::Cgroups;
-use crate::context::{Context, Options};
+use crate::context::{Context, Options, Reserve};
 use crate::hollow::Hollow;
 use crate::node;
 use crate::objects::Objects;
@@ -354,7 +354,7 @@ impl Fleet {
             // As upstream's hollow nodes: ordinary events would cost more than all the rest.
             let events = Level::Warnings;
             let capacity = options.capacity.or(Some(HOLLOW_CAPACITY));
-            let options = Options { materialize: false, cgroups: false, events, capacity, ..options };
+            let options = Options { materialize: false, cgroups: false, reserve: Reserve::NONE, events, capacity, ..options };
             let runtime = Hollow::new(&options.node_name, options.clock);
             let agent = Agent::build(client_for(&options.node_name), runtime, options, shared).await?;
             agents.insert(agent.node_name().to_owned(), agent);

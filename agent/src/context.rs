@@ -47,6 +47,8 @@ pub struct Options {
     pub max_pods: u32,
     /// Capacity told to the cluster instead of the machine's (hollow nodes).
     pub capacity: Option<Amounts>,
+    /// What must stay free on the machine.
+    pub reserve: Reserve,
     /// Whether containers really exist: volumes, environment, cgroups and probes are prepared only then.
     pub materialize: bool,
     /// Whether pods get cgroups (needs root or delegation).
@@ -73,12 +75,33 @@ impl Options {
             taints: Vec::new(),
             max_pods: 110,
             capacity: None,
+            reserve: Reserve::KUBELET,
             materialize: true,
             cgroups: true,
             events: Level::All,
             clock: Clock::System,
         }
     }
+}
+
+/// What must stay free on the machine: below it the node says that it is under pressure and takes no more pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve {
+    /// Bytes of memory; as much is never promised to pods.
+    pub memory: i64,
+    /// Hundredths of the bytes of the file system of the data directory.
+    pub disk: i64,
+    /// Hundredths of its inodes.
+    pub inodes: u64,
+    /// Hundredths of the processes that the machine can run.
+    pub processes: u64,
+}
+
+impl Reserve {
+    /// What kubelet's `--eviction-hard` has by default (`pkg/kubelet/apis/config/v1beta1/defaults_linux.go`).
+    pub const KUBELET: Self = Self { memory: 100 << 20, disk: 10, inodes: 5, processes: 10 };
+    /// The machine does not matter: nothing really runs.
+    pub const NONE: Self = Self { memory: 0, disk: 0, inodes: 0, processes: 0 };
 }
 
 /// Labels of the node as far as admission needs them, and what it can hold.

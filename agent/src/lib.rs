@@ -34,4 +34,4 @@ pub mod streams;
 pub mod volumes;
 
 pub use agent::{Agent, ClientFor, Error, Fleet, Shared};
-pub use context::Options;
+pub use context::{Options, Reserve};

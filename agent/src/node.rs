@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{self, ApiError};
 use crate::clock::{time, until};
-use crate::context::{Context, NodeView};
+use crate::context::{Context, NodeView, Reserve};
 use crate::machine::{self, Machine};
 use crate::pods::qos::Amounts;
 
@@ -28,8 +28,6 @@ const LEASE_SECONDS: i32 = 40;
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// How often pressure is looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
-/// Memory kept free: pressure below it, and not given to pods.
-const MEMORY_RESERVE: i64 = 100 << 20;
 /// Images named in the status.
 const IMAGES: usize = 50;
 
@@ -95,7 +93,7 @@ impl Keeper<'_> {
     /// Works out what the node offers.
     fn settle(&self) {
         let capacity = self.capacity();
-        let reserve = if self.ctx.options.materialize { MEMORY_RESERVE } else { 0 };
+        let reserve = self.ctx.options.reserve.memory;
         let disk_reserve = if self.ctx.options.materialize { capacity.ephemeral_storage / 10 } else { 0 };
         *self.ctx.node.write() = NodeView {
             labels: self.labels(),
@@ -283,10 +281,11 @@ impl Keeper<'_> {
     }
 
     fn pressure(&self) -> (Vec<&'static str>, Vec<Condition>) {
-        let memory = machine::available_memory() < MEMORY_RESERVE;
+        let Reserve { memory, disk, inodes, processes } = self.ctx.options.reserve;
+        let memory = machine::available_memory() < memory;
         let disk = machine::disk(&self.ctx.options.data_dir)
-            .is_some_and(|d| d.free < d.total / 10 || d.inodes > 0 && d.inodes_free < d.inodes / 20);
-        let pids = machine::processes().is_some_and(|(running, limit)| running > limit / 10 * 9);
+            .is_some_and(|d| d.free < d.total / 100 * disk || d.inodes_free < d.inodes / 100 * inodes);
+        let pids = machine::processes().is_some_and(|(running, limit)| running > limit / 100 * (100 - processes));
         let mut pressure = Vec::new();
         let mut conditions = no_pressure();
         let rows = [

@@ -8,7 +8,7 @@ use coracle_agent::clock::Clock;
 use coracle_agent::hollow::Hollow;
 use coracle_agent::pods::qos::Amounts;
 use coracle_agent::runtime::Runtime;
-use coracle_agent::{Agent, Fleet, Options, Shared};
+use coracle_agent::{Agent, Fleet, Options, Reserve, Shared};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ fn options(name: &str) -> Options {
     options.pod_cidrs = vec!["10.9.0.0/24".to_owned()];
     options.capacity = Some(Amounts { cpu_milli: 4000, memory: 8 << 30, ephemeral_storage: 100 << 30 });
     options.materialize = false;
+    options.reserve = Reserve::NONE;
     options
 }
 

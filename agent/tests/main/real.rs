@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base64::Engine;
 use coracle_agent::clock::Clock;
 use coracle_agent::pods::qos::Amounts;
-use coracle_agent::{Agent, Options, Shared};
+use coracle_agent::{Agent, Options, Reserve, Shared};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ impl Node {
         options.pod_cidrs = vec!["10.9.0.0/24".to_owned()];
         options.capacity = Some(Amounts { cpu_milli: 4000, memory: 8 << 30, ephemeral_storage: 100 << 30 });
         options.cgroups = false;
+        options.reserve = Reserve::NONE;
         let runtime = Recording::new(clock);
         let shared = Shared::new(CancellationToken::new());
         let agent = Agent::build(api.client(), runtime.clone(), options, &shared).await.unwrap();
