@@ -136,7 +136,8 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     serde_json::from_str(text).or_else(|error| {
         let mut value: Value = serde_json::from_str(text)?;
         drop_nulls(&mut value);
-        serde_json::from_value(value).map_err(|_| error)
+        // As text again, although it is a tree: reading from trees, too, would be a second copy of the code of every type.
+        serde_json::from_str(&value.to_string()).map_err(|_| error)
     })
 }
 

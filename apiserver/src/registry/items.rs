@@ -1,9 +1,15 @@
 //! What the cache keeps of an object: its wire form and the few facts that selectors look at.
 //!
 //! Stored JSON begins `{"apiVersion":…,"kind":…,"metadata":{` and has no resource version; the wire form is the same bytes with
-//! `"resourceVersion":"N",` spliced in as the first member of metadata. The facts are read in one pass that skips everything else.
+//! `"resourceVersion":"N",` spliced in as the first member of metadata. The facts are read in one pass that skips everything else, when they are
+//! first asked for.
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_schema::{SchemaRef, decode, default};
@@ -29,9 +35,17 @@ use crate::wire::Status;
 const METADATA: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
 
-/// What filters need to know of an object beside its key.
-#[derive(Debug, Default)]
+/// What filters need to know of an object beside its key. Read when a filter first asks: many objects are never selected by anything but
+/// their key.
+#[derive(Default)]
 pub struct Facts {
+    picked: OnceLock<Picked>,
+    /// Where they are read from.
+    source: Option<(Bytes, Arc<Reading>)>,
+}
+
+#[derive(Default)]
+struct Picked {
     labels: Box<[(Box<str>, Box<str>)]>,
     /// The names of `values`, shared by all objects of the kind.
     names: Arc<[Arc<str>]>,
@@ -41,12 +55,26 @@ pub struct Facts {
 impl Facts {
     /// A label's value.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+        self.picked().labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
     }
 
     /// A selectable field's value; empty when the object has none.
     pub fn field(&self, name: &str) -> &str {
-        self.names.iter().zip(&self.values).find(|(k, _)| &***k == name).map_or("", |(_, v)| &**v)
+        let picked = self.picked();
+        picked.names.iter().zip(&picked.values).find(|(k, _)| &***k == name).map_or("", |(_, v)| &**v)
+    }
+
+    fn picked(&self) -> &Picked {
+        self.picked.get_or_init(|| match &self.source {
+            Some((wire, reading)) => reading.pick(wire),
+            None => Picked::default(),
+        })
+    }
+}
+
+impl From<Picked> for Facts {
+    fn from(picked: Picked) -> Self {
+        Self { picked: OnceLock::from(picked), source: None }
     }
 }
 
@@ -59,6 +87,15 @@ enum Reading {
     BuiltIn(Selectable),
     /// By the schema of a CRD, which may have changed since they were stored.
     Custom(Arc<Kind>, Arc<[Arc<str>]>),
+}
+
+impl Reading {
+    fn pick(&self, object: &[u8]) -> Picked {
+        match self {
+            Self::BuiltIn(selectable) => selectable.pick(object),
+            Self::Custom(..) => label_facts(object),
+        }
+    }
 }
 
 struct Selectable {
@@ -96,14 +133,15 @@ impl Items {
 
 impl Decode<Facts> for Items {
     fn decode(&self, key: &Key, stored: &Bytes, revision: Revision) -> Decoded<Facts> {
-        match self.reading(key.as_str()).as_deref() {
-            None => Decoded { wire: splice(stored, revision), facts: Facts::default() },
-            Some(Reading::BuiltIn(selectable)) => Decoded { wire: splice(stored, revision), facts: selectable.read(stored) },
-            Some(Reading::Custom(kind, names)) => {
-                let (current, facts) = custom(kind, names, stored);
-                Decoded { wire: splice(&current, revision), facts }
-            }
+        let Some(reading) = self.reading(key.as_str()) else {
+            return Decoded { wire: splice(stored, revision), facts: Facts::default() };
+        };
+        if let Reading::Custom(kind, names) = &*reading {
+            let (current, picked) = custom(kind, names, stored);
+            return Decoded { wire: splice(&current, revision), facts: picked.into() };
         }
+        let wire = splice(stored, revision);
+        Decoded { facts: Facts { picked: OnceLock::new(), source: Some((wire.clone(), reading)) }, wire }
     }
 
     fn departed(&self, last: &Cached<Facts>, revision: Revision) -> Bytes {
@@ -113,7 +151,7 @@ impl Decode<Facts> for Items {
 
 /// A custom resource as its CRD reads it now: pruned and defaulted by the stored version's schema, and what filters need of it. The bytes
 /// pass as they are when that changes nothing, and when they are of another version that only a webhook can convert.
-fn custom(kind: &Arc<Kind>, names: &Arc<[Arc<str>]>, stored: &Bytes) -> (Bytes, Facts) {
+fn custom(kind: &Arc<Kind>, names: &Arc<[Arc<str>]>, stored: &Bytes) -> (Bytes, Picked) {
     let as_stored = || (stored.clone(), label_facts(stored));
     let Some(of) = kind.custom.as_deref() else { return as_stored() };
     let foreign = !is_of_version(stored, &of.stored);
@@ -149,16 +187,16 @@ pub fn is_of_version(bytes: &[u8], version: &str) -> bool {
     rest.is_some_and(|rest| rest.first() == Some(&b'"'))
 }
 
-fn custom_facts(of: &Custom, names: &Arc<[Arc<str>]>, object: &Value) -> Facts {
+fn custom_facts(of: &Custom, names: &Arc<[Arc<str>]>, object: &Value) -> Picked {
     let values = of.all_fields.iter().map(|field| field.value(object).into_boxed_str()).collect();
-    Facts { labels: labels(object), names: Arc::clone(names), values }
+    Picked { labels: labels(object), names: Arc::clone(names), values }
 }
 
-fn label_facts(stored: &[u8]) -> Facts {
+fn label_facts(stored: &[u8]) -> Picked {
     let mut wanted = Wanted::default();
     wanted.add("metadata.labels");
     let picked = wanted.deserialize(&mut serde_json::Deserializer::from_slice(stored));
-    Facts { labels: picked.map(|picked| labels(&picked)).unwrap_or_default(), ..Facts::default() }
+    Picked { labels: picked.map(|picked| labels(&picked)).unwrap_or_default(), ..Picked::default() }
 }
 
 fn labels(object: &Value) -> Box<[(Box<str>, Box<str>)]> {
@@ -171,12 +209,12 @@ impl Selectable {
         Self { rules: kind.rules.clone(), names: kind.selectable().into(), wanted: Wanted::of(&*kind.rules) }
     }
 
-    fn read(&self, stored: &[u8]) -> Facts {
-        let mut reader = serde_json::Deserializer::from_slice(stored);
-        let Ok(picked) = self.wanted.deserialize(&mut reader) else { return Facts::default() };
+    fn pick(&self, object: &[u8]) -> Picked {
+        let mut reader = serde_json::Deserializer::from_slice(object);
+        let Ok(picked) = self.wanted.deserialize(&mut reader) else { return Picked::default() };
         // The rules name the same fields of every object, in the same order.
         let values = self.rules.selectable(&picked).into_iter().map(|(_, v)| v.into_boxed_str()).collect();
-        Facts { labels: labels(&picked), names: Arc::clone(&self.names), values }
+        Picked { labels: labels(&picked), names: Arc::clone(&self.names), values }
     }
 }
 
@@ -389,9 +427,9 @@ mod tests {
         let names = ["spec.nodeName", "status.phase"].map(Arc::from).into();
         let selectable = Selectable { rules: Shared::Static(&Phases), names, wanted: Wanted::of(&Phases) };
         let text = json!({"metadata": {"labels": {"a": "b"}, "x": [1, {"labels": 2}]}, "spec": {"nodeName": "n", "y": {}}, "status": null});
-        let facts = selectable.read(text.to_string().as_bytes());
+        let facts = Facts::from(selectable.pick(text.to_string().as_bytes()));
         assert_eq!((facts.label("a"), facts.label("x")), (Some("b"), None));
         assert_eq!((facts.field("spec.nodeName"), facts.field("status.phase")), ("n", ""));
-        assert!(selectable.read(b"not json").labels.is_empty());
+        assert!(selectable.pick(b"not json").labels.is_empty());
     }
 }

@@ -40,13 +40,13 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     for _ in 0..RETRIES {
         let found = api.storage.read(kind, &call.info.namespace, &name, Freshness::Latest).await?;
         let old = found.ok_or_else(|| Status::not_found(kind.subject(&name)))?;
-        let mut pod = old.object.clone();
+        let mut pod = old.object;
         assign(&mut pod, &binding, api.now())
             .map_err(|why| Status::conflict(Subject { group: "", resource: "pods/binding", name: &name }, &why))?;
         if options.dry_run {
             break;
         }
-        match api.storage.put(kind, &key, Expect::At(old.revision), &pod, None).await {
+        match api.storage.put(kind, &key, Expect::At(old.revision), pod, None).await {
             Ok(_) => break,
             Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
             Err(error) => return Err(error.into_status()),

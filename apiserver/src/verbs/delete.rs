@@ -265,7 +265,7 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
         Plan::Leave => Ok(Deleted::Leaving(items::splice(&plain(&old.object)?, old.revision))),
         Plan::Mark(object) if dry_run => Ok(Deleted::Leaving(items::splice(&plain(&object)?, old.revision))),
         Plan::Mark(object) => {
-            let Written { wire, .. } = api.storage.put(kind, &key, Expect::At(old.revision), &object, None).await?;
+            let Written { wire, .. } = api.storage.put(kind, &key, Expect::At(old.revision), object, None).await?;
             Ok(Deleted::Leaving(wire))
         }
         Plan::Remove => {

@@ -81,7 +81,7 @@ async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(
             return Ok(());
         }
         let key = kind.key(budget.namespace(), budget.name()).ok_or_else(Status::no_such_path)?;
-        match api.storage.put(&kind, &key, Expect::At(revision), &budget, None).await {
+        match api.storage.put(&kind, &key, Expect::At(revision), budget, None).await {
             Ok(_) => return Ok(()),
             Err(WriteError::Store(StoreError::Moved { .. } | StoreError::Absent)) => {}
             Err(error) => return Err(error.into_status()),

@@ -98,7 +98,7 @@ impl<'a> Writing<'a> {
         let decoded = match negotiate::body_encoding(&self.call.headers)? {
             // In one pass, which also sees what stands twice.
             BodyEncoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
-            BodyEncoding::Protobuf => decode::from_protobuf(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
+            BodyEncoding::Protobuf => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
             BodyEncoding::Yaml => self.decode_yaml()?,
         };
         self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))
@@ -200,7 +200,7 @@ impl<'a> Writing<'a> {
                 }
             };
             let made = compute(self, Some(&old.object))?;
-            match self.commit_change(made, &old).await {
+            match self.commit_change(made, old).await {
                 Err(Lost::Race(_)) => {}
                 Err(Lost::Refused(status)) => return Err(status),
                 Ok(outcome) => return Ok(outcome),
@@ -252,17 +252,18 @@ impl<'a> Writing<'a> {
         }
         let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
-        match self.api.storage.put(kind, &key, Expect::Absent, &object, ttl).await {
+        let name = object.name().to_owned();
+        match self.api.storage.put(kind, &key, Expect::Absent, object, ttl).await {
             Ok(Written { wire, .. }) => {
                 claim.keep();
                 Ok(Outcome { wire, created: true })
             }
-            Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => Err(Lost::Race(object.name().to_owned())),
+            Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => Err(Lost::Race(name)),
             Err(other) => Err(other.into_status().into()),
         }
     }
 
-    async fn commit_change(&mut self, made: Made, old: &Stored) -> Result<Outcome, Lost> {
+    async fn commit_change(&mut self, made: Made, old: Stored) -> Result<Outcome, Lost> {
         let Made { mut object, owned } = made;
         let kind = self.kind;
         meta::match_request(&mut object, kind, self.call.namespace_of(kind), &self.call.info.name)?;
@@ -291,28 +292,24 @@ impl<'a> Writing<'a> {
             return Ok(Outcome { wire, created: false });
         }
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
-        let outcome = self.store_change(&key, &object, old).await?;
+        let outcome = self.store_change(&key, object, old).await?;
         claim.keep();
         Ok(outcome)
     }
 
     /// Stores the changed object, or removes it when that was all it waited for.
-    async fn store_change(&self, key: &Key, object: &Object, old: &Stored) -> Result<Outcome, Lost> {
-        let kind = self.kind;
-        if ends_with_change(kind, object, &old.object) {
-            return match self.api.storage.delete(key, old.revision).await {
-                Ok(revision) => {
-                    self.api.claims.release(kind, &old.object);
-                    Ok(Outcome { wire: items::splice(&unversioned(object)?, revision), created: false })
-                }
-                Err(error) => Err(lost(error, object.name())),
-            };
+    async fn store_change(&self, key: &Key, object: Object, old: Stored) -> Result<Outcome, Lost> {
+        let (kind, revision) = (self.kind, old.revision);
+        let lost = |error| lost(error, &self.call.info.name);
+        if ends_with_change(kind, &object, &old.object) {
+            let revision = self.api.storage.delete(key, revision).await.map_err(lost)?;
+            self.api.claims.release(kind, &old.object);
+            return Ok(Outcome { wire: items::splice(&unversioned(&object)?, revision), created: false });
         }
+        drop(old);
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
-        match self.api.storage.put(kind, key, Expect::At(old.revision), object, ttl).await {
-            Ok(Written { wire, .. }) => Ok(Outcome { wire, created: false }),
-            Err(error) => Err(lost(error, object.name())),
-        }
+        let Written { wire, .. } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await.map_err(lost)?;
+        Ok(Outcome { wire, created: false })
     }
 
     /// What the writer believes must be so: uid and resource version, where they were sent.
@@ -503,6 +500,9 @@ fn restore(new: &mut Value, old: &Value, path: Path) {
         at = next;
     }
     let Some(members) = at.as_object_mut() else { return };
+    if members.get(*last) == before {
+        return;
+    }
     match before {
         Some(value) => members.insert((*last).to_owned(), value.clone()),
         None => members.remove(*last),

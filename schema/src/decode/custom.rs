@@ -22,9 +22,27 @@ pub(super) fn from_json(bytes: &[u8], custom: &Custom, schema: &SchemaRef, sessi
 }
 
 /// Decodes a value.
-pub(super) fn from_value(value: Value, custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
-    let read = Plain { session: &session, path: &Path::Root }.deserialize(value);
-    finish(read, custom, schema, session)
+pub(super) fn from_value(mut value: Value, custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
+    numbers(&mut value);
+    finish(Ok(value), custom, schema, session)
+}
+
+/// Brings the numbers in a value into the form in which Go holds them.
+fn numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => *number = go_number(number),
+        Value::Array(items) => items.iter_mut().for_each(numbers),
+        Value::Object(members) => members.values_mut().for_each(numbers),
+        _ => {}
+    }
+}
+
+/// Go reads what is no int64 as a float64, and writes a float without a fraction as a whole number.
+fn go_number(number: &Number) -> Number {
+    match number.as_f64().filter(|_| number.is_u64() && !number.is_i64()).and_then(Number::from_f64) {
+        Some(float) => float,
+        None => super::visit::whole(number),
+    }
 }
 
 /// See [`super::refresh`].
@@ -155,13 +173,12 @@ impl<'de> Visitor<'de> for Plain<'_> {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        // Go reads what is no int64 as a float64.
-        Ok(i64::try_from(value).map_or_else(|_| Value::from(value as f64), Value::from))
+        Ok(Value::Number(go_number(&value.into())))
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         match Number::from_f64(value) {
-            Some(number) => Ok(Value::Number(super::visit::whole(&number))),
+            Some(number) => Ok(Value::Number(go_number(&number))),
             None => Err(E::custom("number is not finite")),
         }
     }

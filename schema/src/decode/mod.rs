@@ -95,23 +95,14 @@ fn read_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Result<
     session.finish(read)
 }
 
-/// Decodes a value that was made here: a patched or applied object, an answer of a webhook.
-pub fn from_value(value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+/// Decodes a value that is read already: from protobuf or YAML, a patched or applied object, an answer of a webhook.
+pub fn from_value(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
     let session = Session::new(schema, mode);
     if let Some(custom) = schema.custom() {
         return custom::from_value(value, custom, schema, session);
     }
-    let read = session.seed(&Shape::Message(schema.root)).deserialize(value);
-    session.finish(read)
-}
-
-/// Brings a value read from protobuf into the stored form: all of it is known and of the right type, so it is only normalized, in place.
-pub fn from_protobuf(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
-    if schema.custom().is_some() {
-        return from_value(value, schema, mode);
-    }
-    settle::object(&mut value, schema).map_err(DecodeError::Mismatch)?;
-    Ok(Decoded { value, reports: Vec::new() })
+    let settled = session.seed(&Shape::Message(schema.root)).settle(&mut value);
+    session.finish(settled.map(|()| value))
 }
 
 /// Brings an object read from the store into the form its schema has now: custom resources whose definition changed. What is malformed

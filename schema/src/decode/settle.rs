@@ -1,72 +1,113 @@
-//! Normalizing in place what has the right types already: zero values, absent fields and quantities as Go's encoder would write them.
+//! The pass over a value that is read already: what [`super::visit`] makes of a body, made in place. What has its stored form, as almost
+//! all of a patched or applied object has, is looked at and left where it is.
 
+use serde::de::Visitor;
 use serde_json::{Map, Value};
 
-use super::{scalar, visit::whole, zero};
-use crate::types::{Schema, SchemaRef, Shape, Type, TypeId};
+use super::{
+    path::Path,
+    visit::{Bits, Seed},
+    zero,
+};
+use crate::types::{Shape, Type};
 
-/// Normalizes an object. Fails with the reason when a text in it does not parse.
-pub(super) fn object(value: &mut Value, schema: &SchemaRef) -> Result<(), String> {
-    settle(&schema.schema, &Shape::Message(schema.root), value, false)
-}
-
-/// `coarse`: quantities are rounded up to thousandths, being values of a resource list.
-fn settle(schema: &Schema, shape: &Shape, value: &mut Value, coarse: bool) -> Result<(), String> {
-    match (shape, value) {
-        (Shape::Message(id), Value::Object(members)) => message(schema, *id, members),
-        (Shape::Message(id), Value::Array(items)) => {
-            // The form of a union that is a list of its message.
-            let of = schema.get(*id).union.map_or(*id, |union| union.message);
-            items.iter_mut().filter(|item| item.is_object()).try_for_each(|item| settle(schema, &Shape::Message(of), item, false))
-        }
-        (Shape::List(of), Value::Array(items)) => items.iter_mut().try_for_each(|item| present(schema, of, item, false)),
-        (Shape::Map(of), Value::Object(items)) => {
-            let coarse = **of == Shape::Quantity;
-            items.values_mut().try_for_each(|item| present(schema, of, item, coarse))
-        }
-        (Shape::Quantity, Value::String(text)) => {
-            *text = scalar::quantity(text, coarse)?;
-            Ok(())
-        }
-        (Shape::Float64, Value::Number(number)) => {
-            *number = whole(number);
-            Ok(())
-        }
-        _ => Ok(()),
+impl<'a> Seed<'a> {
+    /// Brings a value into its stored form. When it fails, the session has the reason, and the value is of no use.
+    pub(super) fn settle(self, value: &mut Value) -> Result<(), serde_json::Error> {
+        *value = match (self.shape, value.take()) {
+            (Shape::Any | Shape::Object | Shape::Fields, given) => given,
+            (_, Value::Null) => self.visit_unit()?,
+            (_, Value::Bool(given)) => self.visit_bool(given)?,
+            (_, Value::Number(given)) => self.number(&given)?,
+            (_, Value::String(given)) => self.text(given)?,
+            (_, Value::Array(mut items)) => {
+                let Some(of) = self.item() else { return self.mismatch("array") };
+                self.settle_items(&of, &mut items)?;
+                Value::Array(items)
+            }
+            (Shape::Message(id), Value::Object(mut members)) => {
+                self.settle_message(self.message_of(*id), &mut members)?;
+                Value::Object(members)
+            }
+            (Shape::Map(of), Value::Object(mut members)) => {
+                self.settle_map(of, &mut members)?;
+                Value::Object(members)
+            }
+            (_, Value::Object(_)) => return self.mismatch("object"),
+        };
+        Ok(())
     }
-}
 
-/// An item of a list or map: null is the zero value.
-fn present(schema: &Schema, shape: &Shape, value: &mut Value, coarse: bool) -> Result<(), String> {
-    settle(schema, shape, value, coarse)?;
-    if value.is_null() {
-        *value = zero::value(schema, shape);
+    fn settle_items(self, of: &Shape, items: &mut [Value]) -> Result<(), serde_json::Error> {
+        for (at, item) in items.iter_mut().enumerate() {
+            let path = Path::Index { parent: self.path, at };
+            Seed { session: self.session, shape: of, path: &path, root: false, coarse: false }.settle(item)?;
+            if item.is_null() {
+                *item = zero::value(self.session.schema, of);
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn message(schema: &Schema, id: TypeId, members: &mut Map<String, Value>) -> Result<(), String> {
-    let of: &Type = schema.get(id);
-    let of = of.union.map_or(of, |union| schema.get(union.message));
-    let mut refused = None;
-    members.retain(|name, value| {
-        // Beside the fields only apiVersion and kind, which are left out when empty.
-        let Some(field) = of.field(name) else { return *value != "" };
-        if let Err(why) = settle(schema, &field.shape, value, false) {
-            refused.get_or_insert(why);
+    fn settle_map(self, of: &Shape, members: &mut Map<String, Value>) -> Result<(), serde_json::Error> {
+        for (key, value) in members {
+            let path = Path::Key { parent: self.path, key };
+            Seed { session: self.session, shape: of, path: &path, root: false, coarse: *of == Shape::Quantity }.settle(value)?;
+            if value.is_null() {
+                *value = zero::value(self.session.schema, of);
+            }
         }
-        let null = value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object);
-        if !null && !zero::is_left_out(field, value) {
-            return true;
-        }
-        zero::absent(schema, field).map(|instead| *value = instead).is_some()
-    });
-    for field in of.written.iter().map(|at| &of.fields[*at as usize]) {
-        if !members.contains_key(&*field.name)
-            && let Some(value) = zero::absent(schema, field)
-        {
-            members.insert(field.name.to_string(), value);
-        }
+        Ok(())
     }
-    refused.map_or(Ok(()), Err)
+
+    fn settle_message(self, of: &'a Type, members: &mut Map<String, Value>) -> Result<(), serde_json::Error> {
+        let mut kept = Bits::default();
+        let mut settled = Ok(());
+        members.retain(|name, value| {
+            settled.is_ok()
+                && match self.settle_member(of, name, value, &mut kept) {
+                    Ok(stays) => stays,
+                    Err(stopped) => {
+                        settled = Err(stopped);
+                        false
+                    }
+                }
+        });
+        settled?;
+        for at in of.written.iter().map(|at| *at as usize).filter(|at| !kept.has(*at)) {
+            let field = &of.fields[at];
+            if let Some(value) = zero::absent(self.session.schema, field) {
+                members.insert(field.name.to_string(), value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the member stays; which fields do is noted in `kept`.
+    fn settle_member(self, of: &'a Type, name: &str, value: &mut Value, kept: &mut Bits) -> Result<bool, serde_json::Error> {
+        let Some(at) = of.position(name) else {
+            if (self.root || of.typed) && matches!(name, "apiVersion" | "kind") {
+                let path = Path::Field { parent: self.path, owner: of, name };
+                Seed { session: self.session, shape: &Shape::String, path: &path, root: false, coarse: false }.settle(value)?;
+                return Ok(value.as_str().is_some_and(|text| !text.is_empty()));
+            }
+            if !of.open {
+                self.session.report("unknown", &Path::Key { parent: self.path, key: name });
+            }
+            return Ok(of.open);
+        };
+        let field = &of.fields[at];
+        let path = Path::Field { parent: self.path, owner: of, name: &field.name };
+        Seed { session: self.session, shape: &field.shape, path: &path, root: false, coarse: false }.settle(value)?;
+        if zero::is_left_out(field, value) {
+            return Ok(false);
+        }
+        // Null is an absent value for Go: whatever the zero value of the field is, is written instead.
+        if value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object) {
+            let Some(zero) = zero::absent(self.session.schema, field) else { return Ok(false) };
+            *value = zero;
+        }
+        kept.set(at);
+        Ok(true)
+    }
 }

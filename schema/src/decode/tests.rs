@@ -129,7 +129,7 @@ fn bodies_too_large_or_too_deep_are_refused() {
     assert!(matches!(decode("apiextensions.JSONSchemaProps", &deep, FieldValidation::Ignore), Err(DecodeError::Syntax(_))));
 }
 
-/// A value of a shape: `next` chooses between something, nothing and null.
+/// A value of a shape: `next` chooses between something, nothing and null, seldom something of another type or with an unknown member.
 fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut() -> u32) -> Value {
     let choice = next() % 4;
     match shape {
@@ -156,9 +156,13 @@ fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut
                 let value = match next() % 8 {
                     0..=2 => continue,
                     3 => Value::Null,
+                    4 if next().is_multiple_of(24) => json!([true, 7, -1, 1.5, "text", [1], {"x": null}])[next() as usize % 7].clone(),
                     _ => sample(schema, &field.shape, depth + 1, next),
                 };
                 members.insert(field.name.to_string(), value);
+            }
+            if next().is_multiple_of(32) {
+                members.insert("unheardOf".into(), json!([{}]));
             }
             members.into()
         }
@@ -166,24 +170,30 @@ fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut
 }
 
 #[test]
-fn values_from_protobuf_come_out_as_if_they_were_json() {
+fn values_come_out_as_bodies_do() {
     let tables = Tables::load().unwrap();
     let mut state = 1u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 16
     };
+    let (mut refused, mut reported) = (0, 0);
     for resource in &tables.resources {
         let schema = tables.kind(resource.group, resource.version, resource.kind).unwrap();
         for _ in 0..20 {
             let given = sample(&schema, &Shape::Message(schema.root), 0, &mut next);
-            let wanted = from_value(given.clone(), &schema, FieldValidation::Ignore).map(|decoded| decoded.value);
-            let made = from_protobuf(given.clone(), &schema, FieldValidation::Ignore).map(|decoded| decoded.value);
+            let wanted = from_json(given.to_string().as_bytes(), &schema, FieldValidation::Warn);
+            let made = from_value(given.clone(), &schema, FieldValidation::Warn);
             assert_eq!(made, wanted, "{}: {given}", resource.kind);
+            match made {
+                Ok(decoded) => reported += usize::from(!decoded.reports.is_empty()),
+                Err(_) => refused += 1,
+            }
         }
     }
+    assert!(refused > 100 && reported > 100, "{refused} refused, {reported} with reports");
     let broken = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "x"}}}]}});
     let pod = tables.message("core.Pod").unwrap();
-    let refused = from_protobuf(broken, &pod, FieldValidation::Ignore).unwrap_err();
+    let refused = from_value(broken, &pod, FieldValidation::Ignore).unwrap_err();
     assert!(matches!(refused, DecodeError::Mismatch(why) if why.starts_with("quantities must match")));
 }

@@ -1,6 +1,6 @@
 //! The one pass: a serde visitor that follows the schema.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -38,7 +38,7 @@ impl<'a> Seed<'a> {
     }
 
     /// Stops: what was found is not what the schema wants.
-    fn mismatch<T, E: serde::de::Error>(self, found: &str) -> Result<T, E> {
+    pub(super) fn mismatch<T, E: serde::de::Error>(self, found: &str) -> Result<T, E> {
         let wanted = go_type(self.session, self.shape, self.path.go_name());
         self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go(self.session.schema)))
     }
@@ -49,7 +49,7 @@ impl<'a> Seed<'a> {
         Err(error)
     }
 
-    fn text<E: serde::de::Error>(self, text: String) -> Result<Value, E> {
+    pub(super) fn text<E: serde::de::Error>(self, text: String) -> Result<Value, E> {
         let checked = match self.shape {
             Shape::String | Shape::IntOrString | Shape::Duration => return Ok(Value::String(text)),
             Shape::Time => scalar::time(&text),
@@ -64,7 +64,7 @@ impl<'a> Seed<'a> {
         }
     }
 
-    fn number<E: serde::de::Error>(self, number: &Number) -> Result<Value, E> {
+    pub(super) fn number<E: serde::de::Error>(self, number: &Number) -> Result<Value, E> {
         let narrow = || number.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
         match self.shape {
             Shape::Int32 | Shape::IntOrString if narrow() => Ok(Value::Number(number.clone())),
@@ -148,10 +148,30 @@ impl<'a> Seed<'a> {
         Ok(Value::Object(out))
     }
 
-    /// The form of a union that is not its message.
-    fn alternative(self, id: TypeId, wanted: Alternative) -> Option<TypeId> {
-        let union = self.session.schema.get(id).union?;
-        (union.other == wanted).then_some(union.message)
+    /// What the items of a list are, if one may stand here: also as the form of a union that is not its message.
+    pub(super) fn item(self) -> Option<Cow<'a, Shape>> {
+        match self.shape {
+            Shape::List(of) => Some(Cow::Borrowed(of)),
+            Shape::Message(id) => {
+                let union = self.session.schema.get(*id).union?;
+                match union.other {
+                    Alternative::List => Some(Cow::Owned(Shape::Message(union.message))),
+                    Alternative::Strings => Some(Cow::Owned(Shape::String)),
+                    Alternative::Bool => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// The message whose members stand in the JSON.
+    pub(super) fn message_of(self, id: TypeId) -> &'a Type {
+        let of = self.session.schema.get(id);
+        of.union.map_or(of, |union| self.session.schema.get(union.message))
+    }
+
+    fn may_be_bool(self, id: TypeId) -> bool {
+        self.session.schema.get(id).union.is_some_and(|union| union.other == Alternative::Bool)
     }
 }
 
@@ -169,7 +189,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
         match self.shape {
             Shape::Bool => Ok(Value::Bool(value)),
-            Shape::Message(id) if self.alternative(*id, Alternative::Bool).is_some() => Ok(Value::Bool(value)),
+            Shape::Message(id) if self.may_be_bool(*id) => Ok(Value::Bool(value)),
             _ => self.mismatch("bool"),
         }
     }
@@ -198,25 +218,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
-        let of_union;
-        let of = match self.shape {
-            Shape::List(of) => &**of,
-            Shape::Message(id) => match (self.alternative(*id, Alternative::List), self.alternative(*id, Alternative::Strings)) {
-                (Some(message), _) => {
-                    of_union = Shape::Message(message);
-                    &of_union
-                }
-                (None, Some(_)) => &Shape::String,
-                (None, None) => return self.mismatch("array"),
-            },
-            _ => return self.mismatch("array"),
-        };
+        let Some(of) = self.item() else { return self.mismatch("array") };
         let mut out = Vec::new();
         loop {
             let path = Path::Index { parent: self.path, at: out.len() };
-            let seed = Seed { session: self.session, shape: of, path: &path, root: false, coarse: false };
+            let seed = Seed { session: self.session, shape: &of, path: &path, root: false, coarse: false };
             match source.next_element_seed(seed)? {
-                Some(Value::Null) => out.push(zero::value(self.session.schema, of)),
+                Some(Value::Null) => out.push(zero::value(self.session.schema, &of)),
                 Some(value) => out.push(value),
                 None => return Ok(Value::Array(out)),
             }
@@ -225,11 +233,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, source: A) -> Result<Value, A::Error> {
         match self.shape {
-            Shape::Message(id) => {
-                let of = self.session.schema.get(*id);
-                let of = of.union.map_or(of, |union| self.session.schema.get(union.message));
-                self.message(of, source)
-            }
+            Shape::Message(id) => self.message(self.message_of(*id), source),
             Shape::Map(of) => self.map(of, source),
             _ => self.mismatch("object"),
         }
@@ -313,14 +317,14 @@ impl Visitor<'_> for KeyOf<'_> {
 
 /// A set of field positions; messages have few, custom resources may have many.
 #[derive(Default)]
-struct Bits {
+pub(super) struct Bits {
     small: u128,
     large: Vec<usize>,
 }
 
 impl Bits {
     /// Adds one; whether it was there.
-    fn set(&mut self, at: usize) -> bool {
+    pub(super) fn set(&mut self, at: usize) -> bool {
         let there = self.has(at);
         match u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at)) {
             Some(bit) => self.small |= bit,
@@ -330,7 +334,7 @@ impl Bits {
         there
     }
 
-    fn has(&self, at: usize) -> bool {
+    pub(super) fn has(&self, at: usize) -> bool {
         match u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at)) {
             Some(bit) => self.small & bit != 0,
             None => self.large.contains(&at),

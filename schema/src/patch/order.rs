@@ -51,6 +51,15 @@ pub(super) fn find(list: &[Value], key: &str, value: &Value) -> Result<Option<us
     Ok(None)
 }
 
+/// What tells the items of a list apart, in their order: enough to put others in this order.
+pub(super) fn marks(list: &[Value], key: &str) -> Vec<Value> {
+    let mark = |item: &Value| match item.get(key) {
+        Some(value) => Value::Object(Map::from_iter([(key.to_owned(), value.clone())])),
+        None => item.clone(),
+    };
+    list.iter().map(mark).collect()
+}
+
 /// Whether two items are the same one.
 fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
     match key {

@@ -164,9 +164,10 @@ impl<'s> Merger<'s> {
         };
         let before = current.len();
         let (current, patch) = item_directives(current, patch, key)?;
-        let merged = self.items(current.clone(), &patch, key, rule.inner)?;
-        let order = merged[..merged.len().min(before)].to_vec();
-        let items = order::restore(merged, &patch, &current, merge_key, kind)?;
+        let stood = order::marks(&current, key);
+        let merged = self.items(current, &patch, key, rule.inner)?;
+        let order = order::marks(&merged[..merged.len().min(before)], key);
+        let items = order::restore(merged, &patch, &stood, merge_key, kind)?;
         Ok(Merged { items, order })
     }
 
