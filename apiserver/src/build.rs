@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::{
     Error, Options, Server,
-    admission::{self, policy::Engine},
+    admission::{self, matching::Equivalents, policy, webhook},
     authn::Authenticator,
     authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
@@ -35,9 +35,19 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
     let authorizer = Chain::new(options.authorization.iter().map(|mode| mode.authorizer(&nodes, &rbac)).collect());
-    let policies = policies(&storage, &authorizer);
+    let equivalents = equivalents(&storage);
+    let policies = policies(&storage, &authorizer, equivalents.clone());
+    let no_review = || Error::Options("the tables have no AdmissionReview".to_owned());
+    let webhooks = webhook::Engine {
+        webhooks: Arc::default(),
+        reader: reader.clone(),
+        authorizer: authorizer.clone(),
+        equivalents,
+        review: tables.message("admission.AdmissionReview").ok_or_else(no_review)?,
+    };
     let plugins = admission::Options {
         policies: policies.clone(),
+        webhooks: webhooks.clone(),
         reader: reader.clone(),
         writer: writer.clone(),
         authorizer: authorizer.clone(),
@@ -74,7 +84,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let node_changes = nodes.load(&*reader).await?;
     spawn(nodes.clone().follow(node_changes).boxed());
     let policy_changes = policies.policies.load(&*reader).await?;
-    spawn(policies.policies.follow(policy_changes).boxed());
+    spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
+    let webhook_changes = webhooks.webhooks.load(&reader).await?;
+    spawn(webhooks.webhooks.follow(reader.clone(), webhook_changes).boxed());
     let (aggregating, following): (Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer);
     spawn(
         aggregation::follow(reader.clone(), aggregating)
@@ -101,7 +113,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
 }
 
 /// What admission policies are asked with.
-fn policies(storage: &Arc<Storage>, authorizer: &Chain) -> Engine {
+fn policies(storage: &Arc<Storage>, authorizer: &Chain, equivalents: Equivalents) -> policy::Engine {
     let kinds = storage.clone();
     let resources = move |version: &str, kind: &str| {
         let catalog = kinds.catalog();
@@ -109,7 +121,26 @@ fn policies(storage: &Arc<Storage>, authorizer: &Chain) -> Engine {
         let found = all.find(|known| &*known.gvk.kind == kind && known.gvk.api_version() == version)?;
         Some((found.id.resource.to_string(), found.is_namespaced()))
     };
-    Engine { policies: Arc::default(), reader: storage.clone(), authorizer: authorizer.clone(), resources: Arc::new(resources) }
+    policy::Engine {
+        policies: Arc::default(),
+        reader: storage.clone(),
+        authorizer: authorizer.clone(),
+        resources: Arc::new(resources),
+        equivalents,
+    }
+}
+
+/// The other kinds that serve the same objects: those kept in the same place.
+fn equivalents(storage: &Arc<Storage>) -> Equivalents {
+    let kinds = storage.clone();
+    Arc::new(move |kind| {
+        if kind.prefix.is_none() {
+            return Vec::new();
+        }
+        let catalog = kinds.catalog();
+        let all = catalog.kinds().iter().chain(catalog.custom().flat_map(|served| &served.kinds));
+        all.filter(|other| other.prefix == kind.prefix && other.gvk != kind.gvk).cloned().collect()
+    })
 }
 
 /// What the kinds have of their own.

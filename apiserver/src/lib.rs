@@ -15,6 +15,7 @@ pub mod verbs;
 pub mod wire;
 
 mod build;
+mod webhook;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coracle_schema::Tables;
 use serde_json::{Value, json};
 
-use super::{Admission, Attempt, Operation};
+use super::{Admission, Annotations, Attempt, Operation};
 use crate::{
     authn::User,
     registry::{Object, catalog, fake::FakeReader, rules::PLAIN},
@@ -74,7 +74,8 @@ impl Bench {
         let old = old.and_then(Object::new);
         let mut new = new.and_then(Object::new);
         let (request, user) = (&request, &self.user);
-        let mut attempt = Attempt { operation, request, kind, user, old: old.as_ref(), dry_run: false, warnings: Vec::new() };
+        let annotations = Annotations::default();
+        let mut attempt = Attempt { old: old.as_ref(), ..Attempt::new(operation, request, kind, user, &annotations) };
         if plugin.concerns(&attempt) {
             plugin.mutate(&mut attempt, new.as_mut()).await?;
             plugin.validate(&mut attempt, new.as_ref()).await?;

@@ -13,7 +13,7 @@ use super::{
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
     podsecurity::PodSecurity,
-    policy::{Engine, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
+    policy::{self, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     priority::Priority,
     quota::ResourceQuota,
     runtimeclass::RuntimeClass,
@@ -22,6 +22,7 @@ use super::{
     taints::TaintNodesByCondition,
     tolerations::DefaultTolerationSeconds,
     topology::PodTopologyLabels,
+    webhook::{self, MutatingAdmissionWebhook, ValidatingAdmissionWebhook},
 };
 use crate::{
     authz::{self, escalation::Escalation, rbac::Rbac},
@@ -39,7 +40,9 @@ pub struct Options {
     /// The role index, when RBAC is on: roles are then guarded against escalation.
     pub rbac: Option<Arc<Rbac>>,
     /// What policies are asked with.
-    pub policies: Engine,
+    pub policies: policy::Engine,
+    /// What webhooks are asked with.
+    pub webhooks: webhook::Engine,
     /// `--enable-admission-plugins`: beyond those that are on anyway.
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
@@ -56,7 +59,6 @@ const ABSENT: &[&str] = &[
     "ExtendedResourceToleration",
     "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
-    "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "NodeDeclaredFeatureValidator",
@@ -65,7 +67,6 @@ const ABSENT: &[&str] = &[
     "PodNodeSelector",
     "PodResizeValidator",
     "PodTolerationRestriction",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// The plugins in upstream's order. The error names an unknown one and what is known.
@@ -116,7 +117,9 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
         Arc::new(DefaultIngressClass { reader: reader() }),
         Arc::new(PodTopologyLabels { reader: reader() }),
         Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
+        Arc::new(MutatingAdmissionWebhook(options.webhooks.clone())),
         Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
+        Arc::new(ValidatingAdmissionWebhook(options.webhooks.clone())),
         Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
     ]
 }
@@ -129,14 +132,23 @@ mod tests {
     fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
         let reader = Arc::new(FakeReader::default());
         let texts = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
-        let policies = Engine {
+        let policies = policy::Engine {
             policies: Arc::default(),
             reader: reader.clone(),
             authorizer: authz::Chain::default(),
             resources: Arc::new(|_, _| None),
+            equivalents: Arc::new(|_| Vec::new()),
+        };
+        let webhooks = webhook::Engine {
+            webhooks: Arc::default(),
+            reader: reader.clone(),
+            authorizer: authz::Chain::default(),
+            equivalents: Arc::new(|_| Vec::new()),
+            review: coracle_schema::Tables::load().unwrap().message("admission.AdmissionReview").unwrap(),
         };
         let options = Options {
             policies,
+            webhooks,
             reader: reader.clone(),
             writer: reader,
             authorizer: authz::Chain::default(),
@@ -149,9 +161,16 @@ mod tests {
 
     #[test]
     fn plugins_run_in_upstreams_order_with_quota_last_before_roles() {
-        let names = names(&["ValidatingAdmissionWebhook"], &["ServiceAccount"]).unwrap();
+        let names = names(&["AlwaysAdmit"], &["ServiceAccount"]).unwrap();
         assert_eq!(names[..3], ["NamespaceLifecycle", "LimitRanger", "NodeRestriction"]);
-        let last = ["MutatingAdmissionPolicy", "ValidatingAdmissionPolicy", "ResourceQuota", "RoleEscalation"];
+        let last = [
+            "MutatingAdmissionPolicy",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionWebhook",
+            "ResourceQuota",
+            "RoleEscalation",
+        ];
         assert_eq!(names[names.len() - 4..], last);
     }
 

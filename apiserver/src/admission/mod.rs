@@ -1,24 +1,30 @@
-//! What may pass: built-in admission plugins, in one ordered list, over every write of every kind.
+//! What may pass: admission plugins, built in and outside, in one ordered list, over every write of every kind.
 
+pub mod attempt;
 pub mod certificates;
 pub mod chain;
 pub mod escalation;
 pub mod ingress;
 pub mod limits;
+pub mod matching;
 pub mod namespace;
 pub mod noderestriction;
 pub mod podsecurity;
 pub mod policy;
 pub mod priority;
 pub mod quota;
+pub mod reinvocation;
 pub mod runtimeclass;
 pub mod serviceaccount;
 pub mod storage;
 pub mod taints;
 pub mod tolerations;
 pub mod topology;
+pub mod webhook;
 
 mod look;
+mod mirror;
+mod request;
 mod resources;
 
 #[cfg(test)]
@@ -27,43 +33,13 @@ mod bench;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde_json::Value;
 
+pub use attempt::{Annotations, Attempt, Given, Level, Operation};
 pub use chain::{Options, chain};
+use coracle_schema::managed;
 
-use crate::{
-    authn::User,
-    registry::{Kind, Object},
-    request::RequestInfo,
-    wire::Status,
-};
-
-/// The operations admission tells apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Operation {
-    Create,
-    Update,
-    Delete,
-    Connect,
-}
-
-/// One write on its way to the store.
-pub struct Attempt<'a> {
-    /// Create, update, delete or connect.
-    pub operation: Operation,
-    /// Where it goes: resource, subresource, namespace, name.
-    pub request: &'a RequestInfo,
-    /// The kind addressed.
-    pub kind: &'a Kind,
-    /// Who asks.
-    pub user: &'a User,
-    /// The object as it was (update, delete).
-    pub old: Option<&'a Object>,
-    /// Nothing will be stored.
-    pub dry_run: bool,
-    /// Texts for `Warning:` headers, to add to.
-    pub warnings: Vec<String>,
-}
+use crate::{registry::Object, wire::Status};
 
 /// A plugin. Either method may be left out.
 #[async_trait]
@@ -76,6 +52,9 @@ pub trait Admission: Send + Sync {
         true
     }
 
+    /// Takes up what is configured as it is now. Called after each write of a policy or webhook configuration, before its answer.
+    async fn refresh(&self) {}
+
     /// May change the object; `new` is absent on delete.
     async fn mutate(&self, _attempt: &mut Attempt<'_>, _new: Option<&mut Object>) -> Result<(), Status> {
         Ok(())
@@ -87,14 +66,40 @@ pub trait Admission: Send + Sync {
     }
 }
 
-/// Lets every plugin change the object, in order; the first refusal ends it.
+/// Lets every plugin change the object, in order, and once more if a policy or webhook did; the first refusal ends it.
 pub async fn mutate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
+    run(chain, attempt, new.as_deref_mut()).await?;
+    if attempt.reinvocation.wanted {
+        attempt.reinvocation.again = true;
+        run(chain, attempt, new.as_deref_mut()).await?;
+    }
+    if let (Some(before), Some(object)) = (attempt.reinvocation.fields.take(), new) {
+        keep_fields(attempt, before, object);
+    }
+    Ok(())
+}
+
+async fn run(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
     for plugin in chain {
         if plugin.concerns(attempt) {
             plugin.mutate(attempt, new.as_deref_mut()).await?;
         }
     }
     Ok(())
+}
+
+/// Puts back managed fields that somebody outside made invalid (apiserver `endpoints/handlers/fieldmanager/admission.go`).
+fn keep_fields(attempt: &mut Attempt<'_>, before: Value, object: &mut Object) {
+    let Some(why) = object.at("/metadata/managedFields").and_then(managed::fault) else { return };
+    attempt.warnings.push(format!(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission \
+         controller; please fix your requests: {why}"
+    ));
+    if before.is_null() {
+        object.metadata_mut().remove("managedFields");
+    } else {
+        object.set_metadata("managedFields", before);
+    }
 }
 
 /// Shows every plugin the final object, in order; the first refusal ends it.
@@ -105,4 +110,22 @@ pub async fn validate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, n
         }
     }
     Ok(())
+}
+
+/// Both, of what is written in one go: the warnings are added, or go with the refusal.
+pub async fn pass(
+    chain: &[Arc<dyn Admission>],
+    attempt: &mut Attempt<'_>,
+    mut new: Option<&mut Object>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let mut result = mutate(chain, attempt, new.as_deref_mut()).await;
+    if result.is_ok() {
+        result = validate(chain, attempt, new.as_deref()).await;
+    }
+    warnings.append(&mut attempt.warnings);
+    result.map_err(|mut status| {
+        status.warn(std::mem::take(warnings));
+        status
+    })
 }

@@ -70,6 +70,7 @@ impl ApiWriter {
             user: self.user.clone(),
             body: Bytes::new(),
             upgrade: None,
+            annotations: Arc::default(),
         }
     }
 }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::webhook::ClientConfig;
+
 /// A CRD without its schemas.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
@@ -120,26 +122,6 @@ pub(super) struct Conversion {
 pub(super) struct Webhook {
     pub client_config: ClientConfig,
     pub conversion_review_versions: Vec<String>,
-}
-
-/// How a webhook is reached.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct ClientConfig {
-    pub url: Option<String>,
-    pub service: Option<ServiceReference>,
-    /// Base64 of PEM.
-    pub ca_bundle: Option<String>,
-}
-
-/// A service that is a webhook.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
-pub(super) struct ServiceReference {
-    pub namespace: String,
-    pub name: String,
-    pub path: Option<String>,
-    pub port: Option<u16>,
 }
 
 /// Of `status`.

@@ -17,13 +17,14 @@ use super::{
     conditions::{self, Verdict},
     definition::{self, Definition},
     names::Taken,
+    review::Webhook,
     serve,
-    webhook::{self, Webhook},
 };
 use crate::{
     authz::mirror,
     registry::{Change, Reader, Writer, items, meta, storage::DEFINITIONS},
     verbs::Api,
+    webhook,
     wire::Status,
 };
 

@@ -7,7 +7,7 @@
 //! | `names`, `conditions` | pure: who has which name, what the status should say |
 //! | `serve` | from a CRD to kinds |
 //! | `cleanup` | objects of a CRD that is going away |
-//! | `versions`, `review`, `webhook` | conversion between versions, here or by a webhook |
+//! | `versions`, `review` | conversion between versions, here or by a webhook |
 //! | `columns` | printer columns |
 //! | `discovery`, `openapi` | what is published of custom resources |
 //!
@@ -23,8 +23,6 @@ mod names;
 pub mod openapi;
 mod review;
 mod serve;
-mod trust;
 mod versions;
-mod webhook;
 
 pub use follow::Follower;

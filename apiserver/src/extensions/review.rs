@@ -1,23 +1,50 @@
 //! `ConversionReview`: what a webhook is asked, and what of its answer is taken (upstream's `conversion/webhook_converter.go`).
 
+use std::{sync::Arc, time::Duration};
+
 use coracle_schema::go;
 use serde_json::{Map, Value, json};
 
-use super::webhook::Webhook;
-use crate::{registry::names, wire::Status};
+use super::definition;
+use crate::{
+    registry::{Reader, names},
+    webhook::{self, Terms},
+    wire::Status,
+};
 
 /// Objects of one review at most; longer lists take several.
 const BATCH: usize = 500;
 
+/// What a conversion may take.
+const TERMS: Terms = Terms {
+    timeout: Duration::from_secs(30),
+    late: "context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+    largest: 64 << 20,
+};
+
+/// The webhook of a CRD.
+pub(super) struct Webhook {
+    /// Versions of the review it understands, preferred first.
+    review_versions: Vec<String>,
+    asked: webhook::Webhook,
+}
+
+impl Webhook {
+    /// The webhook a CRD names; services are looked up through `reader`.
+    pub(super) fn new(of: &definition::Webhook, reader: Arc<dyn Reader>) -> Self {
+        Self { review_versions: of.conversion_review_versions.clone(), asked: webhook::Webhook::new(of.client_config.clone(), reader) }
+    }
+}
+
 /// Asks the webhook for these objects in a version; they come back in order. Metadata other than labels and annotations stays as it was.
-pub(super) async fn convert(webhook: &Webhook, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, Status> {
+pub(super) async fn convert(hook: &Webhook, objects: Vec<Value>, version: &str) -> Result<Vec<Value>, Status> {
     let mut converted = Vec::with_capacity(objects.len());
     for batch in objects.chunks(BATCH) {
         let kind = kind_of(batch.first().unwrap_or(&Value::Null));
         let of = |why: String| Status::new(500, "", why);
         let failed = |why: String| of(format!("conversion webhook for {kind} failed: {why}"));
-        let review = Review::new(&webhook.review_versions, batch, version).map_err(of)?;
-        let said = webhook.post(&review.body).await.map_err(failed)?;
+        let review = Review::new(&hook.review_versions, batch, version).map_err(of)?;
+        let said = hook.asked.post(review.body.clone().into(), TERMS).await.and_then(webhook::answered).map_err(failed)?;
         let answer: Value = serde_json::from_slice(&said).map_err(|e| failed(e.to_string()))?;
         let objects = review.objects(answer).map_err(failed)?;
         if objects.len() != batch.len() {

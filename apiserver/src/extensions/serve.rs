@@ -14,8 +14,8 @@ use tracing::warn;
 use super::{
     columns::Columns,
     definition::{Definition, Version},
+    review::Webhook,
     versions::{Lately, Of, Versions},
-    webhook::Webhook,
 };
 use crate::{
     registry::{

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{review, webhook::Webhook};
+use super::review::{self, Webhook};
 use crate::{
     registry::{Converter, KindSchema, Object, items, storage},
     wire::Status,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coracle_schema::decode;
 use serde_json::{Map, Value, json};
 
-use super::object::Object;
+use super::{kind::Kind, object::Object};
 use crate::wire::Status;
 
 /// How a kind's objects relate to what is stored.
@@ -69,6 +70,31 @@ impl Conversion {
             Self::Versions(versions) => versions.is_stored(),
         }
     }
+}
+
+/// An object of one version of a resource in another: admission asks webhooks in the version they name.
+pub async fn between(from: &Kind, to: &Kind, object: &Object) -> Result<Object, Status> {
+    let not_an_object = || Status::internal("a converted object is not a JSON object");
+    if let (Some(Conversion::Versions(ours)), Some(Conversion::Versions(theirs))) = (&from.conversion, &to.conversion) {
+        let stored = if ours.is_stored() { object.clone() } else { ours.write(object).await? };
+        let mut made = theirs.read(vec![super::storage::rewired(&stored)?]).await?;
+        let mut made = super::storage::parse_wire(&made.pop().ok_or_else(not_an_object)?)?;
+        if object.resource_version().is_empty() {
+            made.metadata_mut().remove("resourceVersion");
+        }
+        return Ok(made);
+    }
+    let mut value = object.value().clone();
+    if let Some(Conversion::Renaming(ours)) = &from.conversion {
+        (ours.to_stored)(&mut value);
+    }
+    if let Some(Conversion::Renaming(theirs)) = &to.conversion {
+        (theirs.from_stored)(&mut value);
+    }
+    let decoded = decode::from_value(value, &to.schema, decode::FieldValidation::Ignore);
+    let mut value = decoded.map_err(|error| Status::internal(error.to_string()))?.value;
+    (value["apiVersion"], value["kind"]) = (to.api_version().into(), (*to.gvk.kind).into());
+    Object::new(value).ok_or_else(not_an_object)
 }
 
 /// `events.k8s.io/v1` name and core name of the same field.

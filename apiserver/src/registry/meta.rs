@@ -63,6 +63,33 @@ pub fn match_request(object: &mut Object, kind: &Kind, namespace: &str, name: &s
     Ok(())
 }
 
+/// Clears what only the server sets, of an object about to be created (`WipeObjectMetaSystemFields`).
+pub fn wipe(object: &mut Object) {
+    let meta = object.metadata_mut();
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        meta.remove(field);
+    }
+}
+
+/// Drops owner references that are there before already; the uids of those that were (`dedupOwnerReferences`).
+pub fn drop_doubled_owners(object: &mut Object) -> Vec<String> {
+    let Some(owners) = object.at("/metadata/ownerReferences").and_then(Value::as_array).filter(|owners| owners.len() > 1) else {
+        return Vec::new();
+    };
+    let (mut kept, mut doubled): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    for owner in owners {
+        if kept.contains(owner) {
+            doubled.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner.clone());
+        }
+    }
+    if !doubled.is_empty() {
+        object.set_metadata("ownerReferences", kept);
+    }
+    doubled
+}
+
 /// Sets uid, creation time, generation and, from `generateName`, the name; clears what only the server sets.
 pub fn fill_new(object: &mut Object, kind: &Kind, now: Timestamp) {
     let generated = object.text("/metadata/generateName").to_owned();

@@ -120,9 +120,10 @@ impl Layers {
                 method: parts.method,
                 uri: parts.uri,
                 user,
-                body: limits::read_body(body).await?,
+                body: if takes_body(info) { limits::read_body(body).await? } else { Bytes::new() },
                 upgrade: parts.extensions.remove(),
                 headers: parts.headers,
+                annotations: Arc::default(),
             };
             self.dispatch(call).await
         };
@@ -141,6 +142,11 @@ impl Layers {
         }
         self.paths.answer(self, &call).await
     }
+}
+
+/// Whether anybody reads a request's body: what is not read is not waited for.
+fn takes_body(info: &RequestInfo) -> bool {
+    info.is_resource && (!info.is_read() || info.subresource == "proxy")
 }
 
 fn micros(took: Duration) -> u64 {

@@ -32,8 +32,8 @@ pub struct ListOptions {
     pub bookmarks: bool,
     /// Watch: `sendInitialEvents`.
     pub initial_events: Option<bool>,
-    /// Watch: end after so many seconds.
-    pub timeout_seconds: Option<u64>,
+    /// Watch: end after so many seconds; at once when they are negative.
+    pub timeout_seconds: Option<i64>,
 }
 
 /// `resourceVersionMatch`
@@ -70,6 +70,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// What happens to dependents; `None`: the kind's default.
     pub propagation: Option<Propagation>,
+    /// The options as they were sent.
+    pub given: Value,
 }
 
 /// `propagationPolicy`
@@ -134,7 +136,7 @@ impl ListOptions {
             token: query.text("continue").to_owned(),
             bookmarks: query.flag("allowWatchBookmarks"),
             initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
-            timeout_seconds: query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()),
+            timeout_seconds: query.number("timeoutSeconds")?,
         };
         let mut errors = FieldErrors::none();
         let version_match = options.check(query.text("resourceVersionMatch"), watch, &mut errors);
@@ -247,11 +249,13 @@ impl DeleteOptions {
             options.resource_version = body.pointer("/preconditions/resourceVersion").and_then(Value::as_str).map(str::to_owned);
             orphan = body["orphanDependents"].as_bool();
             policy = body["propagationPolicy"].as_str().map(str::to_owned);
+            options.given = body.clone();
         } else {
             options.dry_run = dry_run(query.all("dryRun"), &mut errors);
             options.grace_seconds = query.number("gracePeriodSeconds")?;
             orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
             policy = query.get("propagationPolicy").map(str::to_owned);
+            options.given = given_in(query);
         }
         if orphan.is_some() && policy.is_some() {
             errors.invalid(
@@ -274,6 +278,27 @@ impl DeleteOptions {
         refuse("DeleteOptions", &errors)?;
         Ok(options)
     }
+}
+
+/// The options of a query as the object they are in upstream, without its type.
+pub fn given_in(query: &Query) -> Value {
+    let mut given = serde_json::Map::new();
+    let dry_run: Vec<&str> = query.all("dryRun").collect();
+    if !dry_run.is_empty() {
+        given.insert("dryRun".into(), dry_run.into());
+    }
+    for name in ["fieldManager", "fieldValidation", "propagationPolicy"] {
+        if let Some(text) = query.get(name).filter(|text| !text.is_empty()) {
+            given.insert(name.into(), text.into());
+        }
+    }
+    if let Ok(Some(seconds)) = query.number("gracePeriodSeconds") {
+        given.insert("gracePeriodSeconds".into(), seconds.into());
+    }
+    if query.get("orphanDependents").is_some() {
+        given.insert("orphanDependents".into(), query.flag("orphanDependents").into());
+    }
+    Value::Object(given)
 }
 
 /// The manager's name when the request gives none: the User-Agent up to the first slash, printable, at most 128 bytes.

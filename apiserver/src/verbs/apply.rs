@@ -31,7 +31,7 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
         config.metadata_mut().remove("namespace");
     }
     let creates = writing.part == Part::Whole;
-    let outcome = writing
+    let made = writing
         .change(creates, |writing, old| {
             let who = writing.who(&version, &now);
             let live = old.map(Object::value);
@@ -45,8 +45,8 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             }
             Ok(Made { object, owned: true })
         })
-        .await?;
-    writing.answer(&outcome)
+        .await;
+    writing.settle(made)
 }
 
 /// The configuration that is applied, and what stands twice in it (`applyPatcher` of `endpoints/handlers/patch.go`).

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::{Api, Call, delete::success, render};
 use crate::{
-    admission::{self, Attempt, Operation},
+    admission::{self, Attempt, Given, Operation},
     registry::{Kind, Object, meta, storage::WriteError},
     request::query::WriteOptions,
-    wire::{Answer, Status, status::Subject},
+    wire::{Answer, Status, answer, status::Subject},
 };
 
 const RETRIES: usize = 30;
@@ -21,21 +21,19 @@ const RETRIES: usize = 30;
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
     let wanted = render::wanted(call, kind)?;
-    let body = call.body_as(&api.message("core.Binding")?)?;
-    let mut binding = Object::new(body).ok_or_else(|| Status::bad_request("the body is not a Binding"))?;
+    let mut binding = super::reviews::decoded_as(call, &api.message("core.Binding")?, "Binding", "v1", "v1")?;
     let name = if call.info.name.is_empty() { binding.name().to_owned() } else { call.info.name.clone() };
+    if binding.namespace().is_empty() {
+        binding.set_metadata("namespace", call.info.namespace.as_str());
+    }
     check(&binding, &name)?;
     let mut attempt = Attempt {
-        operation: Operation::Create,
-        request: &call.info,
-        kind,
-        user: &call.user,
-        old: None,
         dry_run: options.dry_run,
-        warnings: Vec::new(),
+        options: Given::Query(&call.query),
+        ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
     };
-    admission::mutate(&api.admission, &mut attempt, Some(&mut binding)).await?;
-    admission::validate(&api.admission, &mut attempt, Some(&binding)).await?;
+    let mut warnings = Vec::new();
+    admission::pass(&api.admission, &mut attempt, Some(&mut binding), &mut warnings).await?;
     let key = kind.key(&call.info.namespace, &name).ok_or_else(Status::no_such_path)?;
     for _ in 0..RETRIES {
         let found = api.storage.read(kind, &call.info.namespace, &name, Freshness::Latest).await?;
@@ -54,7 +52,9 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, &status))
+    let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, &status);
+    answer::warn(&mut made, &warnings);
+    Ok(made)
 }
 
 /// kube-apiserver's `ValidatePodBinding`.

@@ -14,6 +14,6 @@ pub async fn create(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
     let mut writing = Writing::new(api, call, kind, options);
     let object = writing.decode_body()?;
-    let outcome = writing.create(object).await?;
-    writing.answer(&outcome)
+    let made = writing.create(object).await;
+    writing.settle(made)
 }

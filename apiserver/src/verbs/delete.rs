@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Api, Call, list, render};
 use crate::{
-    admission::{self, Attempt, Operation},
+    admission::{self, Attempt, Given, Operation},
     registry::{
         Kind, Object, items,
         meta::{self, FOREGROUND, ORPHAN},
@@ -37,7 +37,8 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
         let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
         warnings.push(text.to_owned());
     }
-    let deleted = remove(api, call, kind, &call.info.name, &options, &mut warnings).await?;
+    let removed = remove(api, call, kind, &call.info.name, &options, Admitted::Now, &mut warnings).await;
+    let deleted = warned(removed, &mut warnings)?;
     let mut made = match deleted {
         Deleted::Gone(_, object) if !kind.traits.returns_deleted => {
             let details = json!({"name": object.name(), "group": &*kind.id.group, "kind": &*kind.id.resource, "uid": object.uid()});
@@ -64,16 +65,24 @@ pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Resu
             namespace.clone_into(&mut info.namespace);
         }
         let one = Call { info, ..call.again() };
-        match remove(api, &one, kind, name, &options, &mut warnings).await {
+        match remove(api, &one, kind, name, &options, Admitted::Now, &mut warnings).await {
             Ok(_) => {}
             Err(status) if status.code == 404 => {}
-            Err(status) => return Err(status),
+            refused => warned(refused.map(drop), &mut warnings)?,
         }
     }
     let meta = json!({"resourceVersion": page.revision.to_string()});
     let mut made = list::show(api, call, kind, wanted, &meta, &page.items).await?;
     answer::warn(&mut made, &warnings);
     Ok(made)
+}
+
+/// A refusal tells the client, too, what it is warned of.
+fn warned<T>(made: Result<T, Status>, warnings: &mut Vec<String>) -> Result<T, Status> {
+    made.map_err(|mut status| {
+        status.warn(std::mem::take(warnings));
+        status
+    })
 }
 
 /// A `Status` that says all went well.
@@ -105,6 +114,14 @@ fn options(api: &Api, call: &Call) -> Result<DeleteOptions, Status> {
     DeleteOptions::parse(&call.query, Some(&body))
 }
 
+/// Whether admission looks at a removal: that of an evicted pod it saw as an eviction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Admitted {
+    Now,
+    Before,
+}
+
 /// Deletes one object with options at hand; for DELETE, collections and evictions.
 pub async fn remove(
     api: &Api,
@@ -112,13 +129,16 @@ pub async fn remove(
     kind: &Arc<Kind>,
     name: &str,
     options: &DeleteOptions,
+    admitted: Admitted,
     warnings: &mut Vec<String>,
 ) -> Result<Deleted, Status> {
     for _ in 0..RETRIES {
         let found = api.storage.read(kind, call.namespace_of(kind), name, Freshness::Latest).await?;
         let old = found.ok_or_else(|| Status::not_found(kind.subject(name)))?;
         check_preconditions(kind, &old.object, options)?;
-        admit(api, call, kind, &old.object, options.dry_run, warnings).await?;
+        if admitted == Admitted::Now {
+            admit(api, call, kind, &old.object, options, warnings).await?;
+        }
         let plan = plan(api, kind, &old.object, options);
         match carry_out(api, kind, &old, plan, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),
@@ -163,20 +183,21 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Re
     Ok(())
 }
 
-async fn admit(api: &Api, call: &Call, kind: &Kind, old: &Object, dry_run: bool, warnings: &mut Vec<String>) -> Result<(), Status> {
+async fn admit(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    old: &Object,
+    options: &DeleteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
     let mut attempt = Attempt {
-        operation: Operation::Delete,
-        request: &call.info,
-        kind,
-        user: &call.user,
         old: Some(old),
-        dry_run,
-        warnings: Vec::new(),
+        dry_run: options.dry_run,
+        options: Given::Delete(options),
+        ..Attempt::new(Operation::Delete, &call.info, kind, &call.user, &call.annotations)
     };
-    admission::mutate(&api.admission, &mut attempt, None).await?;
-    admission::validate(&api.admission, &mut attempt, None).await?;
-    warnings.append(&mut attempt.warnings);
-    Ok(())
+    admission::pass(&api.admission, &mut attempt, None, warnings).await
 }
 
 /// What a delete does to an object.

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::{
     Api, Call,
-    delete::{Deleted, remove, success},
+    delete::{Admitted, Deleted, remove, success},
     render,
 };
 use crate::{
+    admission::{self, Attempt, Given, Operation},
     registry::{Kind, LabelSelector, Object, meta, storage::WriteError},
     request::{Query, query::DeleteOptions},
     wire::{Answer, Status, answer},
@@ -22,21 +23,29 @@ const RETRIES: usize = 30;
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
-    let body = call.body_as(&api.message("policy.Eviction")?)?;
-    let eviction = Object::new(body).ok_or_else(|| Status::bad_request("the body is not an Eviction"))?;
+    let mut eviction = super::reviews::decoded_as(call, &api.message("policy.Eviction")?, "Eviction", "v1", "policy/v1")?;
     if !eviction.name().is_empty() && eviction.name() != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut options = DeleteOptions::parse(&Query::default(), eviction.value().get("deleteOptions"))?;
     options.dry_run |= call.query.text("dryRun") == "All";
+    let mut warnings = Vec::new();
+    if eviction.namespace().is_empty() {
+        eviction.set_metadata("namespace", call.info.namespace.as_str());
+    }
+    let mut attempt = Attempt {
+        dry_run: options.dry_run,
+        options: Given::Query(&call.query),
+        ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
+    };
+    admission::pass(&api.admission, &mut attempt, Some(&mut eviction), &mut warnings).await?;
     let name = &call.info.name;
     let found = api.storage.read(kind, &call.info.namespace, name, Freshness::Latest).await?;
     let pod = found.ok_or_else(|| Status::not_found(kind.subject(name)))?.object;
     if !needs_no_budget(&pod) {
         charge(api, call, &pod, options.dry_run).await?;
     }
-    let mut warnings = Vec::new();
-    match remove(api, call, kind, name, &options, &mut warnings).await? {
+    match remove(api, call, kind, name, &options, Admitted::Before, &mut warnings).await? {
         Deleted::Gone(..) | Deleted::Leaving(_) => {}
     }
     let mut status = success(None);

@@ -177,7 +177,7 @@ fn expired(error: Error, token: Option<&Continue>) -> Status {
                  token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was \
                  returned and now may show up in the list.",
             );
-            status.resume = Some(Continue { revision: None, after: token.after.clone() }.encode().into());
+            status.resume_with(Continue { revision: None, after: token.after.clone() }.encode());
             status
         }
         (error, _) => read_error(error),

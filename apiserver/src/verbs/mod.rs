@@ -22,14 +22,14 @@ pub mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_schema::{SchemaRef, Tables};
+use coracle_schema::{SchemaRef, Tables, name};
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Annotations},
     authn::{Authenticator, User},
     authz,
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
@@ -80,6 +80,8 @@ pub struct Call {
     pub body: Bytes,
     /// The connection, for streams that leave HTTP.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// What admission tells the audit log.
+    pub annotations: Arc<Annotations>,
 }
 
 impl Api {
@@ -111,6 +113,7 @@ impl Call {
             user: Arc::clone(&self.user),
             body: Bytes::new(),
             upgrade: None,
+            annotations: Arc::clone(&self.annotations),
         }
     }
 
@@ -138,17 +141,16 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     let Some(kind) = catalog.get(&info.group, &info.version, &info.resource).cloned() else {
         return nobody(api, info);
     };
-    let verb = Verb::parse(&info.verb).ok_or_else(Status::method_not_allowed)?;
     if !kind.is_namespaced() && !info.namespace.is_empty() && &*kind.id.resource != "namespaces" {
         return nobody(api, info);
     }
+    let verb = Verb::parse(&info.verb);
     if !info.subresource.is_empty() {
         let Some(subresource) = kind.subresource(&info.subresource) else {
             return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { nobody(api, info) };
         };
-        if !subresource.verbs.contains(&verb) {
-            return Err(Status::method_not_allowed());
-        }
+        let Some(verb) = verb.filter(|verb| subresource.verbs.contains(verb)) else { return Err(Status::method_not_allowed()) };
+        may_be_named(&kind, info)?;
         if connect::leads_out(subresource) {
             return connect::connect(api, call, &kind).await;
         }
@@ -158,6 +160,10 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         may_be_answered(&call, &kind)?;
         return part(api, &call, &kind, subresource, verb).await;
     }
+    if info.verb == "proxy" {
+        return nobody(api, info);
+    }
+    let verb = verb.ok_or_else(Status::method_not_allowed)?;
     if kind.is_custom() && kind.is_namespaced() && info.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
         return Ok(answer::not_found());
     }
@@ -165,11 +171,18 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return Err(Status::method_not_allowed());
     }
     may_be_answered(&call, &kind)?;
+    may_be_named(&kind, info)?;
     let mut made =
         if kind.prefix.is_none() { reviews::answer(api, &call, &kind).await? } else { on_object(api, &call, &kind, verb).await? };
     if kind.id.is(DEFINITIONS) && !info.is_read() {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;
+    }
+    if &*kind.id.group == "admissionregistration.k8s.io" && !info.is_read() {
+        // Whoever sets up a policy or webhook may rely on it at once.
+        for plugin in &api.admission {
+            plugin.refresh().await;
+        }
     }
     if let Some(text) =
         DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text)
@@ -209,6 +222,16 @@ fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
         negotiate::route(&call.headers, negotiate::ACCEPTED, streams)?;
     }
     render::wanted(call, kind).map(|_| ())
+}
+
+/// Refuses names that cannot stand in a path (`registry/generic/registry/store.go`, `NamespaceKeyFunc`).
+fn may_be_named(kind: &Kind, info: &RequestInfo) -> Result<(), Status> {
+    let stored = kind.prefix.is_some() && !matches!(info.verb.as_str(), "list" | "watch");
+    let wrong = if stored { name::path_segment(&info.name) } else { Vec::new() };
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("Name parameter invalid: {:?}: {}", info.name, wrong.join(";"))))
 }
 
 /// The answer where no route leads: groups of the tables have a router that says so in an object, elsewhere it is plain text.

@@ -29,7 +29,7 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), false)?;
     let mut writing = Writing::new(api, call, kind, options);
     let patch = Patch::parse(of, &call.body)?;
-    let outcome = writing
+    let made = writing
         .change(false, |writing, old| {
             let old = old.ok_or_else(Status::no_such_path)?;
             let patched = patch.apply(&kind.schema, old.value())?;
@@ -44,8 +44,8 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             let object = writing.decode_made(patched, refuse)?;
             Ok(Made { object, owned: false })
         })
-        .await?;
-    writing.answer(&outcome)
+        .await;
+    writing.settle(made)
 }
 
 /// A patch, parsed once however often it is tried.

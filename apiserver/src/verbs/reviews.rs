@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Api, Call, binding, filter::Filter, list, render};
 use crate::{
-    admission::{self, Attempt, Operation},
+    admission::{self, Attempt, Given, Operation},
     authn, authz,
     registry::{Kind, Object, Subresource, meta},
     request::query::{ListOptions, WriteOptions},
@@ -70,17 +70,11 @@ pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> R
     let catalog = api.storage.catalog();
     let accounts = catalog.get("", "v1", "serviceaccounts").ok_or_else(Status::no_such_path)?;
     let mut attempt = Attempt {
-        operation: Operation::Create,
-        request: &call.info,
-        kind: accounts,
-        user: &call.user,
-        old: None,
-        dry_run: false,
-        warnings: Vec::new(),
+        options: Given::Query(&call.query),
+        ..Attempt::new(Operation::Create, &call.info, accounts, &call.user, &call.annotations)
     };
-    admission::mutate(&api.admission, &mut attempt, Some(&mut request)).await?;
-    admission::validate(&api.admission, &mut attempt, Some(&request)).await?;
-    let mut warnings = attempt.warnings;
+    let mut warnings = Vec::new();
+    admission::pass(&api.admission, &mut attempt, Some(&mut request), &mut warnings).await?;
     let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
     let wanted = render::wanted(call, kind)?;
     let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
@@ -92,7 +86,14 @@ fn decoded(call: &Call, kind: &Kind) -> Result<Object, Status> {
     decoded_as(call, &kind.schema, &kind.gvk.kind, &kind.gvk.version, &kind.api_version())
 }
 
-fn decoded_as(call: &Call, schema: &coracle_schema::SchemaRef, kind: &str, version: &str, api_version: &str) -> Result<Object, Status> {
+/// The body as an object of a kind that is answered and not stored.
+pub(super) fn decoded_as(
+    call: &Call,
+    schema: &coracle_schema::SchemaRef,
+    kind: &str,
+    version: &str,
+    api_version: &str,
+) -> Result<Object, Status> {
     let body = call.body_as(schema)?;
     let made = decode::from_value(body, schema, FieldValidation::Ignore).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
     let mut object = Object::new(made.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;

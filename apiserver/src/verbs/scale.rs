@@ -124,13 +124,28 @@ fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Stat
             object.metadata_mut().remove(field);
         }
     }
+    set(kind, &mut object, replicas);
+    Ok(Made { object, owned: false })
+}
+
+/// The Scale that admission sees of an object.
+pub(super) fn shown(kind: &Kind, object: &Object) -> Result<Object, Status> {
+    let scale = of_object(paths(kind), object)?;
+    Object::new(scale).ok_or_else(|| Status::internal("a Scale is not an object"))
+}
+
+/// Takes over what admission made of the Scale.
+pub(super) fn take(kind: &Kind, object: &mut Object, scale: &Object) {
+    set(kind, object, scale.at("/spec/replicas").and_then(Value::as_i64).unwrap_or_default());
+}
+
+fn set(kind: &Kind, object: &mut Object, replicas: i64) {
     match paths(kind) {
         Some(paths) => paths.spec.set(object.value_mut(), replicas.into()),
         None => {
             object.member_mut("spec").insert("replicas".into(), replicas.into());
         }
     }
-    Ok(Made { object, owned: false })
 }
 
 /// Where a custom resource keeps its replicas.

@@ -18,16 +18,19 @@ pub async fn update(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     let mut writing = Writing::new(api, call, kind, options);
     let sent = writing.decode_body()?;
     if sent.name().is_empty() {
-        return Err(Status::bad_request("name must be provided"));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            call.info.name
+        )));
     }
     let creates = writing.part == Part::Whole && kind.rules.policy().create_on_update;
     let mut first = Some(sent);
-    let outcome = writing
+    let made = writing
         .change(creates, |writing, _| {
             // A second try, after a lost race, reads the body again; most writes have only one.
             let object = first.take().map_or_else(|| writing.decode_body(), Ok)?;
             Ok(Made { object, owned: false })
         })
-        .await?;
-    writing.answer(&outcome)
+        .await;
+    writing.settle(made)
 }

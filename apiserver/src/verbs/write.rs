@@ -19,9 +19,9 @@ use coracle_store::{Expect, Key, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Api, Call};
+use super::{Api, Call, scale};
 use crate::{
-    admission::{self, Attempt, Operation},
+    admission::{self, Attempt, Given, Operation},
     registry::{
         Kind, Object, Part, items, meta, rules,
         storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
@@ -158,10 +158,6 @@ impl<'a> Writing<'a> {
 
     /// Creates the object.
     pub async fn create(&mut self, object: Object) -> Result<Outcome, Status> {
-        // What is only tried never reaches the storage that minds.
-        if !self.options.dry_run && !object.resource_version().is_empty() && object.resource_version() != "0" {
-            return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
-        }
         let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
         for _ in 1..if generated { NAMES } else { 1 } {
             match self.commit_new(Made { object: object.clone(), owned: false }).await {
@@ -228,8 +224,9 @@ impl<'a> Writing<'a> {
         let kind = self.kind;
         let namespace = self.call.namespace_of(kind);
         meta::match_request(&mut object, kind, namespace, &self.call.info.name)?;
-        meta::fill_new(&mut object, kind, self.api.now());
+        meta::wipe(&mut object);
         if !owned {
+            self.drop_doubled_owners(&mut object, false);
             self.own(None, &mut object);
         }
         if kind.is_terminating() {
@@ -237,6 +234,10 @@ impl<'a> Writing<'a> {
             return Err(Status::forbidden(kind.subject(object.name()), why).into());
         }
         self.admit_mutating(Operation::Create, &mut object, None).await?;
+        self.drop_doubled_owners(&mut object, true);
+        meta::match_request(&mut object, kind, namespace, "")?;
+        let version_set = !matches!(object.resource_version(), "" | "0");
+        meta::fill_new(&mut object, kind, self.api.now());
         if kind.has_status() && !kind.traits.status_on_create {
             kind.reset_status(&mut object);
         }
@@ -249,6 +250,10 @@ impl<'a> Writing<'a> {
         let claim = self.api.claims.take(kind, &mut object, None).await?;
         if self.options.dry_run {
             return Ok(Outcome { wire: unversioned(&object)?, created: true });
+        }
+        // What is only tried never reaches the storage that minds.
+        if version_set {
+            return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created").into());
         }
         let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
@@ -267,13 +272,18 @@ impl<'a> Writing<'a> {
         let Made { mut object, owned } = made;
         let kind = self.kind;
         meta::match_request(&mut object, kind, self.call.namespace_of(kind), &self.call.info.name)?;
-        self.expect_version(&object, &old.object)?;
-        meta::carry_over(&mut object, &old.object);
+        self.expect_uid(&object, &old.object)?;
         if !owned {
+            if self.replaces() {
+                self.drop_doubled_owners(&mut object, false);
+            }
             self.own(Some(&old.object), &mut object);
         }
-        self.keep_apart(&mut object, &old.object);
         self.admit_mutating(Operation::Update, &mut object, Some(&old.object)).await?;
+        self.drop_doubled_owners(&mut object, true);
+        self.expect_version(&object, &old.object)?;
+        meta::match_request(&mut object, kind, self.call.namespace_of(kind), "")?;
+        meta::carry_over(&mut object, &old.object);
         self.keep_apart(&mut object, &old.object);
         kind.rules.prepare(&mut object, Some(&old.object), self.part);
         kind.rules.note_time(&mut object, Some(&old.object), self.part, &meta::time_text(self.api.now()));
@@ -312,12 +322,18 @@ impl<'a> Writing<'a> {
         Ok(Outcome { wire, created: false })
     }
 
-    /// What the writer believes must be so: uid and resource version, where they were sent.
-    fn expect_version(&self, new: &Object, old: &Object) -> Result<(), Status> {
-        let subject = self.kind.subject(&self.call.info.name);
+    /// The uid the writer believes the object has, where one was sent.
+    fn expect_uid(&self, new: &Object, old: &Object) -> Result<(), Status> {
         if self.replaces() && !new.uid().is_empty() && new.uid() != old.uid() {
+            let subject = self.kind.subject(&self.call.info.name);
             return Err(Status::conflict(subject, &self.other_uid(new.uid(), old.uid())));
         }
+        Ok(())
+    }
+
+    /// The resource version the writer believes the object has, where one was sent. Looked at after admission, as upstream's storage does.
+    fn expect_version(&self, new: &Object, old: &Object) -> Result<(), Status> {
+        let subject = self.kind.subject(&self.call.info.name);
         match new.resource_version() {
             "" | "0" if self.kind.rules.policy().unconditional_update => Ok(()),
             "" | "0" => {
@@ -392,29 +408,51 @@ impl<'a> Writing<'a> {
         }
     }
 
+    /// Drops owners that are there twice, and warns of it (`dedupOwnerReferencesAndAddWarning` of `endpoints/handlers/rest.go`).
+    fn drop_doubled_owners(&mut self, object: &mut Object, admitted: bool) {
+        let doubled = meta::drop_doubled_owners(object);
+        if !doubled.is_empty() {
+            let when = if admitted { " after mutating admission happens" } else { "" };
+            self.warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject \
+                 such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                doubled.join(", ")
+            ));
+        }
+    }
+
     fn attempt<'t>(&'t self, operation: Operation, old: Option<&'t Object>) -> Attempt<'t> {
+        let call = self.call;
         Attempt {
-            operation,
-            request: &self.call.info,
-            kind: self.kind,
-            user: &self.call.user,
             old,
             dry_run: self.options.dry_run,
-            warnings: Vec::new(),
+            options: Given::Query(&call.query),
+            ..Attempt::new(operation, &call.info, self.kind, &call.user, &call.annotations)
         }
     }
 
     async fn admit_mutating(&mut self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
-        let mut attempt = self.attempt(operation, old);
-        let result = admission::mutate(&self.api.admission, &mut attempt, Some(object)).await;
+        // What is sent to `scale` is a Scale, and admission sees one.
+        let scales = self.part == Part::Other("scale");
+        let mut shown = if scales { Some(scale::shown(self.kind, object)?) } else { None };
+        let before = old.filter(|_| scales).map(|old| scale::shown(self.kind, old)).transpose()?;
+        let mut attempt = self.attempt(operation, before.as_ref().or(old));
+        let result = admission::mutate(&self.api.admission, &mut attempt, Some(shown.as_mut().unwrap_or(object))).await;
         let warnings = attempt.warnings;
         self.warnings.extend(warnings);
-        result
+        result?;
+        if let Some(shown) = shown {
+            scale::take(self.kind, object, &shown);
+        }
+        Ok(())
     }
 
     async fn admit_validating(&mut self, operation: Operation, object: &Object, old: Option<&Object>) -> Result<(), Status> {
-        let mut attempt = self.attempt(operation, old);
-        let result = admission::validate(&self.api.admission, &mut attempt, Some(object)).await;
+        let scales = self.part == Part::Other("scale");
+        let shown = if scales { Some(scale::shown(self.kind, object)?) } else { None };
+        let before = old.filter(|_| scales).map(|old| scale::shown(self.kind, old)).transpose()?;
+        let mut attempt = self.attempt(operation, before.as_ref().or(old));
+        let result = admission::validate(&self.api.admission, &mut attempt, Some(shown.as_ref().unwrap_or(object))).await;
         let warnings = attempt.warnings;
         self.warnings.extend(warnings);
         result
@@ -441,6 +479,17 @@ impl<'a> Writing<'a> {
             self.warnings.extend(self.kind.rules.warnings(new, old));
         }
         Ok(())
+    }
+
+    /// The answer to a write: the object, or the refusal with what the client is warned of all the same.
+    pub fn settle(&mut self, made: Result<Outcome, Status>) -> Result<Answer, Status> {
+        match made {
+            Ok(outcome) => self.answer(&outcome),
+            Err(mut status) => {
+                status.warn(std::mem::take(&mut self.warnings));
+                Err(status)
+            }
+        }
     }
 
     /// The answer: the object in the form wanted, 201 when it is new.

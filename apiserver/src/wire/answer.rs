@@ -52,6 +52,7 @@ pub fn error(status: &Status, encoding: Encoding, write: impl FnOnce(&Value) -> 
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    warn(&mut answer, status.warnings());
     answer
 }
 

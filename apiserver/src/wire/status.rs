@@ -15,10 +15,21 @@ pub struct Status {
     pub message: String,
     /// What it was about; `Null` if nothing more is known.
     pub details: Value,
-    /// Of an expired list: a continue token for the rest, as it is now.
-    pub resume: Option<Box<str>>,
+    /// What few have.
+    pub more: Option<Box<More>>,
     /// The cause, for the log.
     pub log: Option<String>,
+}
+
+/// What few errors have.
+#[derive(Clone, Debug, Default)]
+pub struct More {
+    /// Of an expired list: a continue token for the rest, as it is now.
+    resume: Option<String>,
+    /// Somebody else's `Status`, sent as it is.
+    given: Option<Value>,
+    /// Texts for `Warning:` headers.
+    warnings: Vec<String>,
 }
 
 /// The object an error speaks of: resource (or kind, for `Invalid`), group and name.
@@ -57,7 +68,7 @@ impl Subject<'_> {
 impl Status {
     /// Any code and reason.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null, resume: None, log: None }
+        Self { code, reason, message: message.into(), details: Value::Null, more: None, log: None }
     }
 
     /// 404 of an object.
@@ -142,8 +153,33 @@ impl Status {
         Self::new(503, "ServiceUnavailable", message)
     }
 
+    /// Lets the client go on with a list at a continue token.
+    pub fn resume_with(&mut self, token: String) {
+        self.more.get_or_insert_default().resume = Some(token);
+    }
+
+    /// Answers with a `Status` that somebody else made: a webhook may refuse for reasons of its own.
+    pub fn answer_with(&mut self, given: Value) {
+        self.more.get_or_insert_default().given = Some(given);
+    }
+
+    /// What the client is warned of although its request failed.
+    pub fn warn(&mut self, warnings: Vec<String>) {
+        if !warnings.is_empty() {
+            self.more.get_or_insert_default().warnings.extend(warnings);
+        }
+    }
+
+    /// Texts for `Warning:` headers.
+    pub fn warnings(&self) -> &[String] {
+        self.more.as_ref().map(|more| more.warnings.as_slice()).unwrap_or_default()
+    }
+
     /// The `v1.Status` object.
     pub fn to_value(&self) -> Value {
+        if let Some(given) = self.more.as_ref().and_then(|more| more.given.as_ref()) {
+            return given.clone();
+        }
         let mut value = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,
@@ -154,8 +190,8 @@ impl Status {
         if !self.details.is_null() {
             value["details"] = self.details.clone();
         }
-        if let Some(token) = &self.resume {
-            value["metadata"]["continue"] = (**token).into();
+        if let Some(token) = self.more.as_ref().and_then(|more| more.resume.as_deref()) {
+            value["metadata"]["continue"] = token.into();
         }
         value
     }

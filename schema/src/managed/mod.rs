@@ -88,6 +88,11 @@ pub(crate) fn record(entries: &mut Entries, delta: &mut Delta, who: &Who<'_>) {
     }
 }
 
+/// What is wrong with a list of managed fields, if anything is (`ValidateManagedFields`).
+pub fn fault(list: &Value) -> Option<String> {
+    Entries::sent(list.clone()).err()
+}
+
 /// When a write changed nothing but times in `managedFields`, puts the old list back, so that nothing is written. To be called last,
 /// with the object as it would be stored. Answers whether `new` now equals `old` but for the resource version.
 pub fn keep_times_if_unchanged(old: &Value, new: &mut Value) -> bool {

@@ -4,7 +4,11 @@ use coracle_cel::{Program, Type, display};
 use serde_json::Value;
 
 use super::environment::{Declared, environment};
-use crate::admission::look::{list, text};
+use crate::admission::{
+    look::{list, text},
+    matching::Criteria,
+    mirror,
+};
 
 /// A compiled expression, or why it cannot be compiled.
 pub(super) type Compiled = Result<Program, String>;
@@ -18,9 +22,12 @@ pub(super) struct Expression {
 }
 
 /// A policy of either kind.
-pub(super) struct Policy {
+pub(in crate::admission) struct Policy {
     pub(super) name: String,
+    /// `metadata.resourceVersion`
+    pub(super) version: String,
     pub(super) spec: Value,
+    pub(super) criteria: Option<Criteria>,
     pub(super) variables: Vec<(String, Expression)>,
     pub(super) conditions: Vec<Expression>,
     pub(super) validations: Vec<Validation>,
@@ -103,7 +110,7 @@ impl Compiler {
 
 impl Policy {
     /// Compiles a policy; `mutating` if it changes objects.
-    pub(super) fn of(object: &Value, mutating: bool) -> Policy {
+    pub(in crate::admission) fn of(object: &Value, mutating: bool) -> Policy {
         let spec = object.get("spec").cloned().unwrap_or_default();
         let params = spec.get("paramKind").is_some_and(Value::is_object);
         let mut compiler = Compiler { declared: Declared { params, authorizer: true, patches: mutating }, variables: Vec::new() };
@@ -122,8 +129,9 @@ impl Policy {
             .map(|one| Annotation { value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true) })
             .collect();
         let mutations = list(&spec, "/mutations").iter().map(|one| mutation(&compiler, one)).collect();
-        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Policy { name, spec, variables, conditions, validations, annotations, mutations }
+        let (name, version) = (mirror::name(object).to_owned(), mirror::version(object).to_owned());
+        let criteria = Criteria::of(spec.get("matchConstraints"), "/resourceRules");
+        Policy { name, version, spec, criteria, variables, conditions, validations, annotations, mutations }
     }
 }
 

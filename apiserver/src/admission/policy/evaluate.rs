@@ -6,25 +6,23 @@ use std::{
 };
 
 use coracle_cel::{Activation, Authorizer, Decision, EvalError, Fields, Host, ResourceCheck, ServiceAccount, Val, limits};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     compile::{Expression, Policy},
     environment::{NAMESPACE, OBJECT, OLD_OBJECT, PARAMS, REQUEST, VARIABLES},
-    matching::operation_name,
 };
 use crate::{
     admission::Attempt,
     authn::User,
     authz::{self, Authorizer as _},
-    registry::Object,
     request::RequestInfo,
 };
 
 /// Answers what expressions ask of `authorizer`.
-pub(super) struct Asked<'a> {
-    pub(super) chain: &'a authz::Chain,
-    pub(super) user: &'a User,
+pub(in crate::admission) struct Asked<'a> {
+    pub(in crate::admission) chain: &'a authz::Chain,
+    pub(in crate::admission) user: &'a User,
 }
 
 impl Asked<'_> {
@@ -63,44 +61,16 @@ impl Authorizer for Asked<'_> {
     }
 }
 
-/// The variable `request`.
-pub(super) fn request(attempt: &Attempt<'_>, new: Option<&Object>) -> Value {
-    let (request, kind, user) = (attempt.request, attempt.kind, attempt.user);
-    let gvk = json!({"group": &*kind.gvk.group, "version": &*kind.gvk.version, "kind": &*kind.gvk.kind});
-    let resource = json!({"group": request.group, "version": request.version, "resource": request.resource});
-    let mut who =
-        json!({"username": &*user.name, "groups": user.groups.iter().map(|group| &**group).collect::<Vec<_>>(), "extra": user.extra});
-    if !user.uid.is_empty() {
-        who["uid"] = (*user.uid).into();
-    }
-    let mut out = json!({
-        "kind": gvk, "resource": resource, "requestKind": gvk, "requestResource": resource,
-        "operation": operation_name(attempt.operation), "userInfo": who, "dryRun": attempt.dry_run, "options": {},
-    });
-    let name = super::name_of(attempt, new);
-    for (field, text) in [
-        ("subResource", request.subresource.as_str()),
-        ("requestSubResource", &request.subresource),
-        ("name", name),
-        ("namespace", &request.namespace),
-    ] {
-        if !text.is_empty() {
-            out[field] = text.into();
-        }
-    }
-    out
-}
-
 /// What the expressions of one policy see.
-pub(super) struct Scene<'a> {
-    pub(super) policy: &'a Policy,
-    pub(super) attempt: &'a Attempt<'a>,
-    pub(super) object: &'a Value,
-    pub(super) old: &'a Value,
-    pub(super) namespace: &'a Value,
-    pub(super) request: &'a Value,
-    pub(super) params: &'a Value,
-    pub(super) asked: &'a Asked<'a>,
+pub(in crate::admission) struct Scene<'a> {
+    pub(in crate::admission) policy: &'a Policy,
+    pub(in crate::admission) attempt: &'a Attempt<'a>,
+    pub(in crate::admission) object: &'a Value,
+    pub(in crate::admission) old: &'a Value,
+    pub(in crate::admission) namespace: &'a Value,
+    pub(in crate::admission) request: &'a Value,
+    pub(in crate::admission) params: &'a Value,
+    pub(in crate::admission) asked: &'a Asked<'a>,
 }
 
 /// The budget is used up, or nothing more can be evaluated.
@@ -182,7 +152,7 @@ impl<'a> Fields<'a> for Evaluation<'a> {
 }
 
 /// Whether the policy's match conditions are met. The error is what they say together.
-pub(super) fn conditions(scene: &Scene<'_>) -> Result<bool, String> {
+pub(in crate::admission) fn conditions(scene: &Scene<'_>) -> Result<bool, String> {
     let policy = scene.policy;
     if policy.conditions.is_empty() {
         return Ok(true);

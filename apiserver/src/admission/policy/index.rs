@@ -8,43 +8,54 @@ use std::{
     },
 };
 
-use futures::{
-    StreamExt,
-    stream::{BoxStream, select_all},
-};
 use parking_lot::RwLock;
 use serde_json::Value;
-use tracing::warn;
+use tokio::sync::Mutex;
 
 use super::compile::Policy;
 use crate::{
-    authz::mirror,
-    registry::{Change, Reader},
+    admission::{
+        look::{self, text},
+        matching::Criteria,
+        mirror::{self, Changes, GROUP},
+    },
+    registry::Reader,
     wire::Status,
 };
-
-const GROUP: &str = "admissionregistration.k8s.io";
 
 /// A binding of a policy.
 pub(super) struct Binding {
     pub(super) name: String,
     pub(super) spec: Value,
+    pub(super) criteria: Option<Criteria>,
 }
 
 /// Policies of one kind with their bindings, by name.
-#[derive(Default)]
 pub(super) struct Set {
+    mutating: bool,
     policies: RwLock<BTreeMap<String, Arc<Policy>>>,
-    /// By policy, then by name.
-    bindings: RwLock<BTreeMap<String, BTreeMap<String, Arc<Binding>>>>,
+    /// By policy, by name.
+    bindings: RwLock<BTreeMap<String, Vec<Arc<Binding>>>>,
     /// Something is bound: else nothing need be looked up.
     bound: AtomicBool,
+    /// One reads at a time, so that nobody puts back what was before.
+    reading: Mutex<()>,
 }
 
 /// A policy and its bindings.
 pub(super) type Hook = (Arc<Policy>, Vec<Arc<Binding>>);
 
 impl Set {
+    fn new(mutating: bool) -> Self {
+        Self {
+            mutating,
+            policies: RwLock::default(),
+            bindings: RwLock::default(),
+            bound: AtomicBool::new(false),
+            reading: Mutex::default(),
+        }
+    }
+
     /// Whether there is nothing to ask.
     pub(super) fn is_empty(&self) -> bool {
         !self.bound.load(Ordering::Relaxed)
@@ -54,92 +65,71 @@ impl Set {
     pub(super) fn hooks(&self) -> Vec<Hook> {
         let (policies, bindings) = (self.policies.read(), self.bindings.read());
         let bound = policies.iter().filter_map(|(name, policy)| Some((policy, bindings.get(name)?)));
-        bound.map(|(policy, bindings)| (policy.clone(), bindings.values().cloned().collect())).collect()
+        bound.map(|(policy, bindings)| (policy.clone(), bindings.clone())).collect()
     }
 
-    fn put_policy(&self, name: &str, object: Option<&Value>, mutating: bool) {
-        let mut policies = self.policies.write();
-        match object {
-            Some(object) => policies.insert(name.to_owned(), Arc::new(Policy::of(object, mutating))),
-            None => policies.remove(name),
-        };
-    }
-
-    fn put_binding(&self, name: &str, object: Option<&Value>) {
-        let mut bindings = self.bindings.write();
-        bindings.retain(|_, named| {
-            named.remove(name);
-            !named.is_empty()
-        });
-        if let Some(object) = object {
-            let spec = object.get("spec").cloned().unwrap_or_default();
-            let policy = spec.get("policyName").and_then(Value::as_str).unwrap_or_default().to_owned();
-            bindings.entry(policy).or_default().insert(name.to_owned(), Arc::new(Binding { name: name.to_owned(), spec }));
+    fn resources(&self) -> [&'static str; 2] {
+        if self.mutating {
+            ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"]
+        } else {
+            ["validatingadmissionpolicies", "validatingadmissionpolicybindings"]
         }
-        self.bound.store(!bindings.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Reads all policies and bindings as they are now. What did not change is not compiled again.
+    pub(super) async fn read(&self, reader: &dyn Reader) -> Result<(), Status> {
+        let _alone = self.reading.lock().await;
+        let [policies, bindings] = self.resources();
+        let all: Vec<Value> = look::all(reader, GROUP, policies, "").await?;
+        let known = self.policies.read().clone();
+        let made = all.iter().map(|object| {
+            let policy = known.get(mirror::name(object)).filter(|known| known.version == mirror::version(object)).cloned();
+            (mirror::name(object).to_owned(), policy.unwrap_or_else(|| Arc::new(Policy::of(object, self.mutating))))
+        });
+        let made = made.collect();
+        let all: Vec<Value> = look::all(reader, GROUP, bindings, "").await?;
+        let mut bound: BTreeMap<String, Vec<Arc<Binding>>> = BTreeMap::new();
+        for object in all {
+            let spec = object.get("spec").cloned().unwrap_or_default();
+            let criteria = Criteria::of(spec.get("matchResources"), "/resourceRules");
+            let policy = text(&spec, "policyName").to_owned();
+            bound.entry(policy).or_default().push(Arc::new(Binding { name: mirror::name(&object).to_owned(), spec, criteria }));
+        }
+        bound.values_mut().for_each(|bindings| bindings.sort_by(|a, b| a.name.cmp(&b.name)));
+        *self.policies.write() = made;
+        self.bound.store(!bound.is_empty(), Ordering::Relaxed);
+        *self.bindings.write() = bound;
+        Ok(())
     }
 }
 
 /// All policies.
-#[derive(Default)]
 pub struct Policies {
     pub(super) validating: Set,
     pub(super) mutating: Set,
 }
 
-#[derive(Clone, Copy)]
-enum Source {
-    Validating,
-    ValidatingBindings,
-    Mutating,
-    MutatingBindings,
+impl Default for Policies {
+    fn default() -> Self {
+        Self { validating: Set::new(false), mutating: Set::new(true) }
+    }
 }
-
-const SOURCES: [(Source, &str); 4] = [
-    (Source::Validating, "validatingadmissionpolicies"),
-    (Source::ValidatingBindings, "validatingadmissionpolicybindings"),
-    (Source::Mutating, "mutatingadmissionpolicies"),
-    (Source::MutatingBindings, "mutatingadmissionpolicybindings"),
-];
-
-/// The changes still to come after [`Policies::load`].
-pub struct Changes(Vec<(Source, BoxStream<'static, Change>)>);
 
 impl Policies {
     /// Reads all policies and bindings. [`Policies::follow`] keeps them as they are.
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
-        let mut streams = Vec::new();
-        for (source, resource) in SOURCES {
-            let (now, changes) = mirror::begin(reader, GROUP, resource).await?;
-            for object in now.iter().filter_map(|bytes| read(bytes)) {
-                let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                self.put(source, &name, Some(&object));
-            }
-            streams.push((source, changes));
-        }
-        Ok(Changes(streams))
+        let resources = [self.validating.resources(), self.mutating.resources()].concat();
+        let changes = Changes::begin(reader, &resources).await?;
+        self.validating.read(reader).await?;
+        self.mutating.read(reader).await?;
+        Ok(changes)
     }
 
-    /// Applies changes until the server stops; run it as a task.
-    pub async fn follow(self: Arc<Self>, changes: Changes) {
-        let tagged = changes.0.into_iter().map(|(source, stream)| stream.map(move |change| (source, change)).boxed());
-        let mut all = select_all(tagged);
-        while let Some((source, change)) = all.next().await {
-            let object = change.object.as_ref().and_then(|bytes| read(bytes));
-            self.put(source, &change.name, object.as_ref());
+    /// Takes up changes until the server stops; run it as a task.
+    pub async fn follow(self: Arc<Self>, reader: Arc<dyn Reader>, mut changes: Changes) {
+        while let Some(resource) = changes.next().await {
+            let set = if self.mutating.resources().contains(&resource) { &self.mutating } else { &self.validating };
+            mirror::told("admission policies", set.read(&*reader).await);
         }
     }
-
-    fn put(&self, source: Source, name: &str, object: Option<&Value>) {
-        match source {
-            Source::Validating => self.validating.put_policy(name, object, false),
-            Source::Mutating => self.mutating.put_policy(name, object, true),
-            Source::ValidatingBindings => self.validating.put_binding(name, object),
-            Source::MutatingBindings => self.mutating.put_binding(name, object),
-        }
-    }
-}
-
-fn read(bytes: &[u8]) -> Option<Value> {
-    serde_json::from_slice(bytes).inspect_err(|error| warn!(%error, "an admission policy cannot be read")).ok()
 }

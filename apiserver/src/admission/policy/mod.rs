@@ -7,7 +7,6 @@ mod compile;
 mod environment;
 mod evaluate;
 mod index;
-mod matching;
 mod mutating;
 mod params;
 mod patch;
@@ -20,16 +19,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(super) use compile::Policy;
+pub(super) use evaluate::{Asked, Scene, conditions};
 pub use index::Policies;
 pub use mutating::MutatingAdmissionPolicy;
 pub use validating::ValidatingAdmissionPolicy;
 
-use super::Attempt;
-use crate::{
-    authz,
-    registry::{Object, Reader},
-    wire::Status,
-};
+use super::{Attempt, matching::Equivalents};
+use crate::{authz, registry::Reader, wire::Status};
 
 /// Where the resource of a kind is found: its name, and whether it is namespaced. Of parameters only the kind is known.
 pub type Resources = Arc<dyn Fn(&str, &str) -> Option<(String, bool)> + Send + Sync>;
@@ -45,9 +42,11 @@ pub struct Engine {
     pub authorizer: authz::Chain,
     /// The resource of an API version and kind.
     pub resources: Resources,
+    /// What else serves the objects of a kind.
+    pub equivalents: Equivalents,
 }
 
-/// What policies never see: they could lock everyone out of mending them.
+/// What policies and webhooks never see: they could lock everyone out of mending them.
 const EXEMPT: [&str; 6] = [
     "validatingwebhookconfigurations",
     "mutatingwebhookconfigurations",
@@ -67,7 +66,7 @@ const EXCLUDED: [&str; 6] = [
     "subjectaccessreviews",
 ];
 
-fn is_exempt(attempt: &Attempt<'_>) -> bool {
+pub(super) fn is_exempt(attempt: &Attempt<'_>) -> bool {
     let request = attempt.request;
     match request.group.as_str() {
         "admissionregistration.k8s.io" => EXEMPT.contains(&request.resource.as_str()),
@@ -82,18 +81,10 @@ fn fails_closed(spec: &Value) -> bool {
 }
 
 /// The namespace of what is written, for expressions; none for what is in no namespace, and for namespaces.
-async fn namespace_of(reader: &dyn Reader, attempt: &Attempt<'_>) -> Result<Option<Value>, Status> {
+pub(super) async fn namespace_of(reader: &dyn Reader, attempt: &Attempt<'_>) -> Result<Option<Value>, Status> {
     let name = attempt.request.namespace.as_str();
     if name.is_empty() || (attempt.request.resource == "namespaces" && attempt.request.group.is_empty()) {
         return Ok(None);
     }
     super::look::one(reader, "", "namespaces", "", name).await
-}
-
-/// The name of what is written.
-fn name_of<'a>(attempt: &'a Attempt<'_>, new: Option<&'a Object>) -> &'a str {
-    match attempt.request.name.as_str() {
-        "" => new.map(Object::name).unwrap_or_default(),
-        name => name,
-    }
 }

@@ -10,15 +10,18 @@ use serde_json::{Value, json};
 use super::{
     Engine,
     compile::{Mutation, Policy},
-    evaluate::{Asked, Evaluation, Scene, conditions, request},
+    evaluate::{Asked, Evaluation, Scene, conditions},
     fails_closed,
     index::Binding,
-    is_exempt,
-    matching::{Subject, matches},
-    namespace_of, params, patch,
+    is_exempt, namespace_of, params, patch,
 };
 use crate::{
-    admission::{Admission, Attempt, look},
+    admission::{
+        Admission, Attempt, look,
+        matching::{Subject, matches},
+        mirror,
+        request::describe,
+    },
     registry::Object,
     wire::Status,
 };
@@ -31,6 +34,14 @@ struct Invocation {
     policy: Arc<Policy>,
     binding: Arc<Binding>,
     param: Value,
+}
+
+impl Invocation {
+    /// What tells it from others.
+    fn key(&self) -> String {
+        let of = |field: &str| self.param.pointer(field).and_then(Value::as_str).unwrap_or_default();
+        format!("{}/{}/{}/{}", self.policy.name, self.binding.name, of("/metadata/namespace"), of("/metadata/name"))
+    }
 }
 
 /// Why the write is refused: the message, and whether an expression was at fault.
@@ -49,24 +60,40 @@ impl Admission for MutatingAdmissionPolicy {
         !self.0.policies.mutating.is_empty() && !is_exempt(attempt)
     }
 
+    async fn refresh(&self) {
+        let engine = &self.0;
+        mirror::told("mutating admission policies", engine.policies.mutating.read(&*engine.reader).await);
+    }
+
     async fn mutate(&self, attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
         let Some(object) = new else { return Ok(()) };
         let engine = &self.0;
         let namespace = namespace_of(&*engine.reader, attempt).await?;
         let mut failures = Vec::new();
         let invocations = self.invocations(attempt, object, namespace.as_ref(), &mut failures).await;
-        // What a later policy changed, an earlier one that asks for it sees again, once.
-        let mut last_change = None;
-        for (at, invocation) in invocations.iter().enumerate() {
-            if self.invoke(invocation, attempt, object, namespace.as_ref(), &mut failures)? {
-                last_change = Some(at);
+        let again = attempt.reinvocation.again;
+        let mut round = std::mem::take(&mut attempt.reinvocation.policies);
+        round.begin(again, Some(object.value()));
+        let mut ran = false;
+        for invocation in &invocations {
+            let key = invocation.key();
+            let due = !again || round.is_due(&key);
+            let Some(changed) = self.invoke(invocation, attempt, object, namespace.as_ref(), due, &mut failures)? else { continue };
+            ran = true;
+            if changed {
+                round.changed();
             }
-        }
-        for invocation in &invocations[..last_change.unwrap_or(0)] {
             if look::text(&invocation.policy.spec, "reinvocationPolicy") == "IfNeeded" {
-                self.invoke(invocation, attempt, object, namespace.as_ref(), &mut failures)?;
+                round.ran(key);
             }
         }
+        if ran {
+            // Upstream takes whatever a mutation made for a change.
+            round.changed();
+            attempt.reinvocation.wanted = true;
+        }
+        round.end(Some(object.value()));
+        attempt.reinvocation.policies = round;
         if failures.is_empty() { Ok(()) } else { Err(refusal(attempt, object, &failures)) }
     }
 }
@@ -95,19 +122,19 @@ impl MutatingAdmissionPolicy {
     ) -> Vec<Invocation> {
         let mut found = Vec::new();
         for (policy, bindings) in self.0.policies.mutating.hooks() {
-            let subject = Subject { attempt, new: Some(object), namespace };
-            match matches(policy.spec.get("matchConstraints"), &subject) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let subject = Subject { attempt, new: Some(object), namespace, equivalents: &self.0.equivalents };
+            match matches(policy.criteria.as_ref(), &subject) {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
                 Err(why) => {
                     fail(&policy, None, &format!("failed to configure policy: {why}"), false, failures);
                     continue;
                 }
             }
             for binding in bindings {
-                let params = match matches(binding.spec.get("matchResources"), &subject) {
-                    Ok(true) => params::collect(&self.0, &policy, &binding, &attempt.request.namespace).await,
-                    Ok(false) => continue,
+                let params = match matches(binding.criteria.as_ref(), &subject) {
+                    Ok(Some(_)) => params::collect(&self.0, &policy, &binding, &attempt.request.namespace).await,
+                    Ok(None) => continue,
                     Err(why) => Err(why),
                 };
                 match params {
@@ -122,21 +149,22 @@ impl MutatingAdmissionPolicy {
         found
     }
 
-    /// Lets a policy change the object; tells whether it did.
+    /// Lets a policy change the object, if it is `due`; tells whether it did, or nothing when it was not to.
     fn invoke(
         &self,
         invocation: &Invocation,
-        attempt: &Attempt<'_>,
+        attempt: &mut Attempt<'_>,
         object: &mut Object,
         namespace: Option<&Value>,
+        due: bool,
         failures: &mut Vec<Failure>,
-    ) -> Result<bool, Status> {
+    ) -> Result<Option<bool>, Status> {
         let Invocation { policy, binding, param } = invocation;
         let null = Value::Null;
         let asked = Asked { chain: &self.0.authorizer, user: attempt.user };
         let mut changed = false;
         for (at, mutation) in policy.mutations.iter().enumerate() {
-            let request = request(attempt, Some(object));
+            let request = describe(attempt, Some(object), None);
             let scene = Scene {
                 policy,
                 attempt,
@@ -149,20 +177,23 @@ impl MutatingAdmissionPolicy {
             };
             if at == 0 {
                 match conditions(&scene) {
-                    Ok(true) => {}
-                    Ok(false) => return Ok(false),
+                    Ok(true) if due => {}
+                    Ok(_) => return Ok(None),
                     Err(why) => {
                         fail(policy, Some(binding), &why, true, failures);
-                        return Ok(false);
+                        return Ok(None);
                     }
                 }
             }
             match made(&scene, mutation, attempt) {
-                Ok(made) => changed |= put(made, attempt, object)?,
+                Ok(made) => {
+                    attempt.remember_fields(object);
+                    changed |= put(made, attempt, object)?;
+                }
                 Err(why) => fail(policy, Some(binding), &why, true, failures),
             }
         }
-        Ok(changed)
+        Ok(Some(changed))
     }
 }
 

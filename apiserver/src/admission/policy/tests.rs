@@ -51,6 +51,7 @@ impl World {
             reader: self.reader.clone(),
             authorizer: authz::Chain::default(),
             resources: Arc::new(|version, kind| (version == "v1" && kind == "ConfigMap").then(|| ("configmaps".to_owned(), true))),
+            equivalents: Arc::new(|_| Vec::new()),
         }
     }
 
@@ -92,7 +93,8 @@ fn request() -> RequestInfo {
 }
 
 fn attempt<'a>(request: &'a RequestInfo, kind: &'a Kind, user: &'a User) -> Attempt<'a> {
-    Attempt { operation: Operation::Create, request, kind, user, old: None, dry_run: false, warnings: Vec::new() }
+    static ANNOTATIONS: std::sync::LazyLock<crate::admission::Annotations> = std::sync::LazyLock::new(Default::default);
+    Attempt::new(Operation::Create, request, kind, user, &ANNOTATIONS)
 }
 
 fn deployment(replicas: i64) -> Value {

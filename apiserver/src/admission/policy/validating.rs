@@ -7,15 +7,18 @@ use serde_json::{Value, json};
 use super::{
     Engine,
     compile::{Expression, Policy, Validation},
-    evaluate::{Asked, Evaluation, Scene, conditions, request},
+    evaluate::{Asked, Evaluation, Scene, conditions},
     fails_closed,
     index::Binding,
-    is_exempt,
-    matching::{Subject, matches},
-    name_of, namespace_of, params,
+    is_exempt, namespace_of, params,
 };
 use crate::{
-    admission::{Admission, Attempt, look},
+    admission::{
+        Admission, Attempt, look,
+        matching::{Subject, matches},
+        mirror,
+        request::describe,
+    },
     registry::Object,
     wire::Status,
 };
@@ -45,25 +48,30 @@ impl Admission for ValidatingAdmissionPolicy {
         !self.0.policies.validating.is_empty() && !is_exempt(attempt)
     }
 
+    async fn refresh(&self) {
+        let engine = &self.0;
+        mirror::told("validating admission policies", engine.policies.validating.read(&*engine.reader).await);
+    }
+
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
         let namespace = namespace_of(&*engine.reader, attempt).await?;
         let mut warnings = Vec::new();
         let mut refused: Option<(Denial, String)> = None;
         for (policy, bindings) in engine.policies.validating.hooks() {
-            let subject = Subject { attempt, new, namespace: namespace.as_ref() };
-            match matches(policy.spec.get("matchConstraints"), &subject) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
+            match matches(policy.criteria.as_ref(), &subject) {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
                 Err(why) => {
                     configuration(&policy, None, &why, &mut refused);
                     continue;
                 }
             }
             for binding in bindings {
-                match matches(binding.spec.get("matchResources"), &subject) {
-                    Ok(true) => {}
-                    Ok(false) => continue,
+                match matches(binding.criteria.as_ref(), &subject) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => continue,
                     Err(why) => {
                         configuration(&policy, Some(&binding), &why, &mut refused);
                         continue;
@@ -131,7 +139,7 @@ fn ask(
 ) -> Vec<Denial> {
     let null = Value::Null;
     let asked = Asked { chain: &engine.authorizer, user: attempt.user };
-    let request = request(attempt, new);
+    let request = describe(attempt, new, None);
     let scene = Scene {
         policy,
         attempt,
@@ -219,7 +227,7 @@ fn refusal(attempt: &Attempt<'_>, new: Option<&Object>, denial: &Denial, message
         "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
         _ => (422, "Invalid"),
     };
-    let name = name_of(attempt, new);
+    let name = attempt.name(new);
     if status.details.is_null() {
         status.details = json!({"name": name});
     }

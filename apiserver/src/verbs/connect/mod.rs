@@ -9,11 +9,12 @@ mod streams;
 use std::sync::Arc;
 
 pub use agent::{Agents, Target};
+use coracle_schema::decode;
 
 use super::{Api, Call};
 use crate::{
     admission::{self, Attempt, Operation},
-    registry::{Kind, Subresource},
+    registry::{Kind, Object, Subresource},
     wire::{Answer, Status},
 };
 
@@ -36,15 +37,38 @@ pub async fn connect(api: &Arc<Api>, call: Call, kind: &Arc<Kind>) -> Result<Ans
 }
 
 async fn admit(api: &Api, call: &Call, kind: &Kind) -> Result<(), Status> {
-    let mut attempt = Attempt {
-        operation: Operation::Connect,
-        request: &call.info,
-        kind,
-        user: &call.user,
-        old: None,
-        dry_run: false,
-        warnings: Vec::new(),
-    };
-    admission::mutate(&api.admission, &mut attempt, None).await?;
-    admission::validate(&api.admission, &mut attempt, None).await
+    let mut attempt = Attempt::new(Operation::Connect, &call.info, kind, &call.user, &call.annotations);
+    let mut options = kind.subresource(&call.info.subresource).map(|part| options(call, part)).transpose()?;
+    admission::pass(&api.admission, &mut attempt, options.as_mut(), &mut Vec::new()).await
+}
+
+/// The options of a connection as the object they are in upstream (`PodExecOptions`): admission sees them.
+fn options(call: &Call, part: &Subresource) -> Result<Object, Status> {
+    let mut given = serde_json::Map::new();
+    for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.get(flag).is_some()) {
+        given.insert(flag.into(), call.query.flag(flag).into());
+    }
+    if let Some(container) = call.query.get("container") {
+        given.insert("container".into(), container.into());
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        given.insert("command".into(), command.into());
+    }
+    let ports: Vec<i64> = call.query.all("ports").filter_map(|port| port.parse().ok()).collect();
+    if !ports.is_empty() {
+        given.insert("ports".into(), ports.into());
+    }
+    if &*part.name == "proxy" {
+        let rest = call.info.rest.join("/");
+        let path = if rest.is_empty() { call.query.text("path").to_owned() } else { format!("/{rest}") };
+        given.insert("path".into(), path.into());
+    }
+    let mut value = serde_json::Value::Object(given);
+    if let Some(schema) = &part.schema {
+        let decoded = decode::from_value(value, schema, decode::FieldValidation::Ignore);
+        value = decoded.map_err(|error| Status::bad_request(error.to_string()))?.value;
+    }
+    (value["apiVersion"], value["kind"]) = (part.gvk.api_version().into(), (*part.gvk.kind).into());
+    Object::new(value).ok_or_else(|| Status::internal("options are not an object"))
 }

@@ -1,0 +1,128 @@
+//! One question to one webhook, and what came of it (apiserver `plugin/webhook/{mutating,validating}/dispatcher.go`).
+
+use serde_json::Value;
+
+use super::{
+    Engine,
+    answer::{self, Answer, Invalid},
+    hook::Hook,
+    internal,
+    review::{Objects, Review},
+};
+use crate::{
+    admission::{Attempt, Level, matching::Matched},
+    webhook::{Terms, answered},
+    wire::Status,
+};
+
+/// Largest answer, in bytes: more than a patch of the largest object.
+const LARGEST: usize = 16 << 20;
+
+/// Why a webhook did not let a write pass.
+pub(super) enum Failure {
+    /// It could not be asked, or its answer is none: its failure policy decides.
+    Calling(String),
+    /// It is refused.
+    Refused(Status),
+}
+
+impl Failure {
+    /// The status of a write that fails with it: `None` where the webhook's failure is to be ignored.
+    pub(super) fn status(self, hook: &Hook) -> Option<Status> {
+        match self {
+            Self::Refused(status) => Some(status),
+            Self::Calling(why) => {
+                let why = format!("failed calling webhook {:?}: {why}", hook.name);
+                if hook.ignored {
+                    tracing::warn!(webhook = hook.name, "failing open: {why}");
+                    return None;
+                }
+                tracing::warn!(webhook = hook.name, "failing closed: {why}");
+                let mut status = internal(&why);
+                // It was logged.
+                status.log = None;
+                Some(status)
+            }
+        }
+    }
+}
+
+/// What is to be told of an answer: texts for `Warning:` headers.
+pub(super) type Warnings = Vec<String>;
+
+/// Asks; returns the answer and what the client is to be warned of, which it is even if the write is refused.
+pub(super) async fn ask(
+    engine: &Engine,
+    hook: &Hook,
+    attempt: &Attempt<'_>,
+    matched: &Matched,
+    objects: Objects<'_>,
+    mutating: bool,
+) -> (Result<Answer, Failure>, Warnings) {
+    let answer = match put(engine, hook, attempt, matched, objects, mutating).await {
+        Ok(answer) => answer,
+        Err(failure) => return (Err(failure), Vec::new()),
+    };
+    for (key, value) in &answer.annotations {
+        annotate(attempt, &format!("{}/{key}", hook.name), value.as_str().unwrap_or_default(), Level::Metadata);
+    }
+    // What cannot stand in a header is left out.
+    let warnings = answer.warnings.iter().filter(|text| !text.is_empty() && !text.contains(char::is_control)).cloned().collect();
+    if answer.allowed {
+        return (Ok(answer), warnings);
+    }
+    (Err(Failure::Refused(answer::refusal(&hook.name, answer.result))), warnings)
+}
+
+async fn put(
+    engine: &Engine,
+    hook: &Hook,
+    attempt: &Attempt<'_>,
+    matched: &Matched,
+    objects: Objects<'_>,
+    mutating: bool,
+) -> Result<Answer, Failure> {
+    match hook.takes_dry_run {
+        _ if !attempt.dry_run => {}
+        Some(true) => {}
+        Some(false) => {
+            let why = format!("admission webhook {:?} does not support dry run", hook.name);
+            return Err(Failure::Refused(Status::bad_request(why)));
+        }
+        None => return Err(Failure::Calling("Webhook SideEffects is nil".to_owned())),
+    }
+    let Some(version) = hook.review else {
+        let why = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
+        return Err(Failure::Calling(why.to_owned()));
+    };
+    let webhook = match &hook.webhook {
+        Ok(webhook) => webhook,
+        Err(why) => return Err(Failure::Calling(format!("could not get REST client: {why}"))),
+    };
+    if let Some(why) = webhook.fault() {
+        return Err(Failure::Calling(format!("could not get REST client: {why}")));
+    }
+    let review = Review::new(version, attempt, matched, objects).map_err(Failure::Refused)?;
+    let terms = Terms { timeout: hook.timeout, late: "context deadline exceeded", largest: LARGEST };
+    let failed = |why: String| Failure::Calling(format!("failed to call webhook: {why}"));
+    let body = webhook.post(review.body, terms).await.and_then(answered).map_err(failed)?;
+    answer::read(&body, &engine.review, version, &review.uid, mutating).map_err(|invalid| match invalid {
+        Invalid::Undecodable(why) => failed(why),
+        Invalid::Unfit(why) => Failure::Calling(format!("received invalid webhook response: {why}")),
+    })
+}
+
+/// Tells the audit log; what it does not take is logged instead.
+pub(super) fn annotate(attempt: &Attempt<'_>, key: &str, value: &str, level: Level) {
+    if let Err(why) = attempt.annotations.add(key, value, level) {
+        tracing::warn!("audit annotation of a webhook is left out: {why}");
+    }
+}
+
+/// The namespace of the object, if a webhook asks for it.
+pub(super) async fn namespace(engine: &Engine, hooks: &[std::sync::Arc<Hook>], attempt: &Attempt<'_>) -> Result<Option<Value>, Status> {
+    if !hooks.iter().any(|hook| hook.asks_namespace()) {
+        return Ok(None);
+    }
+    crate::admission::policy::namespace_of(&*engine.reader, attempt).await
+}

@@ -1,0 +1,260 @@
+//! Webhooks as seen from here: where one is, how it is recognised, and bounded questions to it over connections that are kept
+//! (apiserver `util/webhook/client.go`, client-go `rest/request.go`).
+//!
+//! | file | |
+//! |---|---|
+//! | `place` | where a question goes: a URL, or a service at its endpoints |
+//! | `trust` | whom a `caBundle` makes us believe |
+//! | `connection` | dialling, TLS and the connections kept |
+//! | `words` | what Go's clients say of what went wrong |
+//!
+//! Conversions of custom resources and admission ask through the same door.
+
+mod connection;
+mod place;
+mod trust;
+mod words;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use rustls::{
+    ClientConfig as Tls, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+pub(crate) use words::answered;
+
+use self::{connection::Pool, place::Place, trust::Bundle};
+use crate::registry::Reader;
+
+/// Where systems keep the certificates they trust.
+const SYSTEM: [&str; 4] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
+/// As Go's clients.
+const REDIRECTS: usize = 10;
+/// How often a webhook may say `Retry-After` (client-go's default).
+const RETRIES: usize = 10;
+
+/// How a webhook is reached: `clientConfig` of CRDs and of webhook configurations.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Hash)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ClientConfig {
+    /// `https://host:port/path`
+    pub url: Option<String>,
+    /// A service of this cluster instead.
+    pub service: Option<ServiceReference>,
+    /// Base64 of PEM.
+    pub ca_bundle: Option<String>,
+}
+
+/// A service that is a webhook.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Hash)]
+#[serde(default)]
+pub(crate) struct ServiceReference {
+    pub namespace: String,
+    pub name: String,
+    pub path: Option<String>,
+    pub port: Option<u16>,
+}
+
+/// What a question may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// From dialling to the last byte of the answer.
+    pub timeout: Duration,
+    /// What is said when the answer does not begin in time.
+    pub late: &'static str,
+    /// Largest answer, in bytes.
+    pub largest: usize,
+}
+
+/// What a webhook answered.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub code: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A webhook.
+pub(crate) struct Webhook {
+    config: ClientConfig,
+    tls: OnceLock<Result<Arc<Tls>, String>>,
+    pool: Pool,
+    reader: Arc<dyn Reader>,
+}
+
+/// The certificates of a bundle (base64 of PEM); `Err` when it holds none or others cannot be read.
+pub(crate) fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = STANDARD.decode(bundle.trim()).map_err(|e| format!("unable to load root certificates: {e}"))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned()),
+        Err(e) => Err(format!("unable to load root certificates: {e:?}")),
+    }
+}
+
+impl Webhook {
+    /// The webhook that is reached so; services are looked up through `reader`.
+    pub(crate) fn new(config: ClientConfig, reader: Arc<dyn Reader>) -> Self {
+        Self { config, tls: OnceLock::new(), pool: Pool::default(), reader }
+    }
+
+    /// How it is reached.
+    pub(crate) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    /// Why it can never be asked, if so: its certificates cannot be read.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.tls().as_ref().err().map(String::as_str)
+    }
+
+    /// Sends JSON and returns what is answered, whatever its code. The error is what upstream's HTTP client would have said.
+    pub(crate) async fn post(&self, body: Bytes, terms: Terms) -> Result<Said, String> {
+        let until = Instant::now() + terms.timeout;
+        for _ in 0..RETRIES {
+            let said = self.follow(body.clone(), terms, until).await?;
+            match words::retry_after(&said).map(|pause| Instant::now() + pause) {
+                Some(again) if again < until => tokio::time::sleep_until(again).await,
+                _ => return Ok(said),
+            }
+        }
+        self.follow(body, terms, until).await
+    }
+
+    /// Asks, and goes where it is sent to. A redirect may lead to another path, not to somebody else: the question holds objects.
+    async fn follow(&self, mut body: Bytes, terms: Terms, until: Instant) -> Result<Said, String> {
+        let mut place = Place::of(&self.config, terms.timeout).map_err(|why| format!("Post {:?}: {why}", place::url(&self.config)))?;
+        let mut method = Method::POST;
+        for _ in 0..=REDIRECTS {
+            let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
+            let asked = self.ask(&place, &method, body.clone(), terms.largest);
+            let said = match tokio::time::timeout_at(until, asked).await {
+                Ok(Ok(said)) => said,
+                Ok(Err(connection::Fault::Before(why))) => return Err(failed(why)),
+                Ok(Err(connection::Fault::Reading(why))) => return Err(words::unread(&why)),
+                Err(_) => return Err(failed(terms.late.to_owned())),
+            };
+            let Some(next) = words::location(&said) else { return Ok(said) };
+            place = place.redirected(next).map_err(failed)?;
+            if !matches!(said.code.as_u16(), 307 | 308) && method == Method::POST {
+                (method, body) = (Method::GET, Bytes::new());
+            }
+        }
+        Err(format!("{} {:?}: stopped after {REDIRECTS} redirects", words::verb(&method), place.url()))
+    }
+
+    async fn ask(&self, place: &Place, method: &Method, body: Bytes, largest: usize) -> Result<Said, connection::Fault> {
+        let tls = self.tls().clone().map_err(connection::Fault::Before)?;
+        let addresses = place.addresses(&self.config, &*self.reader).await.map_err(connection::Fault::Before)?;
+        let request = || {
+            let body = Full::new(body.clone());
+            let mut request = Request::new(body);
+            method.clone_into(request.method_mut());
+            let headers = request.headers_mut();
+            for (name, value) in HEADERS {
+                headers.insert(name, http::HeaderValue::from_static(value));
+            }
+            if *method == Method::GET {
+                headers.remove(header::CONTENT_TYPE);
+            }
+            request
+        };
+        self.pool.exchange(&addresses, place, &tls, request, largest).await
+    }
+
+    fn tls(&self) -> &Result<Arc<Tls>, String> {
+        self.tls.get_or_init(|| tls(&self.config))
+    }
+}
+
+/// What every question carries.
+const HEADERS: [(header::HeaderName, &str); 3] = [
+    (header::ACCEPT, "application/json, */*"),
+    (header::CONTENT_TYPE, "application/json"),
+    (header::USER_AGENT, "kube-apiserver-admission"),
+];
+
+fn tls(of: &ClientConfig) -> Result<Arc<Tls>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = Tls::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let config = match of.ca_bundle.as_deref().filter(|b| !b.trim().is_empty()) {
+        Some(bundle) => {
+            let bundle = Bundle::new(certificates(bundle)?, provider)?;
+            config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
+        }
+        None => {
+            let mut roots = RootCertStore::empty();
+            let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+            config.with_root_certificates(roots)
+        }
+    };
+    let mut config = config.with_no_client_auth();
+    // Behind a service or a name may stand several; each question may then go to another. Here is only one.
+    if place::is_local(of) {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    } else {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::fake::FakeReader;
+
+    const TERMS: Terms = Terms { timeout: Duration::from_secs(30), late: "context deadline exceeded", largest: 1 << 20 };
+
+    #[tokio::test]
+    async fn what_cannot_be_reached_is_told_as_upstream_tells_it() {
+        let reader = Arc::new(FakeReader::default());
+        let webhook = |config| Webhook::new(serde_json::from_value(config).unwrap(), reader.clone());
+        let ask = async |hook: Webhook| hook.post(Bytes::new(), TERMS).await.unwrap_err();
+        let hook = webhook(json!({"service": {"namespace": "ns", "name": "hook"}}));
+        assert_eq!(ask(hook).await, "Post \"https://hook.ns.svc:443/?timeout=30s\": service \"hook\" not found");
+        let closed = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let expected =
+            format!("Post \"https://127.0.0.1:{closed}/c?timeout=30s\": dial tcp 127.0.0.1:{closed}: connect: connection refused");
+        assert_eq!(ask(webhook(json!({"url": format!("https://127.0.0.1:{closed}/c")}))).await, expected);
+        let hook = webhook(json!({"url": "https://127.0.0.1/c", "caBundle": "!"}));
+        assert!(hook.fault().unwrap().starts_with("unable to load root certificates"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_does_not_answer_is_left_in_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let hook = Webhook::new(
+            ClientConfig { url: Some(format!("https://127.0.0.1:{port}/c")), ..ClientConfig::default() },
+            Arc::new(FakeReader::default()),
+        );
+        let said = hook.post(Bytes::new(), TERMS).await.unwrap_err();
+        assert_eq!(said, format!("Post \"https://127.0.0.1:{port}/c?timeout=30s\": context deadline exceeded"));
+    }
+
+    #[test]
+    fn a_bundle_must_hold_certificates() {
+        assert!(certificates("!").is_err());
+        assert!(certificates(&STANDARD.encode("text")).unwrap_err().contains("unable to parse bytes as PEM block"));
+        let certificate = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        assert_eq!(certificates(&STANDARD.encode(certificate.cert.pem())).unwrap().len(), 1);
+    }
+}
