@@ -34,6 +34,26 @@ pub fn subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// RFC 1123 subdomain that may have capitals: `Example.com`.
+pub fn subdomain_of_any_case(value: &str) -> Vec<String> {
+    let mut errors = too_long(value, SUBDOMAIN_MAX, "characters");
+    if !is_subdomain(&value.to_ascii_lowercase()) {
+        let text = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+        errors.push(form(text, SUBDOMAIN_FORM, &["Example.com"]));
+    }
+    errors
+}
+
+/// An identifier as C has it: `my_name`. Says nothing of its length.
+pub fn c_identifier(value: &str) -> Vec<String> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if !value.is_empty() && value.bytes().all(word) && !value.starts_with(|c: char| c.is_ascii_digit()) {
+        return Vec::new();
+    }
+    let text = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'";
+    vec![form(text, "[A-Za-z_][A-Za-z0-9_]*", &["my_name", "MY_NAME", "MyName"])]
+}
+
 /// RFC 1035 label: `abc-123`, as service names.
 pub fn label_1035(value: &str) -> Vec<String> {
     let mut errors = too_long(value, LABEL_MAX, "characters");

@@ -45,6 +45,11 @@ impl Path<'_> {
         }
     }
 
+    /// Whether the innermost message is one of the group of devices.
+    pub(super) fn is_of_devices(&self) -> bool {
+        self.owner().is_some_and(|owner| owner.name.starts_with("resource."))
+    }
+
     fn owner(&self) -> Option<&Type> {
         match self {
             Self::Root => None,

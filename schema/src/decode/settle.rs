@@ -50,9 +50,10 @@ impl<'a> Seed<'a> {
     }
 
     fn settle_map(self, of: &Shape, members: &mut Map<String, Value>) -> Result<(), serde_json::Error> {
+        let coarse = self.is_resource_list(of);
         for (key, value) in members {
             let path = Path::Key { parent: self.path, key };
-            Seed { session: self.session, shape: of, path: &path, root: false, coarse: *of == Shape::Quantity }.settle(value)?;
+            Seed { session: self.session, shape: of, path: &path, root: false, coarse }.settle(value)?;
             if value.is_null() {
                 *value = zero::value(self.session.schema, of);
             }
@@ -102,8 +103,8 @@ impl<'a> Seed<'a> {
         if zero::is_left_out(field, value) {
             return Ok(false);
         }
-        // Null is an absent value for Go: whatever the zero value of the field is, is written instead.
-        if value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object) {
+        // Whatever the zero value of the field is, is written instead.
+        if zero::is_absent(field, value) {
             let Some(zero) = zero::absent(self.session.schema, field) else { return Ok(false) };
             *value = zero;
         }

@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::types::{Alternative, Shape, Type, TypeId};
+use crate::{
+    quantity::QuantityError,
+    types::{Alternative, Shape, Type, TypeId},
+};
 
 use super::{Session, path::Path, scalar, zero};
 
@@ -39,6 +42,10 @@ impl<'a> Seed<'a> {
 
     /// Stops: what was found is not what the schema wants.
     pub(super) fn mismatch<T, E: serde::de::Error>(self, found: &str) -> Result<T, E> {
+        if *self.shape == Shape::Quantity {
+            // Quantities read what stands there themselves.
+            return self.stop(QuantityError::Form.to_string());
+        }
         let wanted = go_type(self.session, self.shape, self.path.go_name());
         self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go(self.session.schema)))
     }
@@ -94,9 +101,8 @@ impl<'a> Seed<'a> {
                     if zero::is_left_out(field, &value) {
                         continue;
                     }
-                    // Null is an absent value for Go: whatever the zero value of the field is, is written instead.
-                    let null = value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object);
-                    let value = if null { zero::absent(self.session.schema, field) } else { Some(value) };
+                    // Whatever the zero value of the field is, is written instead.
+                    let value = if zero::is_absent(field, &value) { zero::absent(self.session.schema, field) } else { Some(value) };
                     if let Some(value) = value {
                         kept.set(at);
                         out.insert(field.name.to_string(), value);
@@ -140,12 +146,17 @@ impl<'a> Seed<'a> {
             if out.contains_key(&key) {
                 self.session.report("duplicate", &path);
             }
-            let seed = Seed { coarse: *of == Shape::Quantity, ..self.below(of, &path) };
+            let seed = Seed { coarse: self.is_resource_list(of), ..self.below(of, &path) };
             let value = source.next_value_seed(seed)?;
             let value = if value.is_null() { zero::value(self.session.schema, of) } else { value };
             out.insert(key, value);
         }
         Ok(Value::Object(out))
+    }
+
+    /// Whether this is a map to quantities that are stored rounded; those of devices are of another type, and are not.
+    pub(super) fn is_resource_list(&self, of: &Shape) -> bool {
+        *of == Shape::Quantity && !self.path.is_of_devices()
     }
 
     /// What the items of a list are, if one may stand here: also as the form of a union that is not its message.

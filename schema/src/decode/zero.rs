@@ -28,6 +28,15 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
     }
 }
 
+/// Whether a decoded value is none: null for Go, and a list without items for protobuf, in which upstream stores what it then shows.
+pub(super) fn is_absent(field: &Field, value: &Value) -> bool {
+    match value {
+        Value::Null => !matches!(field.shape, Shape::Any | Shape::Object),
+        Value::Array(items) => items.is_empty() && matches!(field.shape, Shape::List(_)),
+        _ => false,
+    }
+}
+
 /// The zero value of a shape, as it is encoded.
 pub(super) fn value(schema: &Schema, shape: &Shape) -> Value {
     match shape {
