@@ -30,8 +30,10 @@ impl Paths {
             group: group_of(segments).map(str::to_owned),
         };
         let Some(document) = self.found(layers, key, |seen| text(seen, segments, aggregated, self.address()))? else {
-            // The router of the core group is the one that says so in an object.
-            return if segments[0] == "api" { Err(Status::no_such_path()) } else { Ok(answer::not_found()) };
+            // The routers of the groups of the tables say so in an object.
+            let group = group_of(segments).unwrap_or_default();
+            let router = segments[0] == "api" || segments.len() > 2 && is_built_in(tables, group);
+            return if router { Err(Status::no_such_path()) } else { Ok(answer::not_found()) };
         };
         let encoding = wanted?.encoding;
         let content_type = if aggregated { aggregated_type(encoding) } else { encoding.content_type() };
@@ -44,9 +46,9 @@ impl Paths {
     }
 }
 
-/// Refuses what upstream's router refuses on paths that are no objects: HEAD, and clients that take none of these media types.
+/// Refuses what upstream's router refuses on paths that are no objects: methods other than GET, and clients that take none of these media types.
 pub(super) fn routed(call: &Call, accepted: &str) -> Result<(), Status> {
-    if call.method == Method::HEAD {
+    if call.method != Method::GET {
         return Err(Status::method_not_allowed());
     }
     negotiate::route(&call.headers, accepted, "")
@@ -61,6 +63,11 @@ fn is_routed(tables: &Tables, segments: &[&str]) -> bool {
         ["apis", group, version] => built_in(group, version),
         _ => false,
     }
+}
+
+/// Whether a group is one of the tables.
+fn is_built_in(tables: &Tables, group: &str) -> bool {
+    tables.groups.iter().any(|g| g.group == group && g.priority.0 > 0)
 }
 
 /// The one group a document shows; `None`: all.

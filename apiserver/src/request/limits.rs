@@ -89,13 +89,14 @@ impl Drop for Slot {
     }
 }
 
-/// Reads a body; 413 when it is too large, 400 when it breaks off.
+/// Reads a body; 413 when it is too large, 400 when it breaks off, 504 when it takes too long to come.
 pub async fn read_body<B>(body: B) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, MAX_BODY).collect().await {
+    let read = tokio::time::timeout(TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    match read.map_err(|_| Status::timeout("the body of the request did not come within the allotted timeout"))? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {MAX_BODY}")))
@@ -131,5 +132,11 @@ mod tests {
         let body = |size: usize| Full::new(Bytes::from(vec![b' '; size]));
         assert_eq!(read_body(body(MAX_BODY)).await.unwrap().len(), MAX_BODY);
         assert_eq!(read_body(body(MAX_BODY + 1)).await.unwrap_err().code, 413);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+        let never = http_body_util::StreamBody::new(futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>());
+        assert_eq!(read_body(never).await.unwrap_err().code, 504);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod discovery;
 pub mod documents;
+mod idle;
 pub mod impersonate;
 pub mod info;
 pub mod layers;

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use coracle_schema::{discovery::Entry, openapi};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
@@ -47,12 +47,9 @@ impl Paths {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Answers a path.
+    /// Answers a path. Only upstream's router asks for the method ([`discovery::routed`]); what stands beside it answers any.
     pub async fn answer(&self, layers: &Arc<Layers>, call: &Call) -> Result<Answer, Status> {
         let path = call.info.path.trim_end_matches('/');
-        if !matches!(call.method, Method::GET | Method::HEAD) {
-            return Err(Status::method_not_allowed());
-        }
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let one = |group: &str| Key { path: path.to_owned(), variant: "", group: Some(group.to_owned()) };
         let all = |variant| Key { path: path.to_owned(), variant, group: None };
@@ -67,6 +64,7 @@ impl Paths {
             ["metrics"] => Ok(metrics(layers)),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
+            ["openapi", "v3"] if call.info.path.ends_with('/') => Ok(wordless(StatusCode::NOT_FOUND)),
             ["openapi", "v3"] => {
                 self.document(layers, call, all(""), JSON, |seen| Some(json(openapi::index(&seen.discovery, GIT_VERSION))))
             }
@@ -88,24 +86,28 @@ impl Paths {
         }
     }
 
-    /// The v3 document of a group and version, made beside the runtime: a large CRD takes its time.
+    /// The v3 document of a group and version, as JSON or as a protobuf message; made beside the runtime: a large CRD takes its time.
     async fn openapi(&self, layers: &Arc<Layers>, call: &Call, key: Key, version: &str) -> Result<Answer, Status> {
-        if openapi_form(&call.headers, &[]).is_none() {
-            return Ok(unacceptable());
-        }
+        let Some((variant, content_type)) = openapi_form(&call.headers, &openapi::v3::PROTOBUF_TYPES) else {
+            return Ok(wordless(StatusCode::NOT_ACCEPTABLE));
+        };
         let catalog = layers.api.storage.catalog();
         let seen = self.documents.look(&catalog);
-        let document = match self.documents.get(&key) {
+        let wanted = Key { variant, ..key.clone() };
+        let document = match self.documents.get(&wanted) {
             Some(document) => document,
             None => {
                 let (layers, of, version) = (layers.clone(), seen.clone(), version.to_owned());
                 let group = key.group.clone().unwrap_or_default();
-                let made = beside(move || v3(&layers, &catalog, &of, &group, &version).map(|v| v.to_string())).await?;
-                let Some(text) = made else { return Ok(answer::not_found()) };
-                self.made(key, text.into_bytes(), &seen)?
+                let made = beside(move || {
+                    let value = v3(&layers, &catalog, &of, &group, &version)?;
+                    Some((value.to_string(), (!variant.is_empty()).then(|| openapi::v3::protobuf(&value))))
+                });
+                let Some((text, message)) = made.await? else { return Ok(wordless(StatusCode::NOT_FOUND)) };
+                self.forms(key, text, wanted, message, &seen)?
             }
         };
-        let mut made = document.answer(&call.headers, JSON)?;
+        let mut made = document.answer(&call.headers, content_type)?;
         // The address holds the hash of what it names: clients may keep it for ever.
         if call.query.get("hash").is_some() && made.status() == StatusCode::OK {
             made.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -115,26 +117,35 @@ impl Paths {
 
     /// All there is in one v2 document, as JSON or, for old clients, as a protobuf message.
     async fn openapi_v2(&self, layers: &Arc<Layers>, call: &Call) -> Result<Answer, Status> {
-        let Some((variant, content_type)) = openapi_form(&call.headers, &openapi::v2::PROTOBUF_TYPES) else { return Ok(unacceptable()) };
+        let Some((variant, content_type)) = openapi_form(&call.headers, &openapi::v2::PROTOBUF_TYPES) else {
+            return Ok(wordless(StatusCode::NOT_ACCEPTABLE));
+        };
         let catalog = layers.api.storage.catalog();
         let seen = self.documents.look(&catalog);
-        let key = |variant| Key { path: "/openapi/v2".to_owned(), variant, group: None };
-        if let Some(document) = self.documents.get(&key(variant)) {
+        let key = Key { path: "/openapi/v2".to_owned(), variant: "", group: None };
+        let wanted = Key { variant, ..key.clone() };
+        if let Some(document) = self.documents.get(&wanted) {
             return document.answer(&call.headers, content_type);
         }
         let (layers, of) = (layers.clone(), seen.clone());
-        let value = beside(move || v2(&layers, &catalog, &of)).await?;
-        let json = match self.documents.get(&key("")) {
+        let (text, message) = beside(move || {
+            let value = v2(&layers, &catalog, &of);
+            (value.to_string(), (!variant.is_empty()).then(|| openapi::v2::protobuf(&value)))
+        })
+        .await?;
+        self.forms(key, text, wanted, message, &seen)?.answer(&call.headers, content_type)
+    }
+
+    /// Keeps what was made of a document: its text, and the message if that was wanted. Both have the text's ETag.
+    fn forms(&self, key: Key, text: String, wanted: Key, message: Option<Vec<u8>>, seen: &Seen) -> Result<Document, Status> {
+        let plain = match self.documents.get(&key) {
             Some(document) => document,
-            None => self.made(key(""), value.to_string().into_bytes(), &seen)?,
+            None => self.made(key, text.into_bytes(), seen)?,
         };
-        if variant.is_empty() {
-            return json.answer(&call.headers, content_type);
-        }
-        let bytes = beside(move || openapi::v2::protobuf(&value)).await?;
-        let document = Document::new(bytes, Some(&json))?;
-        self.documents.keep(key(variant), document.clone(), &seen);
-        document.answer(&call.headers, content_type)
+        let Some(message) = message else { return Ok(plain) };
+        let document = Document::new(message, Some(&plain))?;
+        self.documents.keep(wanted, document.clone(), seen);
+        Ok(document)
     }
 
     /// A document from memory, made when it is first asked for.
@@ -271,15 +282,15 @@ fn openapi_form(headers: &http::HeaderMap, protobuf: &[&'static str]) -> Option<
         return Some(("", JSON));
     }
     types.find_map(|wanted| match wanted {
-        "*/*" | "application/*" | JSON => Some(("", JSON)),
+        "*" | "*/*" | "application/*" | JSON => Some(("", JSON)),
         other => protobuf.contains(&other).then(|| ("protobuf", protobuf[0])),
     })
 }
 
-/// 406 as the handlers of OpenAPI documents say it (kube-openapi, `pkg/handler`): without a word.
-fn unacceptable() -> Answer {
+/// A refusal as the handlers of OpenAPI documents say it (kube-openapi, `pkg/handler`): without a word.
+fn wordless(code: StatusCode) -> Answer {
     let mut answer = Answer::new(Body::empty());
-    *answer.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    *answer.status_mut() = code;
     answer
 }
 

@@ -17,6 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use rustix::net::sockopt;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
@@ -29,7 +30,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use super::layers::{Layers, Origin};
+use super::{
+    idle::Activity,
+    layers::{Layers, Origin},
+};
 use crate::{
     authn::{User, certificates, possession::ClientCertificates},
     wire::Body,
@@ -39,6 +43,14 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// And this long to send a request's head.
 const HEADERS: Duration = Duration::from_secs(32);
+/// A connection without requests for this long is closed (upstream's `IdleTimeout`).
+const IDLE: Duration = Duration::from_secs(90);
+/// A client that says nothing is asked after this long, and then this often, whether it is still there.
+const ALIVE: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(30)];
+/// Bytes of a request's head (Go's `DefaultMaxHeaderBytes`). Its URI alone ends at 64 KiB: `http::Uri` holds no more.
+const HEAD: u32 = 1 << 20;
+/// Header lines of a request over HTTP/1: who is impersonated may be in hundreds of groups, each in a line of its own.
+const LINES: usize = 400;
 /// Streams of one HTTP/2 connection (upstream's default).
 const STREAMS: u32 = 250;
 /// Requests in flight have this long to end when the server stops.
@@ -98,28 +110,21 @@ async fn refused(error: &io::Error) {
 }
 
 async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {
-    // Answers are written whole; waiting for more only delays them.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
         Err(_) => return debug!("TLS handshake took too long"),
     };
-    let peer = peer(stream.get_ref().1.peer_certificates());
-    let service = NetworkService { layers, peer };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .keep_alive_interval(Duration::from_secs(30))
-        .adaptive_window(true);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let session = stream.get_ref().1;
+    let (peer, http2) = (peer(session.peer_certificates()), session.alpn_protocol() == Some(b"h2"));
+    let activity = Activity::new();
+    let builder = protocol(http2);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), NetworkService { layers, peer, activity: activity.clone() });
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = async { tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} } } => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -127,6 +132,32 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
+}
+
+/// Answers are written whole, and waiting for more only delays them; who went without a word is noticed.
+fn prepare(stream: &TcpStream) {
+    let [first, again] = ALIVE;
+    let asked = sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, first))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, again));
+    if let (Err(error), _) | (_, Err(error)) = (stream.set_nodelay(true), asked.map_err(io::Error::from)) {
+        debug!(%error, "cannot set up a connection");
+    }
+}
+
+/// What was agreed on with TLS is spoken: waiting for the client to begin has then a limit from the start.
+fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEAD as usize).max_headers(LINES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(Duration::from_secs(30))
+        .adaptive_window(true);
+    builder
 }
 
 /// The user of the connection's certificate, which rustls has verified against the client authorities.
@@ -146,6 +177,7 @@ fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
 struct NetworkService {
     layers: Arc<Layers>,
     peer: Option<Arc<User>>,
+    activity: Activity,
 }
 
 impl hyper::service::Service<Request<Incoming>> for NetworkService {
@@ -154,8 +186,9 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let busy = self.activity.begin();
         let answer = self.layers.serve(Origin::Network(self.peer.clone()), request);
-        Box::pin(async move { Ok(answer.await) })
+        Box::pin(async move { Ok(answer.await.map(|body| body.holding(busy))) })
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     registry::{Kind, items::Facts, storage::read_error},
     request::query::ListOptions,
-    wire::{Answer, Body, Status, answer},
+    wire::{Answer, Body, Status, Wanted, answer},
 };
 
 /// Time between bookmarks.
@@ -40,7 +40,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let wanted = render::wanted(call, kind)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
-    let lasts = duration(&options);
+    let Some(lasts) = duration(&options) else { return ended(api, call, wanted) };
     let mut session = Session {
         api: Arc::clone(api),
         filter,
@@ -85,14 +85,24 @@ fn join(mut frames: Vec<Bytes>) -> Bytes {
     }
 }
 
-fn duration(options: &ListOptions) -> Duration {
-    match options.timeout_seconds {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
-        _ => {
+/// How long a watch lasts; `None` if it is over already. Upstream counts in nanoseconds that wrap around, and so do we.
+fn duration(options: &ListOptions) -> Option<Duration> {
+    const SECOND: i64 = 1_000_000_000;
+    match options.timeout_seconds.unwrap_or_default().wrapping_mul(SECOND) {
+        0 => {
             let spread = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * SHORTEST.as_secs() / 256;
-            SHORTEST + Duration::from_secs(spread)
+            Some(SHORTEST + Duration::from_secs(spread))
         }
+        lasts => u64::try_from(lasts).ok().map(Duration::from_nanos),
     }
+}
+
+/// The answer to a watch that is over before it begins.
+fn ended(api: &Api, call: &Call, wanted: Wanted) -> Result<Answer, Status> {
+    if let Some(socket) = websocket::asked_for(call) {
+        return websocket::send(api, socket, wanted.encoding, futures::stream::empty().boxed());
+    }
+    Ok(answer::bytes(StatusCode::OK, wanted.encoding.stream_type()?, Body::empty()))
 }
 
 fn ticks() -> Interval {
@@ -281,5 +291,22 @@ fn broken(error: &Error) -> Status {
     match error {
         Error::Expired { oldest } => Status::expired(format!("too old resource version: the oldest kept is {oldest}")),
         other => Status::internal(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_lasts_as_long_as_is_asked_and_not_at_all_when_that_is_negative() {
+        let lasts = |seconds| duration(&ListOptions { timeout_seconds: seconds, ..ListOptions::default() });
+        assert_eq!(lasts(Some(5)), Some(Duration::from_secs(5)));
+        for over in [-1, -5, i64::MIN + 1, i64::MAX] {
+            assert_eq!(lasts(Some(over)), None, "{over}");
+        }
+        for open in [None, Some(0)] {
+            assert!(lasts(open).is_some_and(|lasts| (SHORTEST..SHORTEST * 2).contains(&lasts)));
+        }
     }
 }

@@ -20,8 +20,8 @@ const FRAME: usize = 64 * 1024;
 /// The body of every answer.
 pub struct Body {
     inner: Inner,
-    /// Dropped with the body: a place among the requests in flight.
-    held: Option<Box<dyn Any + Send + Sync>>,
+    /// Dropped with the body: a place among the requests in flight, a sign that the connection is used.
+    held: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 enum Inner {
@@ -100,7 +100,7 @@ impl Body {
     /// The same body, compressed while it is sent.
     pub fn gzipped(self) -> Self {
         let Self { inner, held } = self;
-        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self { inner, held: None }))), held }
+        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held }
     }
 
     /// Frames as they come; the body ends with the stream.
@@ -109,12 +109,12 @@ impl Body {
     }
 
     fn of(inner: Inner) -> Self {
-        Self { inner, held: None }
+        Self { inner, held: Vec::new() }
     }
 
     /// The same body, which keeps `what` until it ends or is dropped.
     pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
-        self.held = Some(Box::new(what));
+        self.held.push(Box::new(what));
         self
     }
 
@@ -195,7 +195,7 @@ impl http_body::Body for Body {
             },
         };
         if next.is_none() {
-            self.held = None;
+            self.held.clear();
         }
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }

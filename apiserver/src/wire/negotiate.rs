@@ -247,7 +247,10 @@ fn content_type(headers: &HeaderMap) -> &str {
 /// Whether the parameters of the content type are names with values.
 fn is_well_formed(headers: &HeaderMap) -> bool {
     let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    text.split(';').skip(1).map(str::trim).all(|p| p.is_empty() || p.split_once('=').is_some_and(|(name, _)| !name.is_empty()))
+    let (_, parameters) = text.split_once(';').unwrap_or_default();
+    // One semicolon may stand at the end, where nothing follows.
+    let parameters = parameters.trim().strip_suffix(';').unwrap_or(parameters).trim();
+    parameters.is_empty() || parameters.split(';').all(|p| p.trim().split_once('=').is_some_and(|(name, _)| !name.is_empty()))
 }
 
 fn unsupported(accepted: &str) -> Status {
@@ -403,7 +406,11 @@ mod tests {
         assert_eq!(of("application/json; charset=utf-8"), Ok(BodyEncoding::Json));
         assert_eq!(of("application/vnd.kubernetes.protobuf"), Ok(BodyEncoding::Protobuf));
         assert_eq!(of("text/plain"), Err(415));
-        assert_eq!(of("application/json; charset"), Err(415));
+        assert_eq!(of("application/json;"), Ok(BodyEncoding::Json));
+        assert_eq!(of("application/json; charset=utf-8;"), Ok(BodyEncoding::Json));
+        for malformed in ["application/json; charset", "application/json;;;", "application/json;;", "application/json; =x"] {
+            assert_eq!(of(malformed), Err(415), "{malformed}");
+        }
     }
 
     #[test]
