@@ -18,6 +18,7 @@ pub struct Env {
     places: HashMap<String, usize>,
     stored: bool,
     mutation: bool,
+    bindings: bool,
 }
 
 impl Env {
@@ -41,6 +42,13 @@ impl Env {
         self
     }
 
+    /// For expressions that may give a value a name: `cel.bind(name, value, expression)`.
+    #[must_use]
+    pub fn bindings(mut self) -> Env {
+        self.bindings = true;
+        self
+    }
+
     /// For expressions that make patches: `Object{...}`, `JSONPatch{...}`, `jsonpatch.escapeKey`.
     #[must_use]
     pub fn mutation(mut self) -> Env {
@@ -51,7 +59,7 @@ impl Env {
     /// Parses and checks `text`, or tells what is wrong with it.
     pub fn compile(&self, text: &str) -> Result<Program, Vec<Issue>> {
         let mut source = Source::new(text);
-        let Some(parsed) = parser::parse(text, &mut source) else { return Err(source.into_issues()) };
+        let Some(parsed) = parser::parse(text, self.bindings, &mut source) else { return Err(source.into_issues()) };
         let checked = checker::check(self, &parsed, &mut source);
         if !source.failed() {
             literals::check(&parsed, &checked, &mut source);

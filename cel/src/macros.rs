@@ -16,8 +16,22 @@ impl Parser<'_, '_, '_> {
             | ("map", Some(target), 3) => self.one_variable(at, name, target, args),
             ("all" | "exists" | "exists_one" | "existsOne" | "transformList" | "transformMap" | "transformMapEntry", Some(target), 3)
             | ("transformList" | "transformMap" | "transformMapEntry", Some(target), 4) => self.two_variables(at, name, target, args),
+            ("bind", Some(target), 3) if self.bindings && target.as_ident() == Some("cel") => self.bind(at, args),
             (_, target, _) => self.call(at, name, target, args),
         }
+    }
+
+    /// `cel.bind(v, x, e)`: `e` where `v` is `x` (cel-go `ext/bindings.go`).
+    fn bind(&mut self, at: usize, args: Vec<Expr>) -> Parse<Expr> {
+        let mut args = args.into_iter();
+        let (Some(variable), Some(range), Some(body)) = (args.next(), args.next(), args.next()) else {
+            return Ok(self.report(at, "cel.bind() takes a name, a value and an expression"));
+        };
+        let Some(var) = variable.as_ident().map(str::to_string) else {
+            let place = self.offset(variable.id);
+            return Ok(self.report(place, "cel.bind() variable names must be simple identifiers"));
+        };
+        self.node(at, Node::Fold(Box::new(Fold { range, var, var2: None, step: Step::Bind(body) })))
     }
 
     fn has(&mut self, at: usize, args: Vec<Expr>) -> Parse<Expr> {

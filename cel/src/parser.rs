@@ -21,14 +21,15 @@ pub(crate) struct Parsed {
 }
 
 /// Parses `source`; what is wrong with it is reported there.
-pub(crate) fn parse(text: &str, source: &mut Source<'_>) -> Option<Parsed> {
+/// `bindings`: `cel.bind` is a macro.
+pub(crate) fn parse(text: &str, bindings: bool, source: &mut Source<'_>) -> Option<Parsed> {
     let size = text.chars().count();
     if size > SIZE_LIMIT {
         source.report_all(format!("expression code point size exceeds limit: size: {size}, limit {SIZE_LIMIT}"));
         return None;
     }
     let tokens = lexer::tokens(text, source);
-    let mut parser = Parser { tokens, next: 0, offsets: Vec::new(), depth: 0, source };
+    let mut parser = Parser { tokens, next: 0, offsets: Vec::new(), depth: 0, bindings, source };
     let root = parser.whole();
     let offsets = parser.offsets;
     match root {
@@ -47,6 +48,7 @@ pub(crate) struct Parser<'a, 's, 't> {
     next: usize,
     offsets: Vec<usize>,
     depth: u16,
+    pub(crate) bindings: bool,
     source: &'s mut Source<'t>,
 }
 

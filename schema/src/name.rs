@@ -34,6 +34,23 @@ pub fn subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// RFC 1123 subdomain whose labels may have underscores: `_sip._tcp.example.com`, as search domains.
+pub fn subdomain_with_underscore(value: &str) -> Vec<String> {
+    const FORM: &str = r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    let mut errors = too_long(value, SUBDOMAIN_MAX, "characters");
+    let end = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let fits = |part: &str| {
+        let bytes = part.strip_prefix('_').unwrap_or(part).as_bytes();
+        let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(b);
+        end(bytes.first()) && end(bytes.last()) && bytes.iter().all(inner)
+    };
+    if !value.split('.').all(fits) {
+        let text = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
+        errors.push(form(text, FORM, &["example.com"]));
+    }
+    errors
+}
+
 /// RFC 1123 subdomain that may have capitals: `Example.com`.
 pub fn subdomain_of_any_case(value: &str) -> Vec<String> {
     let mut errors = too_long(value, SUBDOMAIN_MAX, "characters");

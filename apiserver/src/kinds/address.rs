@@ -15,6 +15,25 @@ pub(super) fn ip(text: &str, path: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// What is odd about an address that has to be taken as it is (`GetWarningsForIP`): zeros before digits, IPv4 in IPv6, unusual spelling.
+pub(super) fn warning(text: &str, path: &str) -> Option<String> {
+    let octet = |part: &str| part.trim_start_matches('0').parse().or_else(|e| if part.is_empty() { Err(e) } else { Ok(0) });
+    let sloppy =
+        || text.split('.').map(octet).collect::<Result<Vec<u8>, _>>().ok()?.try_into().map(|octets: [u8; 4]| IpAddr::from(octets)).ok();
+    let better = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(six)) => match six.to_ipv4_mapped() {
+            Some(four) => IpAddr::V4(four),
+            None if six.to_string() == text => return None,
+            None => {
+                return Some(format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{six}\")"));
+            }
+        },
+        Ok(IpAddr::V4(_)) => return None,
+        Err(_) => sloppy()?,
+    };
+    Some(format!("{path}: non-standard IP address {text:?} is invalid: use \"{better}\""))
+}
+
 /// An address that traffic may be sent to: not unspecified, loopback or link-local (upstream `ValidateEndpointIP`).
 pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
     let Ok(parsed) = text.parse::<IpAddr>() else {
@@ -36,6 +55,17 @@ pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
 pub(super) fn cidr(text: &str, path: &str, errors: &mut FieldErrors) {
     if parse_cidr(text).is_none() {
         errors.invalid(path, view::quoted(text), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    }
+}
+
+/// Checks an address with the length of its network's prefix: `10.9.8.7/24`, as a network interface has it (`IsValidInterfaceAddress`).
+pub(super) fn interface(text: &str, path: &str, errors: &mut FieldErrors) {
+    let Some((address, length)) = parse_cidr(text) else {
+        return errors.invalid(path, view::quoted(text), "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)");
+    };
+    let canonical = format!("{address}/{length}");
+    if text != canonical {
+        errors.invalid(path, view::quoted(text), &format!("must be in canonical form ({canonical:?})"));
     }
 }
 

@@ -54,7 +54,7 @@ impl Rules for CustomResourceDefinition {
 
     fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
         if old.is_none() {
-            new.value_mut()["status"] = json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
+            new.value_mut()["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
         }
         if part == Part::Status {
             return;

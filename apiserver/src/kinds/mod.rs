@@ -106,7 +106,8 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("resource.k8s.io", "resourceclaimtemplates") => &devices::ResourceClaim { spec: "/spec/spec" },
         ("certificates.k8s.io", "clustertrustbundles") => &fields::CLUSTER_TRUST_BUNDLE,
         ("certificates.k8s.io", "podcertificaterequests") => &fields::POD_CERTIFICATE_REQUEST,
-        ("resource.k8s.io", "resourceslices") => &fields::RESOURCE_SLICE,
+        ("resource.k8s.io", "resourceslices") => &devices::ResourceSlice,
+        ("resource.k8s.io", "deviceclasses") => &devices::DeviceClass,
         _ => &PLAIN,
     }
 }

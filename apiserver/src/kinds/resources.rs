@@ -94,6 +94,23 @@ pub(super) fn amount_of(resource: &str, amount: &Value, path: &str, errors: &mut
     }
 }
 
+/// A name that a quota may bound. The names of both kinds of standard differ in one: `storage` is bounded as `requests.storage`.
+pub(super) fn quota_name(resource: &str, path: &str, errors: &mut FieldErrors) {
+    resource_name(resource, path, errors);
+    if !resource.contains('/') && !is_standard_quota(resource) {
+        errors.invalid(path, view::quoted(resource), "must be a standard resource for quota");
+    }
+}
+
+/// Whether a quota bounds it by a name without a prefix.
+pub(super) fn is_standard_quota(resource: &str) -> bool {
+    is_standard(resource) && resource != "storage"
+}
+
+fn is_standard(resource: &str) -> bool {
+    STANDARD.contains(&resource) || resource.starts_with("hugepages-") || resource.starts_with("requests.hugepages-")
+}
+
 /// A resource name that is qualified or a standard one. Whether it was fine.
 pub(super) fn resource_name(resource: &str, path: &str, errors: &mut FieldErrors) -> bool {
     let wrong = name::qualified(resource);
@@ -101,20 +118,20 @@ pub(super) fn resource_name(resource: &str, path: &str, errors: &mut FieldErrors
         errors.invalid_each(path, resource, wrong);
         return false;
     }
-    let standard = STANDARD.contains(&resource) || resource.starts_with("hugepages-") || resource.starts_with("requests.hugepages-");
-    if !resource.contains('/') && !standard {
+    if !resource.contains('/') && !is_standard(resource) {
         errors.invalid(path, view::quoted(resource), "must be a standard resource type or fully qualified");
         return false;
     }
     true
 }
 
-fn container_name(resource: &str, path: &str, errors: &mut FieldErrors) {
-    let fine = resource_name(resource, path, errors);
+/// A resource name that a container may ask for.
+pub(super) fn container_name(resource: &str, path: &str, errors: &mut FieldErrors) {
+    resource_name(resource, path, errors);
     let standard = ["cpu", "memory", "ephemeral-storage"].contains(&resource) || resource.starts_with("hugepages-");
     if !resource.contains('/') && !standard {
         errors.invalid(path, view::quoted(resource), "must be a standard resource for containers");
-    } else if fine && !is_native(resource) && !is_extended(resource) {
+    } else if !is_native(resource) && !is_extended(resource) {
         errors.invalid(path, view::quoted(resource), "doesn't follow extended resource name standard");
     }
 }
@@ -138,7 +155,8 @@ fn is_counted(resource: &str) -> bool {
     COUNTED.contains(&resource) || is_extended(resource)
 }
 
-fn may_overcommit(resource: &str) -> bool {
+/// Whether more of it may be promised than there is.
+pub(super) fn may_overcommit(resource: &str) -> bool {
     is_native(resource) && !resource.starts_with("hugepages-")
 }
 

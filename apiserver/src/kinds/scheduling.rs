@@ -1,5 +1,7 @@
 //! What says where pods go: tolerations, affinity, node selectors, spreading (upstream `apis/core/validation`).
 
+use std::collections::HashSet;
+
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
@@ -48,7 +50,7 @@ pub(super) fn tolerations(list: &[Value], path: &str, errors: &mut FieldErrors) 
 
 /// Checks the taints of a node: keys, values, effects, and that none stands twice.
 pub(super) fn taints(list: &[Value], path: &str, errors: &mut FieldErrors) {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for (at, taint) in list.iter().enumerate() {
         let path = format!("{path}[{at}]");
         let (key, value, effect) = (view::text(taint, "key"), view::text(taint, "value"), view::text(taint, "effect"));
@@ -168,11 +170,44 @@ fn pod_term(term: &Value, path: &str, errors: &mut FieldErrors) {
     for namespace in view::texts(term, "namespaces") {
         errors.invalid_each(&format!("{path}.namespace"), namespace, name::label(namespace));
     }
+    match_keys(term, path, errors);
     let key = view::text(term, "topologyKey");
     if key.is_empty() {
         errors.required(format!("{path}.topologyKey"), "can not be empty");
     }
     errors.invalid_each(&format!("{path}.topologyKey"), key, name::qualified(key));
+}
+
+/// Keys of labels of the pod itself that become part of the selector (`ValidateMatchLabelKeysAndMismatchLabelKeys`).
+fn match_keys(of: &Value, path: &str, errors: &mut FieldErrors) {
+    let selector = view::get(of, "labelSelector");
+    for list in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let keys: Vec<&str> = view::texts(of, list).collect();
+        let path = format!("{path}.{list}");
+        if !keys.is_empty() && selector.is_none() {
+            errors.forbidden(path, "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (at, key) in keys.iter().enumerate() {
+            errors.invalid_each(&format!("{path}[{at}]"), key, name::qualified(key));
+        }
+    }
+    // The selector has an expression for each key already: one more of the same key was given.
+    let mut seen: HashSet<&str> =
+        selector.into_iter().flat_map(|selector| view::map(selector, "matchLabels").keys()).map(String::as_str).collect();
+    let keys: Vec<&str> = view::texts(of, "matchLabelKeys").collect();
+    for expression in selector.into_iter().flat_map(|selector| view::list(selector, "matchExpressions")) {
+        let key = view::text(expression, "key");
+        if let Some(at) = keys.iter().rposition(|known| *known == key).filter(|_| seen.contains(key)) {
+            errors.invalid(format!("{path}[{at}]"), view::quoted(key), "exists in both matchLabelKeys and labelSelector");
+        }
+        seen.insert(key);
+    }
+    let others: Vec<&str> = view::texts(of, "mismatchLabelKeys").collect();
+    for (at, key) in view::texts(of, "matchLabelKeys").enumerate().filter(|(_, key)| others.contains(key)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(format!("{path}.matchLabelKeys[{at}]"), view::quoted(key), detail);
+    }
 }
 
 /// Checks topology spread constraints.
@@ -198,6 +233,7 @@ pub(super) fn spreading(constraints: &[Value], path: &str, errors: &mut FieldErr
                 errors.invalid(format!("{path}.minDomains"), domains, &detail);
             }
         }
+        match_keys(constraint, &path, errors);
         if let Some(selector) = view::get(constraint, "labelSelector") {
             selector::validate_object(selector, &format!("{path}.labelSelector"), errors);
         }

@@ -30,7 +30,7 @@ pub(super) fn common(container: &Value, context: &Context<'_>, path: &str, error
     resources::requirements(view::member(container, "resources"), false, &format!("{path}.resources"), errors);
     claims::of_resources(view::member(container, "resources"), &context.claims, &format!("{path}.resources"), errors);
     resize_policy(container, context, &format!("{path}.resizePolicy"), errors);
-    security(container, &format!("{path}.securityContext"), errors);
+    security(container, context, &format!("{path}.securityContext"), errors);
 }
 
 fn ports(container: &Value, path: &str, errors: &mut FieldErrors) {
@@ -101,7 +101,10 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut FieldErr
             key_selector(key, &format!("{path}.{kind}"), errors);
         }
     }
-    sources += usize::from(view::get(source, "fileKeyRef").is_some());
+    if let Some(key) = view::get(source, "fileKeyRef") {
+        sources += 1;
+        file_key(key, &format!("{path}.fileKeyRef"), errors);
+    }
     let detail = match sources {
         0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
         _ if has_value => "may not be specified when `value` is not empty",
@@ -109,6 +112,21 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut FieldErr
         _ => "may not have more than one field specified at a time",
     };
     errors.invalid(path, "\"\"", detail);
+}
+
+/// A variable of a file in a volume (`validateFileKeySelector`).
+fn file_key(selector: &Value, path: &str, errors: &mut FieldErrors) {
+    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [("key", name::env_name), ("volumeName", name::label)];
+    for (field, rule) in rules {
+        match view::text(selector, field) {
+            "" => errors.required(format!("{path}.{field}"), ""),
+            text => errors.invalid_each(&format!("{path}.{field}"), text, rule(text)),
+        }
+    }
+    match view::text(selector, "path") {
+        "" => errors.required(format!("{path}.path"), ""),
+        file => no_backsteps(file, &format!("{path}.path"), errors),
+    }
 }
 
 fn key_selector(selector: &Value, path: &str, errors: &mut FieldErrors) {
@@ -180,6 +198,13 @@ fn mounts(container: &Value, context: &Context<'_>, path: &str, errors: &mut Fie
             }
             descending(expression, &format!("{path}.subPathExpr"), errors);
         }
+        // The path of the list, not of its item, is upstream's.
+        if let Some(propagation) = view::get(mount, "mountPropagation").and_then(Value::as_str)
+            && !["Bidirectional", "HostToContainer", "None"].contains(&propagation)
+        {
+            let modes = ["Bidirectional", "HostToContainer", "None"];
+            errors.not_supported(format!("{path}.mountPropagation"), view::quoted(propagation), &modes);
+        }
         let privileged = view::flag(view::member(container, "securityContext"), "privileged");
         if view::text(mount, "mountPropagation") == "Bidirectional" && !privileged {
             let detail = "Bidirectional mount propagation is available only to privileged containers";
@@ -197,7 +222,7 @@ fn recursive(mount: &Value, path: &str, errors: &mut FieldErrors) {
             if !view::flag(mount, "readOnly") {
                 errors.forbidden(path, "may only be specified when readOnly is true");
             }
-            if !matches!(view::text(mount, "mountPropagation"), "" | "None") {
+            if view::get(mount, "mountPropagation").is_some_and(|propagation| propagation != "None") {
                 errors.forbidden(path, "may only be specified when mountPropagation is None or not specified");
             }
         }
@@ -274,7 +299,7 @@ fn resize_policy(container: &Value, context: &Context<'_>, path: &str, errors: &
     }
 }
 
-fn security(container: &Value, path: &str, errors: &mut FieldErrors) {
+fn security(container: &Value, context: &Context<'_>, path: &str, errors: &mut FieldErrors) {
     let Some(security) = view::get(container, "securityContext") else { return };
     for field in ["runAsUser", "runAsGroup"] {
         if let Some(id) = view::int(security, field) {
@@ -282,6 +307,9 @@ fn security(container: &Value, path: &str, errors: &mut FieldErrors) {
                 errors.invalid(format!("{path}.{field}"), id, &message);
             }
         }
+    }
+    if context.host_users && view::text(security, "procMount") == "Unmasked" {
+        errors.invalid(format!("{path}.procMount"), view::quoted("Unmasked"), "`hostUsers` must be false to use `Unmasked`");
     }
     profile::check(security, path, errors);
     if security.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) && view::flag(security, "privileged") {

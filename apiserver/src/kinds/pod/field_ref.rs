@@ -54,6 +54,11 @@ pub(super) fn field(reference: &Value, allowed: &[&str], path: &str, errors: &mu
         errors.required(format!("{path}.fieldPath"), "");
         return;
     }
+    let version = view::text(reference, "apiVersion");
+    if version != "v1" {
+        let detail = format!("error converting fieldPath: unsupported pod version: {version}");
+        return errors.invalid(format!("{path}.fieldPath"), view::quoted(field), &detail);
+    }
     if let Some((of, key)) = field.strip_suffix("']").and_then(|f| f.split_once("['")) {
         match of {
             "metadata.annotations" => errors.invalid_each(path, &key.to_lowercase(), name::qualified(&key.to_lowercase())),

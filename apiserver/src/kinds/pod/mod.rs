@@ -8,9 +8,10 @@ mod image;
 mod profile;
 mod resources;
 mod spec;
+mod status;
 mod update;
 mod volumes;
-mod warnings;
+pub(super) mod warnings;
 
 use coracle_schema::FieldErrors;
 use serde_json::{Value, json};
@@ -29,6 +30,8 @@ struct Context<'v> {
     restart_policy: &'v str,
     /// A pod and not a template.
     is_pod: bool,
+    /// Whether the pod's users are the node's.
+    host_users: bool,
 }
 
 impl<'v> Context<'v> {
@@ -57,7 +60,7 @@ impl Rules for Pod {
         match (old, part) {
             (None, _) => prepare_new(new.value_mut()),
             (Some(old), Part::Whole) => keep_pod_level(new.value_mut(), old.value()),
-            (Some(old), Part::Status) => keep_status(new.value_mut(), old.value()),
+            (Some(old), Part::Status) => status::keep(new.value_mut(), old.value()),
             (Some(old), Part::Other("ephemeralcontainers")) => {
                 let containers = new.value().pointer("/spec/ephemeralContainers").cloned();
                 let mut spec = view::member(old.value(), "spec").clone();
@@ -78,6 +81,7 @@ impl Rules for Pod {
         let mut errors = FieldErrors::none();
         let pod = new.value();
         if part == Part::Status {
+            status::check(pod, old.map_or(&Value::Null, Object::value), &mut errors);
             return errors;
         }
         spec::check(view::member(pod, "spec"), new.name(), true, "spec", &mut errors);
@@ -120,10 +124,8 @@ impl Rules for Pod {
         if old.is_some() {
             return Vec::new();
         }
-        let spec = view::member(new.value(), "spec");
         let mut all = template::name_warnings(new, old, "the Pod's hostname");
-        all.extend(warnings::of(spec));
-        all.extend(duplicate_names(spec, "spec"));
+        all.extend(warnings::of(new.value(), ""));
         all
     }
 
@@ -163,6 +165,7 @@ fn prepare_new(pod: &mut Value) {
         }]);
     }
     pod["status"] = status;
+    profile::take_annotations(pod);
 }
 
 /// `matchLabelKeys` and `mismatchLabelKeys` become expressions over the pod's own labels (KEP-3633, KEP-3243).
@@ -175,7 +178,6 @@ fn merge_label_keys(spec: &mut Value, labels: &Value) {
         }
         if let Some(selector) = view::message_mut(term, "labelSelector").filter(|_| !added.is_empty()) {
             let mut all = view::list(selector, "matchExpressions").to_vec();
-            added.retain(|one| !all.contains(one));
             all.extend(added);
             selector["matchExpressions"] = all.into();
         }
@@ -196,17 +198,6 @@ fn keep_pod_level(new: &mut Value, old: &Value) {
         && let Some(spec) = view::message_mut(new, "spec")
     {
         view::set_absent(spec, "resources", resources.clone());
-    }
-}
-
-/// What a status write may not clear (upstream `podStatusStrategy`).
-fn keep_status(new: &mut Value, old: &Value) {
-    let before = view::member(old, "status");
-    let Some(status) = view::message_mut(new, "status") else { return };
-    for field in ["qosClass", "resourceClaimStatuses", "extendedResourceClaimStatus", "observedGeneration"] {
-        if let Some(value) = view::get(before, field) {
-            view::set_absent(status, field, value.clone());
-        }
     }
 }
 
@@ -266,24 +257,6 @@ fn on_create(spec: &Value, errors: &mut FieldErrors) {
     if !view::text(spec, "nodeName").is_empty() && !view::list(spec, "schedulingGates").is_empty() {
         errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
     }
-}
-
-/// Upstream warns of what it cannot refuse any more: the same variable twice, the later hiding the earlier.
-pub(super) fn duplicate_names(spec: &Value, path: &str) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for list in ["initContainers", "containers"] {
-        for (at, container) in view::list(spec, list).iter().enumerate() {
-            let variables = view::list(container, "env");
-            for (second, variable) in variables.iter().enumerate() {
-                let name = view::text(variable, "name");
-                if variables[..second].iter().any(|v| view::text(v, "name") == name) {
-                    let env = format!("{path}.{list}[{at}].env");
-                    warnings.push(format!("{env}[{second}]: hides previous definition of {name:?}, which may be dropped when using apply"));
-                }
-            }
-        }
-    }
-    warnings
 }
 
 #[cfg(test)]

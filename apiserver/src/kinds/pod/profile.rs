@@ -1,10 +1,48 @@
 //! Seccomp and AppArmor profiles of pods and containers (upstream `validateSeccompProfileField`, `ValidateAppArmorProfileField`).
 
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::container::descending;
 use crate::kinds::view;
+
+/// Before the fields of 1.30, annotations named the AppArmor profile of each container.
+pub(super) const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// The profile that an annotation names.
+pub(super) fn of_annotation(text: &str) -> Option<Value> {
+    match text {
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        _ => {
+            let local = text.strip_prefix("localhost/").filter(|local| !local.is_empty())?;
+            Some(json!({"type": "Localhost", "localhostProfile": local}))
+        }
+    }
+}
+
+/// Copies annotations into the fields of containers that have none, unless the pod's profile is the same (KEP-24).
+pub(super) fn take_annotations(pod: &mut Value) {
+    let annotations = view::map(view::member(pod, "metadata"), "annotations").clone();
+    let spec = view::member(pod, "spec");
+    if !annotations.keys().any(|key| key.starts_with(APP_ARMOR)) || view::text(view::member(spec, "os"), "name") == "windows" {
+        return;
+    }
+    let of_pod = view::get(view::member(spec, "securityContext"), "appArmorProfile").cloned();
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        let Some(spec) = view::message_mut(pod, "spec") else { return };
+        for container in view::items_mut(spec, list) {
+            let given = annotations.get(&format!("{APP_ARMOR}{}", view::text(container, "name"))).and_then(Value::as_str);
+            let Some(profile) = given.and_then(of_annotation).filter(|profile| Some(profile) != of_pod.as_ref()) else { continue };
+            let mut errors = FieldErrors::none();
+            app_armor(&profile, "", &mut errors);
+            if errors.is_empty() && view::get(view::member(container, "securityContext"), "appArmorProfile").is_none() {
+                view::set_absent(container, "securityContext", json!({}));
+                container["securityContext"]["appArmorProfile"] = profile;
+            }
+        }
+    }
+}
 
 /// Checks both profiles of a security context.
 pub(super) fn check(security: &Value, path: &str, errors: &mut FieldErrors) {
@@ -31,6 +69,8 @@ fn of(profile: &Value, field: &str, called: &str, shown: &Value, path: &str, err
         errors.required(format!("{path}.type"), &format!("type is required when {field} is set"));
     }
     match (kind, local) {
+        // Of AppArmor upstream says nothing more without a type it knows.
+        (_, true) if field == "appArmorProfile" && !["RuntimeDefault", "Unconfined", "Localhost"].contains(&kind) => {}
         ("Localhost", false) => {
             errors.required(format!("{path}.localhostProfile"), &format!("must be set when {called} type is Localhost"));
         }

@@ -15,7 +15,8 @@ pub(crate) fn quality(spec: &Value) -> &'static str {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let mut guaranteed = true;
     let pod_level = view::member(spec, "resources");
-    let holders: Vec<&Value> = if pod_level.is_object() {
+    let set = ["requests", "limits"].iter().any(|list| !view::map(pod_level, list).is_empty());
+    let holders: Vec<&Value> = if set {
         vec![pod_level]
     } else {
         let containers = view::list(spec, "containers").iter().chain(view::list(spec, "initContainers"));

@@ -34,7 +34,9 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     let grace = view::int(spec, "terminationGracePeriodSeconds");
     let volumes = volumes::check(spec, name, &format!("{path}.volumes"), errors);
     claims::of_pod(spec, &format!("{path}.resourceClaims"), errors);
-    let context = Context { volumes, claims: claims::names(spec), restart_policy: view::text(spec, "restartPolicy"), is_pod };
+    let restart_policy = view::text(spec, "restartPolicy");
+    let shares_users = view::get(spec, "hostUsers") != Some(&Value::Bool(false));
+    let context = Context { volumes, claims: claims::names(spec), restart_policy, is_pod, host_users: shares_users };
     containers(spec, &context, grace, path, errors);
     if let Some(own) = view::get(spec, "resources") {
         let path = format!("{path}.resources");
@@ -53,12 +55,15 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     dns(spec, &format!("{path}.dnsConfig"), errors);
     gates(spec, path, errors);
     scheduling::spreading(view::list(spec, "topologySpreadConstraints"), &format!("{path}.topologySpreadConstraints"), errors);
-    names(spec, path, errors);
+    own_users(spec, path, errors);
+    hostname_override(spec, &format!("{path}.hostnameOverride"), errors);
+    names(spec, &["serviceAccountName", "nodeName"], name::subdomain, path, errors);
     if let Some(seconds) = view::int(spec, "activeDeadlineSeconds") {
         for message in name::in_range(seconds, 1, i64::from(i32::MAX)) {
             errors.invalid(format!("{path}.activeDeadlineSeconds"), seconds, &message);
         }
     }
+    names(spec, &["hostname", "subdomain"], name::label, path, errors);
     scheduling::tolerations(view::list(spec, "tolerations"), &format!("{path}.tolerations"), errors);
     for (at, alias) in view::list(spec, "hostAliases").iter().enumerate() {
         let path = format!("{path}.hostAliases[{at}]");
@@ -67,12 +72,74 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
             errors.invalid_each(&format!("{path}.hostnames[{at}]"), host, name::subdomain(host));
         }
     }
+    names(spec, &["priorityClassName"], name::subdomain, path, errors);
+    if let Some(class) = view::get(spec, "runtimeClassName").and_then(Value::as_str) {
+        errors.invalid_each(&format!("{path}.runtimeClassName"), class, name::subdomain(class));
+    }
+    if view::get(spec, "preemptionPolicy").is_some_and(|policy| policy == "") {
+        errors.required(format!("{path}.preemptionPolicy"), "");
+    }
+    if let Some(overhead) = view::get(spec, "overhead") {
+        resources::requirements(&serde_json::json!({"limits": overhead}), false, &format!("{path}.overhead"), errors);
+    }
     if let Some(os) = view::get(spec, "os") {
         match view::text(os, "name") {
             "" => errors.required(format!("{path}.os.name"), ""),
             "linux" => no_windows(spec, path, errors),
             "windows" => {}
             other => errors.not_supported(format!("{path}.os"), view::quoted(other), &["linux", "windows"]),
+        }
+    }
+    file_key_volumes(spec, path, errors);
+}
+
+/// A user namespace of the pod's own goes with no other namespace of the host, nor with devices of volumes.
+fn own_users(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    const OWN: &str = "when `hostUsers` is false";
+    if view::get(spec, "hostUsers").and_then(Value::as_bool) != Some(false) {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if view::flag(spec, field) {
+            errors.forbidden(format!("{path}.{shown}"), OWN);
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (at, _) in view::list(spec, list).iter().enumerate().filter(|(_, one)| !view::list(one, "volumeDevices").is_empty()) {
+            errors.forbidden(format!("{path}.{list}[{at}].volumeDevices"), OWN);
+        }
+    }
+}
+
+fn hostname_override(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    const LONGEST: usize = 64;
+    let Some(hostname) = view::get(spec, "hostnameOverride").and_then(Value::as_str) else { return };
+    for field in ["setHostnameAsFQDN", "hostNetwork"].into_iter().filter(|field| view::flag(spec, field)) {
+        errors.forbidden(path, &format!("may not be specified when {field} is true"));
+    }
+    if hostname.len() > LONGEST {
+        errors.too_long(path, LONGEST as u64, "byte");
+    }
+    errors.invalid_each(path, hostname, name::subdomain(hostname));
+}
+
+/// Files that hold variables lie in empty directories of the pod.
+fn file_key_volumes(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let volumes = view::list(spec, "volumes");
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (at, container) in view::list(spec, list).iter().enumerate() {
+            for (variable_at, variable) in view::list(container, "env").iter().enumerate() {
+                let Some(key) = view::get(view::member(variable, "valueFrom"), "fileKeyRef") else { continue };
+                let name = view::text(key, "volumeName");
+                let path = format!("{path}.{list}[{at}].env[{variable_at}].valueFrom.fileKeyRef.volumeName");
+                match volumes.iter().find(|volume| view::text(volume, "name") == name) {
+                    None => errors.not_found(path, view::quoted(name)),
+                    Some(volume) if view::get(volume, "emptyDir").is_none() => {
+                        errors.invalid(path, view::quoted(name), "referenced volume must be of type emptyDir");
+                    }
+                    Some(_) => {}
+                }
+            }
         }
     }
 }
@@ -96,7 +163,7 @@ fn containers(spec: &Value, context: &Context<'_>, grace: Option<i64>, path: &st
     for (at, one) in init.iter().enumerate() {
         let path = format!("{path}.initContainers[{at}]");
         container::common(one, context, &path, errors);
-        restart_policy(one, &path, errors);
+        init_restart_policy(one, &path, errors);
         unique_name(one, &mut names, &path, errors);
         if view::text(one, "restartPolicy") == "Always" {
             container::lifecycle(one, grace, has_os, &path, errors);
@@ -129,6 +196,15 @@ fn unique_name<'v>(container: &'v Value, names: &mut HashSet<&'v str>, path: &st
     let name = view::text(container, "name");
     if !name.is_empty() && !names.insert(name) {
         errors.duplicate(format!("{path}.name"), view::quoted(name));
+    }
+}
+
+/// Of an init container rules are not looked at without a policy.
+fn init_restart_policy(container: &Value, path: &str, errors: &mut FieldErrors) {
+    if view::get(container, "restartPolicy").is_some() {
+        restart_policy(container, path, errors);
+    } else if !view::list(container, "restartPolicyRules").is_empty() {
+        errors.required(format!("{path}.restartPolicy"), "must specify restartPolicy when restart rules are used");
     }
 }
 
@@ -305,6 +381,10 @@ fn dns(spec: &Value, path: &str, errors: &mut FieldErrors) {
         let detail = "must not have more than 2048 characters (including spaces) in the search list";
         errors.invalid(format!("{path}.searches"), view::member(config, "searches"), detail);
     }
+    for (at, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
+        let domain = search.strip_suffix('.').unwrap_or(search);
+        errors.invalid_each(&format!("{path}.searches[{at}]"), domain, name::subdomain_with_underscore(domain));
+    }
     for (at, option) in view::list(config, "options").iter().enumerate() {
         if view::text(option, "name").is_empty() {
             errors.required(format!("{path}.options[{at}]"), "must not be empty");
@@ -327,17 +407,12 @@ fn gates(spec: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn names(spec: &Value, path: &str, errors: &mut FieldErrors) {
-    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+/// Names that may be left empty.
+fn names(spec: &Value, fields: &[&str], rule: fn(&str) -> Vec<String>, path: &str, errors: &mut FieldErrors) {
+    for field in fields {
         let name = view::text(spec, field);
         if !name.is_empty() {
-            errors.invalid_each(&format!("{path}.{field}"), name, name::subdomain(name));
-        }
-    }
-    for field in ["hostname", "subdomain"] {
-        let name = view::text(spec, field);
-        if !name.is_empty() {
-            errors.invalid_each(&format!("{path}.{field}"), name, name::label(name));
+            errors.invalid_each(&format!("{path}.{field}"), name, rule(name));
         }
     }
 }

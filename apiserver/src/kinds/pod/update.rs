@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
 use super::resources;
-use crate::kinds::{scheduling, view};
+use crate::kinds::view;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
      additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -137,11 +137,7 @@ fn with_placement(mut allowed: Value, old: &Value, errors: &mut FieldErrors) -> 
     let node = |spec: &Value| view::member(view::member(spec, "affinity"), "nodeAffinity").clone();
     let (now, before) = (node(&allowed), node(old));
     if now != before {
-        if before.is_object() && !now.is_object() {
-            errors.invalid("spec.affinity.nodeAffinity", &now, "nodeAffinity cannot be unset");
-        } else {
-            scheduling::affinity(view::member(&allowed, "affinity"), "spec.affinity", errors);
-        }
+        narrowed(&now, &before, errors);
         let others =
             |spec: &Value| ["podAffinity", "podAntiAffinity"].map(|kind| view::member(view::member(spec, "affinity"), kind).clone());
         if others(&allowed) == others(old) {
@@ -149,6 +145,26 @@ fn with_placement(mut allowed: Value, old: &Value, errors: &mut FieldErrors) -> 
         }
     }
     allowed
+}
+
+/// Required terms may get further expressions, nothing else (`validateNodeAffinityMutation`).
+fn narrowed(now: &Value, before: &Value, errors: &mut FieldErrors) {
+    let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let required = |affinity| view::member(view::member(affinity, "requiredDuringSchedulingIgnoredDuringExecution"), "nodeSelectorTerms");
+    let (new, old) = (required(now), required(before));
+    let terms = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (now, before) = (terms(new), terms(old));
+    if !before.is_empty() && now.len() != before.len() {
+        return errors.invalid(path, new, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+    }
+    for (at, (now, before)) in now.iter().zip(&before).enumerate() {
+        let lists = |term| ["matchExpressions", "matchFields"].map(|list| view::list(term, list));
+        let empty = lists(before).iter().all(|list| list.is_empty());
+        let grown = lists(now).iter().zip(lists(before)).all(|(now, before)| now.starts_with(before));
+        if !grown || empty && lists(now).iter().any(|list| !list.is_empty()) {
+            errors.invalid(format!("{path}[{at}]"), now, "only additions are allowed (no mutations or deletions)");
+        }
+    }
 }
 
 /// Only what is new may be in the list, and nothing may leave it.
