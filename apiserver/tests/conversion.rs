@@ -1,23 +1,15 @@
 //! Custom resources whose versions a webhook converts: the webhook stands in the test and is asked over TLS.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, BodyStream, Full};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::PrivateKeyDer;
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyStream, Full};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
-use crate::house::House;
+use crate::{hook::Hook, house::House};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const V1: &str = "/apis/example.com/v1/namespaces/default/hosts";
@@ -26,60 +18,28 @@ const V2: &str = "/apis/example.com/v2/namespaces/default/hosts";
 /// What a webhook makes of an object in the version asked for; `Err` is its complaint.
 type Convert = fn(Value, &str) -> Result<Value, String>;
 
-/// A webhook that counts what it was asked.
-struct Hook {
-    url: String,
-    bundle: String,
-    reviews: Arc<AtomicUsize>,
-    objects: Arc<AtomicUsize>,
-}
+/// A webhook that converts.
+struct Converter(Hook);
 
-impl Hook {
+impl Converter {
     async fn start(convert: Convert) -> Self {
-        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "hook.default.svc".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (reviews, objects) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let hook = Self {
-            url: format!("https://localhost:{port}/convert"),
-            bundle: STANDARD.encode(certified.cert.pem()),
-            reviews: reviews.clone(),
-            objects: objects.clone(),
-        };
-        tokio::spawn(async move {
-            let acceptor = TlsAcceptor::from(Arc::new(config));
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, reviews, objects) = (acceptor.clone(), reviews.clone(), objects.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let answer = service_fn(move |request: Request<Incoming>| {
-                        reviews.fetch_add(1, Ordering::SeqCst);
-                        let objects = objects.clone();
-                        async move { Ok::<_, hyper::Error>(answer(request, convert, &objects).await) }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
-                });
-            }
-        });
-        hook
+        Self(Hook::start(&["http/1.1"], Arc::new(move |_, review| Some(answer(review, convert)))).await)
+    }
+
+    /// How often it was asked.
+    fn reviews(&self) -> usize {
+        self.0.asked.lock().unwrap().len()
     }
 
     fn conversion(&self, review: &str) -> Value {
-        let config = json!({"url": self.url, "caBundle": self.bundle});
+        let config = json!({"url": format!("{}/convert", self.0.url), "caBundle": self.0.bundle});
         json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": [review]}})
     }
 }
 
-async fn answer(request: Request<Incoming>, convert: Convert, objects: &AtomicUsize) -> Response<Full<Bytes>> {
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    let review: Value = serde_json::from_slice(&body).unwrap();
+fn answer(review: &Value, convert: Convert) -> Response<Full<Bytes>> {
     let wanted = review["request"]["desiredAPIVersion"].as_str().unwrap();
     let sent = review["request"]["objects"].as_array().unwrap();
-    objects.fetch_add(sent.len(), Ordering::SeqCst);
     let made: Result<Vec<Value>, String> = sent.iter().map(|object| convert(object.clone(), wanted)).collect();
     let mut response = json!({"uid": review["request"]["uid"], "result": {"status": "Success"}});
     match made {
@@ -134,18 +94,18 @@ fn names(list: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_webhook_converts_what_is_read_and_written_in_another_version() {
-    let (house, hook) = (House::new().await, Hook::start(split).await);
+    let (house, hook) = (House::new().await, Converter::start(split).await);
     house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
     house.post(V1, &v1("a", "one:1")).await.ok();
     house.post(V1, &v1("b", "two:2")).await.ok();
-    assert_eq!(hook.reviews.load(Ordering::SeqCst), 0, "nothing had to be converted yet");
+    assert_eq!(hook.reviews(), 0, "nothing had to be converted yet");
     let read = house.get(&format!("{V2}/a")).await.ok();
     assert_eq!((&read["apiVersion"], &read["host"], &read["port"]), (&json!("example.com/v2"), &json!("one"), &json!("1")));
     assert_eq!(read["metadata"]["annotations"], json!({"converted": "example.com/v2"}));
-    let before = hook.reviews.load(Ordering::SeqCst);
+    let before = hook.reviews();
     let list = house.get(V2).await.ok();
     assert_eq!((names(&list), &list["items"][1]["host"]), (vec!["a", "b"], &json!("two")));
-    assert_eq!(hook.reviews.load(Ordering::SeqCst), before + 1, "a list is one review");
+    assert_eq!(hook.reviews(), before + 1, "a list is one review");
     let made = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "c"}, "host": "three", "port": "3"});
     assert_eq!(house.post(V2, &made).await.ok()["host"], "three");
     assert_eq!(house.get(&format!("{V1}/c")).await.ok()["hostPort"], "three:3");
@@ -158,7 +118,7 @@ async fn a_webhook_converts_what_is_read_and_written_in_another_version() {
 
 #[tokio::test]
 async fn selectors_and_watches_see_the_version_asked_for() {
-    let (house, hook) = (House::new().await, Hook::start(split).await);
+    let (house, hook) = (House::new().await, Converter::start(split).await);
     house.post(CRDS, &crd(&hook.conversion("v1beta1"))).await.ok();
     house.post(V1, &v1("a", "one:1")).await.ok();
     house.post(V1, &v1("b", "two:1")).await.ok();
@@ -184,7 +144,7 @@ async fn selectors_and_watches_see_the_version_asked_for() {
 
 #[tokio::test]
 async fn a_webhook_that_fails_is_quoted_and_harms_nothing_else() {
-    let (house, hook) = (House::new().await, Hook::start(|_, _| Err("not today".into())).await);
+    let (house, hook) = (House::new().await, Converter::start(|_, _| Err("not today".into())).await);
     house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
     house.post(V1, &v1("a", "one:1")).await.ok();
     let failed = house.get(&format!("{V2}/a")).await;
@@ -197,7 +157,7 @@ async fn a_webhook_that_fails_is_quoted_and_harms_nothing_else() {
 
     let (house, hook) = (
         House::new().await,
-        Hook::start(|mut object, wanted| {
+        Converter::start(|mut object, wanted| {
             object["apiVersion"] = wanted.into();
             object["metadata"]["name"] = "other".into();
             Ok(object)
@@ -215,7 +175,7 @@ async fn a_webhook_that_fails_is_quoted_and_harms_nothing_else() {
 
 #[tokio::test]
 async fn a_webhook_nobody_recognises_is_not_believed() {
-    let (house, hook) = (House::new().await, Hook::start(split).await);
+    let (house, hook) = (House::new().await, Converter::start(split).await);
     let mut conversion = hook.conversion("v1");
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     conversion["webhook"]["clientConfig"]["caBundle"] = STANDARD.encode(other.cert.pem()).into();
@@ -223,5 +183,5 @@ async fn a_webhook_nobody_recognises_is_not_believed() {
     house.post(V1, &v1("a", "one:1")).await.ok();
     let failed = house.get(&format!("{V2}/a")).await;
     assert!(failed.json()["message"].as_str().unwrap().contains("tls: failed to verify certificate"), "{}", failed.json());
-    assert_eq!(hook.objects.load(Ordering::SeqCst), 0);
+    assert_eq!(hook.reviews(), 0);
 }

@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a broken expectation ends the test")]
 
 mod access;
+mod admission;
 mod conversion;
 mod crud;
 mod encodings;
 mod every_kind;
 mod extensions;
+mod hook;
 mod house;
 mod kinds;
 mod network;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::reinvocation::Reinvocation;
 use crate::{
+    audit::Level,
     authn::User,
     registry::{GroupVersionKind, Kind, Object, names},
     request::{
@@ -143,18 +144,14 @@ impl<'a> Attempt<'a> {
             Operation::Delete => "DeleteOptions",
             _ => "CreateOptions",
         };
+        if self.operation == Operation::Delete && self.is_namespace() && options.get("preconditions").is_none() {
+            // Upstream's storage of namespaces makes sure that it is the one it looked at.
+            options["preconditions"] = json!({"uid": self.old.map(Object::uid).unwrap_or_default()});
+        }
         options["kind"] = kind.into();
         options["apiVersion"] = "meta.k8s.io/v1".into();
         options
     }
-}
-
-/// From which level of the audit policy on an annotation is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "named as in the API")]
-pub enum Level {
-    Metadata,
-    Request,
 }
 
 /// What admission has to tell the audit log of a request. Each key is told once.

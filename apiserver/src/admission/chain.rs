@@ -87,6 +87,7 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
         return Err(format!("{both:?} is in both enable-admission-plugins and disable-admission-plugins"));
     }
     plugins.retain(|p| !options.disable.iter().any(|d| d == p.name()));
+    plugins.push(Arc::new(policy::Expressions));
     if let Some(rbac) = options.rbac.clone() {
         let check = Escalation { rbac, chain: options.authorizer.clone() };
         plugins.push(Arc::new(RoleEscalation(check)));
@@ -169,6 +170,7 @@ mod tests {
             "ValidatingAdmissionPolicy",
             "ValidatingAdmissionWebhook",
             "ResourceQuota",
+            "Expressions",
             "RoleEscalation",
         ];
         assert_eq!(names[names.len() - 4..], last);

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
-pub use attempt::{Annotations, Attempt, Given, Level, Operation};
+pub use attempt::{Annotations, Attempt, Given, Operation};
 pub use chain::{Options, chain};
 use coracle_schema::managed;
 

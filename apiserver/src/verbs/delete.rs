@@ -226,6 +226,7 @@ fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
             meta::mark_deleted(&mut new, api.now(), grace);
             if kind.traits.spec_finalizers {
                 new.member_mut("status").insert("phase".into(), "Terminating".into());
+                new.metadata_mut().remove("deletionGracePeriodSeconds");
             }
         }
         (true, wanted) => {

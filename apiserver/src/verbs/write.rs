@@ -101,7 +101,9 @@ impl<'a> Writing<'a> {
             BodyEncoding::Protobuf => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
             BodyEncoding::Yaml => self.decode_yaml()?,
         };
-        self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))
+        let object = self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))?;
+        self.call.note(object.value());
+        Ok(object)
     }
 
     fn decode_yaml(&self) -> Result<Result<decode::Decoded, decode::DecodeError>, Status> {
@@ -284,6 +286,7 @@ impl<'a> Writing<'a> {
         self.expect_version(&object, &old.object)?;
         meta::match_request(&mut object, kind, self.call.namespace_of(kind), "")?;
         meta::carry_over(&mut object, &old.object);
+        object.set_metadata("resourceVersion", old.object.resource_version());
         self.keep_apart(&mut object, &old.object);
         kind.rules.prepare(&mut object, Some(&old.object), self.part);
         kind.rules.note_time(&mut object, Some(&old.object), self.part, &meta::time_text(self.api.now()));

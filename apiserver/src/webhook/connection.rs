@@ -180,7 +180,8 @@ async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<C
         tokio::spawn(async move { ended(connection.await) });
         return Ok(Connection::Many(sender));
     }
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| words::sending(&e))?;
+    let (sender, connection) =
+        http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await.map_err(|e| words::sending(&e))?;
     tokio::spawn(async move { ended(connection.await) });
     Ok(Connection::One(sender))
 }

@@ -136,10 +136,10 @@ impl Webhook {
     /// Asks, and goes where it is sent to. A redirect may lead to another path, not to somebody else: the question holds objects.
     async fn follow(&self, mut body: Bytes, terms: Terms, until: Instant) -> Result<Said, String> {
         let mut place = Place::of(&self.config, terms.timeout).map_err(|why| format!("Post {:?}: {why}", place::url(&self.config)))?;
-        let mut method = Method::POST;
+        let (mut method, mut from) = (Method::POST, None);
         for _ in 0..=REDIRECTS {
             let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
-            let asked = self.ask(&place, &method, body.clone(), terms.largest);
+            let asked = self.ask(&place, &method, from.as_deref(), body.clone(), terms.largest);
             let said = match tokio::time::timeout_at(until, asked).await {
                 Ok(Ok(said)) => said,
                 Ok(Err(connection::Fault::Before(why))) => return Err(failed(why)),
@@ -147,7 +147,8 @@ impl Webhook {
                 Err(_) => return Err(failed(terms.late.to_owned())),
             };
             let Some(next) = words::location(&said) else { return Ok(said) };
-            place = place.redirected(next).map_err(failed)?;
+            let next = place.redirected(next).map_err(failed)?;
+            from = Some(std::mem::replace(&mut place, next).url());
             if !matches!(said.code.as_u16(), 307 | 308) && method == Method::POST {
                 (method, body) = (Method::GET, Bytes::new());
             }
@@ -155,7 +156,14 @@ impl Webhook {
         Err(format!("{} {:?}: stopped after {REDIRECTS} redirects", words::verb(&method), place.url()))
     }
 
-    async fn ask(&self, place: &Place, method: &Method, body: Bytes, largest: usize) -> Result<Said, connection::Fault> {
+    async fn ask(
+        &self,
+        place: &Place,
+        method: &Method,
+        from: Option<&str>,
+        body: Bytes,
+        largest: usize,
+    ) -> Result<Said, connection::Fault> {
         let tls = self.tls().clone().map_err(connection::Fault::Before)?;
         let addresses = place.addresses(&self.config, &*self.reader).await.map_err(connection::Fault::Before)?;
         let request = || {
@@ -165,6 +173,9 @@ impl Webhook {
             let headers = request.headers_mut();
             for (name, value) in HEADERS {
                 headers.insert(name, http::HeaderValue::from_static(value));
+            }
+            if let Some(from) = from.and_then(|from| http::HeaderValue::from_str(from).ok()) {
+                headers.insert(header::REFERER, from);
             }
             if *method == Method::GET {
                 headers.remove(header::CONTENT_TYPE);

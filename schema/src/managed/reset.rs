@@ -16,6 +16,7 @@ pub fn reset_fields(group: &str, resource: &str, subresource: &str, has_status: 
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => &[&["spec"], &["status", "certificate"]],
         ("", "pods", "status") => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
         ("apps", "deployments", "status") => &[&["spec"], &["metadata", "labels"]],
+        ("", "namespaces", "finalize") => STATUS,
         (_, _, "") if has_status => STATUS,
         ("" | "apps" | "autoscaling" | "batch" | "policy" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _, "status")
         | ("networking.k8s.io", "ingresses", "status") => SPEC,

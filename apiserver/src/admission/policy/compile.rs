@@ -103,7 +103,10 @@ impl Compiler {
                 failed if failed.starts_with("program instantiation failed") => failed,
                 issues => format!("compilation failed: {issues}"),
             })
-            .and_then(|program| if wanted.fits(program.result()) { Ok(program) } else { Err(wanted.names().to_owned()) });
+            .and_then(|program| match program.result() {
+                result if wanted.fits(result) => Ok(program),
+                result => Err(format!("{} but got {result}", wanted.names())),
+            });
         Expression { text: text.to_owned(), program, declared }
     }
 }
@@ -113,7 +116,8 @@ impl Policy {
     pub(in crate::admission) fn of(object: &Value, mutating: bool) -> Policy {
         let spec = object.get("spec").cloned().unwrap_or_default();
         let params = spec.get("paramKind").is_some_and(Value::is_object);
-        let mut compiler = Compiler { declared: Declared { params, authorizer: true, patches: mutating }, variables: Vec::new() };
+        let mut compiler =
+            Compiler { declared: Declared { params, variables: true, authorizer: true, patches: mutating }, variables: Vec::new() };
         let mut variables = Vec::new();
         for variable in list(&spec, "/variables") {
             let expression = compiler.compile(text(variable, "expression"), &Wanted::Any, true);
@@ -121,7 +125,8 @@ impl Policy {
             compiler.variables.push((text(variable, "name").to_owned(), ty));
             variables.push((text(variable, "name").to_owned(), expression));
         }
-        let conditions = list(&spec, "/matchConditions").iter().map(|one| compiler.compile(text(one, "expression"), &Wanted::Bool, true));
+        let stateless = Compiler { declared: Declared { variables: false, patches: false, ..compiler.declared }, variables: Vec::new() };
+        let conditions = list(&spec, "/matchConditions").iter().map(|one| stateless.compile(text(one, "expression"), &Wanted::Bool, true));
         let conditions = conditions.collect();
         let validations = list(&spec, "/validations").iter().map(|one| validation(&compiler, one)).collect();
         let annotations = list(&spec, "/auditAnnotations")

@@ -10,10 +10,15 @@ pub(super) const REQUEST: usize = 3;
 pub(super) const VARIABLES: usize = 4;
 pub(super) const PARAMS: usize = 5;
 
+/// What no expression can name: it keeps a place.
+const UNSPOKEN: &str = "@variables";
+
 /// Which of the variables are declared that not all expressions have.
 #[derive(Clone, Copy)]
 pub(super) struct Declared {
     pub(super) params: bool,
+    /// Those of the policy. Match conditions are asked before them.
+    pub(super) variables: bool,
     pub(super) authorizer: bool,
     /// Types of patches.
     pub(super) patches: bool,
@@ -35,7 +40,10 @@ pub(super) fn environment(declared: Declared, variables: &[(String, Type)]) -> E
         .variable("oldObject", Decl::dynamic())
         .variable("namespaceObject", namespace().nullable())
         .variable("request", request())
-        .variable("variables", Decl::object(ObjectType::new("kubernetes.variables", fields), &[]));
+        .variable(
+            if declared.variables { "variables" } else { UNSPOKEN },
+            Decl::object(ObjectType::new("kubernetes.variables", fields), &[]),
+        );
     if declared.params {
         env = env.variable("params", Decl::dynamic());
     }

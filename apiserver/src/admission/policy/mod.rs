@@ -3,6 +3,7 @@
 //! Policies are compiled once, when they are read; the index follows them and their bindings. A write that no policy could match costs a
 //! look at two empty maps.
 
+mod check;
 mod compile;
 mod environment;
 mod evaluate;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use check::Expressions;
 pub(super) use compile::Policy;
 pub(super) use evaluate::{Asked, Scene, conditions};
 pub use index::Policies;

@@ -10,7 +10,8 @@ use super::{
     review::{Objects, Review},
 };
 use crate::{
-    admission::{Attempt, Level, matching::Matched},
+    admission::{Attempt, matching::Matched},
+    audit::Level,
     webhook::{Terms, answered},
     wire::Status,
 };

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use coracle_schema::{
-    decode::{self, FieldValidation},
+    FieldErrors, SchemaRef,
+    decode::{self, DecodeError, FieldValidation},
     default, patch,
 };
 use serde_json::{Value, json};
@@ -17,9 +18,10 @@ use super::{
     versioned,
 };
 use crate::{
-    admission::{Admission, Attempt, Level, matching::Matched, policy::is_exempt},
+    admission::{Admission, Attempt, matching::Matched, policy::is_exempt},
+    audit::Level,
     registry::{Kind, Object, convert},
-    wire::Status,
+    wire::{Status, status},
 };
 
 /// The plugin.
@@ -97,7 +99,7 @@ impl MutatingAdmissionWebhook {
         let (answer, warnings) = ask(&self.0, hook, attempt, matched, objects, true).await;
         attempt.warnings.extend(warnings);
         let answer = answer?;
-        let Some(patch) = operations(&answer)? else { return Ok(false) };
+        let Some(patch) = operations(&answer, &self.0.review)? else { return Ok(false) };
         let (Some(shown), Some(new)) = (shown.map(std::borrow::Cow::into_owned), new) else {
             let why =
                 format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name);
@@ -106,7 +108,7 @@ impl MutatingAdmissionWebhook {
         if answer.patch_type != "JSONPatch" {
             return Err(Failure::Calling(format!("unsupported patch type {:?}", answer.patch_type)));
         }
-        let made = patched(attempt, matched, &shown, &answer.patch).map_err(|why| Failure::Refused(internal(&why)))?;
+        let made = patched(attempt, matched, &shown, &answer.patch).map_err(Failure::Refused)?;
         let told = json!({"configuration": hook.configuration, "webhook": hook.name, "patch": patch, "patchType": "JSONPatch"});
         annotate(attempt, &format!("patch.webhook.admission.k8s.io/{place}"), &told.to_string(), Level::Request);
         if made == shown {
@@ -127,12 +129,12 @@ fn is_shared(attempt: &Attempt<'_>, other: &Kind) -> bool {
 }
 
 /// The operations of a patch, if it has any.
-fn operations(answer: &Answer) -> Result<Option<Value>, Failure> {
+fn operations(answer: &Answer, schema: &SchemaRef) -> Result<Option<Value>, Failure> {
     if answer.patch.is_empty() {
         return Ok(None);
     }
     let undecodable = |why: String| Failure::Calling(format!("received undecodable patch in webhook response: {why}"));
-    let read: Value = serde_json::from_slice(&answer.patch).map_err(|e| undecodable(e.to_string()))?;
+    let read: Value = serde_json::from_slice(&answer.patch).map_err(|e| undecodable(syntax(&answer.patch, schema, &e)))?;
     match read {
         Value::Null => Ok(None),
         Value::Array(operations) if operations.is_empty() => Ok(None),
@@ -150,24 +152,52 @@ fn operations(answer: &Answer) -> Result<Option<Value>, Failure> {
     }
 }
 
+/// What Go says of JSON that is none.
+fn syntax(text: &[u8], schema: &SchemaRef, error: &serde_json::Error) -> String {
+    match decode::from_json(text, schema, FieldValidation::Ignore) {
+        Err(DecodeError::Syntax(why)) => why,
+        _ => error.to_string(),
+    }
+}
+
+/// Refuses a custom resource that says it is another: upstream finds out when it validates.
+fn check_custom(kind: &Kind, value: &Value) -> Result<(), Status> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (version, name) = (text("/apiVersion"), text("/kind"));
+    if name.is_empty() {
+        return Err(internal(&format!("Object 'Kind' is missing in '{value}'")));
+    }
+    let mut errors = FieldErrors::none();
+    if name != &*kind.gvk.kind {
+        errors.invalid("kind", format!("{name:?}"), &format!("must be {}", kind.gvk.kind));
+    }
+    if version != kind.api_version() {
+        errors.invalid("apiVersion", format!("{version:?}"), &format!("must be {}", kind.api_version()));
+    }
+    let subject = status::Subject { group: &kind.gvk.group, resource: name, name: text("/metadata/name") };
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(subject, &errors)) }
+}
+
 /// The object as the patch makes it, decoded and defaulted anew.
-fn patched(attempt: &Attempt<'_>, matched: &Matched, object: &Object, patch: &[u8]) -> Result<Object, String> {
-    let value = patch::json_patch(object.value().clone(), patch).map_err(|error| error.to_string())?;
+fn patched(attempt: &Attempt<'_>, matched: &Matched, object: &Object, patch: &[u8]) -> Result<Object, Status> {
+    let value = patch::json_patch(object.value().clone(), patch).map_err(|error| internal(&error.to_string()))?;
     let kind = matched.as_deref().unwrap_or(attempt.kind);
     let part = attempt.part_of(kind).filter(|(gvk, _)| **gvk != kind.gvk);
     let (gvk, schema) = part.map_or((&kind.gvk, Some(&*kind.schema)), |(gvk, schema)| (gvk, schema));
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (found, name) = (text("apiVersion"), text("kind"));
     if kind.is_custom() && part.is_none() {
-        if name.is_empty() {
-            return Err(format!("Object 'Kind' is missing in '{value}'"));
-        }
+        check_custom(kind, &value)?;
     } else if (!found.is_empty() && found != gvk.api_version()) || (!name.is_empty() && name != *gvk.kind) {
         let version = found.rsplit('/').next().unwrap_or_default();
-        return Err(format!("no kind {name:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
+        let why = format!("no kind {name:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\"");
+        return Err(internal(&why));
     }
     let mut value = match schema {
-        Some(schema) => decode::from_value(value, schema, FieldValidation::Ignore).map_err(|error| error.to_string())?.value,
+        Some(schema) => {
+            let decoded = decode::from_value(value, schema, FieldValidation::Ignore);
+            decoded.map_err(|error| internal(&error.to_string()))?.value
+        }
         None => value,
     };
     if !kind.is_custom() || part.is_some() {
@@ -176,7 +206,7 @@ fn patched(attempt: &Attempt<'_>, matched: &Matched, object: &Object, patch: &[u
     if let Some(schema) = schema {
         default::apply(&mut value, schema);
     }
-    let mut made = Object::new(value).ok_or("the patched object is not an object")?;
+    let mut made = Object::new(value).ok_or_else(|| internal("the patched object is not an object"))?;
     if part.is_none() {
         kind.rules.default(&mut made);
     }

@@ -10,7 +10,8 @@ use super::{
     versioned,
 };
 use crate::{
-    admission::{Admission, Attempt, Level, policy::is_exempt},
+    admission::{Admission, Attempt, policy::is_exempt},
+    audit::Level,
     registry::Object,
     wire::Status,
 };
