@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Authenticator, User};
+use super::{Authenticator, User, tokens::TokenError};
 use crate::{registry::Object, wire::Status};
 
 /// Fills the status of a TokenReview.
@@ -19,14 +19,22 @@ pub async fn token_review(authenticator: &Authenticator, mut review: Object, now
     let status = match authenticator.token(&token, &asked, now).await {
         Ok(verified) if verified.audiences.is_empty() => json!({"user": {}, "error": "the token is not valid for the requested audiences"}),
         Ok(verified) => json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences}),
-        Err(error) => json!({"user": {}, "error": error.to_string()}),
+        Err(TokenError::Form(_)) => json!({"user": {}, "error": INVALID}),
+        Err(error) => json!({"user": {}, "error": format!("[{INVALID}, {error}]")}),
     };
     set_status(&mut review, status);
     Ok(review)
 }
 
-/// Fills the status of a SelfSubjectReview.
+/// What is said of a token that nobody knows; of one that is known but not good, the reason follows.
+const INVALID: &str = "invalid bearer token";
+
+/// The answer to a SelfSubjectReview: nothing of the question, and who asked.
 pub fn self_subject_review(user: &User, mut review: Object, now: Timestamp) -> Object {
+    if let Some(members) = review.value_mut().as_object_mut() {
+        members.retain(|name, _| name == "apiVersion" || name == "kind");
+        members.insert("metadata".to_owned(), json!({}));
+    }
     review.set_metadata("creationTimestamp", now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     set_status(&mut review, json!({"userInfo": user_info(user)}));
     review

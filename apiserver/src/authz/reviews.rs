@@ -1,6 +1,6 @@
 //! Answers of the access reviews (`pkg/registry/authorization`): may this user do that? They are never stored.
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, name, selector::LabelSelector};
 use serde_json::{Value, json};
 
 pub use super::rules::self_subject_rules_review;
@@ -14,58 +14,138 @@ use crate::{
 
 /// Fills the status of a SubjectAccessReview: about the user it names.
 pub fn subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
-    check(&review, "SubjectAccessReview", true)?;
+    refuse(&check(&review, true, false))?;
     let user = named_user(&review);
     Ok(answer(chain, &user, review))
 }
 
-/// Fills the status of a LocalSubjectAccessReview: as the other, in the namespace of its path.
-pub fn local_subject_access_review(chain: &Chain, namespace: &str, review: Object) -> Result<Object, Status> {
-    check(&review, "LocalSubjectAccessReview", true)?;
-    if review.text("/spec/resourceAttributes/namespace") != namespace {
-        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
+/// Fills the status of a LocalSubjectAccessReview: as the other, in its namespace.
+pub fn local_subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
+    let mut errors = check(&review, true, true);
+    let spec = &review.value()["spec"];
+    let namespace = review.text("/spec/resourceAttributes/namespace");
+    if spec["resourceAttributes"].is_object() && namespace != review.namespace() {
+        errors.invalid("spec.resourceAttributes.namespace", format!("{namespace:?}"), "must match metadata.namespace");
     }
+    if spec["nonResourceAttributes"].is_object() {
+        errors.invalid("spec.nonResourceAttributes", &spec["nonResourceAttributes"], "disallowed on this kind of request");
+    }
+    refuse(&errors)?;
     let user = named_user(&review);
     Ok(answer(chain, &user, review))
 }
 
 /// Fills the status of a SelfSubjectAccessReview: about the user who asks.
 pub fn self_subject_access_review(chain: &Chain, user: &User, review: Object) -> Result<Object, Status> {
-    check(&review, "SelfSubjectAccessReview", false)?;
+    refuse(&check(&review, false, false))?;
     Ok(answer(chain, user, review))
 }
 
-fn check(review: &Object, kind: &str, names_user: bool) -> Result<(), Status> {
+/// Upstream names no kind here: it asks the object, which has lost it by then.
+fn refuse(errors: &FieldErrors) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(Subject { group: "authorization.k8s.io", resource: "", name: "" }, errors))
+}
+
+fn check(review: &Object, names_user: bool, local: bool) -> FieldErrors {
     let spec = review.value().get("spec").unwrap_or(&Value::Null);
     let has = |name: &str| spec.get(name).is_some_and(Value::is_object);
     let mut errors = FieldErrors::none();
-    match (has("resourceAttributes"), has("nonResourceAttributes")) {
-        (true, true) => {
-            let value = &spec["nonResourceAttributes"];
-            errors.invalid("spec.nonResourceAttributes", value, "cannot be specified in combination with resourceAttributes");
-        }
-        (false, false) => {
-            let text = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.invalid("spec.resourceAttributes", "null", text);
-        }
-        _ => {}
+    if has("resourceAttributes") == has("nonResourceAttributes") {
+        let given = spec.get("nonResourceAttributes").unwrap_or(&Value::Null);
+        errors.invalid("spec", given, "exactly one of nonResourceAttributes or resourceAttributes must be specified");
     }
     let groups = spec.get("groups").and_then(Value::as_array).is_some_and(|g| !g.is_empty());
     if names_user && review.text("/spec/user").is_empty() && !groups {
         errors.invalid("spec.user", r#""""#, "at least one of user or group must be specified");
     }
     for selector in ["fieldSelector", "labelSelector"] {
-        let raw = spec.pointer(&format!("/resourceAttributes/{selector}/rawSelector")).and_then(Value::as_str).unwrap_or_default();
-        let listed = spec.pointer(&format!("/resourceAttributes/{selector}/requirements")).is_some_and(Value::is_array);
-        if !raw.is_empty() && listed {
-            let path = format!("spec.resourceAttributes.{selector}.rawSelector");
-            errors.invalid(path, format!("{raw:?}"), "may not specified at the same time as requirements");
+        if let Some(given) = spec.pointer(&format!("/resourceAttributes/{selector}")).filter(|given| given.is_object()) {
+            check_selector(given, selector == "labelSelector", &format!("spec.resourceAttributes.{selector}"), &mut errors);
         }
     }
-    if errors.is_empty() {
-        return Ok(());
+    let metadata = review.value().get("metadata").and_then(Value::as_object);
+    let own = |name: &str| name == "managedFields" || local && name == "namespace";
+    if metadata.is_some_and(|metadata| metadata.iter().any(|(name, value)| !own(name) && !value.is_null())) {
+        let detail = if local { "must be empty except for namespace" } else { "must be empty" };
+        errors.invalid("metadata", &review.value()["metadata"], detail);
     }
-    Err(Status::invalid(Subject { group: "authorization.k8s.io", resource: kind, name: review.name() }, &errors))
+    errors
+}
+
+fn texts<'v>(of: &'v Value, list: &str) -> impl Iterator<Item = &'v str> {
+    of.get(list).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn requirements(selector: &Value) -> &[Value] {
+    selector.get("requirements").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn raw(selector: &Value) -> &str {
+    selector.get("rawSelector").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A selector in one of two forms. Operators nobody here knows are let through: a newer client may know them.
+fn check_selector(selector: &Value, of_labels: bool, path: &str, errors: &mut FieldErrors) {
+    let (text, listed) = (raw(selector), requirements(selector));
+    match (text.is_empty(), listed.is_empty()) {
+        (false, false) => {
+            errors.invalid(format!("{path}.rawSelector"), format!("{text:?}"), "may not specified at the same time as requirements");
+        }
+        (true, true) => {
+            let detail = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.required(format!("{path}.requirements"), &detail);
+        }
+        _ => {}
+    }
+    for (at, requirement) in listed.iter().enumerate() {
+        let path = format!("{path}.requirements[{at}]");
+        let text = |field: &str| requirement.get(field).and_then(Value::as_str).unwrap_or_default();
+        if !of_labels && text("key").is_empty() {
+            errors.required(format!("{path}.key"), "must be specified");
+        }
+        let values: Vec<&str> = texts(requirement, "values").collect();
+        match text("operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.required(format!("{path}.values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.forbidden(format!("{path}.values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+            _ => {}
+        }
+        if of_labels {
+            errors.invalid_each(&format!("{path}.key"), text("key"), name::qualified(text("key")));
+            for (at, value) in values.iter().enumerate() {
+                errors.invalid_each(&format!("{path}.values[{at}]"), value, name::label_value(value));
+            }
+        }
+    }
+}
+
+/// What of the selectors could not be taken into account (`BuildEvaluationError`).
+fn ignored(attributes: &Value) -> Option<String> {
+    let mut said = Vec::new();
+    for selector in ["fieldSelector", "labelSelector"] {
+        let Some(given) = attributes.get(selector).filter(|given| given.is_object()) else { continue };
+        let labels = selector == "labelSelector";
+        let known = |requirement: &&Value| match requirement.get("operator").and_then(Value::as_str) {
+            Some("In" | "NotIn") => labels || texts(requirement, "values").count() == 1,
+            Some("Exists" | "DoesNotExist") => labels,
+            _ => false,
+        };
+        let all = requirements(given);
+        let kept = all.iter().filter(known).count();
+        let text = raw(given);
+        let malformed = !text.is_empty() && if labels { LabelSelector::parse(text).is_err() } else { FieldSelector::parse(text).is_err() };
+        if kept < all.len() || malformed {
+            let partially = if kept > 0 { "partially " } else { "" };
+            said.push(format!("spec.resourceAttributes.{selector} {partially}ignored due to parse error"));
+        }
+    }
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// The user the review names, with exactly the groups it names.
@@ -131,6 +211,9 @@ fn field_selector(value: &Value) -> FieldSelector {
 fn answer(chain: &Chain, user: &User, mut review: Object) -> Object {
     let request = asked(&review);
     let mut status = json!({});
+    if let Some(said) = ignored(&review.value()["spec"]["resourceAttributes"]) {
+        status["evaluationError"] = said.into();
+    }
     let reason = match chain.decide(user, &request) {
         Decision::Allow => {
             status["allowed"] = true.into();
@@ -214,14 +297,21 @@ mod tests {
         let spec = json!({"resourceAttributes": pods(json!({"rawSelector": "spec.nodeName=a"}))});
         let answer = self_subject_access_review(&chain(), &jane, review(spec)).unwrap();
         assert_eq!(answer.value()["status"]["allowed"], true);
-        let spec = json!({"user": "jane", "resourceAttributes": pods(json!({}))});
-        assert_eq!(local_subject_access_review(&chain(), "other", review(spec)).unwrap_err().code, 400);
+        let spec = json!({"user": "jane", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "ns"}});
+        let local = |namespace: &str| Object::new(json!({"metadata": {"namespace": namespace}, "spec": spec})).unwrap();
+        let elsewhere = local_subject_access_review(&chain(), local("other")).unwrap_err();
+        assert!(elsewhere.message.ends_with("spec.resourceAttributes.namespace: Invalid value: \"ns\": must match metadata.namespace"));
+        assert!(local_subject_access_review(&chain(), local("ns")).is_ok());
     }
 
     #[test]
     fn a_review_must_ask_one_thing_about_somebody() {
         let neither = subject_access_review(&chain(), review(json!({"user": "jane"}))).unwrap_err();
         assert_eq!(neither.code, 422);
+        let newer = json!({"requirements": [{"key": "spec.nodeName", "operator": "Near", "values": ["a"]}]});
+        let partly = self_subject_access_review(&chain(), &User::anonymous(), review(json!({"resourceAttributes": pods(newer)}))).unwrap();
+        let said = "spec.resourceAttributes.fieldSelector ignored due to parse error";
+        assert_eq!(partly.value()["status"], json!({"allowed": false, "evaluationError": said}));
         let both = json!({"resourceAttributes": {}, "nonResourceAttributes": {}});
         assert!(self_subject_access_review(&chain(), &User::anonymous(), review(both)).is_err());
         let nobody = subject_access_review(&chain(), review(json!({"resourceAttributes": {}}))).unwrap_err();

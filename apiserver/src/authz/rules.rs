@@ -49,6 +49,10 @@ pub fn self_subject_rules_review(chain: &Chain, user: &User, mut review: Object)
         status["evaluationError"] = known.incomplete.into();
     }
     if let Some(root) = review.value_mut().as_object_mut() {
+        // Nothing of the question is repeated.
+        root.retain(|name, _| name == "apiVersion" || name == "kind");
+        root.insert("metadata".into(), json!({"creationTimestamp": null}));
+        root.insert("spec".into(), json!({}));
         root.insert("status".into(), status);
     }
     Ok(review)

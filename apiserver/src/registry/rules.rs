@@ -120,7 +120,7 @@ pub trait Rules: Send + Sync {
 }
 
 /// What is wrong with an object, of what the tables and the kind's rules found: where both speak of a field the rule knows better; in the
-/// order upstream finds it.
+/// order upstream finds it, the same thing once.
 pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules, new: &Object, old: Option<&Object>) -> FieldErrors {
     let (order, unheard, passed_over) = (of.order(), of.unheard(), of.passed_over(new, old));
     let below = |path: &str, of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
@@ -133,6 +133,8 @@ pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules, new: &O
     if !order.is_empty() {
         found.sort_by_cached_key(|error| place(&error.path, order));
     }
+    let mut said = std::collections::HashSet::new();
+    found.retain(|error| said.insert((error.path.clone(), error.message.clone())));
     FieldErrors(found)
 }
 

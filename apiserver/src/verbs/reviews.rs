@@ -9,7 +9,7 @@ use coracle_schema::{
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Api, Call, binding, filter::Filter, list, render};
+use super::{Api, Call, binding, filter::Filter, list, render, write::Writing};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     authn, authz,
@@ -29,26 +29,38 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     if &*kind.gvk.kind == "ComponentStatus" {
         return component_statuses(api, call, kind).await;
     }
-    let review = decoded(call, kind)?;
+    let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
+    let mut writing = Writing::new(api, call, kind, options);
+    let mut review = writing.decode_body()?;
+    meta::wipe(&mut review);
+    if kind.is_namespaced() {
+        review.set_metadata("namespace", call.info.namespace.as_str());
+    } else {
+        review.metadata_mut().remove("namespace");
+    }
     let sent = review.clone();
     let made = match &*kind.gvk.kind {
         "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
         "SelfSubjectReview" => authn::reviews::self_subject_review(user, review, api.now()),
         "SubjectAccessReview" => authz::reviews::subject_access_review(&api.authorizer, review)?,
-        "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, &call.info.namespace, review)?,
+        "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, review)?,
         "SelfSubjectAccessReview" => authz::reviews::self_subject_access_review(&api.authorizer, user, review)?,
         "SelfSubjectRulesReview" => authz::reviews::self_subject_rules_review(&api.authorizer, user, review)?,
         _ => return Err(Status::method_not_allowed()),
     };
     let mut made = made;
-    own(api, call, kind, sent, &mut made)?;
+    // These two are answered by objects of their own.
+    if !["SelfSubjectReview", "SelfSubjectRulesReview"].contains(&&*kind.gvk.kind) {
+        own(api, &writing.options, kind, sent, &mut made);
+    }
     let wanted = render::wanted(call, kind)?;
-    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, made.value()))
+    let mut answer = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
+    answer::warn(&mut answer, &writing.warnings);
+    Ok(answer)
 }
 
 /// Notes who asked: upstream does, though nobody will ever read it again. `sent` is the question as it came.
-fn own(api: &Api, call: &Call, kind: &Kind, mut sent: Object, answer: &mut Object) -> Result<(), Status> {
-    let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
+fn own(api: &Api, options: &WriteOptions, kind: &Kind, mut sent: Object, answer: &mut Object) {
     let (api_version, now) = (kind.api_version(), meta::time_text(api.now()));
     let manager = options.field_manager.as_str();
     let who = Who { manager, api_version: &api_version, kind: &kind.gvk.kind, subresource: "", now: &now, reset: &[] };
@@ -59,7 +71,6 @@ fn own(api: &Api, call: &Call, kind: &Kind, mut sent: Object, answer: &mut Objec
     if let Some(fields) = sent.value().get("metadata").and_then(|metadata| metadata.get("managedFields")) {
         answer.set_metadata("managedFields", fields.clone());
     }
-    Ok(())
 }
 
 /// `serviceaccounts/token`: a new token for the account.
@@ -80,10 +91,6 @@ pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> R
     let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
     answer::warn(&mut made, &warnings);
     Ok(made)
-}
-
-fn decoded(call: &Call, kind: &Kind) -> Result<Object, Status> {
-    decoded_as(call, &kind.schema, &kind.gvk.kind, &kind.gvk.version, &kind.api_version())
 }
 
 /// The body as an object of a kind that is answered and not stored.
