@@ -1,5 +1,6 @@
 //! The binary: options, certificates, wiring, signals. Dull on purpose.
 
+mod audit;
 mod certs;
 mod clients;
 mod commands;

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use crate::audit::AuditFlags;
+
 /// A Kubernetes cluster in one small binary.
 #[derive(Parser, Debug)]
 #[command(name = "coracle", version, about, max_term_width = 110, args_override_self = true)]
@@ -114,6 +116,9 @@ pub(crate) struct ServerOptions {
     /// Registries spoken to over plain HTTP (loopback ones always are).
     #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
     pub(crate) insecure_registries: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) audit: AuditFlags,
 
     /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]

@@ -133,6 +133,7 @@ fn server_options(
         },
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
+        audit: options.audit.clone().into(),
         agent_tls: Some(Arc::new(agent_client(certificates)?)),
         max_reads: MAX_READS,
         max_writes: MAX_WRITES,

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     Error, Options, Server,
     admission::{self, matching::Equivalents, policy, webhook},
+    audit::Audit,
     authn::Authenticator,
     authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
@@ -26,6 +27,7 @@ use crate::{
 
 /// Builds the server.
 pub(crate) async fn server(options: Options) -> Result<Server, Error> {
+    let audit = Audit::open(&options.audit).map_err(Error::Options)?;
     let tables = Arc::new(Tables::load()?);
     let kinds = catalog::built_in(&tables, odd);
     let storage = Storage::start(options.store, kinds);
@@ -104,6 +106,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let address = std::net::SocketAddr::new(options.facts.advertise_address, options.facts.secure_port).to_string();
     let layers = Arc::new(Layers {
         api,
+        audit,
         limits: Limits::new(options.max_reads, options.max_writes),
         metrics: Metrics::default(),
         paths: Paths::new(discovery::built_in(&tables), address),

@@ -4,6 +4,7 @@
 //! `kinds` holds the odd rules of single kinds and depends on `registry` only; `wire` (encodings) is a leaf.
 
 pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -47,6 +48,8 @@ pub struct Options {
     pub enable_admission: Vec<String>,
     /// Plugins that are off (`--disable-admission-plugins`).
     pub disable_admission: Vec<String>,
+    /// What is written down of requests.
+    pub audit: audit::Options,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
     pub agent_tls: Option<Arc<rustls::ClientConfig>>,
     /// Reads in flight at most (`--max-requests-inflight`).

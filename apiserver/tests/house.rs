@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
-use coracle_apiserver::{Options, Ranges, Server, Service, authn, authn::User, authz, bootstrap::Facts};
+use coracle_apiserver::{Options, Ranges, Server, Service, audit, authn, authn::User, authz, bootstrap::Facts};
 use coracle_store::{Store, embedded};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -49,6 +49,16 @@ impl House {
 
     /// A server over a store that may hold something already.
     pub(crate) async fn over(store: Arc<dyn Store>, agent_tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self::of(Options { agent_tls, ..Self::options(store) }).await
+    }
+
+    /// A server of these options.
+    pub(crate) async fn of(options: Options) -> Self {
+        Self { server: Server::build(options).await.unwrap(), user: Arc::new(User::new("admin", &["system:masters"])) }
+    }
+
+    /// What the servers of most tests are built of.
+    pub(crate) fn options(store: Arc<dyn Store>) -> Options {
         let facts = Facts {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             secure_port: 6443,
@@ -57,7 +67,7 @@ impl House {
             client_ca: String::new(),
             now: jiff::Timestamp::now(),
         };
-        let options = Options {
+        Options {
             store,
             authentication: authn::Options { anonymous: true, ..authn::Options::default() },
             authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
@@ -65,13 +75,12 @@ impl House {
             facts,
             enable_admission: Vec::new(),
             disable_admission: vec!["ServiceAccount".into()],
-            agent_tls,
+            audit: audit::Options::default(),
+            agent_tls: None,
             max_reads: 400,
             max_writes: 200,
             clock: Arc::new(jiff::Timestamp::now),
-        };
-        let server = Server::build(options).await.unwrap();
-        Self { server, user: Arc::new(User::new("admin", &["system:masters"])) }
+        }
     }
 
     pub(crate) fn service(&self) -> Service {

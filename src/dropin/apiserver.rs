@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges,
+    Ranges, audit,
     authn::{self, bearer, keys::VerifyingKey},
     authz::Mode,
 };
@@ -18,7 +18,7 @@ use super::{
     flags::{Flags, duration},
     keys,
 };
-use crate::{certs::Pair, machine};
+use crate::{audit::AuditFlags, certs::Pair, machine};
 
 /// Upstream's defaults.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) ranges: Ranges,
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
+    pub(crate) audit: audit::Options,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) max_reads: usize,
     pub(crate) max_writes: usize,
@@ -86,6 +87,7 @@ impl Settings {
             ranges,
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
             disable_admission: owned(&flags.list("disable-admission-plugins")),
+            audit: AuditFlags::of(|name| flags.last(name))?.into(),
             agent_tls: keys::to_agents(flags)?,
             max_reads: limit(flags, "max-requests-inflight", MAX_READS)?,
             max_writes: limit(flags, "max-mutating-requests-inflight", MAX_WRITES)?,

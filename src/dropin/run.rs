@@ -101,6 +101,7 @@ fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>)
         service_ranges: settings.ranges,
         enable_admission: settings.enable_admission,
         disable_admission: settings.disable_admission,
+        audit: settings.audit,
         agent_tls,
         max_reads: settings.max_reads,
         max_writes: settings.max_writes,

@@ -71,6 +71,7 @@ impl ApiWriter {
             body: Bytes::new(),
             upgrade: None,
             annotations: Arc::default(),
+            trail: None,
         }
     }
 }

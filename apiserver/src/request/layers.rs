@@ -1,10 +1,16 @@
 //! What every request passes on its way in, in one list: see [`Layers::pass`].
 
-use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode, request::Parts};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
@@ -15,9 +21,12 @@ use super::{
     limits::{self, Limits},
     metrics::Metrics,
     paths::Paths,
+    trail::{self, Track},
 };
 use crate::{
+    audit::{Audit, Stage},
     authn::User,
+    authz::Authorizer,
     verbs::{self, Api, Call, render},
     wire::{Answer, Status, answer, negotiate},
 };
@@ -28,8 +37,13 @@ type Incoming = UnsyncBoxBody<Bytes, io::Error>;
 /// How a request came here.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// Over a connection; with the user of its verified client certificate, if it has one.
-    Network(Option<Arc<User>>),
+    /// Over a connection.
+    Network {
+        /// The user of its verified client certificate, if it has one.
+        user: Option<Arc<User>>,
+        /// Where the client is.
+        address: Option<IpAddr>,
+    },
     /// From a part of this process, as this user.
     Process(Arc<User>),
 }
@@ -38,6 +52,8 @@ pub enum Origin {
 pub struct Layers {
     /// What the verbs work with.
     pub api: Arc<Api>,
+    /// What is written down of requests.
+    pub audit: Option<Arc<Audit>>,
     /// Bounds.
     pub limits: Limits,
     /// Counts.
@@ -74,46 +90,46 @@ impl Layers {
                 return answer::text(StatusCode::INTERNAL_SERVER_ERROR, text);
             }
         };
-        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query)).catch_unwind();
-        let mut made = match passing.await {
-            Ok(Ok(made)) => made,
-            Ok(Err(status)) => render::error(tables, encoding, &status),
+        let track = Track::new(request.headers());
+        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query, &track)).catch_unwind();
+        let (made, status, stage) = match passing.await {
+            Ok(Ok(made)) => (made, None, Stage::ResponseComplete),
+            Ok(Err(status)) => (render::error(tables, encoding, &status), Some(status), Stage::ResponseComplete),
             Err(_) => {
                 error!(verb = info.verb, path = info.path, "a request panicked");
-                render::error(tables, encoding, &Status::internal("this request panicked; the server's log has the details"))
+                let status = Status::internal("this request panicked; the server's log has the details");
+                (render::error(tables, encoding, &status), Some(status), Stage::Panic)
             }
         };
+        let mut made = track.end(made, status.as_ref(), stage, info.is_long_running()).await;
         let took = started.elapsed();
         self.metrics.observe(&info, made.status().as_u16(), took);
-        let id = uuid::Uuid::new_v4().to_string();
+        let id = &track.id;
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(id) = HeaderValue::from_str(id) {
             made.headers_mut().insert("audit-id", id);
         }
         made
     }
 
-    /// The layers, in order: limits, authentication, impersonation, authorization, (audit), body, dispatch.
+    /// The layers, in order: limits, authentication, audit, impersonation, authorization, body, dispatch.
     async fn pass(
         self: &Arc<Self>,
         origin: Origin,
         request: Request<Incoming>,
         info: &RequestInfo,
         query: Query,
+        track: &Track,
     ) -> Result<Answer, Status> {
         let slot = match origin {
-            Origin::Network(_) => self.limits.enter(info)?,
+            Origin::Network { .. } => self.limits.enter(info)?,
             Origin::Process(_) => self.limits.enter_anyway(info),
         };
         let work = async {
             let (mut parts, body) = request.into_parts();
-            let user = match origin {
-                Origin::Process(user) => user,
-                Origin::Network(peer) => self.api.authenticator.authenticate(peer.as_ref(), &parts.headers, self.api.now()).await?,
-            };
-            let user = impersonate(user, &parts.headers, &self.api.authorizer)?;
-            self.api.authorizer.authorize(&user, info)?;
-            // Audit stands here: it sees who asks for what, and nothing was done yet.
+            let user = self.recognise(origin, &parts, info, track).await?;
+            let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer)?;
+            let user = self.authorize(&user, acting, info, track)?;
             let call = Call {
                 info: info.clone(),
                 query,
@@ -124,6 +140,7 @@ impl Layers {
                 upgrade: parts.extensions.remove(),
                 headers: parts.headers,
                 annotations: Arc::default(),
+                trail: track.trail().cloned(),
             };
             self.dispatch(call).await
         };
@@ -135,10 +152,51 @@ impl Layers {
         made.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
     }
 
+    /// Who asks. From here on the request is written down.
+    async fn recognise(&self, origin: Origin, parts: &Parts, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Status> {
+        let now = self.api.now();
+        let (found, address, certificate) = match origin {
+            Origin::Process(user) => (Ok(user), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), false),
+            Origin::Network { user, address } => {
+                (self.api.authenticator.authenticate(user.as_ref(), &parts.headers, now).await, address, user.is_some())
+            }
+        };
+        if let Some(audit) = &self.audit {
+            track.begin(audit, found.as_ref().ok().cloned(), (parts, info), address, now).await?;
+            if let (Some(trail), Err(status)) = (track.trail(), &found) {
+                trail.end(status.code, Some(&Status { message: trail::attempted(&parts.headers, certificate), ..status.clone() }));
+            }
+        }
+        found
+    }
+
+    /// Whether the user may, as whom it acts.
+    fn authorize(&self, user: &Arc<User>, acting: Arc<User>, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Status> {
+        let allowed = self.api.authorizer.authorize(&acting, info);
+        if let Some(trail) = track.trail() {
+            if !Arc::ptr_eq(user, &acting) {
+                trail.impersonate(&acting);
+            }
+            let decision = if allowed.is_ok() { "allow" } else { "forbid" };
+            trail.annotate("authorization.k8s.io/decision", decision);
+            trail.annotate("authorization.k8s.io/reason", self.api.authorizer.grounds(&acting, info));
+        }
+        allowed.map(|()| acting)
+    }
+
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Answer, Status> {
         if call.info.is_resource {
             let gzip = answer::takes_gzip(&call.headers);
-            return Ok(answer::compress(verbs::dispatch(&self.api, call).await?, gzip));
+            let (trail, annotations) = (call.trail.clone(), Arc::clone(&call.annotations));
+            let mut made = verbs::dispatch(&self.api, call).await;
+            if let Some(trail) = &trail {
+                trail.admitted(&annotations);
+                made = match made {
+                    Ok(answer) => Ok(trail::shown(trail, &self.api.tables, answer).await),
+                    refused => refused,
+                };
+            }
+            return Ok(answer::compress(made?, gzip));
         }
         self.paths.answer(self, &call).await
     }

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod paths;
 pub mod query;
 pub mod serve;
+mod trail;
 
 pub use info::RequestInfo;
 pub use query::Query;

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::{
     authn::{User, certificates, possession::ClientCertificates},
-    wire::Body,
+    wire::{Answer, Body, answer},
 };
 
 /// A client has this long to shake hands.
@@ -111,6 +112,7 @@ async fn refused(error: &io::Error) {
 
 async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {
     prepare(&stream);
+    let address = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
@@ -120,7 +122,8 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     let (peer, http2) = (peer(session.peer_certificates()), session.alpn_protocol() == Some(b"h2"));
     let activity = Activity::new();
     let builder = protocol(http2);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), NetworkService { layers, peer, activity: activity.clone() });
+    let serving =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), NetworkService { layers, peer, address, activity: activity.clone() });
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -177,6 +180,7 @@ fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
 struct NetworkService {
     layers: Arc<Layers>,
     peer: Option<Arc<User>>,
+    address: Option<IpAddr>,
     activity: Activity,
 }
 
@@ -186,9 +190,28 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Some(refused) = malformed(&request) {
+            return Box::pin(async move { Ok(refused) });
+        }
         let busy = self.activity.begin();
-        let answer = self.layers.serve(Origin::Network(self.peer.clone()), request);
+        let origin = Origin::Network { user: self.peer.clone(), address: self.address };
+        let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await.map(|body| body.holding(busy))) })
+    }
+}
+
+/// Refuses what Go's server refuses before anybody looks at it, in its words, and tunnels, which nobody digs here.
+fn malformed<B>(request: &Request<B>) -> Option<Answer> {
+    let bad = |why: &str| Some(answer::text(StatusCode::BAD_REQUEST, format!("400 Bad Request{why}")));
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let path = request.uri().path().as_bytes();
+    let escaped = |at: usize| path.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    match (request.version(), hosts) {
+        _ if request.method() == Method::CONNECT => Some(answer::not_found()),
+        (Version::HTTP_11, 0) => bad(": missing required Host header"),
+        (Version::HTTP_11, 2..) => bad(""),
+        _ if (0..path.len()).any(|at| path[at] == b'%' && !escaped(at)) => bad(""),
+        _ => None,
     }
 }
 
@@ -220,7 +243,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let user = request.extensions_mut().remove::<Arc<User>>().or_else(|| request.extensions_mut().remove::<User>().map(Arc::new));
-        let origin = user.map_or(Origin::Network(None), Origin::Process);
+        let origin = user.map_or(Origin::Network { user: None, address: None }, Origin::Process);
         let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await) })
     }

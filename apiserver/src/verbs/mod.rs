@@ -30,11 +30,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{Admission, Annotations},
+    audit::Trail,
     authn::{Authenticator, User},
     authz,
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
-    wire::{Answer, Status, answer, negotiate},
+    wire::{Answer, Status, answer, negotiate, yaml},
 };
 
 /// The time, so that tests may choose it.
@@ -82,6 +83,8 @@ pub struct Call {
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
     /// What admission tells the audit log.
     pub annotations: Arc<Annotations>,
+    /// What is written down of it; `None` when nothing is.
+    pub trail: Option<Arc<Trail>>,
 }
 
 impl Api {
@@ -99,7 +102,24 @@ impl Api {
 impl Call {
     /// The body as a message of `schema`, not yet checked against it.
     pub fn body_as(&self, schema: &SchemaRef) -> Result<Value, Status> {
-        negotiate::parse(&self.headers, &self.body, schema)
+        let body = negotiate::parse(&self.headers, &self.body, schema)?;
+        self.note(&body);
+        Ok(body)
+    }
+
+    /// Notes what the request brings in its trail.
+    pub fn note(&self, body: &Value) {
+        if let Some(trail) = &self.trail {
+            trail.request(body);
+        }
+    }
+
+    /// Notes a patch, which names no object, in its trail.
+    fn note_patch(&self) {
+        let trail = self.trail.as_ref().filter(|trail| trail.takes_request());
+        if let (Some(trail), Ok(patch)) = (trail, yaml::read(&self.body)) {
+            trail.patch(patch.value);
+        }
     }
 
     /// The same request without its body and connection, to be aimed at another object.
@@ -114,12 +134,13 @@ impl Call {
             body: Bytes::new(),
             upgrade: None,
             annotations: Arc::clone(&self.annotations),
+            trail: None,
         }
     }
 
     /// The User-Agent; empty when there is none.
     pub fn user_agent(&self) -> &str {
-        self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.headers.get(header::USER_AGENT).and_then(|v| std::str::from_utf8(v.as_bytes()).ok()).unwrap_or_default()
     }
 
     /// The namespace objects of `kind` are in: that of the path, or none for cluster kinds.
@@ -145,6 +166,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return nobody(api, info);
     }
     let verb = Verb::parse(&info.verb);
+    if verb == Some(Verb::Patch) {
+        call.note_patch();
+    }
     if !info.subresource.is_empty() {
         let Some(subresource) = kind.subresource(&info.subresource) else {
             return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { nobody(api, info) };

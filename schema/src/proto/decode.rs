@@ -28,6 +28,11 @@ pub fn decode(body: &[u8], schema: &SchemaRef) -> Result<Value, ProtoError> {
     Ok(value)
 }
 
+/// `apiVersion` and `kind` of a body, from its envelope.
+pub fn type_of(body: &[u8]) -> Result<(String, String), ProtoError> {
+    Unknown::read(body).map(|unknown| (unknown.api_version, unknown.kind))
+}
+
 /// `runtime.Unknown`
 #[derive(Default)]
 struct Unknown<'a> {

@@ -14,7 +14,7 @@ mod scalar;
 mod tests;
 mod wire;
 
-pub use decode::decode;
+pub use decode::{decode, type_of};
 pub use encode::message;
 pub use envelope::{MAGIC, envelope};
 pub(crate) use plan::Plan;

@@ -17,10 +17,11 @@ use serde_json::Value;
 use self::{
     checks::{details, evaluate},
     pod::Pod,
-    standard::{Level, LevelVersion, Policy},
+    standard::{LevelVersion, Policy},
 };
 use super::{Admission, Attempt, Operation, look};
 use crate::{
+    audit::Level,
     registry::{Object, Reader},
     wire::{Status, status::Subject},
 };
@@ -93,11 +94,17 @@ impl PodSecurity {
 
     async fn check_pod(&self, attempt: &mut Attempt<'_>, pod: &Object) -> Result<(), Status> {
         let policy = self.policy(&attempt.request.namespace).await?;
-        if policy.is_privileged() || attempt.old.is_some_and(|old| !images_change(old.value(), pod.value())) {
+        if policy.is_privileged() {
+            annotate(attempt, "enforce-policy", "privileged:latest");
+            return Ok(());
+        }
+        if attempt.old.is_some_and(|old| !images_change(old.value(), pod.value())) {
             return Ok(());
         }
         let pod_seen = Pod::of(pod.value());
         let violations = evaluate(policy.enforce, &pod_seen);
+        annotate(attempt, "enforce-policy", &policy.enforce.to_string());
+        note(attempt, policy.audit, &pod_seen);
         if !violations.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&violations));
             return Err(look::forbidden(attempt, Some(pod), &why));
@@ -111,6 +118,7 @@ impl PodSecurity {
         let place = template_of(&attempt.request.group, &attempt.request.resource);
         let Some(template) = place.and_then(|place| object.value().pointer(place)).filter(|t| t.is_object()) else { return Ok(()) };
         let Ok(policy) = self.policy(&attempt.request.namespace).await else { return Ok(()) };
+        note(attempt, policy.audit, &Pod::of(template));
         attempt.warnings.extend(warning(policy.warn, &Pod::of(template)));
         Ok(())
     }
@@ -125,7 +133,7 @@ impl PodSecurity {
         let Some((before, _)) = before else { return Ok(()) };
         let (now, then) = (policy.enforce, before.enforce);
         let relaxed = now.version == then.version && now.level <= then.level;
-        if now.level == Level::Privileged || relaxed {
+        if now.level == standard::Level::Privileged || relaxed {
             return Ok(());
         }
         let Ok(pods) = self.reader.list("", "pods", object.name()).await else {
@@ -140,6 +148,18 @@ impl PodSecurity {
 fn warning(of: LevelVersion, pod: &Pod<'_>) -> Option<String> {
     let violations = evaluate(of, pod);
     (!violations.is_empty()).then(|| format!("would violate PodSecurity \"{of}\": {}", details(&violations)))
+}
+
+/// Tells the audit what it asked to be told of.
+fn note(attempt: &Attempt<'_>, of: LevelVersion, pod: &Pod<'_>) {
+    if let Some(text) = warning(of, pod) {
+        annotate(attempt, "audit-violations", &text);
+    }
+}
+
+fn annotate(attempt: &Attempt<'_>, name: &str, value: &str) {
+    // Nobody else has these keys.
+    let _ = attempt.annotations.add(&format!("{}{name}", standard::PREFIX), value, Level::Metadata);
 }
 
 fn labels(namespace: &Object) -> BTreeMap<String, String> {

@@ -91,7 +91,8 @@ impl fmt::Display for LevelVersion {
     }
 }
 
-const PREFIX: &str = "pod-security.kubernetes.io/";
+/// Of the labels, and of what the audit is told.
+pub(super) const PREFIX: &str = "pod-security.kubernetes.io/";
 
 impl Policy {
     /// What the labels of a namespace ask for, and what is wrong with them. A wrong label enforces the strictest of the newest, and

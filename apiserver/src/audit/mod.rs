@@ -1,0 +1,179 @@
+//! Who did what and when, written down beside the request (`apiserver/pkg/audit`).
+//!
+//! A request gets a [`Trail`] once it is known who asks. Layers and verbs add to it what they know; at each stage the policy asks for,
+//! the event as it is then goes to every sink. Without a policy there are no trails and nothing of this costs anything.
+
+mod event;
+mod log;
+mod policy;
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use self::{event::Event, log::Log, policy::Policy};
+pub use self::{
+    event::{Received, Stage},
+    log::{LogOptions, Mode},
+    policy::Level,
+};
+use crate::{admission::Annotations, authn::User, wire::Status};
+
+/// What is written down, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--audit-policy-file`: without one nothing is written.
+    pub policy: Option<PathBuf>,
+    /// `--audit-log-path` and what belongs to it.
+    pub log: Option<LogOptions>,
+}
+
+/// Policy and sinks.
+pub struct Audit {
+    policy: Policy,
+    log: Log,
+}
+
+/// What is known of one request.
+pub struct Trail {
+    audit: Arc<Audit>,
+    level: Level,
+    omit_stages: Vec<Stage>,
+    omit_managed_fields: bool,
+    event: Mutex<Event>,
+}
+
+impl Audit {
+    /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file.
+    pub fn open(options: &Options) -> Result<Option<Arc<Self>>, String> {
+        let (Some(policy), Some(log)) = (&options.policy, &options.log) else { return Ok(None) };
+        Ok(Some(Arc::new(Self { policy: Policy::load(policy)?, log: Log::open(log.clone())? })))
+    }
+
+    /// Begins the trail of a request; `None` when nothing of it is to be written.
+    pub fn begin(self: &Arc<Self>, received: Received<'_>) -> Option<Arc<Trail>> {
+        let verdict = self.policy.verdict(received.user.as_deref(), received.info)?;
+        Some(Arc::new(Trail {
+            audit: Arc::clone(self),
+            level: verdict.level,
+            omit_stages: verdict.omit_stages.to_vec(),
+            omit_managed_fields: verdict.omit_managed_fields,
+            event: Mutex::new(Event::new(verdict.level, received)),
+        }))
+    }
+}
+
+impl Trail {
+    /// The request acts as somebody else.
+    pub fn impersonate(&self, user: &Arc<User>) {
+        self.event.lock().impersonated_user = Some(Arc::clone(user));
+    }
+
+    /// Adds a fact; the first of a key stays.
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        self.event.lock().annotations.entry(key.to_owned()).or_insert_with(|| value.into());
+    }
+
+    /// Adds what admission has to tell.
+    pub fn admitted(&self, annotations: &Annotations) {
+        let told = annotations.up_to(self.level);
+        for (key, value) in told.as_object().into_iter().flatten() {
+            self.annotate(key, value.as_str().unwrap_or_default());
+        }
+    }
+
+    /// Whether objects are written, of requests at least.
+    pub fn takes_request(&self) -> bool {
+        self.level >= Level::Request
+    }
+
+    /// Whether answers are written, too.
+    pub fn takes_response(&self) -> bool {
+        self.level >= Level::RequestResponse
+    }
+
+    /// The object or patch a request brings.
+    pub fn request(&self, object: &Value) {
+        let mut event = self.event.lock();
+        event.name_object(object);
+        if self.takes_request() {
+            event.request_object = Some(self.shown(object.clone()));
+        }
+    }
+
+    /// The patch a request brings.
+    pub fn patch(&self, patch: Value) {
+        self.event.lock().request_object = Some(patch);
+    }
+
+    /// The object that is answered.
+    pub fn response(&self, object: Value) {
+        if self.takes_response() {
+            self.event.lock().response_object = Some(self.shown(object));
+        }
+    }
+
+    fn shown(&self, mut object: Value) -> Value {
+        if self.omit_managed_fields {
+            drop_managed_fields(&mut object);
+            for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+                drop_managed_fields(item);
+            }
+        }
+        object
+    }
+
+    /// How it ended: the code of the answer, and the error if it is one. What is told first stays.
+    pub fn end(&self, code: u16, status: Option<&Status>) {
+        let mut event = self.event.lock();
+        if event.response_status.is_none() {
+            event.end(code, status);
+        }
+    }
+
+    /// Writes the event at a stage, if the policy asks for it. The error is for the client: it is told where its request must not go on
+    /// unwritten.
+    pub async fn write(&self, stage: Stage) -> Result<(), Status> {
+        let Some(line) = self.line(stage) else { return Ok(()) };
+        if self.audit.log.take(line).await || !self.audit.log.is_strict() || stage != Stage::RequestReceived {
+            return Ok(());
+        }
+        Err(Status::internal("failed to store audit event"))
+    }
+
+    /// Writes the event of a request whose answer has left, so that nobody can wait for it.
+    pub fn leave(&self, stage: Stage) {
+        if let Some(line) = self.line(stage) {
+            self.audit.log.leave(line);
+        }
+    }
+
+    fn line(&self, stage: Stage) -> Option<Vec<u8>> {
+        if self.omit_stages.contains(&stage) {
+            return None;
+        }
+        let mut event = self.event.lock();
+        event.stage = stage;
+        event.stage_timestamp = Timestamp::now().max(event.request_received_timestamp);
+        let mut line = serde_json::to_vec(&*event).ok()?;
+        line.push(b'\n');
+        Some(line)
+    }
+}
+
+fn drop_managed_fields(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+}
+
+/// Held by the body of an answer that goes on: when it ends, so does the request.
+pub struct Completion(pub Arc<Trail>);
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.0.leave(Stage::ResponseComplete);
+    }
+}

@@ -1,0 +1,151 @@
+//! The layer that writes requests down: what it knows of them, before and after they are answered (`endpoints/filters/audit.go`).
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
+
+use coracle_schema::{Tables, proto};
+use http::{HeaderMap, header, request::Parts};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::RequestInfo;
+use crate::{
+    audit::{Audit, Completion, Received, Stage, Trail},
+    authn::{User, bearer},
+    wire::{Answer, Body, Status, negotiate::Encoding},
+};
+
+const AUDIT_ID: &str = "audit-id";
+
+/// A request's id and, once it is known who asks, its trail.
+pub(super) struct Track {
+    /// The `Audit-ID` it came with, or a new one.
+    pub(super) id: String,
+    trail: OnceLock<Arc<Trail>>,
+}
+
+impl Track {
+    pub(super) fn new(headers: &HeaderMap) -> Self {
+        let given = headers.get(AUDIT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+        Self { id: given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned), trail: OnceLock::new() }
+    }
+
+    /// The trail, if the policy wants one.
+    pub(super) fn trail(&self) -> Option<&Arc<Trail>> {
+        self.trail.get()
+    }
+
+    /// Writes that the request has come. `user` is absent when nobody was recognised.
+    pub(super) async fn begin(
+        &self,
+        audit: &Arc<Audit>,
+        user: Option<Arc<User>>,
+        (parts, info): (&Parts, &RequestInfo),
+        address: Option<IpAddr>,
+        at: Timestamp,
+    ) -> Result<(), Status> {
+        let text = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let uri = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        let source_ips = source_ips(&parts.headers, address);
+        let received = Received { audit_id: &self.id, uri, info, user, source_ips, user_agent: text(header::USER_AGENT), at };
+        let Some(trail) = audit.begin(received) else { return Ok(()) };
+        self.trail.get_or_init(|| trail).write(Stage::RequestReceived).await
+    }
+
+    /// Writes how it ended; of an answer that goes on, that it has begun. `stage` is how it ended.
+    pub(super) async fn end(&self, answer: Answer, status: Option<&Status>, stage: Stage, goes_on: bool) -> Answer {
+        let Some(trail) = self.trail.get() else { return answer };
+        trail.end(answer.status().as_u16(), status);
+        if goes_on && stage == Stage::ResponseComplete {
+            // Only what has not begun may fail for want of its event.
+            let _ = trail.write(Stage::ResponseStarted).await;
+            return answer.map(|body| body.holding(Completion(Arc::clone(trail))));
+        }
+        let _ = trail.write(stage).await;
+        answer
+    }
+}
+
+/// The same answer, shown to the trail if it is at hand and the policy wants it.
+pub(super) async fn shown(trail: &Trail, tables: &Tables, answer: Answer) -> Answer {
+    if !trail.takes_response() || answer.body().len().is_none() {
+        return answer;
+    }
+    let (parts, body) = answer.into_parts();
+    let bytes = match body.collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(never) => match never {},
+    };
+    let is = |encoding: Encoding| parts.headers.get(header::CONTENT_TYPE).is_some_and(|t| t == encoding.content_type());
+    let object = if is(Encoding::Protobuf) { decoded(tables, &bytes) } else { serde_json::from_slice(&bytes).ok() };
+    if let Some(object) = object {
+        trail.response(object);
+    }
+    Answer::from_parts(parts, Body::full(bytes))
+}
+
+/// A protobuf answer of the built-in API.
+fn decoded(tables: &Tables, body: &[u8]) -> Option<Value> {
+    let (api_version, kind) = proto::type_of(body).ok()?;
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+    let schema = tables.kind(group, version, &kind).or_else(|| tables.message(&format!("meta.{kind}")))?;
+    proto::decode(body, &schema).ok()
+}
+
+/// Where a request comes from: whom proxies name, then who is connected (`utilnet.SourceIPs`).
+fn source_ips(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<String> {
+    let texts = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let address_of = |text: &str| text.trim().parse::<IpAddr>().ok();
+    let mut all: Vec<IpAddr> = texts("x-forwarded-for").split(',').filter_map(address_of).collect();
+    if let Some(real) = address_of(&texts("x-real-ip")).filter(|ip| all.is_empty() || !all.contains(ip)) {
+        all.push(real);
+    }
+    if let Some(peer) = address.filter(|ip| all.last() != Some(ip)) {
+        all.push(peer);
+    }
+    all.iter().map(ToString::to_string).collect()
+}
+
+/// What a client tried that nobody recognised.
+pub(super) fn attempted(headers: &HeaderMap, has_certificate: bool) -> String {
+    let basic = headers.get(header::AUTHORIZATION).is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"basic "));
+    let tried = [(basic, "basic"), (bearer::token(headers).is_some(), "bearer"), (has_certificate, "x509")];
+    let tried: Vec<&str> = tried.into_iter().filter_map(|(tried, name)| tried.then_some(name)).collect();
+    if tried.is_empty() {
+        return "Authentication failed, no credentials provided".to_owned();
+    }
+    format!("Authentication failed, attempted: {}", tried.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_request_keeps_the_id_it_came_with() {
+        assert_eq!(Track::new(&headers(&[("audit-id", "mine")])).id, "mine");
+        assert_eq!(Track::new(&headers(&[])).id.len(), 36);
+    }
+
+    #[test]
+    fn sources_are_the_client_its_proxies_and_the_peer() {
+        let peer = Some(IpAddr::from([10, 0, 0, 9]));
+        let forwarded = headers(&[("x-forwarded-for", "1.1.1.1, nonsense, 2.2.2.2"), ("x-real-ip", "3.3.3.3")]);
+        assert_eq!(source_ips(&forwarded, peer), ["1.1.1.1", "2.2.2.2", "3.3.3.3", "10.0.0.9"]);
+        assert_eq!(source_ips(&headers(&[("x-forwarded-for", "10.0.0.9")]), peer), ["10.0.0.9"]);
+        assert!(source_ips(&headers(&[]), None).is_empty());
+    }
+
+    #[test]
+    fn who_is_not_recognised_is_told_by_what_was_tried() {
+        assert_eq!(attempted(&headers(&[]), false), "Authentication failed, no credentials provided");
+        assert_eq!(attempted(&headers(&[("authorization", "Bearer x")]), true), "Authentication failed, attempted: bearer, x509");
+    }
+}
