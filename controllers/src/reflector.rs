@@ -190,7 +190,8 @@ where
         };
         pause = match worked {
             Ok(()) => FIRST,
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.code == 405 => {
+            // Where a kind was that is gone, the answer is plain text: the code is all there is to go by.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 405) => {
                 // The server does not serve this kind (yet): for its readers there are no objects of it.
                 sink.replace(Vec::new(), 0);
                 LONGEST
@@ -221,7 +222,7 @@ where
         match watch(collection, sink, client, &mut version).await {
             Ok(End::Again) => {}
             Ok(End::Gone) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 410 || status.is_not_found() => return Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 410) => return Ok(()),
             Err(kube::Error::SerdeError(error)) => tracing::warn!(kind = %collection.resource.kind, %error, "cannot read what changed"),
             Err(error) => tracing::debug!(kind = %collection.resource.kind, %error, "watch ended"),
         }

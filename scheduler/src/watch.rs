@@ -4,7 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{AsyncBufReadExt, TryStreamExt, pin_mut};
 use kube::{Client, core::Status};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::view::{Metadata, Watched};
@@ -35,6 +36,7 @@ pub(crate) async fn follow<T: Watched>(client: Client, out: mpsc::Sender<Change<
     loop {
         match list_and_watch(&client, &out, &mut known, &mut backoff).await {
             Ok(()) => return,
+            Err(kube::Error::SerdeError(error)) => tracing::warn!(path = T::PATH, %error, "cannot read what changed"),
             Err(error) => tracing::debug!(path = T::PATH, %error, "watch ended, starting over"),
         }
         if out.is_closed() {
@@ -76,9 +78,28 @@ struct Failure {
     object: Status,
 }
 
+/// Reads JSON in which null is absence, as it is to Go: upstream's types write it for empty lists and for the zero time.
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(text).or_else(|error| {
+        let mut value: Value = serde_json::from_str(text)?;
+        drop_nulls(&mut value);
+        serde_json::from_value(value).map_err(|_| error)
+    })
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 fn event<T: Watched>(line: &str) -> Result<Event<T>, kube::Error> {
-    let read = serde_json::from_str::<Event<T>>(line);
-    match read {
+    match read::<Event<T>>(line) {
         Ok(event) if event.what != What::Error => Ok(event),
         // A view may or may not be able to read a Status.
         unread => Err(match (serde_json::from_str::<Failure>(line), unread) {
@@ -97,7 +118,8 @@ async fn list_and_watch<T: Watched>(
     backoff: &mut Duration,
 ) -> Result<(), kube::Error> {
     // resourceVersion=0: whatever the server has at hand; the watch brings the rest.
-    let list: List<T> = client.request(get(&format!("{}?resourceVersion=0", T::PATH))).await?;
+    let list = client.request_text(get(&format!("{}?resourceVersion=0", T::PATH))).await?;
+    let list: List<T> = read(&list).map_err(kube::Error::SerdeError)?;
     let mut gone = std::mem::take(known);
     for item in list.items {
         gone.remove(&item.metadata().uid);
@@ -150,4 +172,35 @@ fn get(path: &str) -> http::Request<Vec<u8>> {
     // Compressed, events would wait for one another.
     request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::{Node, Pod};
+
+    #[test]
+    fn null_is_absence_wherever_it_stands() {
+        let pod = r#"{"metadata":{"name":"a","uid":"1","resourceVersion":"7","labels":null,"deletionTimestamp":null},
+            "spec":{"containers":[{"resources":{"requests":null},"ports":null}],"initContainers":null,"nodeName":null,"tolerations":null},"status":null}"#;
+        let line = format!(r#"{{"type":"MODIFIED","object":{pod}}}"#);
+        let changed = event::<Pod>(&line).unwrap();
+        assert_eq!((changed.what, changed.object.spec.containers.len()), (What::Modified, 1));
+        let mark =
+            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","creationTimestamp":null},"spec":{"containers":null}}}"#;
+        assert_eq!(event::<Pod>(mark).unwrap().object.metadata.resource_version, "9");
+        let list: List<Pod> = read(&format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{pod}]}}"#)).unwrap();
+        assert_eq!(list.items[0].metadata.name, "a");
+        let node =
+            r#"{"type":"ADDED","object":{"metadata":{"name":"n"},"spec":{"taints":null},"status":{"images":null,"allocatable":null}}}"#;
+        assert_eq!(event::<Node>(node).unwrap().object.metadata.name, "n");
+        assert!(matches!(event::<Pod>("{"), Err(kube::Error::SerdeError(_))));
+    }
+
+    #[test]
+    fn a_status_is_an_error_whatever_the_view_makes_of_it() {
+        let line =
+            r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"code":410,"reason":"Expired","message":"old"}}"#;
+        assert!(matches!(event::<Pod>(line), Err(kube::Error::Api(status)) if status.code == 410));
+    }
 }

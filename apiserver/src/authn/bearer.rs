@@ -12,8 +12,8 @@ const PROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The token of a request, from `Authorization: Bearer` or the WebSocket protocols.
 pub fn token(headers: &HeaderMap) -> Option<String> {
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    if let Some((scheme, token)) = authorization.and_then(|a| a.trim().split_once(' ')) {
+    let authorization = headers.get(header::AUTHORIZATION).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    if let Some((scheme, token)) = authorization.as_deref().and_then(|a| a.trim().split_once(' ')) {
         let token = token.trim();
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }

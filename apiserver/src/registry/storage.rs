@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use coracle_schema::decode::MAX_NESTING;
 use coracle_store::{
     Expect, Key, Revision, Store, StoreError, Write,
     cache::{Cache, Cached, Collection, Error, Freshness},
@@ -154,6 +155,10 @@ impl Storage {
     /// time, and each is freed by the thread that made it, which costs half.
     pub async fn put(&self, kind: &Kind, key: &Key, expect: Expect, object: Object, ttl: Option<Duration>) -> Result<Written, WriteError> {
         let bytes = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
+        // Patches could make an object of any depth, which nobody could then read or delete.
+        if is_deeper_than(object.value(), MAX_NESTING) {
+            return Err(WriteError::Status(Status::bad_request(format!("the object is nested deeper than {MAX_NESTING} levels"))));
+        }
         let plain = bytes(&object)?;
         let stored = match &kind.conversion {
             None => plain.clone(),
@@ -236,6 +241,15 @@ impl WriteError {
             Self::Status(status) => status,
             Self::Store(error) => store_error(&error),
         }
+    }
+}
+
+fn is_deeper_than(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => true,
+        Value::Array(items) => items.iter().any(|item| is_deeper_than(item, levels - 1)),
+        Value::Object(members) => members.values().any(|member| is_deeper_than(member, levels - 1)),
+        _ => false,
     }
 }
 

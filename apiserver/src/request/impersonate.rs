@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::RequestInfo;
 use crate::{authn::User, authz::Chain, wire::Status};
@@ -15,15 +15,16 @@ const EXTRA: &str = "impersonate-extra-";
 
 /// The user the request acts as: the caller, or whom the headers name if the caller may act as them.
 pub fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -> Result<Arc<User>, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let (name, uid) = (text(USER), text(UID));
-    let mut groups: Vec<Arc<str>> = headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).map(Arc::from).collect();
-    let extra = extra(headers);
+    let first = |name: &str| headers.get(name).map_or(Ok(""), |value| text(name, value));
+    let (name, uid) = (first(USER)?, first(UID)?);
+    let groups = headers.get_all(GROUP).iter().map(|value| text(GROUP, value).map(Arc::from));
+    let mut groups: Vec<Arc<str>> = groups.collect::<Result<_, _>>()?;
+    let extra = extra(headers)?;
     if name.is_empty() {
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(caller);
         }
-        return Err(Status::internal("requested impersonation of groups, uid or extra without impersonating a user"));
+        return Err(Status::bad_request(nobody(uid, &groups, &extra)));
     }
     let allow = |group: &str, resource: &str, part: &str, namespace: &str, name: &str| {
         let info = RequestInfo {
@@ -62,6 +63,21 @@ pub fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -
     Ok(Arc::new(User { name: name.into(), uid: uid.into(), groups, extra }))
 }
 
+/// What a header says. What is no text must not be passed over: the request would be made as somebody else, maybe the caller.
+fn text<'h>(name: &str, value: &'h HeaderValue) -> Result<&'h str, Status> {
+    std::str::from_utf8(value.as_bytes()).map_err(|_| Status::bad_request(format!("header {name} is not UTF-8")))
+}
+
+/// Who is asked for without a name, as Go prints it.
+fn nobody(uid: &str, groups: &[Arc<str>], extra: &BTreeMap<String, Vec<String>>) -> String {
+    let list = |values: Vec<String>| if values.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", values.join(", ")) };
+    let groups = list(groups.iter().map(|group| format!("{group:?}")).collect());
+    let strings = |values: &[String]| list(values.iter().map(|value| format!("{value:?}")).collect());
+    let extra = list(extra.iter().map(|(key, values)| format!("{key:?}:[]string{}", strings(values))).collect());
+    let user = format!("&user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:[]string{groups}, Extra:map[string][]string{extra}}}");
+    format!("requested {user} without impersonating a user name")
+}
+
 /// Everybody is in one of two groups.
 fn add_authenticated(name: &str, groups: &mut Vec<Arc<str>>) {
     let has = |groups: &[Arc<str>], group: &str| groups.iter().any(|g| &**g == group);
@@ -71,15 +87,15 @@ fn add_authenticated(name: &str, groups: &mut Vec<Arc<str>>) {
     }
 }
 
-fn extra(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
-        if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA), value.to_str()) {
+        if let Some(key) = name.as_str().strip_prefix(EXTRA) {
             let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase();
-            extra.entry(key).or_default().push(value.to_owned());
+            extra.entry(key).or_default().push(text(name.as_str(), value)?.to_owned());
         }
     }
-    extra
+    Ok(extra)
 }
 
 #[cfg(test)]
@@ -99,7 +115,7 @@ mod tests {
     fn act(pairs: &[(&'static str, &'static str)], rule: Only) -> Result<Arc<User>, Status> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         impersonate(Arc::new(User::new("alice", &[])), &headers, &Chain::new(vec![Arc::new(rule)]))
     }
@@ -115,7 +131,20 @@ mod tests {
         assert!(&*user.name == "bob" && user.in_group("system:authenticated"));
         assert_eq!(act(&[(USER, "bob"), (GROUP, "admins")], Only("users", "bob")).unwrap_err().code, 403);
         assert_eq!(act(&[(USER, "carol")], Only("users", "bob")).unwrap_err().code, 403);
-        assert_eq!(act(&[(GROUP, "admins")], Only("users", "bob")).unwrap_err().code, 500);
+        let nobody = act(&[(GROUP, "admins"), ("impersonate-extra-a", "b")], Only("users", "bob")).unwrap_err();
+        let shown = "Groups:[]string{\"admins\"}, Extra:map[string][]string{\"a\":[]string{\"b\"}}} without impersonating a user name";
+        assert_eq!((nobody.code, nobody.message), (400, format!("requested &user.DefaultInfo{{Name:\"\", UID:\"\", {shown}")));
+    }
+
+    #[test]
+    fn names_may_be_of_any_script_and_what_is_no_text_is_never_passed_over() {
+        assert_eq!(&*act(&[(USER, "josé")], Only("users", "josé")).unwrap().name, "josé");
+        assert_eq!(act(&[(USER, "josé")], Only("users", "jos")).unwrap_err().code, 403);
+        for name in [USER, UID, GROUP, "impersonate-extra-a"] {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_bytes(b"\xff").unwrap())]);
+            let refused = impersonate(Arc::new(User::new("alice", &[])), &headers, &Chain::new(vec![Arc::new(Only("users", "alice"))]));
+            assert_eq!(refused.unwrap_err().code, 400, "{name}");
+        }
     }
 
     #[test]

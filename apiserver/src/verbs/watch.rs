@@ -15,7 +15,8 @@ use super::{
     Api, Call,
     events::{Printer, Type},
     filter::Filter,
-    render, websocket,
+    render,
+    websocket::{self, Socket},
 };
 use crate::{
     registry::{Kind, items::Facts, storage::read_error},
@@ -38,9 +39,10 @@ pub type Frames = BoxStream<'static, Vec<Bytes>>;
 /// Streams the changes of the objects the request selects.
 pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
+    let socket = websocket::asked_for(call)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
-    let Some(lasts) = duration(&options) else { return ended(api, call, wanted) };
+    let Some(lasts) = duration(&options) else { return ended(api, socket, wanted) };
     let mut session = Session {
         api: Arc::clone(api),
         filter,
@@ -66,7 +68,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         let frames = session.next().await?;
         Some((frames, session))
     });
-    if let Some(socket) = websocket::asked_for(call) {
+    if let Some(socket) = socket {
         return websocket::send(api, socket, wanted.encoding, frames.boxed());
     }
     let body = Body::stream(frames.map(join).boxed());
@@ -98,8 +100,8 @@ fn duration(options: &ListOptions) -> Option<Duration> {
 }
 
 /// The answer to a watch that is over before it begins.
-fn ended(api: &Api, call: &Call, wanted: Wanted) -> Result<Answer, Status> {
-    if let Some(socket) = websocket::asked_for(call) {
+fn ended(api: &Api, socket: Option<Socket>, wanted: Wanted) -> Result<Answer, Status> {
+    if let Some(socket) = socket {
         return websocket::send(api, socket, wanted.encoding, futures::stream::empty().boxed());
     }
     Ok(answer::bytes(StatusCode::OK, wanted.encoding.stream_type()?, Body::empty()))

@@ -1,5 +1,6 @@
 //! A watch over a WebSocket, one message an event: text for JSON, binary for protobuf (apiserver `endpoints/handlers/watch.go`, `HandleWS`).
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -28,17 +29,22 @@ pub struct Socket {
     protocol: Option<HeaderValue>,
 }
 
-/// The request's wish to speak WebSocket, if it has one and its connection can.
-pub fn asked_for(call: &Call) -> Option<Socket> {
+/// The request's wish to speak WebSocket, if it has one and its connection can. 400 for a handshake that is none.
+pub fn asked_for(call: &Call) -> Result<Option<Socket>, Status> {
     if !has(&call.headers, &header::CONNECTION, "upgrade") || !has(&call.headers, &header::UPGRADE, "websocket") {
-        return None;
+        return Ok(None);
     }
-    let key = call.headers.get(header::SEC_WEBSOCKET_KEY)?;
-    Some(Socket {
-        connection: call.upgrade.clone()?,
-        accept: HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()?,
+    let Some(connection) = call.upgrade.clone() else { return Ok(None) };
+    if call.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Status::bad_request("missing or bad WebSocket Version"));
+    }
+    let key = call.headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
+    let accept = key.and_then(|key| HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok());
+    Ok(Some(Socket {
+        connection,
+        accept: accept.ok_or_else(|| Status::bad_request("mismatch challenge/response"))?,
         protocol: call.headers.get(header::SEC_WEBSOCKET_PROTOCOL).filter(|p| !p.as_bytes().contains(&b',')).cloned(),
-    })
+    }))
 }
 
 /// Whether a header of comma-separated tokens holds this one.

@@ -120,6 +120,11 @@ impl Offer {
     pub const DISCOVERY: Self = Self { discovery: true, ..Self::MESSAGE };
 }
 
+/// What a header says; what is no plain text is of no media type.
+fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> &'h str {
+    headers.get(name).map_or("", |value| value.to_str().unwrap_or("?"))
+}
+
 /// One clause of an Accept header.
 struct Clause<'a> {
     kind: &'a str,
@@ -182,7 +187,7 @@ impl<'a> Clause<'a> {
 /// `query` is the request's, not yet decoded: it may ask for indented JSON. 406 when nothing on offer is acceptable.
 pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wanted, Status> {
     // Upstream looks at the first header only.
-    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = text(headers, &header::ACCEPT);
     let mut clauses: Vec<Clause<'_>> = text.split(',').filter_map(Clause::parse).collect();
     let rank = |c: &Clause<'_>| (c.kind == "*", c.subtype == "*");
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(rank(a).cmp(&rank(b))));
@@ -224,7 +229,7 @@ fn is_for_people(headers: &HeaderMap, query: &str) -> bool {
 /// Refuses what upstream's router refuses: a client that names none of the media types routes have, whatever it says of them.
 /// `accepted` lists the media types, `streams` more of them, in which only watches are written.
 pub fn route(headers: &HeaderMap, accepted: &str, streams: &str) -> Result<(), Status> {
-    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = text(headers, &header::ACCEPT);
     let mut named = text.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
     if text.is_empty() || named.any(|media| media == "*/*" || accepted.split(", ").any(|known| known == media)) {
         return Ok(());
@@ -240,13 +245,13 @@ fn not_acceptable(accepted: &str) -> Status {
 
 /// The bare media type of the request's body; empty when not named.
 fn content_type(headers: &HeaderMap) -> &str {
-    let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = text(headers, &header::CONTENT_TYPE);
     text.split(';').next().unwrap_or_default().trim()
 }
 
 /// Whether the parameters of the content type are names with values.
 fn is_well_formed(headers: &HeaderMap) -> bool {
-    let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = text(headers, &header::CONTENT_TYPE);
     let (_, parameters) = text.split_once(';').unwrap_or_default();
     // One semicolon may stand at the end, where nothing follows.
     let parameters = parameters.trim().strip_suffix(';').unwrap_or(parameters).trim();
@@ -401,11 +406,14 @@ mod tests {
 
     #[test]
     fn bodies_may_be_json_yaml_or_protobuf() {
-        let of =
-            |text: &'static str| body_encoding(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())])).map_err(|s| s.code);
+        let of = |text: &'static str| {
+            let value = header::HeaderValue::from_bytes(text.as_bytes()).unwrap();
+            body_encoding(&HeaderMap::from_iter([(header::CONTENT_TYPE, value)])).map_err(|s| s.code)
+        };
         assert_eq!(of("application/json; charset=utf-8"), Ok(BodyEncoding::Json));
         assert_eq!(of("application/vnd.kubernetes.protobuf"), Ok(BodyEncoding::Protobuf));
         assert_eq!(of("text/plain"), Err(415));
+        assert_eq!(of("application/jsön"), Err(415));
         assert_eq!(of("application/json;"), Ok(BodyEncoding::Json));
         assert_eq!(of("application/json; charset=utf-8;"), Ok(BodyEncoding::Json));
         for malformed in ["application/json; charset", "application/json;;;", "application/json;;", "application/json; =x"] {

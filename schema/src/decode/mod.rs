@@ -24,6 +24,10 @@ use self::{path::Path, visit::Seed};
 /// Largest body that is decoded: as kube-apiserver's limit for requests.
 pub const MAX_BYTES: usize = 3 * 1024 * 1024;
 
+/// Levels of nesting of an object, at most. JSON is read to 127 levels, by us and by the clients of this process, and what carries objects
+/// (lists, events, reviews) nests a little deeper. Upstream reads 10,000; of the definitions in use none has fifty.
+pub const MAX_NESTING: usize = 120;
+
 /// Unknown and duplicate fields reported for one object; the rest is dropped in silence.
 const MAX_REPORTS: usize = 100;
 
@@ -80,6 +84,9 @@ pub fn from_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Res
 /// An error of syntax in Go's words, if that is what it is about.
 fn worded<T>(bytes: &[u8], read: Result<T, DecodeError>) -> Result<T, DecodeError> {
     read.map_err(|error| match error {
+        DecodeError::Syntax(text) if text.starts_with("recursion limit exceeded") => {
+            DecodeError::Syntax(format!("exceeded max depth of {MAX_NESTING}"))
+        }
         DecodeError::Syntax(text) => DecodeError::Syntax(syntax::fault(bytes).unwrap_or(text)),
         other => other,
     })
