@@ -76,7 +76,9 @@ impl Rules for Job {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template::name_warnings(new, old, template::POD_NAMES)
+        let mut all = template::name_warnings(new, old, template::POD_NAMES);
+        all.extend(job_warnings(new, old, "spec"));
+        all
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -299,6 +301,24 @@ fn free_directives(expected: &mut Value, template: &Value) {
     }
 }
 
+/// What is odd about a job's spec at `path` (`WarningsForJobSpec`).
+fn job_warnings(new: &Object, old: Option<&Object>, path: &str) -> Vec<String> {
+    if old.is_some_and(|old| old.generation() == new.generation()) {
+        return Vec::new();
+    }
+    let spec = path.split('.').fold(new.value(), view::member);
+    let more_than = |field, most| view::int(spec, field).is_some_and(|n| n > most);
+    let mut all = Vec::new();
+    if view::text(spec, "completionMode") == "Indexed" && more_than("completions", 100_000) && more_than("parallelism", 10_000) {
+        let when = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4";
+        all.push(format!(
+            "{path}: {when}, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    all.extend(template::warnings(new, old, &format!("{path}.template")));
+    all
+}
+
 impl Rules for CronJob {
     fn default(&self, object: &mut Object) {
         let template = view::message_mut(object.value_mut(), "spec").and_then(|spec| view::message_mut(spec, "jobTemplate"));
@@ -308,7 +328,13 @@ impl Rules for CronJob {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template::name_warnings(new, old, template::POD_NAMES)
+        let mut all = template::name_warnings(new, old, template::POD_NAMES);
+        all.extend(job_warnings(new, old, "spec.jobTemplate.spec"));
+        if old.is_some() && view::text(view::member(new.value(), "spec"), "schedule").contains("TZ") {
+            let see = "see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+            all.push(format!("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, {see}"));
+        }
+        all
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {

@@ -172,6 +172,15 @@ pub(super) fn name_warnings(new: &Object, old: Option<&Object>, what: &str) -> V
     vec![format!("metadata.name: this is used in {what}, {text}: [{}]", wrong.join(" "))]
 }
 
+/// What is odd about the pods of the template at `path`, when it is new or the spec has changed.
+pub(super) fn warnings(new: &Object, old: Option<&Object>, path: &str) -> Vec<String> {
+    if old.is_some_and(|old| old.generation() == new.generation()) {
+        return Vec::new();
+    }
+    let template = path.split('.').fold(new.value(), view::member);
+    pod::warnings::of(template, path)
+}
+
 /// What [`name_warnings`] says of workloads.
 pub(super) const POD_NAMES: &str = "Pod names and hostnames";
 

@@ -99,7 +99,7 @@ impl Rules for Deployment {
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut all = template::name_warnings(new, old, template::POD_NAMES);
-        all.extend(template_warnings(new, old));
+        all.extend(template::warnings(new, old, TEMPLATE));
         all
     }
 }
@@ -167,7 +167,7 @@ impl Rules for ReplicaSet {
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut all = template::name_warnings(new, old, template::POD_NAMES);
-        all.extend(template_warnings(new, old));
+        all.extend(template::warnings(new, old, TEMPLATE));
         all
     }
 }
@@ -186,13 +186,7 @@ fn replicas(object: &Value) -> Vec<(&'static str, String)> {
     vec![("status.replicas", view::int(view::member(object, "status"), "replicas").unwrap_or_default().to_string())]
 }
 
-fn template_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
-    if old.is_some_and(|old| old.generation() == new.generation()) {
-        return Vec::new();
-    }
-    let template = view::member(view::member(new.value(), "spec"), "template");
-    pod::duplicate_names(view::member(template, "spec"), "spec.template.spec")
-}
+const TEMPLATE: &str = "spec.template";
 
 impl Rules for StatefulSet {
     fn default(&self, object: &mut Object) {
@@ -289,7 +283,18 @@ impl Rules for StatefulSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        let mut all = template::warnings(new, old, TEMPLATE);
+        let spec = view::member(new.value(), "spec");
+        for (at, claim) in view::list(spec, "volumeClaimTemplates").iter().enumerate() {
+            // Upstream's path names a field of Go's when the set is updated.
+            let field = if old.is_some() { ".Spec" } else { "" };
+            all.extend(pod::warnings::claim(view::member(claim, "spec"), &format!("spec.volumeClaimTemplates[{at}]{field}")));
+        }
+        if view::int(spec, "revisionHistoryLimit").is_some_and(|limit| limit < 0) {
+            let text = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            all.push(format!("spec.revisionHistoryLimit: {text}"));
+        }
+        all
     }
 }
 
@@ -416,7 +421,8 @@ impl Rules for DaemonSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        let same = old.is_some_and(|old| old.annotation(TEMPLATE_GENERATION) == new.annotation(TEMPLATE_GENERATION));
+        if same { Vec::new() } else { template::warnings(new, None, TEMPLATE) }
     }
 }
 
@@ -493,7 +499,9 @@ impl Rules for ReplicationController {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template::name_warnings(new, old, template::POD_NAMES)
+        let mut all = template::name_warnings(new, old, template::POD_NAMES);
+        all.extend(template::warnings(new, old, TEMPLATE));
+        all
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -531,5 +539,9 @@ impl Rules for PodTemplate {
         let mut errors = FieldErrors::none();
         template::check(view::member(new.value(), "template"), "template", &mut errors);
         errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template::warnings(new, old, "template")
     }
 }
