@@ -9,7 +9,7 @@ use kube::core::params::PropagationPolicy;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::object::{Key, Kind, Resource, reference};
+use crate::object::{Key, Kind, Resource, reference, tree};
 
 /// One write to the API.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,13 +131,13 @@ impl Change {
 
     /// Replaces `object`.
     pub fn update<K: Kind + Serialize>(object: &K) -> Self {
-        let verb = Verb::Update { object: serde_json::to_value(object).unwrap_or_default(), subresource: None };
+        let verb = Verb::Update { object: tree(object), subresource: None };
         Self::new(K::RESOURCE, Key::of(object), verb)
     }
 
     /// Replaces the status of `object`.
     pub fn update_status<K: Kind + Serialize>(object: &K) -> Self {
-        let verb = Verb::Update { object: serde_json::to_value(object).unwrap_or_default(), subresource: Some("status") };
+        let verb = Verb::Update { object: tree(object), subresource: Some("status") };
         Self::new(K::RESOURCE, Key::of(object), verb)
     }
 

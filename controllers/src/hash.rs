@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::object;
+
 /// The letters upstream's `SafeEncodeString` leaves: no vowels and no look-alikes, so that no word appears by chance.
 const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -15,7 +17,7 @@ fn fnv(bytes: &[u8], seed: u32) -> u32 {
 /// A short word for a value; `collisions` makes another word of the same value. Upstream hashes a printed Go struct, which
 /// nobody else can reproduce; all that is promised is that equal values give equal words.
 pub(crate) fn word<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
-    let mut tree = serde_json::to_value(value).unwrap_or_default();
+    let mut tree = object::tree(value);
     prune(&mut tree);
     let mut hash = fnv(tree.to_string().as_bytes(), 0x811c_9dc5);
     if let Some(count) = collisions {
@@ -28,7 +30,7 @@ pub(crate) fn word<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
 #[must_use]
 pub(crate) fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     let tree = |template: &PodTemplateSpec| {
-        let mut tree = serde_json::to_value(template).unwrap_or_default();
+        let mut tree = object::tree(template);
         if let Some(labels) = tree.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
             labels.remove(super::deployment::HASH_LABEL);
         }

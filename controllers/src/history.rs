@@ -13,7 +13,7 @@ use crate::{
     caches::Caches,
     change::Change,
     hash,
-    object::{Kind, Object, controller_reference},
+    object::{Kind, Object, controller_reference, tree},
 };
 
 /// The label with a revision's hash; on pods of stateful sets with the revision's name.
@@ -90,7 +90,7 @@ fn revision<O: Kind>(owner: &O, present: &PodTemplateSpec, name: &str, hash: &st
         ..ObjectMeta::default()
     };
     // Undoing a rollout patches the set with this: the template must be replaced, not merged.
-    let mut template = serde_json::to_value(present).unwrap_or_default();
+    let mut template = tree(present);
     template["$patch"] = "replace".into();
     ControllerRevision { metadata, data: RawExtension(json!({"spec": {"template": template}})), revision: Some(number) }
 }

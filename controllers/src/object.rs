@@ -13,6 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -286,6 +287,11 @@ pub fn controller_reference<K: Kind>(object: &K) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
+}
+
+/// An object as a tree. By way of its text: the code that writes a type is large, and what writes texts is there anyway.
+pub(crate) fn tree<T: Serialize>(object: &T) -> Value {
+    serde_json::to_vec(object).and_then(|text| serde_json::from_slice(&text)).unwrap_or_default()
 }
 
 #[cfg(test)]

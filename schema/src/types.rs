@@ -45,8 +45,8 @@ pub struct Type {
     pub name: Box<str>,
     /// The JSON view: fields in table order, those of inline members flattened in.
     pub fields: Vec<Field>,
-    /// Positions in `fields`, ordered by length of JSON name and name: what [`Type::position`] searches. Made by [`Type::new`].
-    index: Box<[u32]>,
+    /// Positions in `fields` with the [`head`] of each JSON name, in this order: what [`Type::position`] searches. Made by [`Type::new`].
+    index: Box<[(u64, u32)]>,
     /// Positions in `fields` of those that stand in JSON even when they were not given. Made by [`Type::new`].
     pub written: Box<[u32]>,
     /// The protobuf view: members in table order, inline ones as nested messages.
@@ -302,8 +302,8 @@ impl Schema {
 impl Type {
     /// A message of these fields; `members` is the protobuf view of them.
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
-        let mut index: Vec<u32> = (0..fields.len() as u32).collect();
-        index.sort_by(|a, b| by_length(&fields[*a as usize].name, &fields[*b as usize].name));
+        let mut index: Vec<(u64, u32)> = fields.iter().zip(0..).map(|(field, at)| (head(&field.name), at)).collect();
+        index.sort_by(|(a, at), (b, other)| a.cmp(b).then_with(|| fields[*at as usize].name.cmp(&fields[*other as usize].name)));
         let written = fields.iter().zip(0..).filter(|(field, _)| field.is_always_written()).map(|(_, at)| at).collect();
         let number_of = |member: &Member| match member {
             Member::Field(at) => fields[*at as usize].number,
@@ -324,8 +324,10 @@ impl Type {
 
     /// The position in `fields` of the field with this JSON name.
     pub fn position(&self, name: &str) -> Option<usize> {
-        let at = self.index.binary_search_by(|at| by_length(&self.fields[*at as usize].name, name)).ok()?;
-        Some(self.index[at] as usize)
+        let wanted = head(name);
+        let from = self.index.partition_point(|(head, _)| *head < wanted);
+        let alike = self.index[from..].iter().take_while(|(head, _)| *head == wanted);
+        alike.map(|(_, at)| *at as usize).find(|at| *self.fields[*at].name == *name)
     }
 
     /// The field with this JSON name.
@@ -335,7 +337,7 @@ impl Type {
 
     /// A JSON name that stands twice, if any: a mistake of whoever built the type.
     pub fn duplicate(&self) -> Option<&str> {
-        let name = |at: &u32| &*self.fields[*at as usize].name;
+        let name = |(_, at): &(u64, u32)| &*self.fields[*at as usize].name;
         self.index.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])).map(|pair| name(&pair[0]))
     }
 
@@ -391,9 +393,12 @@ impl SchemaRef {
     }
 }
 
-/// An order of names in which most comparisons look at no letter.
-fn by_length(a: &str, b: &str) -> std::cmp::Ordering {
-    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+/// The length of a name and its first letters, as one number: few names of a message have the same.
+fn head(name: &str) -> u64 {
+    let mut head = [0; 8];
+    head[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    head[1..].iter_mut().zip(name.bytes()).for_each(|(to, letter)| *to = letter);
+    u64::from_be_bytes(head)
 }
 
 impl fmt::Display for Type {

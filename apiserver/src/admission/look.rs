@@ -1,5 +1,6 @@
 //! What plugins read of other objects, and how they refuse.
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -23,7 +24,11 @@ pub(super) async fn one<T: DeserializeOwned>(
 
 /// All objects of a namespace, or of all when it is empty, decoded.
 pub(super) async fn all<T: DeserializeOwned>(reader: &dyn Reader, group: &str, resource: &str, namespace: &str) -> Result<Vec<T>, Status> {
-    let found = reader.list(group, resource, namespace).await?;
+    read_all(resource, &reader.list(group, resource, namespace).await?)
+}
+
+/// Objects as they are listed, as far as a plugin looks at them.
+pub(super) fn read_all<T: DeserializeOwned>(resource: &str, found: &[Bytes]) -> Result<Vec<T>, Status> {
     found.iter().map(|bytes| serde_json::from_slice(bytes).map_err(|e| unreadable(resource, "", &e))).collect()
 }
 

@@ -40,10 +40,9 @@ pub(super) fn merge(schema: &Schema, node: Node<'_>, live: &Value, config: &Valu
 
 /// What both have is merged below, and what only one has is copied, but for the member of `ours` at the path `apart`.
 fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map<String, Value>, apart: Path) -> Map<String, Value> {
-    let mut out = Map::new();
-    for (key, live) in ours {
+    let merged = ours.iter().filter_map(|(key, live)| {
         let apart = match apart.split_first() {
-            Some((first, [])) if first == key => continue,
+            Some((first, [])) if first == key => return None,
             Some((first, rest)) if first == key => rest,
             _ => &[],
         };
@@ -56,12 +55,10 @@ fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map
             (Some(config), None) => config.clone(),
             (None, _) => live.clone(),
         };
-        out.insert(key.clone(), made);
-    }
-    for (key, config) in theirs.iter().filter(|(key, _)| !ours.contains_key(*key)) {
-        out.insert(key.clone(), config.clone());
-    }
-    out
+        Some((key.clone(), made))
+    });
+    let new = theirs.iter().filter(|(key, _)| !ours.contains_key(*key));
+    merged.chain(new.map(|(key, config)| (key.clone(), config.clone()))).collect()
 }
 
 /// A list's items with their elements.

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::{
     managed::{
-        Set, attach, item_element,
+        Set, attach, field_element, item_element,
         node::{Node, key_defaults},
+        set_node,
     },
     structural::Kind,
     types::Schema,
@@ -19,12 +20,13 @@ pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
     let mut set = Set::new();
     match (node, value) {
         (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => {
-            for (key, value) in map {
-                let Some(child) = node.child(schema, key) else { continue };
+            let claimed = |(key, value): (&String, &Value)| {
+                let child = node.child(schema, key)?;
                 let empty = value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
                 let member = is_leaf(child, value) || empty || !node.names(key);
-                attach(&mut set, format!("f:{key}"), member, of(schema, child, value));
-            }
+                Some((field_element(key), set_node(member, of(schema, child, value))?))
+            };
+            return map.iter().filter_map(claimed).collect();
         }
         (Node::List(kind, item), Value::Array(items)) => {
             let (defaults, child) = (key_defaults(schema, item), node.item(schema));

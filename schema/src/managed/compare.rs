@@ -54,11 +54,11 @@ impl<'s> Walk<'s> {
             Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced => match (old, new) {
                 (Value::Object(old), Value::Object(new)) => self.maps_or_empty(node, old, new, delta),
                 (Value::Object(map), other) => {
-                    self.whole_map(node, map, &mut delta.removed);
+                    delta.removed = self.whole_map(node, map);
                     map.is_empty() || !other.is_null()
                 }
                 (other, Value::Object(map)) => {
-                    self.whole_map(node, map, &mut delta.changed);
+                    delta.changed = self.whole_map(node, map);
                     map.is_empty() || !other.is_null()
                 }
                 _ => !same_number(old, new),
@@ -112,44 +112,43 @@ impl<'s> Walk<'s> {
             _ => (true, None),
         };
         let Some(child) = node.child(self.schema, key) else { return };
-        let mut children = Set::new();
-        match zero {
+        let children = match zero {
             Some(message) => {
+                let mut children = Set::new();
                 for (name, inner) in value.as_object().into_iter().flatten() {
                     self.one_sided(Node::Message(message), name, inner, &mut children);
                 }
+                children
             }
-            None => self.whole(child, value, &mut children),
-        }
+            None => self.whole(child, value),
+        };
         set::attach(into, element::field(key), member, children);
     }
 
     /// All paths below a value that had no counterpart at all.
-    fn whole(&self, node: Node<'s>, value: &Value, into: &mut Set) {
+    fn whole(&self, node: Node<'s>, value: &Value) -> Set {
         match (node, value) {
-            (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => self.whole_map(node, map, into),
+            (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => self.whole_map(node, map),
             (Node::List(kind, item), Value::Array(items)) => {
                 let (defaults, child) = (node::key_defaults(self.schema, item), node.item(self.schema));
+                let mut into = Set::new();
                 for value in items {
                     let Ok(key) = element::of_item(kind, defaults, value) else { continue };
-                    let mut children = Set::new();
-                    if !into.contains_key(&key) {
-                        self.whole(child, value, &mut children);
-                    }
-                    set::attach(into, key, true, children);
+                    let children = if into.contains_key(&key) { Set::new() } else { self.whole(child, value) };
+                    set::attach(&mut into, key, true, children);
                 }
+                into
             }
-            _ => {}
+            _ => Set::new(),
         }
     }
 
-    fn whole_map(&self, node: Node<'s>, map: &Map<String, Value>, into: &mut Set) {
-        for (key, value) in map {
-            let Some(child) = node.child(self.schema, key) else { continue };
-            let mut children = Set::new();
-            self.whole(child, value, &mut children);
-            set::attach(into, element::field(key), true, children);
-        }
+    fn whole_map(&self, node: Node<'s>, map: &Map<String, Value>) -> Set {
+        let member = |(key, value): (&String, &Value)| {
+            let child = node.child(self.schema, key)?;
+            Some((element::field(key), set::node(true, self.whole(child, value))?))
+        };
+        map.iter().filter_map(member).collect()
     }
 
     fn lists(&self, node: Node<'s>, old: &[Value], new: &[Value], delta: &mut Delta) {
@@ -173,11 +172,7 @@ impl<'s> Walk<'s> {
 
     /// The items under one element: one against one as usual; duplicates are one opaque mark.
     fn items(&self, child: Node<'s>, key: String, found: &Items<'_>, delta: &mut Delta) {
-        let whole = |value: &&Value| {
-            let mut children = Set::new();
-            self.whole(child, value, &mut children);
-            children
-        };
+        let whole = |value: &&Value| self.whole(child, value);
         match (found.old.as_slice(), found.new.as_slice()) {
             ([before], [after]) => {
                 if before != after {

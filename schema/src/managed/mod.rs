@@ -10,12 +10,13 @@ mod set;
 use serde_json::{Map, Value};
 
 pub(crate) use compare::{Delta, objects as compare};
-pub(crate) use element::{display, go_json, of_item as item_element};
+pub(crate) use element::{display, field as field_element, go_json, of_item as item_element};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use node::ATOMIC_TYPES;
 pub use reset::{Path, reset_fields};
 pub(crate) use set::{
-    Set, add, attach, below, has, includes, intersection, is_member, of_names as set_of_names, paths, subtract, subtract_trees,
+    Set, add, attach, below, has, includes, intersection, is_member, node as set_node, of_names as set_of_names, paths, subtract,
+    subtract_trees,
 };
 
 use crate::SchemaRef;

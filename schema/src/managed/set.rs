@@ -14,15 +14,22 @@ pub(crate) type Set = Map<String, Value>;
 /// The mark of a node that is itself a member and has children.
 const SELF: &str = ".";
 
-/// Adds a node. A node that is neither a member nor has children is left out.
-pub(crate) fn attach(set: &mut Set, key: String, member: bool, mut children: Set) {
+/// A node; nothing when it is neither a member nor has children. Sets are best collected from these: in order, no place is searched.
+pub(crate) fn node(member: bool, mut children: Set) -> Option<Value> {
     if !member && children.is_empty() {
-        return;
+        return None;
     }
     if member && !children.is_empty() {
         children.insert(SELF.to_owned(), Value::Object(Map::new()));
     }
-    set.insert(key, Value::Object(children));
+    Some(Value::Object(children))
+}
+
+/// Adds a node. A node that is neither a member nor has children is left out.
+pub(crate) fn attach(set: &mut Set, key: String, member: bool, children: Set) {
+    if let Some(node) = node(member, children) {
+        set.insert(key, node);
+    }
 }
 
 /// Whether the node is itself in the set.

@@ -117,8 +117,7 @@ impl Reader<'_> {
                 into.insert(field.name.to_string(), list);
             }
             Shape::List(item) => {
-                let list = into.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
-                let list = list.as_array_mut().ok_or_else(mismatch)?;
+                let list = slot(into, field, || Value::Array(Vec::new())).and_then(Value::as_array_mut).ok_or_else(mismatch)?;
                 match (&**item, wire) {
                     // Repeated numbers may come packed.
                     (Shape::Int32 | Shape::Int64 | Shape::Bool, Wire::Bytes(packed)) => {
@@ -144,8 +143,8 @@ impl Reader<'_> {
                     Some(value) => value,
                     None => self.map_value(item, Wire::Bytes(&[])).or_else(|| self.value(item, Wire::Varint(0))).ok_or_else(mismatch)??,
                 };
-                let map = into.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
-                map.as_object_mut().ok_or_else(mismatch)?.insert(key, value);
+                let map = slot(into, field, || Value::Object(Map::new())).and_then(Value::as_object_mut).ok_or_else(mismatch)?;
+                map.insert(key, value);
             }
             shape => {
                 let value = self.value(shape, wire).ok_or_else(mismatch)??;
@@ -217,6 +216,14 @@ impl Reader<'_> {
             (None, _) => list.into(),
         })
     }
+}
+
+/// What is there of a field that comes in pieces. (An entry of the map would copy the name for each piece.)
+fn slot<'m>(members: &'m mut Map<String, Value>, field: &Field, empty: impl FnOnce() -> Value) -> Option<&'m mut Value> {
+    if !members.contains_key(&*field.name) {
+        members.insert(field.name.to_string(), empty());
+    }
+    members.get_mut(&*field.name)
 }
 
 /// `Timestamp {seconds, nanos}`; an empty one is the zero time, which JSON writes as null.

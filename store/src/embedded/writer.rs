@@ -21,6 +21,10 @@ use super::{
 };
 use crate::{Event, Expect, Key, Revision, StoreError, Write};
 
+/// After a group of so many writes, the next one waits for others.
+const CROWD: usize = 4;
+/// How long: a fraction of what syncing to disk takes, for which so many more share it.
+const GATHERING: Duration = Duration::from_micros(500);
 /// Deletes of expired keys in one group.
 const EXPIRED: usize = 64;
 /// How often a full disk is tried again.
@@ -62,6 +66,8 @@ struct Writer {
     /// Those who asked for compaction, and up to where.
     compactors: Vec<(Revision, oneshot::Sender<Result<(), StoreError>>)>,
     clock: fn() -> SystemTime,
+    /// The last group had many writes.
+    crowded: bool,
     /// The last transaction found no room, or the database busy: what remains is not tried again at once.
     stuck: bool,
     /// When to see to the ballast next.
@@ -96,6 +102,7 @@ pub(super) fn spawn(
         compacted,
         compactors: Vec::new(),
         clock: options.clock,
+        crowded: false,
         stuck: false,
         closing: None,
     };
@@ -114,7 +121,12 @@ impl Writer {
             let mut group = Group::default();
             let mut orphaned = false;
             match first {
-                Ok(ask) => self.take(ask, &mut group),
+                Ok(ask) => {
+                    self.take(ask, &mut group);
+                    if self.crowded {
+                        thread::sleep(GATHERING);
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => orphaned = true,
             }
@@ -123,6 +135,7 @@ impl Writer {
             {
                 self.take(ask, &mut group);
             }
+            self.crowded = self.engine.on_disk && group.rows.len() >= CROWD;
             self.look_around(Instant::now(), &mut group);
             self.write(group);
             self.answer_compactors();
