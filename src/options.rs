@@ -53,7 +53,7 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub(crate) data_dir: PathBuf,
 
-    /// Address and port of the API server. Default: all addresses when the agent runs, else 127.0.0.1; port 6443.
+    /// Address and port of the API server; port 0 picks a free one. Default: all addresses when the agent runs, else 127.0.0.1; port 6443.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 

@@ -54,9 +54,11 @@ pub(crate) fn main(options: &ServerOptions, started: Instant) -> Result<()> {
 }
 
 async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
-    let setup = Setup::new(options)?;
+    let mut setup = Setup::new(options)?;
     let _lock = lock::take(&options.data_dir)?;
     let listener = TcpListener::bind(setup.listen).await.with_context(|| format!("--listen: cannot listen on {}", setup.listen))?;
+    // Port 0 asks for any that is free.
+    setup.listen = listener.local_addr().context("--listen")?;
     let now = jiff::Timestamp::now().as_second();
     let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
     let store = Arc::new(open_store(options)?);
