@@ -12,6 +12,11 @@ use super::{
     limits::LimitRanger,
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
+    optional::{
+        self, AlwaysAdmit, AlwaysDeny, AlwaysPullImages, DenyServiceExternalIPs, ExtendedResourceToleration,
+        LimitPodHardAntiAffinityTopology, NamespaceAutoProvision, NamespaceExists, OwnerReferencesPermissionEnforcement, PodNodeSelector,
+        PodTolerationRestriction,
+    },
     podsecurity::PodSecurity,
     policy::{self, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     priority::Priority,
@@ -50,24 +55,8 @@ pub struct Options {
 }
 
 /// Upstream's plugins that do not run here: asking for one is told in the log, so that start lines made for kube-apiserver work.
-const ABSENT: &[&str] = &[
-    "AlwaysAdmit",
-    "AlwaysDeny",
-    "AlwaysPullImages",
-    "DenyServiceExternalIPs",
-    "EventRateLimit",
-    "ExtendedResourceToleration",
-    "ImagePolicyWebhook",
-    "LimitPodHardAntiAffinityTopology",
-    "NamespaceAutoProvision",
-    "NamespaceExists",
-    "NodeDeclaredFeatureValidator",
-    "OwnerReferencesPermissionEnforcement",
-    "PodGroupProtection",
-    "PodNodeSelector",
-    "PodResizeValidator",
-    "PodTolerationRestriction",
-];
+const ABSENT: &[&str] =
+    &["EventRateLimit", "ImagePolicyWebhook", "NodeDeclaredFeatureValidator", "PodGroupProtection", "PodResizeValidator"];
 
 /// The plugins in upstream's order. The error names an unknown one and what is known.
 pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
@@ -86,7 +75,8 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
     if let Some(both) = options.enable.iter().find(|n| options.disable.contains(n)) {
         return Err(format!("{both:?} is in both enable-admission-plugins and disable-admission-plugins"));
     }
-    plugins.retain(|p| !options.disable.iter().any(|d| d == p.name()));
+    let named = |list: &[String], plugin: &dyn Admission| list.iter().any(|name| name == plugin.name());
+    plugins.retain(|p| !named(&options.disable, &**p) && (!optional::NAMES.contains(&p.name()) || named(&options.enable, &**p)));
     plugins.push(Arc::new(policy::Expressions));
     if let Some(rbac) = options.rbac.clone() {
         let check = Escalation { rbac, chain: options.authorizer.clone() };
@@ -99,16 +89,25 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
     let reader = || options.reader.clone();
     let authorizer = || options.authorizer.clone();
     vec![
+        Arc::new(AlwaysAdmit),
+        Arc::new(NamespaceAutoProvision { reader: reader(), writer: options.writer.clone() }),
         Arc::new(NamespaceLifecycle { reader: reader() }),
+        Arc::new(NamespaceExists { reader: reader() }),
+        Arc::new(LimitPodHardAntiAffinityTopology),
         Arc::new(LimitRanger { reader: reader() }),
         Arc::new(ServiceAccount { reader: reader() }),
         Arc::new(NodeRestriction { reader: reader() }),
         Arc::new(TaintNodesByCondition),
+        Arc::new(AlwaysPullImages),
         Arc::new(PodSecurity { reader: reader() }),
+        Arc::new(PodNodeSelector { reader: reader() }),
         Arc::new(Priority { reader: reader() }),
         Arc::new(DefaultTolerationSeconds::default()),
+        Arc::new(PodTolerationRestriction { reader: reader() }),
+        Arc::new(ExtendedResourceToleration),
         Arc::new(DefaultStorageClass { reader: reader() }),
         Arc::new(StorageObjectInUseProtection),
+        Arc::new(OwnerReferencesPermissionEnforcement { authorizer: authorizer(), resources: options.policies.resources.clone() }),
         Arc::new(PersistentVolumeClaimResize { reader: reader() }),
         Arc::new(RuntimeClass { reader: reader() }),
         Arc::new(CertificateApproval { authorizer: authorizer() }),
@@ -116,12 +115,14 @@ fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
         Arc::new(ClusterTrustBundleAttest { authorizer: authorizer() }),
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass { reader: reader() }),
+        Arc::new(DenyServiceExternalIPs),
         Arc::new(PodTopologyLabels { reader: reader() }),
         Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
         Arc::new(MutatingAdmissionWebhook(options.webhooks.clone())),
         Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
         Arc::new(ValidatingAdmissionWebhook(options.webhooks.clone())),
         Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
+        Arc::new(AlwaysDeny),
     ]
 }
 
@@ -162,8 +163,8 @@ mod tests {
 
     #[test]
     fn plugins_run_in_upstreams_order_with_quota_last_before_roles() {
-        let names = names(&["AlwaysAdmit"], &["ServiceAccount"]).unwrap();
-        assert_eq!(names[..3], ["NamespaceLifecycle", "LimitRanger", "NodeRestriction"]);
+        let names = names(&["AlwaysPullImages"], &["ServiceAccount"]).unwrap();
+        assert_eq!(names[..5], ["NamespaceLifecycle", "LimitRanger", "NodeRestriction", "TaintNodesByCondition", "AlwaysPullImages"]);
         let last = [
             "MutatingAdmissionPolicy",
             "MutatingAdmissionWebhook",
@@ -173,7 +174,7 @@ mod tests {
             "Expressions",
             "RoleEscalation",
         ];
-        assert_eq!(names[names.len() - 4..], last);
+        assert_eq!(names[names.len() - last.len()..], last);
     }
 
     #[test]

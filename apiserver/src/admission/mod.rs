@@ -9,6 +9,7 @@ pub mod limits;
 pub mod matching;
 pub mod namespace;
 pub mod noderestriction;
+pub mod optional;
 pub mod podsecurity;
 pub mod policy;
 pub mod priority;

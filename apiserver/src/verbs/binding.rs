@@ -7,7 +7,7 @@ use coracle_store::{Expect, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, Call, delete::success, render};
+use super::{Api, Call, delete::success, render, reviews};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{Kind, Object, meta, storage::WriteError},
@@ -21,11 +21,10 @@ const RETRIES: usize = 30;
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
     let wanted = render::wanted(call, kind)?;
-    let mut binding = super::reviews::decoded_as(call, &api.message("core.Binding")?, "Binding", "v1", "v1")?;
+    let schema = api.message("core.Binding")?;
+    let mut binding = reviews::decoded_as(call, &schema, "Binding", "v1", "v1")?;
     let name = if call.info.name.is_empty() { binding.name().to_owned() } else { call.info.name.clone() };
-    if binding.namespace().is_empty() {
-        binding.set_metadata("namespace", call.info.namespace.as_str());
-    }
+    reviews::placed(api, call, &schema, &mut binding)?;
     check(&binding, &name)?;
     let mut attempt = Attempt {
         dry_run: options.dry_run,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Api, Call,
     delete::{Admitted, Deleted, remove, success},
-    render,
+    render, reviews,
 };
 use crate::{
     admission::{self, Attempt, Given, Operation},
@@ -23,16 +23,15 @@ const RETRIES: usize = 30;
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
-    let mut eviction = super::reviews::decoded_as(call, &api.message("policy.Eviction")?, "Eviction", "v1", "policy/v1")?;
+    let schema = api.message("policy.Eviction")?;
+    let mut eviction = reviews::decoded_as(call, &schema, "Eviction", "v1", "policy/v1")?;
     if !eviction.name().is_empty() && eviction.name() != call.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut options = DeleteOptions::parse(&Query::default(), eviction.value().get("deleteOptions"))?;
     options.dry_run |= call.query.text("dryRun") == "All";
     let mut warnings = Vec::new();
-    if eviction.namespace().is_empty() {
-        eviction.set_metadata("namespace", call.info.namespace.as_str());
-    }
+    reviews::placed(api, call, &schema, &mut eviction)?;
     let mut attempt = Attempt {
         dry_run: options.dry_run,
         options: Given::Query(&call.query),

@@ -73,11 +73,25 @@ fn own(api: &Api, options: &WriteOptions, kind: &Kind, mut sent: Object, answer:
     }
 }
 
+/// Makes an object that is sent to a subresource one of the request's namespace, its fields owned by who sent it: as such admission sees it.
+pub(super) fn placed(api: &Api, call: &Call, schema: &coracle_schema::SchemaRef, object: &mut Object) -> Result<(), Status> {
+    let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
+    if object.namespace().is_empty() {
+        object.set_metadata("namespace", call.info.namespace.as_str());
+    }
+    let (api_version, kind) = (object.text("/apiVersion").to_owned(), object.text("/kind").to_owned());
+    let (manager, now, subresource) = (options.field_manager.as_str(), meta::time_text(api.now()), call.info.subresource.as_str());
+    let who = Who { manager, api_version: &api_version, kind: &kind, subresource, now: &now, reset: &[] };
+    managed::record_update(schema, None, object.value_mut(), &who);
+    Ok(())
+}
+
 /// `serviceaccounts/token`: a new token for the account.
 pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> Result<Answer, Status> {
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
     let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
+    placed(api, call, schema, &mut request)?;
     let catalog = api.storage.catalog();
     let accounts = catalog.get("", "v1", "serviceaccounts").ok_or_else(Status::no_such_path)?;
     let mut attempt = Attempt {

@@ -8,7 +8,7 @@ use super::{
     answer::{self, Answer, Invalid},
 };
 use crate::{
-    admission::{Admission, Operation, bench::Bench},
+    admission::{Operation, bench::Bench},
     authz,
     wire::Status,
 };

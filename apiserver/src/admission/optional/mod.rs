@@ -1,0 +1,53 @@
+//! Plugins that are off unless `--enable-admission-plugins` names them.
+
+mod always;
+mod externalips;
+mod images;
+mod namespaces;
+mod owners;
+mod pods;
+mod selector;
+mod tolerations;
+
+pub use always::{AlwaysAdmit, AlwaysDeny};
+pub use externalips::DenyServiceExternalIPs;
+pub use images::AlwaysPullImages;
+pub use namespaces::{NamespaceAutoProvision, NamespaceExists};
+pub use owners::OwnerReferencesPermissionEnforcement;
+pub use pods::{ExtendedResourceToleration, LimitPodHardAntiAffinityTopology};
+pub use selector::PodNodeSelector;
+pub use tolerations::PodTolerationRestriction;
+
+use serde_json::Value;
+
+use super::look;
+use crate::{
+    registry::Reader,
+    wire::{Status, status::Subject},
+};
+
+/// Their names.
+pub(super) const NAMES: [&str; 11] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "DenyServiceExternalIPs",
+    "ExtendedResourceToleration",
+    "LimitPodHardAntiAffinityTopology",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "OwnerReferencesPermissionEnforcement",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+];
+
+/// A namespace; 404 when it is not there.
+async fn namespace(reader: &dyn Reader, name: &str) -> Result<Value, Status> {
+    let found = look::one(reader, "", "namespaces", "", name).await?;
+    found.ok_or_else(|| Status::not_found(Subject { group: "", resource: "namespaces", name }))
+}
+
+/// An annotation of an object.
+fn annotation<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
+    object.get("metadata")?.get("annotations")?.get(name)?.as_str()
+}
