@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -33,6 +34,29 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 pub struct ServiceAccount {
     /// Where accounts are looked up.
     pub reader: Arc<dyn Reader>,
+}
+
+/// What the plugin looks at of an account.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Account {
+    metadata: Metadata,
+    automount_service_account_token: Option<bool>,
+    secrets: Option<Vec<Value>>,
+    image_pull_secrets: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    annotations: Annotations,
+}
+
+#[derive(Default, Deserialize)]
+struct Annotations {
+    #[serde(rename = "kubernetes.io/enforce-mountable-secrets")]
+    enforce_mountable_secrets: Option<String>,
 }
 
 #[async_trait]
@@ -64,13 +88,12 @@ impl Admission for ServiceAccount {
         spec.insert("serviceAccountName".into(), name.clone().into());
         spec.insert("serviceAccount".into(), name.into());
         let pod_wants = pod.value().pointer("/spec/automountServiceAccountToken").and_then(Value::as_bool);
-        let account_wants = account.get("automountServiceAccountToken").and_then(Value::as_bool);
-        if pod_wants.or(account_wants).unwrap_or(true) {
+        if pod_wants.or(account.automount_service_account_token).unwrap_or(true) {
             mount(&mut pod.value_mut()["spec"], &volume_name());
         }
-        let secrets = list(&account, "/imagePullSecrets");
+        let secrets = account.image_pull_secrets.unwrap_or_default();
         if list(pod.value(), "/spec/imagePullSecrets").is_empty() && !secrets.is_empty() {
-            pod.member_mut("spec").insert("imagePullSecrets".into(), secrets.to_vec().into());
+            pod.member_mut("spec").insert("imagePullSecrets".into(), secrets.into());
         }
         Ok(())
     }
@@ -87,7 +110,7 @@ impl Admission for ServiceAccount {
         }
         let account = self.account(namespace, name).await;
         let account = account.map_err(|s| refuse(&format!("error looking up service account {namespace}/{name}: {}", s.message)))?;
-        let enforced = account.pointer("/metadata/annotations").map(|a| text(a, "kubernetes.io/enforce-mountable-secrets"));
+        let enforced = account.metadata.annotations.enforce_mountable_secrets.as_deref();
         if enforced.is_some_and(|e| matches!(e, "true" | "True" | "TRUE" | "t" | "T" | "1")) {
             limit_references(&account, pod.value()).map_err(|why| refuse(&why))?;
         }
@@ -97,7 +120,7 @@ impl Admission for ServiceAccount {
 
 impl ServiceAccount {
     /// The account; that of the name `default` is waited for, because a new namespace has it only in a moment.
-    async fn account(&self, namespace: &str, name: &str) -> Result<Value, Status> {
+    async fn account(&self, namespace: &str, name: &str) -> Result<Account, Status> {
         if let Some(account) = look::one(&*self.reader, "", "serviceaccounts", namespace, name).await? {
             return Ok(account);
         }
@@ -190,9 +213,9 @@ fn secret_names(pod: &Value) -> Vec<&str> {
 }
 
 /// Under `enforce-mountable-secrets`, only secrets the account names may be used.
-fn limit_references(account: &Value, pod: &Value) -> Result<(), String> {
-    let name = account.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let allowed: Vec<&str> = list(account, "/secrets").iter().map(|s| text(s, "name")).collect();
+fn limit_references(account: &Account, pod: &Value) -> Result<(), String> {
+    let name = &account.metadata.name;
+    let allowed: Vec<&str> = account.secrets.iter().flatten().map(|s| text(s, "name")).collect();
     for secret in list(pod, "/spec/volumes").iter().filter_map(|v| v.pointer("/secret/secretName")?.as_str()) {
         if !allowed.contains(&secret) {
             return Err(format!(
@@ -212,7 +235,7 @@ fn limit_references(account: &Value, pod: &Value) -> Result<(), String> {
             }
         }
     }
-    let pull: Vec<&str> = list(account, "/imagePullSecrets").iter().map(|s| text(s, "name")).collect();
+    let pull: Vec<&str> = account.image_pull_secrets.iter().flatten().map(|s| text(s, "name")).collect();
     for (i, secret) in list(pod, "/spec/imagePullSecrets").iter().map(|s| text(s, "name")).enumerate() {
         if !pull.contains(&secret) {
             return Err(format!(
