@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::Value;
 
 use super::view;
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `volumeattachments`.
 pub(super) struct VolumeAttachment;
@@ -14,6 +14,10 @@ pub(super) struct VolumeAttributesClass;
 pub(super) struct CsiStorageCapacity;
 
 impl Rules for VolumeAttachment {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
@@ -76,6 +80,10 @@ impl Rules for VolumeAttributesClass {
 }
 
 impl Rules for CsiStorageCapacity {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let capacity = new.value();

@@ -99,7 +99,9 @@ impl Rules for EndpointSlice {
         let mut errors = FieldErrors::none();
         let slice = new.value();
         let kind = view::text(slice, "addressType");
-        if !["", "FQDN", "IPv4", "IPv6"].contains(&kind) {
+        if kind.is_empty() {
+            errors.required("addressType", "");
+        } else if !["FQDN", "IPv4", "IPv6"].contains(&kind) {
             errors.not_supported("addressType", view::quoted(kind), &["FQDN", "IPv4", "IPv6"]);
         }
         slice_ports(view::list(slice, "ports"), &mut errors);
@@ -114,7 +116,7 @@ impl Rules for EndpointSlice {
         if let Some(old) = old
             && view::text(old.value(), "addressType") != kind
         {
-            errors.invalid("addressType", if kind.is_empty() { "null".to_owned() } else { view::quoted(kind) }, "field is immutable");
+            errors.invalid("addressType", Value::Null, "field is immutable");
         }
         errors
     }

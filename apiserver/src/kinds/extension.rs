@@ -87,6 +87,10 @@ impl Rules for CustomResourceDefinition {
 }
 
 impl Rules for ApiService {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {

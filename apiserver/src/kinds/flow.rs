@@ -190,12 +190,19 @@ fn other_rule(rule: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for PriorityLevelConfiguration {
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.type", "spec.limited.limitResponse.type"]
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part != Part::Status {
             level(view::member(new.value(), "spec"), new.name(), &mut errors);
+            condition_types(new.value(), &mut errors);
+            declared(view::member(new.value(), "spec"), &mut errors);
+        } else {
+            condition_types(new.value(), &mut errors);
         }
-        condition_types(new.value(), &mut errors);
         errors
     }
 }
@@ -206,27 +213,42 @@ fn level(spec: &Value, level: &str, errors: &mut FieldErrors) {
         errors.invalid("spec.type", view::quoted(of), "must be 'Exempt' if and only if `name` is 'exempt'");
     }
     let (limited, exempt) = (view::get(spec, "limited"), view::get(spec, "exempt"));
-    match of {
-        "Exempt" => {
-            if limited.is_some() {
-                errors.forbidden("spec.limited", "must be nil if the type is not Limited");
-            }
-            if let Some(exempt) = exempt {
-                shares(exempt, "spec.exempt", errors);
-                lendable(exempt, "spec.exempt", errors);
-            }
+    match (of, limited, exempt) {
+        ("Exempt", _, Some(exempt)) => {
+            shares(exempt, "spec.exempt", errors);
+            lendable(exempt, "spec.exempt", errors);
         }
-        "Limited" => {
-            if exempt.is_some() {
-                errors.forbidden("spec.exempt", "must be nil if the type is Limited");
-            }
-            match limited {
-                None => errors.required("spec.limited", "must not be empty when type is Limited"),
-                Some(limited) => limited_level(limited, "spec.limited", errors),
-            }
-        }
-        "" => errors.required("spec.type", ""),
-        other => errors.not_supported("spec.type", view::quoted(other), &["Exempt", "Limited"]),
+        ("Limited", Some(limited), _) => limited_level(limited, "spec.limited", errors),
+        ("" | "Exempt" | "Limited", ..) => {}
+        (other, ..) => errors.not_supported("spec.type", view::quoted(other), &["Exempt", "Limited"]),
+    }
+}
+
+/// What upstream's types declare, and so says last: which member goes with which type, and that there is one.
+fn declared(spec: &Value, errors: &mut FieldErrors) {
+    let of = view::text(spec, "type");
+    let limited = view::get(spec, "limited");
+    if view::get(spec, "exempt").is_some() && of != "Exempt" {
+        errors.forbidden("spec.exempt", "");
+    }
+    match (of, limited) {
+        ("Limited", None) => errors.required("spec.limited", ""),
+        ("Limited", _) | (_, None) => {}
+        (_, Some(_)) => errors.forbidden("spec.limited", ""),
+    }
+    if of.is_empty() {
+        errors.required("spec.type", "");
+    }
+    let Some(limited) = limited else { return };
+    let response = view::member(limited, "limitResponse");
+    let of = view::text(response, "type");
+    match (of, view::get(response, "queuing")) {
+        ("Queue", None) => errors.required("spec.limited.limitResponse.queuing", ""),
+        ("Queue", _) | (_, None) => {}
+        (_, Some(_)) => errors.forbidden("spec.limited.limitResponse.queuing", ""),
+    }
+    if of.is_empty() {
+        errors.required("spec.limited.limitResponse.type", "");
     }
 }
 
@@ -248,11 +270,8 @@ fn limited_level(level: &Value, path: &str, errors: &mut FieldErrors) {
     let queuing = view::get(response, "queuing");
     let at = format!("{path}.limitResponse");
     match (view::text(response, "type"), queuing) {
-        ("Reject", Some(_)) => errors.forbidden(format!("{at}.queuing"), "must be nil if limited.limitResponse.type is not Limited"),
-        ("Queue", None) => errors.required(format!("{at}.queuing"), "must not be empty if limited.limitResponse.type is Limited"),
         ("Queue", Some(queuing)) => queues(queuing, &format!("{at}.queuing"), errors),
-        ("Reject", None) => {}
-        ("", _) => errors.required(format!("{at}.type"), ""),
+        ("" | "Queue" | "Reject", _) => {}
         (other, _) => errors.not_supported(format!("{at}.type"), view::quoted(other), &["Queue", "Reject"]),
     }
     lendable(level, path, errors);

@@ -21,6 +21,7 @@ mod flow;
 mod job;
 mod job_policy;
 mod load_balancer;
+mod migration;
 mod namespace;
 mod networking;
 mod node;
@@ -35,6 +36,7 @@ mod secret;
 mod service;
 mod serviceaccount;
 mod template;
+mod trust;
 mod view;
 mod volume_source;
 mod workloads;
@@ -96,6 +98,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FlowSchema,
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevelConfiguration,
         ("resource.k8s.io", "devicetaintrules") => &devices::DeviceTaintRule,
+        ("storagemigration.k8s.io", "storageversionmigrations") => &migration::StorageVersionMigration,
         ("storage.k8s.io", "csidrivers") => &persistentvolumeclaim::CsiDriver,
         ("storage.k8s.io", "volumeattachments") => &attachment::VolumeAttachment,
         ("storage.k8s.io", "volumeattributesclasses") => &attachment::VolumeAttributesClass,
@@ -104,8 +107,8 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("networking.k8s.io", "servicecidrs") => &addresses::ServiceCidr,
         ("resource.k8s.io", "resourceclaims") => &devices::ResourceClaim { spec: "/spec" },
         ("resource.k8s.io", "resourceclaimtemplates") => &devices::ResourceClaim { spec: "/spec/spec" },
-        ("certificates.k8s.io", "clustertrustbundles") => &fields::CLUSTER_TRUST_BUNDLE,
-        ("certificates.k8s.io", "podcertificaterequests") => &fields::POD_CERTIFICATE_REQUEST,
+        ("certificates.k8s.io", "clustertrustbundles") => &trust::ClusterTrustBundle,
+        ("certificates.k8s.io", "podcertificaterequests") => &trust::PodCertificateRequest,
         ("resource.k8s.io", "resourceslices") => &devices::ResourceSlice,
         ("resource.k8s.io", "deviceclasses") => &devices::DeviceClass,
         _ => &PLAIN,

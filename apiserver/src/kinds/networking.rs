@@ -85,7 +85,7 @@ fn ingress_path(one: &Value, path: &str, errors: &mut FieldErrors) {
     let text = view::text(one, "path");
     let at = format!("{path}.path");
     match view::text(one, "pathType") {
-        "" => errors.required(format!("{path}.pathType"), "pathType must be specified"),
+        "" if view::get(one, "pathType").is_none() => errors.required(format!("{path}.pathType"), "pathType must be specified"),
         "Exact" | "Prefix" => {
             if !text.starts_with('/') {
                 errors.invalid(&at, view::quoted(text), "must be an absolute path");
@@ -112,13 +112,7 @@ fn ingress_path(one: &Value, path: &str, errors: &mut FieldErrors) {
 fn ingress_backend(backend: &Value, path: &str, errors: &mut FieldErrors) {
     match (view::get(backend, "resource"), view::get(backend, "service")) {
         (Some(_), Some(_)) => errors.invalid(path, "\"\"", "cannot set both resource and service backends"),
-        (Some(resource), None) => {
-            for field in ["kind", "name"] {
-                if view::text(resource, field).is_empty() {
-                    errors.required(format!("{path}.resource.{field}"), "");
-                }
-            }
-        }
+        (Some(resource), None) => reference(resource, &format!("{path}.resource"), errors),
         (None, Some(service)) => {
             let service_name = view::text(service, "name");
             if service_name.is_empty() {
@@ -138,7 +132,41 @@ fn ingress_backend(backend: &Value, path: &str, errors: &mut FieldErrors) {
                 _ => errors.invalid(path, "\"\"", "cannot set both port name & port number"),
             }
         }
-        (None, None) => errors.required(path, "resource or service backend is required"),
+        (None, None) => errors.invalid(path, "\"\"", "resource or service backend is required"),
+    }
+}
+
+/// An object of any kind, by name.
+fn reference(given: &Value, path: &str, errors: &mut FieldErrors) {
+    if let Some(group) = view::get(given, "apiGroup").and_then(Value::as_str) {
+        errors.invalid_each(&format!("{path}.apiGroup"), group, name::subdomain(group));
+    }
+    for field in ["kind", "name"] {
+        match view::text(given, field) {
+            "" => errors.required(format!("{path}.{field}"), ""),
+            text => errors.invalid_each(&format!("{path}.{field}"), text, name::path_segment(text)),
+        }
+    }
+}
+
+const CONTROLLER_MAX: usize = 250;
+
+/// `example.com/controller` (apimachinery `IsDomainPrefixedPath`).
+fn controller_name(controller: &str, path: &str, errors: &mut FieldErrors) {
+    if controller.len() > CONTROLLER_MAX {
+        errors.too_long(path, CONTROLLER_MAX as u64, "byte");
+    }
+    match controller.split_once('/') {
+        _ if controller.is_empty() => errors.required(path, ""),
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            errors.invalid_each(path, domain, name::subdomain(domain));
+            let fits = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+            if !rest.chars().all(fits) {
+                let form = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+                errors.invalid(path, view::quoted(rest), &format!("Invalid path (regex used for validation is '{form}')"));
+            }
+        }
+        _ => errors.invalid(path, view::quoted(controller), "must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
 }
 
@@ -147,27 +175,24 @@ impl Rules for IngressClass {
         let mut errors = FieldErrors::none();
         let spec = view::member(new.value(), "spec");
         let controller = view::text(spec, "controller");
-        if !controller.split_once('/').is_some_and(|(domain, rest)| name::is_subdomain(domain) && !rest.is_empty()) {
-            let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-            errors.invalid("spec.controller", view::quoted(controller), detail);
-        }
-        if let Some(parameters) = view::get(spec, "parameters") {
-            let (scope, namespace) = (view::text(parameters, "scope"), view::text(parameters, "namespace"));
-            match scope {
-                "Namespace" if namespace.is_empty() => {
-                    errors.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'");
-                }
-                "Cluster" if !namespace.is_empty() => {
-                    errors.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'");
-                }
-                "Namespace" | "Cluster" => {}
-                other => errors.not_supported("spec.parameters.scope", view::quoted(other), &["Cluster", "Namespace"]),
-            }
-        }
         if let Some(old) = old
             && view::text(view::member(old.value(), "spec"), "controller") != controller
         {
             errors.invalid("spec.controller", view::quoted(controller), "field is immutable");
+        }
+        controller_name(controller, "spec.controller", &mut errors);
+        if let Some(parameters) = view::get(spec, "parameters") {
+            reference(parameters, "spec.parameters", &mut errors);
+            let namespace = view::get(parameters, "namespace").and_then(Value::as_str);
+            match (view::text(parameters, "scope"), namespace) {
+                ("Namespace", None) => errors.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'"),
+                ("Namespace", Some(namespace)) => {
+                    errors.invalid_each("spec.parameters.namespace", namespace, name::label(namespace));
+                }
+                ("Cluster", Some(_)) => errors.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'"),
+                ("Cluster", None) => {}
+                (other, _) => errors.not_supported("spec.parameters.scope", view::quoted(other), &["Cluster", "Namespace"]),
+            }
         }
         errors
     }

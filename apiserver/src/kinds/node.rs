@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
 use super::{address, resources, scheduling, template, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 const POD_CIDR: &str = "node updates may not change podCIDR except from \"\" to valid";
 
@@ -15,6 +15,10 @@ pub(super) struct Node;
 pub(super) struct RuntimeClass;
 
 impl Rules for RuntimeClass {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let handler = view::text(new.value(), "handler");

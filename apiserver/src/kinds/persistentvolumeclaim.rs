@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::{Value, json};
 
 use super::{resources, scheduling, view, volume_source};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `persistentvolumeclaims`.
 pub(super) struct PersistentVolumeClaim;
@@ -48,6 +48,16 @@ fn access_modes(spec: &Value, missing: &str, path: &str, errors: &mut FieldError
     if modes.is_empty() {
         errors.required(format!("{path}.accessModes"), missing);
     }
+    if missing.is_empty() {
+        return single_access(modes, path, errors);
+    }
+    for mode in view::texts(spec, "accessModes").filter(|mode| !MODES.contains(mode)) {
+        errors.not_supported(format!("{path}.accessModes"), view::quoted(mode), MODES);
+    }
+    single_access(modes, path, errors);
+}
+
+fn single_access(modes: &[Value], path: &str, errors: &mut FieldErrors) {
     let alone = modes.iter().any(|m| m == "ReadWriteOncePod");
     if alone && modes.iter().any(|m| m != "ReadWriteOncePod") {
         errors.forbidden(format!("{path}.accessModes"), "may not use ReadWriteOncePod with other access modes");
@@ -69,12 +79,25 @@ fn data_source(source: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for PersistentVolumeClaim {
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.accessModes"]
+    }
+
     fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
         if old.is_none() {
             new.value_mut()["status"] = json!({"phase": "Pending"});
         }
         if part != Part::Whole {
             return;
+        }
+        // Of what the older field names other than claims and snapshots nothing was ever made (`EnforceDataSourceBackwardsCompatibility`).
+        let used = old.is_some_and(|old| view::get(view::member(old.value(), "spec"), "dataSource").is_some());
+        if let Some(spec) = view::message_mut(new.value_mut(), "spec")
+            && !used
+            && view::get(spec, "dataSourceRef").is_none()
+            && !is_claim_or_snapshot(view::member(spec, "dataSource"))
+        {
+            view::remove(spec, "dataSource");
         }
         // Each of the two fields stands for the other; volumes of other namespaces have only the newer (`NormalizeDataSources`).
         let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
@@ -89,6 +112,7 @@ impl Rules for PersistentVolumeClaim {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            claim_status(view::member(new.value(), "status"), &mut errors);
             return errors;
         }
         spec(view::member(new.value(), "spec"), "spec", &mut errors);
@@ -97,6 +121,54 @@ impl Rules for PersistentVolumeClaim {
         }
         errors
     }
+}
+
+fn is_claim_or_snapshot(source: &Value) -> bool {
+    let of = (view::text(source, "apiGroup"), view::text(source, "kind"));
+    [("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")].contains(&of)
+}
+
+/// How far a claim's growth is (`ValidatePersistentVolumeClaimStatusUpdate`).
+fn claim_status(status: &Value, errors: &mut FieldErrors) {
+    const STEPS: [&str; 5] =
+        ["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
+    for (resource, amount) in view::map(status, "capacity") {
+        not_negative(amount, &format!("status.capacity[{resource}]"), errors);
+    }
+    for (resource, step) in view::map(status, "allocatedResourceStatuses") {
+        let path = "status.allocatedResourceStatuses";
+        grown(resource, path, errors);
+        if !step.as_str().is_some_and(|step| STEPS.contains(&step)) {
+            let mut steps = STEPS;
+            steps.sort_unstable();
+            errors.not_supported(path, view::quoted(resource), &steps);
+        }
+    }
+    for (resource, amount) in view::map(status, "allocatedResources") {
+        if grown(resource, "status.allocatedResources", errors) {
+            not_negative(amount, &format!("status.allocatedResources[{resource}]"), errors);
+        }
+    }
+}
+
+fn not_negative(amount: &Value, path: &str, errors: &mut FieldErrors) {
+    if let Some(amount) = view::quantity(amount).filter(|amount| amount.is_negative()) {
+        errors.invalid(path, amount.value(), "must be a valid resource quantity");
+    }
+}
+
+/// Whether a resource may grow: storage, or one of somebody else's.
+fn grown(resource: &str, path: &str, errors: &mut FieldErrors) -> bool {
+    let wrong = name::qualified(resource);
+    if !wrong.is_empty() {
+        errors.invalid_each(path, resource, wrong);
+        return false;
+    }
+    let fine = resource == "storage" || resource.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io"));
+    if !fine {
+        errors.not_supported(path, view::quoted(resource), &["storage"]);
+    }
+    fine
 }
 
 fn claim_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -248,6 +320,10 @@ impl Rules for PersistentVolume {
         let class = view::text(spec, "storageClassName");
         if !class.is_empty() {
             errors.invalid_each("spec.storageClassName", class, name::subdomain(class));
+        }
+        let attributes = view::text(spec, "volumeAttributesClassName");
+        if !attributes.is_empty() {
+            errors.invalid_each("spec.volumeAttributesClassName", attributes, name::subdomain(attributes));
         }
         if let Some(attributes) = view::get(spec, "volumeAttributesClassName").and_then(Value::as_str) {
             if attributes.is_empty() {
@@ -408,9 +484,15 @@ pub(super) struct StorageClass;
 pub(super) struct CsiDriver;
 
 impl Rules for CsiDriver {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let spec = view::member(new.value(), "spec");
-        if old.is_some() || view::list(spec, "tokenRequests").is_empty() || view::get(spec, "serviceAccountTokenInSecrets").is_some() {
+        let requests = |of: &Value| view::list(of, "tokenRequests").to_vec();
+        let same = old.is_some_and(|old| requests(view::member(old.value(), "spec")) == requests(spec));
+        if same || requests(spec).is_empty() || view::get(spec, "serviceAccountTokenInSecrets").is_some() {
             return Vec::new();
         }
         let text = "if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
@@ -449,6 +531,21 @@ impl Rules for CsiDriver {
         }
         if let Some(seconds) = view::int(spec, "nodeAllocatableUpdatePeriodSeconds").filter(|seconds| *seconds < 10) {
             errors.invalid("spec.nodeAllocatableUpdatePeriodSeconds", seconds, "must be greater than or equal to 10 seconds");
+        }
+        if let Some(secret) = view::get(spec, "serviceAccountTokenInSecrets").filter(|_| view::list(spec, "tokenRequests").is_empty()) {
+            let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+            errors.invalid("spec.serviceAccountTokenInSecrets", secret, detail);
+        }
+        errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let (spec, before) = (view::member(new.value(), "spec"), view::member(old.value(), "spec"));
+        for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+            if view::get(spec, field) != view::get(before, field) {
+                errors.invalid(format!("spec.{shown}"), view::member(spec, field), "field is immutable");
+            }
         }
         errors
     }

@@ -6,7 +6,7 @@ use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::{Value, json};
 
 use super::{resources, template, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `poddisruptionbudgets`.
 pub(super) struct PodDisruptionBudget;
@@ -23,6 +23,10 @@ pub(super) struct Lease;
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
 
 impl Rules for PodDisruptionBudget {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
@@ -329,8 +333,8 @@ fn system_class(class: &Object, value: i64, errors: &mut FieldErrors) {
 }
 
 impl Rules for Lease {
-    fn policy(&self) -> crate::registry::Policy {
-        crate::registry::Policy { create_on_update: true, unconditional_update: false, ..crate::registry::Policy::DEFAULT }
+    fn policy(&self) -> Policy {
+        Policy { create_on_update: true, ..Policy::CONDITIONAL }
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {

@@ -7,7 +7,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::view;
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{self, Object, Part, Rules};
 
 /// Rules of both webhook configurations.
 pub(super) struct WebhookConfiguration;
@@ -29,6 +29,10 @@ const CHANGING: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
 const CONDITIONS_MAX: usize = 64;
 
 impl Rules for WebhookConfiguration {
+    fn policy(&self) -> registry::Policy {
+        registry::Policy::CONDITIONAL
+    }
+
     fn unheard(&self) -> &'static [&'static str] {
         // Both are the rules' to judge: fewer values are accepted than the type has.
         &["webhooks.sideEffects", "webhooks.rules.operations"]
@@ -53,7 +57,7 @@ impl Rules for WebhookConfiguration {
             "webhooks.reinvocationPolicy",
             "webhooks.clientConfig",
             "webhooks.matchConditions",
-            "webhooks.admissionReviewVersions",
+            "webhooks.admissionReviewVersions.",
         ]
     }
 
@@ -219,9 +223,9 @@ fn webhook_url(url: &str, path: &str, errors: &mut FieldErrors) {
 
 fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
     // Upstream's two arguments stand the other way round where they are taken.
-    for field in ["namespace", "name"] {
-        if view::text(service, if field == "name" { "namespace" } else { "name" }).is_empty() {
-            errors.required(format!("{path}.{}", if field == "name" { "namespace" } else { "name" }), "");
+    for (called, field) in [("name", "namespace"), ("namespace", "name")] {
+        if view::text(service, field).is_empty() {
+            errors.required(format!("{path}.{called}"), "");
         }
     }
     if let Some(port) = view::int(service, "port") {
@@ -311,6 +315,10 @@ fn changing_operations(given: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for Policy {
+    fn policy(&self) -> registry::Policy {
+        if self.mutating { registry::Policy::CONDITIONAL } else { registry::Policy::DEFAULT }
+    }
+
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.matchConstraints.resourceRules.operations", "spec.matchConstraints.excludeResourceRules.operations"]
     }
@@ -491,6 +499,10 @@ fn validations(spec: &Value, policy: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for Binding {
+    fn policy(&self) -> registry::Policy {
+        registry::Policy::CONDITIONAL
+    }
+
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.matchResources.resourceRules.operations", "spec.matchResources.excludeResourceRules.operations"]
     }

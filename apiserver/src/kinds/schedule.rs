@@ -29,8 +29,7 @@ pub(super) fn check(schedule: &str) -> Result<(), String> {
     }
     let fields: Vec<&str> = text.split_whitespace().collect();
     if fields.len() != FIELDS.len() {
-        let found = fields.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(" ");
-        return Err(format!("expected exactly 5 fields, found {}: [{found}]", fields.len()));
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
     }
     fields.iter().zip(&FIELDS).try_for_each(|(field, bounds)| field.split(',').try_for_each(|part| range(part, bounds)))
 }
@@ -125,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        assert_eq!(check("* * *").unwrap_err(), "expected exactly 5 fields, found 3: [\"*\" \"*\" \"*\"]");
+        assert_eq!(check("* * *").unwrap_err(), "expected exactly 5 fields, found 3: [* * *]");
         assert_eq!(check("60 * * * *").unwrap_err(), "end of range (60) above maximum (59): 60");
         assert_eq!(check("* * 0 * *").unwrap_err(), "beginning of range (0) below minimum (1): 0");
         assert_eq!(check("5-1 * * * *").unwrap_err(), "beginning of range (5) beyond end of range (1): 5-1");

@@ -23,7 +23,22 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
     ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
 ];
 
+/// What upstream warns of in a pair of certificate and key: only what can be seen without reading them (`tls.X509KeyPair`).
+fn pair_warnings(data: &Map<String, Value>) -> Vec<String> {
+    let text = |key: &str| {
+        let bytes = data.get(key).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let of = [("tls.crt", "certificate"), ("tls.key", "key")];
+    let without = of.iter().find(|(key, _)| !text(key).contains("-----BEGIN "));
+    without.map(|(_, what)| format!("tls: failed to find any PEM data in {what} input")).into_iter().collect()
+}
+
 impl Rules for Secret {
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        if new.text("/type") == "kubernetes.io/tls" { pair_warnings(view::map(new.value(), "data")) } else { Vec::new() }
+    }
+
     fn default(&self, object: &mut Object) {
         let Some(texts) = view::remove(object.value_mut(), "stringData") else { return };
         let Value::Object(texts) = texts else { return };

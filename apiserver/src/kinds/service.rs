@@ -16,6 +16,10 @@ const AFFINITY_DEFAULT: i64 = 10_800;
 pub(super) struct Service;
 
 impl Rules for Service {
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.ipFamilies", "spec.ipFamilyPolicy"]
+    }
+
     fn default(&self, object: &mut Object) {
         let is_balancer = object.text("/spec/type") == "LoadBalancer";
         let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
@@ -75,16 +79,21 @@ impl Rules for Service {
             return errors;
         }
         let spec = view::member(new.value(), "spec");
+        let before = old.map(|old| view::member(old.value(), "spec"));
+        let mut clusters = FieldErrors::none();
+        addresses(spec, before, &mut clusters);
+        if let Some(before) = before {
+            stays(spec, before, clusters.is_empty(), &mut errors);
+        }
         by_type(spec, &mut errors);
         ports(spec, &mut errors);
         selector::validate_labels(view::map(spec, "selector"), "spec.selector", &mut errors);
         affinity(spec, &mut errors);
-        addresses(spec, &mut errors);
-        traffic(spec, &mut errors);
-        if let Some(old) = old {
-            let before = view::member(old.value(), "spec");
-            stays(spec, before, &mut errors);
+        for (at, ip) in view::texts(spec, "externalIPs").enumerate() {
+            address::endpoint(ip, &format!("spec.externalIPs[{at}]"), &mut errors);
         }
+        errors.extend(clusters);
+        traffic(spec, &mut errors);
         errors
     }
 
@@ -307,10 +316,10 @@ fn affinity(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
-fn addresses(spec: &Value, errors: &mut FieldErrors) {
-    for (at, ip) in view::texts(spec, "externalIPs").enumerate() {
-        address::endpoint(ip, &format!("spec.externalIPs[{at}]"), errors);
-    }
+/// The service's own addresses and their families (`ValidateServiceClusterIPsRelatedFields`).
+fn addresses(spec: &Value, before: Option<&Value>, errors: &mut FieldErrors) {
+    const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+    const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     if !needs_cluster_ip(spec) {
         return;
     }
@@ -323,23 +332,41 @@ fn addresses(spec: &Value, errors: &mut FieldErrors) {
         (one, Some(first)) if one != *first => errors.invalid("spec.clusterIPs", shown, "first value must match `clusterIP`"),
         _ => {}
     }
-    for (at, ip) in all.iter().enumerate() {
-        if at == 0 && *ip == "None" {
-            if all.len() > 1 {
-                errors.invalid("spec.clusterIPs", shown, "'None' must be the first and only value");
-            }
-            continue;
-        }
-        address::ip(ip, &format!("spec.clusterIPs[{at}]"), errors);
-    }
-    if all.len() > 2 {
-        errors.invalid("spec.clusterIPs", shown, "may only hold up to 2 values");
-    }
     let mut seen = HashSet::new();
     for (at, family) in view::texts(spec, "ipFamilies").enumerate() {
+        if !FAMILIES.contains(&family) {
+            errors.not_supported(format!("spec.ipFamilies[{at}]"), view::quoted(family), &FAMILIES);
+        }
         if !seen.insert(family) {
             errors.duplicate(format!("spec.ipFamilies[{at}]"), view::quoted(family));
         }
+    }
+    if let Some(policy) = view::get(spec, "ipFamilyPolicy").and_then(Value::as_str).filter(|policy| !POLICIES.contains(policy)) {
+        errors.not_supported("spec.ipFamilyPolicy", view::quoted(policy), &POLICIES);
+    }
+    let had: Vec<&str> = before.into_iter().flat_map(|before| view::texts(before, "clusterIPs")).collect();
+    let mut wrong = FieldErrors::none();
+    for (at, ip) in all.iter().enumerate() {
+        if at == 0 && *ip == "None" {
+            if all.len() > 1 {
+                wrong.invalid("spec.clusterIPs", shown, "'None' must be the first and only value");
+            }
+        } else if !had.contains(ip) {
+            address::ip(ip, &format!("spec.clusterIPs[{at}]"), &mut wrong);
+        }
+    }
+    let stop = !wrong.is_empty();
+    errors.extend(wrong);
+    if all.len() > 2 {
+        errors.invalid("spec.clusterIPs", shown, "may only hold up to 2 values");
+    }
+    if stop {
+        return;
+    }
+    if all.len() > 1 && (all.iter().any(|ip| ip.contains(':')) == all.iter().all(|ip| ip.contains(':'))) {
+        errors.invalid("spec.clusterIPs", shown, "may specify no more than one IP for each IP family");
+    }
+    for (at, family) in view::texts(spec, "ipFamilies").enumerate().filter(|(_, family)| FAMILIES.contains(family)) {
         if let Some(ip) = all.get(at).filter(|ip| **ip != "None" && ip.contains(':') != (family == "IPv6")) {
             let detail = format!("expected an {family} value as indicated by `ipFamilies[{at}]`");
             errors.invalid(format!("spec.clusterIPs[{at}]"), view::quoted(ip), &detail);
@@ -355,6 +382,11 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
         errors.invalid("spec.externalTrafficPolicy", view::quoted(policy), detail);
     }
     let health = view::int(spec, "healthCheckNodePort").unwrap_or_default();
+    if health != 0 {
+        for message in name::port_number(health) {
+            errors.invalid("spec.healthCheckNodePort", health, &message);
+        }
+    }
     if !needs_health_port(spec) && health != 0 {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errors.invalid("spec.healthCheckNodePort", health, detail);
@@ -365,6 +397,10 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
             errors.not_supported("spec.trafficDistribution", view::quoted(distribution), &allowed);
         }
     }
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    if !is_balancer && !view::list(spec, "loadBalancerSourceRanges").is_empty() {
+        errors.forbidden("spec.LoadBalancerSourceRanges", only);
+    }
     for (at, range) in view::texts(spec, "loadBalancerSourceRanges").enumerate() {
         address::cidr(range.trim(), &format!("spec.LoadBalancerSourceRanges[{at}]"), errors);
     }
@@ -374,10 +410,6 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
         }
         return;
     }
-    let only = "may only be used when `type` is 'LoadBalancer'";
-    if !view::list(spec, "loadBalancerSourceRanges").is_empty() {
-        errors.forbidden("spec.LoadBalancerSourceRanges", only);
-    }
     for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
         if view::get(spec, field).is_some() {
             errors.forbidden(format!("spec.{field}"), only);
@@ -386,7 +418,11 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
 }
 
 /// Addresses and families that may not change once they are set.
-fn stays(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+/// Addresses and families that are wrong in themselves are not compared: `compared`.
+fn stays(spec: &Value, before: &Value, compared: bool, errors: &mut FieldErrors) {
+    if compared {
+        stay_primary(spec, before, errors);
+    }
     if view::text(before, "type") == "LoadBalancer" && view::text(spec, "type") == "LoadBalancer" {
         let (now, then) = (view::get(spec, "loadBalancerClass"), view::get(before, "loadBalancerClass"));
         if now != then {
@@ -399,6 +435,9 @@ fn stays(spec: &Value, before: &Value, errors: &mut FieldErrors) {
             errors.forbidden("spec.healthCheckNodePort", "field is immutable");
         }
     }
+}
+
+fn stay_primary(spec: &Value, before: &Value, errors: &mut FieldErrors) {
     if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
         return;
     }

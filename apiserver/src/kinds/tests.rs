@@ -119,9 +119,11 @@ fn minimal(group: &str, version: &str, resource: &str) -> Value {
             let request = super::certificates::sample_request();
             json!({"spec": {"request": request, "signerName": "example.com/s", "usages": ["client auth"]}})
         }
+        ("storagemigration.k8s.io", ..) => json!({"spec": {"resource": {"group": "apps", "resource": "deployments"}}}),
+        ("certificates.k8s.io", _, "clustertrustbundles") => json!({"spec": {"trustBundle": super::trust::sample_bundle()}}),
         ("certificates.k8s.io", _, "podcertificaterequests") => {
             json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "s",
-            "serviceAccountUID": "u", "nodeName": "n", "nodeUID": "u", "stubPKCS10Request": "YQ=="}})
+            "serviceAccountUID": "u", "nodeName": "n", "nodeUID": "u", "stubPKCS10Request": super::trust::sample_stub()}})
         }
         ("apiregistration.k8s.io", ..) => json!({"metadata": {"name": "v1.example.com"}, "spec": {"group": "example.com", "version": "v1",
             "groupPriorityMinimum": 100, "versionPriority": 10}}),

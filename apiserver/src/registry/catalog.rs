@@ -33,6 +33,7 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("rbac.authorization.k8s.io", "clusterrolebindings", NameRule::PathSegment),
     ("rbac.authorization.k8s.io", "roles", NameRule::PathSegment),
     ("rbac.authorization.k8s.io", "rolebindings", NameRule::PathSegment),
+    ("certificates.k8s.io", "certificatesigningrequests", NameRule::PathSegment),
     ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
     ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
     ("networking.k8s.io", "ipaddresses", NameRule::PathSegment),
@@ -169,6 +170,9 @@ fn generation(row: &Resource) -> Generation {
     let counted = GENERATIONS.iter().any(|(group, resources)| *group == row.group && resources.contains(&row.plural));
     match (row.group, row.plural) {
         ("apps", "deployments") => Generation::SpecAndAnnotations,
+        ("discovery.k8s.io", "endpointslices") => Generation::SpecAndLabels,
+        ("scheduling.k8s.io", "priorityclasses") => Generation::Fixed,
+        ("storage.k8s.io", "csidrivers") => Generation::FromChange,
         _ if counted => Generation::Spec,
         _ => Generation::None,
     }

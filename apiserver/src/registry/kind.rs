@@ -75,8 +75,14 @@ pub enum Generation {
     Spec,
     /// Also when annotations change (Deployment).
     SpecAndAnnotations,
+    /// Also when labels change (EndpointSlice).
+    SpecAndLabels,
     /// When anything outside metadata changes (custom resources).
     Body,
+    /// Never: it is 1 (PriorityClass).
+    Fixed,
+    /// As with the spec, but there is none before the first change (CSIDriver).
+    FromChange,
 }
 
 /// A subresource of a kind.

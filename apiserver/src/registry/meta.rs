@@ -99,7 +99,7 @@ pub fn fill_new(object: &mut Object, kind: &Kind, now: Timestamp) {
     }
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), time_text(now).into());
-    if kind.generation != Generation::None {
+    if !matches!(kind.generation, Generation::None | Generation::FromChange) {
         meta.insert("generation".into(), 1.into());
     }
     if object.name().is_empty() && !generated.is_empty() {
@@ -154,9 +154,12 @@ fn copy_or_remove(to: &mut Map<String, Value>, from: &Map<String, Value>, field:
 /// Moves `generation` when the kind says so.
 pub fn advance_generation(new: &mut Object, old: &Object, kind: &Kind) {
     let moved = match kind.generation {
-        Generation::None => return,
-        Generation::Spec => body_differs(new, old),
+        Generation::None | Generation::Fixed => return,
+        Generation::Spec | Generation::FromChange => body_differs(new, old),
         Generation::Body => whole_differs(new, old),
+        Generation::SpecAndLabels => {
+            body_differs(new, old) || new.value().pointer("/metadata/labels") != old.value().pointer("/metadata/labels")
+        }
         Generation::SpecAndAnnotations => {
             body_differs(new, old) || new.value().pointer("/metadata/annotations") != old.value().pointer("/metadata/annotations")
         }

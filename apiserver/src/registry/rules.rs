@@ -33,6 +33,8 @@ pub struct Policy {
 impl Policy {
     /// What most kinds have.
     pub const DEFAULT: Self = Self { create_on_update: false, unconditional_update: true, graceful: false, ttl_seconds: None };
+    /// As most, but a PUT has to say which version it replaces.
+    pub const CONDITIONAL: Self = Self { unconditional_update: false, ..Self::DEFAULT };
 }
 
 /// Rules of one kind. The generic path does, without them: system metadata, keeping status and spec apart, generation, name and

@@ -47,9 +47,11 @@ pub(super) fn spec(devices: &Value, path: &str, faults: &mut Faults) {
         let given = |field: &str| view::get(constraint, field).and_then(Value::as_str);
         if let Some(attribute) = given("matchAttribute") {
             faults.full_name(attribute, &format!("{path}.matchAttribute"));
-        } else if let Some(attribute) = given("distinctAttribute") {
+        }
+        if let Some(attribute) = given("distinctAttribute") {
             faults.full_name(attribute, &format!("{path}.distinctAttribute"));
-        } else {
+        }
+        if given("matchAttribute").or(given("distinctAttribute")).is_none() {
             let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
             faults.written.required(path, detail);
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use self::faults::{Faults, Set, Unique, itself};
 use super::{conditions, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `resourceclaims` and `resourceclaimtemplates`.
 pub(super) struct ResourceClaim {
@@ -213,6 +213,10 @@ fn binding(of: &Value, path: &str, faults: &mut Faults) {
 }
 
 impl Rules for DeviceTaintRule {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn note_time(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>, now: &str) {
         let taint = |object: &Object| object.value().pointer("/spec/taint").cloned();
         let before = old.and_then(taint);

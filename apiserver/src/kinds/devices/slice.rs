@@ -306,17 +306,6 @@ fn valid_range(range: &Value, default: Quantity, whole: Quantity, path: &str, er
     }
     let step = given("step");
     let all = [("default", Some(default)), ("min", Some(least)), ("max", most), ("step", step)];
-    let fractional = all.iter().any(|(_, value)| value.is_some_and(|value| !value.is_whole()));
-    if fractional {
-        let fine = all.iter().filter_map(|(field, value)| Some((*field, (*value)?)));
-        let too_fine: Vec<_> = fine.filter(|(_, value)| Quantity::from_milli(value.milli_value()) != *value).collect();
-        for (field, value) in &too_fine {
-            refuse(field, *value, "value cannot be represented as a milli value".to_owned());
-        }
-        if !too_fine.is_empty() {
-            return;
-        }
-    }
     let Some(step) = step else { return };
     if step <= Quantity::ZERO {
         return refuse("step", step, "must be greater than zero".to_owned());
@@ -324,18 +313,16 @@ fn valid_range(range: &Value, default: Quantity, whole: Quantity, path: &str, er
     if least + step > whole {
         refuse("step", step, format!("one step {} is larger than capacity value: {whole}", least + step));
     }
-    if !fractional {
-        let negative: Vec<_> = all.iter().filter(|(_, value)| value.is_some_and(Quantity::is_negative)).collect();
-        for (field, value) in &negative {
-            refuse(field, value.unwrap_or_default(), "must be greater than or equal to 0".to_owned());
-        }
-        if !negative.is_empty() {
-            return;
-        }
+    let negative: Vec<_> = all.iter().filter(|(_, value)| value.is_some_and(Quantity::is_negative)).collect();
+    for (field, value) in &negative {
+        refuse(field, value.unwrap_or_default(), "must be greater than or equal to 0".to_owned());
     }
-    let number = |of: Quantity| if fractional { of.milli_value() } else { of.value() };
+    if !negative.is_empty() {
+        return;
+    }
+    // Fractions are behind a gate that is off: they are rounded up.
     for value in [Some(default), most].into_iter().flatten() {
-        if number(value).wrapping_sub(number(least)).checked_rem(number(step)).is_some_and(|rest| rest != 0) {
+        if value.value().wrapping_sub(least.value()).checked_rem(step.value()).is_some_and(|rest| rest != 0) {
             refuse("step", value, format!("value is not a multiple of a given step ({step}) from ({least})"));
         }
     }
