@@ -12,6 +12,8 @@ const WIDTH: usize = 600;
 const GIVEN_YEAR: &str = "2020-";
 /// What names that servers generate from the malformed prefix of the cases begin with; five random letters follow.
 const GENERATED: &str = "Bad_-";
+/// What the names of volumes with credentials begin with; five random letters follow.
+const CREDENTIALS: &str = "kube-api-access-";
 /// What the resource version of a stored object stands behind.
 const RECORD: &str = "in record (";
 
@@ -128,6 +130,12 @@ fn normalize(value: &mut Value) {
             for (key, member) in members.iter_mut() {
                 match key.as_str() {
                     "clusterIP" | "nodePort" | "healthCheckNodePort" if member != "None" => chosen(member),
+                    // Upstream walks its maps of roles in any order.
+                    "resourceRules" | "nonResourceRules" => {
+                        if let Some(rules) = member.as_array_mut() {
+                            rules.sort_by_cached_key(Value::to_string);
+                        }
+                    }
                     "clusterIPs" => member.as_array_mut().into_iter().flatten().filter(|ip| *ip != "None").for_each(chosen),
                     _ => normalize(member),
                 }
@@ -164,6 +172,9 @@ fn neutral(text: &str) -> String {
         } else if text[at..].starts_with(GENERATED) && bytes.len() >= at + GENERATED.len() + 5 {
             out += GENERATED;
             at += GENERATED.len() + 5;
+        } else if text[at..].starts_with(CREDENTIALS) && bytes.len() >= at + CREDENTIALS.len() + 5 {
+            out += CREDENTIALS;
+            at += CREDENTIALS.len() + 5;
         } else if let Some(digits) = version_in_record(&text[at..]) {
             out += "in record (<version>";
             at += RECORD.len() + digits;
@@ -262,6 +273,13 @@ mod tests {
             "a: Invalid value: {…}: no, c: Invalid value: {…}: no"
         );
         assert_eq!(neutral("immutable after creation\n@@ -1 +1 @@\n x"), "immutable after creation");
+    }
+
+    #[test]
+    fn the_order_of_rules_and_names_of_credentials_do_not_count() {
+        let rules = |first: &str, other: &str| json!({"resourceRules": [{"verbs": [first]}, {"verbs": [other]}]});
+        assert!(differences(&reply(200, rules("a", "b")), &reply(200, rules("b", "a"))).is_empty());
+        assert_eq!(neutral("kube-api-access-k2mbn"), "kube-api-access-");
     }
 
     #[test]
