@@ -10,6 +10,7 @@ mod encodings;
 mod every_kind;
 mod extensions;
 mod hook;
+mod hostile;
 mod house;
 mod kinds;
 mod network;

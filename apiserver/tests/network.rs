@@ -49,7 +49,7 @@ impl Pki {
         Arc::new(tls_config(tls).unwrap())
     }
 
-    fn client_config(&self, with_certificate: bool) -> Arc<rustls::ClientConfig> {
+    pub(crate) fn client_config(&self, with_certificate: bool) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(der(&self.authority)).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

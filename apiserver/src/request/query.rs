@@ -114,7 +114,8 @@ impl Query {
         self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
-    fn number(&self, key: &str) -> Result<Option<i64>, Status> {
+    /// A whole number; `None` when absent or empty, 400 when it is none.
+    pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
             None | Some("") => Ok(None),
             Some(text) => {

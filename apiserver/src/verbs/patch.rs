@@ -28,10 +28,12 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     }
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), false)?;
     let mut writing = Writing::new(api, call, kind, options);
-    let patch = Patch::parse(of, &call.body)?;
+    // Where there is nothing to patch, nobody asks with what.
+    let patch = Patch::parse(of, &call.body);
     let made = writing
         .change(false, |writing, old| {
             let old = old.ok_or_else(Status::no_such_path)?;
+            let patch = patch.as_ref().map_err(Clone::clone)?;
             let patched = patch.apply(&kind.schema, old.value())?;
             if kind.is_custom() {
                 return Ok(Made { object: writing.decode_value(patched)?, owned: false });

@@ -5,7 +5,7 @@ use coracle_schema::decode::MAX_NESTING;
 use serde_json::Value;
 use serde_saphyr::{Error, Options, budget::BudgetBreach, options::DuplicateKeyPolicy};
 
-/// Nesting that is read: as much as objects may have ([`MAX_NESTING`]), which is little enough for a thread's stack in unoptimized builds.
+/// Nesting that is read: as much as objects may have ([`MAX_NESTING`]), which takes a third of the server's stacks in unoptimized builds.
 /// Upstream reads 10,000 levels, in YAML as in JSON; of the CRDs in use none has fifty.
 const DEPTH: usize = MAX_NESTING;
 /// Nodes of a document: more than fit into a request.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_schema::FieldErrors;
 use coracle_store::cache::Freshness;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -16,8 +17,9 @@ use super::agent::{Target, failure, kept, passed_on};
 use crate::{
     authn::bearer,
     registry::{Kind, Object},
+    request::Query,
     verbs::{Api, Call},
-    wire::{Answer, Body, Status, answer},
+    wire::{Answer, Body, Status, answer, status::Subject},
 };
 
 /// Query of a log request: our name is the agent's, too.
@@ -29,6 +31,7 @@ const CONTAINERS: [&str; 3] = ["/spec/containers", "/spec/initContainers", "/spe
 
 /// The log of a container, as the agent sends it.
 pub(super) async fn log(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    check_log(&call.query, &call.info.name)?;
     let pod = pod(api, call, kind).await?;
     let container = container(&pod, call.query.text("container"))?;
     let (namespace, name) = (pod.namespace(), pod.name());
@@ -44,6 +47,27 @@ pub(super) async fn log(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         return Err(failure(said).await);
     }
     Ok(answer::bytes(StatusCode::OK, "text/plain", passed_on(said.into_body())))
+}
+
+/// Refuses options of a log that mean nothing (`ValidatePodLogOptions`).
+fn check_log(query: &Query, pod: &str) -> Result<(), Status> {
+    let mut errors = FieldErrors::none();
+    if let Some(lines) = query.number("tailLines")?.filter(|lines| *lines < 0) {
+        errors.invalid("tailLines", lines, "must be greater than or equal to 0");
+    }
+    let since_time = !query.text("sinceTime").is_empty();
+    for (field, counts) in [("limitBytes", true), ("sinceSeconds", !since_time)] {
+        if let Some(few) = query.number(field)?.filter(|n| *n < 1 && counts) {
+            errors.invalid(field, few, "must be greater than 0");
+        }
+    }
+    if since_time && query.number("sinceSeconds")?.is_some() {
+        errors.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(Subject { group: "", resource: "PodLogOptions", name: pod }, &errors))
 }
 
 /// Passes an upgrade on to the agent, and then bytes both ways until one side ends.
