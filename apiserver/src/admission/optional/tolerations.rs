@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::admission::bench::{Bench, pod};
 
-    fn world(annotations: Value) -> (Bench, PodTolerationRestriction) {
+    fn world(annotations: &Value) -> (Bench, PodTolerationRestriction) {
         let bench = Bench::new();
         bench.reader.put("", "namespaces", json!({"metadata": {"name": "live", "annotations": annotations}}));
         let plugin = PodTolerationRestriction { reader: bench.reader.clone() };
@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn a_namespaces_tolerations_are_added_once() {
         let toleration = json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"});
-        let (bench, plugin) = world(json!({DEFAULTS: json!([toleration]).to_string()}));
+        let (bench, plugin) = world(&json!({DEFAULTS: json!([toleration]).to_string()}));
         let made = bench.create(&plugin, "pods live web", pod()).await.unwrap();
         assert_eq!(made["spec"]["tolerations"], json!([toleration]));
         assert_eq!(bench.create(&plugin, "pods live web", made.clone()).await.unwrap(), made);
@@ -147,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_namespace_does_not_allow_is_refused() {
         let allowed = json!([{"key": "a", "operator": "Exists"}]);
-        let (bench, plugin) = world(json!({ALLOWED: allowed.to_string()}));
+        let (bench, plugin) = world(&json!({ALLOWED: allowed.to_string()}));
         let create = async |toleration: Value| {
             let mut pod = pod();
             pod["spec"]["tolerations"] = json!([toleration]);

@@ -21,11 +21,11 @@ fn read(value: &Value, mutating: bool) -> Result<Answer, Invalid> {
     answer::read(value.to_string().as_bytes(), &schema(), "admission.k8s.io/v1", "u", mutating)
 }
 
-fn review(response: Value) -> Value {
+fn review(response: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
-fn unfit(response: Value, mutating: bool) -> String {
+fn unfit(response: &Value, mutating: bool) -> String {
     match read(&review(response), mutating) {
         Err(Invalid::Unfit(why)) => why,
         other => panic!("{other:?}"),
@@ -34,9 +34,9 @@ fn unfit(response: Value, mutating: bool) -> String {
 
 #[test]
 fn an_answer_of_v1_must_be_one_to_the_question() {
-    assert!(read(&review(json!({"uid": "u", "allowed": true})), true).unwrap().allowed);
-    assert_eq!(unfit(json!({"uid": "v", "allowed": true}), true), "expected response.uid=\"u\", got \"v\"");
-    assert_eq!(unfit(Value::Null, true), "webhook response was absent");
+    assert!(read(&review(&json!({"uid": "u", "allowed": true})), true).unwrap().allowed);
+    assert_eq!(unfit(&json!({"uid": "v", "allowed": true}), true), "expected response.uid=\"u\", got \"v\"");
+    assert_eq!(unfit(&Value::Null, true), "webhook response was absent");
     let untyped = json!({"response": {"uid": "u", "allowed": true}});
     let expected = "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /, Kind=".to_owned();
     assert_eq!(read(&untyped, true).unwrap_err(), Invalid::Unfit(expected));
@@ -55,18 +55,18 @@ fn an_answer_of_v1beta1_need_not_say_what_it_is() {
 #[test]
 fn a_patch_and_its_type_come_together_and_from_mutating_webhooks_only() {
     let with = |patch: Value, of: Value| json!({"uid": "u", "allowed": true, "patch": patch, "patchType": of});
-    assert_eq!(unfit(with(json!("W10="), Value::Null), true), "webhook returned response.patch but not response.patchType");
-    assert_eq!(unfit(with(Value::Null, json!("JSONPatch")), true), "webhook returned response.patchType but not response.patch");
-    assert_eq!(unfit(with(json!("W10="), json!("")), true), "webhook returned invalid response.patchType of \"\"");
-    assert_eq!(unfit(with(json!("W10="), Value::Null), false), "validating webhook may not return response.patch");
-    assert_eq!(unfit(with(Value::Null, json!("JSONPatch")), false), "validating webhook may not return response.patchType");
+    assert_eq!(unfit(&with(json!("W10="), Value::Null), true), "webhook returned response.patch but not response.patchType");
+    assert_eq!(unfit(&with(Value::Null, json!("JSONPatch")), true), "webhook returned response.patchType but not response.patch");
+    assert_eq!(unfit(&with(json!("W10="), json!("")), true), "webhook returned invalid response.patchType of \"\"");
+    assert_eq!(unfit(&with(json!("W10="), Value::Null), false), "validating webhook may not return response.patch");
+    assert_eq!(unfit(&with(Value::Null, json!("JSONPatch")), false), "validating webhook may not return response.patchType");
 }
 
 #[test]
 fn yaml_is_an_answer_too_and_wrong_types_are_told_in_gos_words() {
     let yaml = b"apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\nresponse:\n  uid: u\n  allowed: true\n";
     assert!(answer::read(yaml, &schema(), "admission.k8s.io/v1", "u", false).unwrap().allowed);
-    let wrong = read(&review(json!({"uid": "u", "allowed": "yes"})), false).unwrap_err();
+    let wrong = read(&review(&json!({"uid": "u", "allowed": "yes"})), false).unwrap_err();
     let expected = "json: cannot unmarshal string into Go struct field AdmissionResponse.response.allowed of type bool";
     assert_eq!(wrong, Invalid::Undecodable(expected.to_owned()));
 }
@@ -109,8 +109,8 @@ impl World {
     }
 
     /// Whether a webhook without an address is asked: the write is refused then.
-    async fn is_asked(&self, more: Value, operation: Operation, at: &str, object: Value) -> bool {
-        let plugin = ValidatingAdmissionWebhook(self.engine("validatingwebhookconfigurations", &more).await);
+    async fn is_asked(&self, more: &Value, operation: Operation, at: &str, object: Value) -> bool {
+        let plugin = ValidatingAdmissionWebhook(self.engine("validatingwebhookconfigurations", more).await);
         let (new, old) = if operation == Operation::Delete { (None, Some(object)) } else { (Some(object), None) };
         let asked: Result<Value, Status> = self.bench.run(&plugin, operation, at, new, old).await;
         match asked {
@@ -132,7 +132,7 @@ async fn rules_name_groups_versions_resources_operations_and_scope() {
         for (name, value) in rule.as_object().unwrap() {
             whole[name] = value.clone();
         }
-        world.is_asked(json!({"rules": [whole]}), Operation::Create, "pods live web", json!({"metadata": {"name": "web"}})).await
+        world.is_asked(&json!({"rules": [whole]}), Operation::Create, "pods live web", json!({"metadata": {"name": "web"}})).await
     };
     assert!(pods(json!({})).await);
     assert!(!pods(json!({"operations": ["UPDATE", "DELETE"]})).await);
@@ -148,12 +148,12 @@ async fn namespaces_are_selected_by_their_own_labels_and_hold_nothing_of_the_clu
     let world = World::new();
     let selector = |tier: &str| json!({"namespaceSelector": {"matchLabels": {"tier": tier}}});
     let create = Operation::Create;
-    assert!(world.is_asked(selector("gold"), create, "pods live web", json!({"metadata": {}})).await);
-    assert!(!world.is_asked(selector("tin"), create, "pods live web", json!({"metadata": {}})).await);
-    assert!(world.is_asked(selector("tin"), create, "nodes - n", json!({"metadata": {}})).await);
+    assert!(world.is_asked(&selector("gold"), create, "pods live web", json!({"metadata": {}})).await);
+    assert!(!world.is_asked(&selector("tin"), create, "pods live web", json!({"metadata": {}})).await);
+    assert!(world.is_asked(&selector("tin"), create, "nodes - n", json!({"metadata": {}})).await);
     let labelled = json!({"metadata": {"name": "n", "labels": {"tier": "tin"}}});
-    assert!(world.is_asked(selector("tin"), create, "namespaces - n", labelled.clone()).await);
-    assert!(world.is_asked(selector("tin"), Operation::Delete, "namespaces n n", labelled).await);
+    assert!(world.is_asked(&selector("tin"), create, "namespaces - n", labelled.clone()).await);
+    assert!(world.is_asked(&selector("tin"), Operation::Delete, "namespaces n n", labelled).await);
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_namespace_that_is_not_there_is_told_as_such() {
 async fn configurations_cannot_lock_themselves_in() {
     let world = World::new();
     let at = "validatingwebhookconfigurations.admissionregistration.k8s.io - c";
-    assert!(!world.is_asked(json!({}), Operation::Delete, at, json!({})).await);
+    assert!(!world.is_asked(&json!({}), Operation::Delete, at, json!({})).await);
     let plugin = MutatingAdmissionWebhook(world.engine("mutatingwebhookconfigurations", &json!({"failurePolicy": "Ignore"})).await);
     world.bench.create(&plugin, "pods live web", json!({"metadata": {}})).await.unwrap();
 }
