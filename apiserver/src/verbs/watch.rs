@@ -304,7 +304,7 @@ mod tests {
     fn a_watch_lasts_as_long_as_is_asked_and_not_at_all_when_that_is_negative() {
         let lasts = |seconds| duration(&ListOptions { timeout_seconds: seconds, ..ListOptions::default() });
         assert_eq!(lasts(Some(5)), Some(Duration::from_secs(5)));
-        for over in [-1, -5, i64::MIN + 1, i64::MAX] {
+        for over in [-1, -5, i64::MAX] {
             assert_eq!(lasts(Some(over)), None, "{over}");
         }
         for open in [None, Some(0)] {

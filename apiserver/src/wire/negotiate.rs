@@ -253,9 +253,10 @@ fn content_type(headers: &HeaderMap) -> &str {
 fn is_well_formed(headers: &HeaderMap) -> bool {
     let text = text(headers, &header::CONTENT_TYPE);
     let (_, parameters) = text.split_once(';').unwrap_or_default();
+    let parameters = parameters.trim();
     // One semicolon may stand at the end, where nothing follows.
-    let parameters = parameters.trim().strip_suffix(';').unwrap_or(parameters).trim();
-    parameters.is_empty() || parameters.split(';').all(|p| p.trim().split_once('=').is_some_and(|(name, _)| !name.is_empty()))
+    let named = parameters.strip_suffix(';').unwrap_or(parameters);
+    parameters.is_empty() || named.split(';').all(|p| p.trim().split_once('=').is_some_and(|(name, _)| !name.is_empty()))
 }
 
 fn unsupported(accepted: &str) -> Status {
