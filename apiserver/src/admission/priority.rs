@@ -97,8 +97,10 @@ impl Priority {
             );
             return Err(look::forbidden(attempt, Some(pod), &why));
         }
-        let given = look::text(spec, "preemptionPolicy");
-        if let Some(policy) = policy.as_deref().filter(|p| !given.is_empty() && *p != given) {
+        let given = spec.get("preemptionPolicy").and_then(Value::as_str);
+        if let (Some(given), Some(policy)) = (given, policy.as_deref())
+            && given != policy
+        {
             let why = format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
             );

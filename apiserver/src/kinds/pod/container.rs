@@ -116,13 +116,12 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut FieldErr
 
 /// A variable of a file in a volume (`validateFileKeySelector`).
 fn file_key(selector: &Value, path: &str, errors: &mut FieldErrors) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [("key", name::env_name), ("volumeName", name::label)];
-    for (field, rule) in rules {
-        match view::text(selector, field) {
-            "" => errors.required(format!("{path}.{field}"), ""),
-            text => errors.invalid_each(&format!("{path}.{field}"), text, rule(text)),
-        }
-    }
+    let mut need = |field: &str, rule: fn(&str) -> Vec<String>| match view::text(selector, field) {
+        "" => errors.required(format!("{path}.{field}"), ""),
+        text => errors.invalid_each(&format!("{path}.{field}"), text, rule(text)),
+    };
+    need("key", name::env_name);
+    need("volumeName", name::label);
     match view::text(selector, "path") {
         "" => errors.required(format!("{path}.path"), ""),
         file => no_backsteps(file, &format!("{path}.path"), errors),

@@ -234,7 +234,7 @@ fn allocated(spec: &Value, status: &Value, list: &str, containers: &str, errors:
 mod tests {
     use super::*;
 
-    fn faults(status: Value, before: Value) -> Vec<String> {
+    fn faults(status: &Value, before: &Value) -> Vec<String> {
         let spec =
             json!({"nodeName": "n", "restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b", "restartPolicy": "Never"}]});
         let mut pod = json!({"spec": spec, "status": status});
@@ -251,16 +251,18 @@ mod tests {
         let runs = |name: &str| json!({"name": name, "state": {"running": {}}});
         let of = |one: Value| json!({"containerStatuses": [one]});
         let refused = ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"];
-        assert!(faults(of(runs("a")), of(ended("a", 1))).is_empty());
-        assert_eq!(faults(of(runs("a")), of(ended("a", 0))), refused);
-        assert_eq!(faults(of(runs("b")), of(ended("b", 1))), refused);
+        assert!(faults(&of(runs("a")), &of(ended("a", 1))).is_empty());
+        assert_eq!(faults(&of(runs("a")), &of(ended("a", 0))), refused);
+        assert_eq!(faults(&of(runs("b")), &of(ended("b", 1))), refused);
     }
 
     #[test]
     fn addresses_agree_and_what_the_server_chose_stays() {
-        assert!(faults(json!({"podIP": "10.0.0.1"}), json!({"qosClass": "Burstable"})).is_empty());
-        let said =
-            faults(json!({"qosClass": "BestEffort", "nominatedNodeName": "m", "hostIPs": [{"ip": "x"}]}), json!({"qosClass": "Burstable"}));
+        assert!(faults(&json!({"podIP": "10.0.0.1"}), &json!({"qosClass": "Burstable"})).is_empty());
+        let said = faults(
+            &json!({"qosClass": "BestEffort", "nominatedNodeName": "m", "hostIPs": [{"ip": "x"}]}),
+            &json!({"qosClass": "Burstable"}),
+        );
         assert_eq!(
             said,
             [
