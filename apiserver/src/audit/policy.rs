@@ -197,7 +197,8 @@ impl Written {
                 errors.invalid(format!("{path}.resources.resourceNames"), shown, "using resourceNames requires at least one resource");
             }
         }
-        if !paths.is_empty() && !(resources.is_empty() && namespaces.is_empty()) {
+        let of_resources = !resources.is_empty() || !namespaces.is_empty();
+        if of_resources && !paths.is_empty() {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             errors.invalid(format!("{path}.nonResourceURLs"), format!("{paths:?}"), why);
         }
