@@ -311,9 +311,7 @@ fn job_warnings(new: &Object, old: Option<&Object>, path: &str) -> Vec<String> {
     let mut all = Vec::new();
     if view::text(spec, "completionMode") == "Indexed" && more_than("completions", 100_000) && more_than("parallelism", 10_000) {
         let when = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4";
-        all.push(format!(
-            "{path}: {when}, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
-        ));
+        all.push(format!("{path}: {when}, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
     }
     all.extend(template::warnings(new, old, &format!("{path}.template")));
     all
