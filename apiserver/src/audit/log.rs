@@ -18,7 +18,7 @@ use tracing::{error, warn};
 pub struct LogOptions {
     /// The file; `-` is standard output.
     pub path: PathBuf,
-    /// A full file is put aside, in megabytes; 0 is 100.
+    /// A full file is put aside, in megabytes (of 1024 KiB, as upstream's); 0 is 100.
     pub max_size: u64,
     /// Days that files put aside are kept; 0: forever.
     pub max_age: u64,
@@ -130,7 +130,7 @@ impl Output {
         match self {
             Self::Standard => io::stdout().lock().write_all(bytes),
             Self::File { file, size, options } => {
-                let most = if options.max_size == 0 { 100 } else { options.max_size } * 1_000_000;
+                let most = if options.max_size == 0 { 100 } else { options.max_size } << 20;
                 if *size > 0 && *size + bytes.len() as u64 > most {
                     let aside = set_aside(&options.path, Timestamp::now());
                     fs::rename(&options.path, &aside)?;

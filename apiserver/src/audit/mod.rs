@@ -12,6 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tracing::warn;
 
 use self::{event::Event, log::Log, policy::Policy};
 pub use self::{
@@ -48,7 +49,18 @@ pub struct Trail {
 impl Audit {
     /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file.
     pub fn open(options: &Options) -> Result<Option<Arc<Self>>, String> {
-        let (Some(policy), Some(log)) = (&options.policy, &options.log) else { return Ok(None) };
+        let (policy, log) = match (&options.policy, &options.log) {
+            (Some(policy), Some(log)) => (policy, log),
+            (Some(_), None) => {
+                warn!("--audit-policy-file without --audit-log-path: requests are written down nowhere");
+                return Ok(None);
+            }
+            (None, Some(_)) => {
+                warn!("--audit-log-path without --audit-policy-file: no request is written down");
+                return Ok(None);
+            }
+            (None, None) => return Ok(None),
+        };
         Ok(Some(Arc::new(Self { policy: Policy::load(policy)?, log: Log::open(log.clone())? })))
     }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use coracle_schema::{FieldErrors, go, name};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::event::Stage;
 use crate::{authn::User, request::RequestInfo, wire::yaml};
 
 /// How much of a request is written down; the more the greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Deserialize, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the names are the API's")]
 pub enum Level {
     #[default]
@@ -341,5 +341,7 @@ rules:
         }
         assert!(Policy::parse(b"apiVersion: v1\nkind: Policy\nrules: []").unwrap_err().contains("known: audit.k8s.io/v1 Policy"));
         assert!(Policy::parse(format!("{head}rulez: []").as_bytes()).unwrap_err().contains("unknown field `rulez`"));
+        let rule = Policy::parse(format!("{head}rules: [{{level: None, usrs: [a]}}]").as_bytes());
+        assert!(rule.unwrap_err().contains("unknown field `usrs`"));
     }
 }

@@ -104,12 +104,18 @@ impl PodSecurity {
         let pod_seen = Pod::of(pod.value());
         let violations = evaluate(policy.enforce, &pod_seen);
         annotate(attempt, "enforce-policy", &policy.enforce.to_string());
-        note(attempt, policy.audit, &pod_seen);
+        // What keeps to the enforced level breaks none of the same.
+        let keeps = |of: LevelVersion| of == policy.enforce && violations.is_empty();
+        if !keeps(policy.audit) {
+            note(attempt, policy.audit, &pod_seen);
+        }
         if !violations.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&violations));
             return Err(look::forbidden(attempt, Some(pod), &why));
         }
-        attempt.warnings.extend(warning(policy.warn, &pod_seen));
+        if !keeps(policy.warn) {
+            attempt.warnings.extend(warning(policy.warn, &pod_seen));
+        }
         Ok(())
     }
 
@@ -136,11 +142,14 @@ impl PodSecurity {
         if now.level == standard::Level::Privileged || relaxed {
             return Ok(());
         }
-        let Ok(pods) = self.reader.list("", "pods", object.name()).await else {
-            attempt.warnings.push("failed to list pods while checking new PodSecurity enforce level".to_owned());
-            return Ok(());
+        let name = object.name().to_owned();
+        let told = match self.reader.list("", "pods", &name).await {
+            // There may be very many: other requests go on meanwhile.
+            Ok(pods) => tokio::task::spawn_blocking(move || namespace::warnings(&name, now, &pods)).await.ok(),
+            Err(_) => None,
         };
-        attempt.warnings.extend(namespace::warnings(object.name(), now, &pods));
+        let failed = || vec!["failed to list pods while checking new PodSecurity enforce level".to_owned()];
+        attempt.warnings.extend(told.unwrap_or_else(failed));
         Ok(())
     }
 }
