@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use registry::claims::Ranges;
 pub use request::serve::{Service, Tls, tls_config};
 pub use verbs::Clock;
+pub use webhook::Kubeconfig;
 
 use request::layers::Layers;
 

@@ -227,6 +227,7 @@ fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Option
         anonymous,
         bootstrap_tokens: flags.on("enable-bootstrap-token-auth"),
         fixed_tokens,
+        webhook: None,
     })
 }
 

@@ -7,13 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::debug;
 
 use super::{
-    User, bearer,
+    User, WebhookOptions, bearer,
+    cache::Cache,
     issuer::Issuer,
     join,
     keys::{SigningKey, VerifyingKey},
-    tokens::{TokenError, Verified, Verifier},
+    tokens::{Refusal, TokenError, Verified, Verifier},
+    webhook::TokenWebhook,
 };
 use crate::{registry::Reader, wire::Status};
+
+/// A token that was good is believed for this long without another look (`TokenSuccessCacheTTL`).
+const CACHED: SignedDuration = SignedDuration::from_secs(10);
 
 /// How users are recognised.
 #[derive(Default)]
@@ -36,6 +41,8 @@ pub struct Options {
     pub bootstrap_tokens: bool,
     /// `--token-auth-file`, read by [`bearer::fixed_tokens`].
     pub fixed_tokens: HashMap<String, Arc<User>>,
+    /// Who is asked of tokens that nobody here knows (`--authentication-token-webhook-config-file`).
+    pub webhook: Option<WebhookOptions>,
 }
 
 /// Recognises users. Certificates first, then tokens, then nobody in particular.
@@ -47,6 +54,8 @@ pub struct Authenticator {
     issuers: Vec<String>,
     verifier: Verifier,
     issuer: Option<Issuer>,
+    webhook: Option<TokenWebhook>,
+    recent: Cache<Verified>,
     reader: Arc<dyn Reader>,
 }
 
@@ -72,6 +81,8 @@ impl Authenticator {
             anonymous: options.anonymous.then(|| Arc::new(User::anonymous())),
             bootstrap_tokens: options.bootstrap_tokens,
             fixed_tokens: options.fixed_tokens,
+            webhook: options.webhook.map(|webhook| TokenWebhook::new(webhook, audiences.clone())),
+            recent: Cache::new(),
             audiences,
             issuers: issuers.clone(),
             verifier: Verifier::new(issuers, verifying_keys, reader.clone()),
@@ -99,18 +110,40 @@ impl Authenticator {
     }
 
     /// Whose token it is, and for which of the `audiences`.
-    pub async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, TokenError> {
-        // Fixed and bootstrap tokens know no audience: they are for the API server.
-        let ours = || audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
-        if let Some(user) = self.fixed_tokens.get(token) {
-            return Ok(Verified { user: user.clone(), audiences: ours() });
+    pub async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, Refusal> {
+        let key = self.recent.key(token, audiences);
+        if let Some(known) = self.recent.get(&key, now) {
+            return Ok(known);
         }
-        if self.bootstrap_tokens && join::parse(token).is_some() {
-            let user = join::user(&*self.reader, token, now).await.map_err(TokenError::Lookup)?;
-            let user = user.ok_or(TokenError::Invalidated)?;
-            return Ok(Verified { user: Arc::new(user), audiences: ours() });
+        let found = self.look_up(token, audiences, now).await?;
+        self.recent.put(key, found.clone(), now, CACHED, found.until);
+        Ok(found)
+    }
+
+    /// Asks all who may know the token, in upstream's order; the first who does decides.
+    async fn look_up(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, Refusal> {
+        let mut refusal = Refusal::default();
+        // Tokens that know no audience are for the API server.
+        let ours: Vec<String> = audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        let is_ours = audiences.is_empty() || !ours.is_empty();
+        if let Some(user) = self.fixed_tokens.get(token).filter(|_| is_ours) {
+            return Ok(Verified { user: user.clone(), audiences: ours, until: None });
         }
-        self.verifier.verify(token, audiences, now).await
+        if let Some(verified) = refusal.unless(self.verifier.verify(token, audiences, now).await) {
+            return Ok(verified);
+        }
+        if self.bootstrap_tokens && is_ours && join::parse(token).is_some() {
+            let found = join::user(&*self.reader, token, now).await.map_err(TokenError::Lookup);
+            if let Some(user) = refusal.unless(found) {
+                return Ok(Verified::new(user, ours));
+            }
+        }
+        if let Some(webhook) = &self.webhook
+            && let Some(verified) = refusal.unless(webhook.authenticate(token, audiences, now).await)
+        {
+            return Ok(verified);
+        }
+        Err(refusal)
     }
 
     /// The API server's own audiences.

@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(answer.value()["spec"], json!({"audiences": ["api"], "expirationSeconds": 3600}));
         assert_eq!(answer.text("/status/expirationTimestamp"), "2026-11-21T13:00:00Z");
         let verifier = Verifier::new(vec![issuer.name.clone()], vec![issuer.key.public().clone()], issuer.reader.clone());
-        let verified = verifier.verify(answer.text("/status/token"), &["api".into()], now()).await.unwrap();
+        let verified = verifier.verify(answer.text("/status/token"), &["api".into()], now()).await.unwrap().unwrap();
         assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
     }
 

@@ -11,10 +11,13 @@ pub mod reviews;
 pub mod tokens;
 
 mod authenticator;
+mod cache;
+mod webhook;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use authenticator::{Authenticator, Options};
+pub use webhook::{Version, WebhookOptions};
 
 /// The extra that names the credential itself (`JTI=…`, `X509SHA256=…`).
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -45,6 +48,14 @@ impl User {
     /// Nobody in particular.
     pub fn anonymous() -> Self {
         Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+    }
+
+    /// The same user as one of those who are known (`group.NewAuthenticatedGroupAdder`).
+    pub(crate) fn authenticated(mut self) -> Self {
+        if !self.in_group("system:authenticated") && !self.in_group("system:unauthenticated") && &*self.name != "system:anonymous" {
+            self.groups.push("system:authenticated".into());
+        }
+        self
     }
 
     /// Whether the user is in a group.

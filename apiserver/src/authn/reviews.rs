@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Authenticator, User, tokens::TokenError};
+use super::{Authenticator, User};
 use crate::{registry::Object, wire::Status};
 
 /// Fills the status of a TokenReview.
@@ -17,17 +17,12 @@ pub async fn token_review(authenticator: &Authenticator, mut review: Object, now
         _ => authenticator.audiences().to_vec(),
     };
     let status = match authenticator.token(&token, &asked, now).await {
-        Ok(verified) if verified.audiences.is_empty() => json!({"user": {}, "error": "the token is not valid for the requested audiences"}),
         Ok(verified) => json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences}),
-        Err(TokenError::Form(_)) => json!({"user": {}, "error": INVALID}),
-        Err(error) => json!({"user": {}, "error": format!("[{INVALID}, {error}]")}),
+        Err(refusal) => json!({"user": {}, "error": refusal.to_string()}),
     };
     set_status(&mut review, status);
     Ok(review)
 }
-
-/// What is said of a token that nobody knows; of one that is known but not good, the reason follows.
-const INVALID: &str = "invalid bearer token";
 
 /// The answer to a SelfSubjectReview: nothing of the question, and who asked.
 pub fn self_subject_review(user: &User, mut review: Object, now: Timestamp) -> Object {

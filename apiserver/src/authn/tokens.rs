@@ -1,12 +1,10 @@
 //! Verifies service-account tokens: signature, issuer, audience, time, and that what they are bound to is still there
 //! (`pkg/serviceaccount/jwt.go` and `claims.go`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::{
     CREDENTIAL_ID, User,
@@ -17,12 +15,6 @@ use crate::{registry::Reader, wire::Status};
 
 /// Clocks of issuer and verifier may differ by this much.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
-
-/// A verified token is believed for this long without another look at what it is bound to, as upstream's token cache does.
-const CACHED: SignedDuration = SignedDuration::from_secs(10);
-
-/// At most so many verified tokens are remembered.
-const CACHE_LIMIT: usize = 4096;
 
 /// Why a token is not good.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -69,6 +61,9 @@ pub enum TokenError {
     /// The lookup failed.
     #[error("cannot check the token now: {0}")]
     Lookup(Status),
+    /// The webhook could not be asked, or said why the token is not good.
+    #[error("{0}")]
+    Webhook(String),
 }
 
 /// A good token.
@@ -78,6 +73,43 @@ pub struct Verified {
     pub user: Arc<User>,
     /// Those of the audiences asked for that the token is for.
     pub audiences: Vec<String>,
+    /// When it ends, if that is known: nobody believes it longer.
+    pub until: Option<Timestamp>,
+}
+
+impl Verified {
+    /// A token of nobody knows what end.
+    pub fn new(user: User, audiences: Vec<String>) -> Self {
+        Self { user: Arc::new(user), audiences, until: None }
+    }
+}
+
+/// Why nobody knows a token: what those said whose token it could have been, none when it is nobody's.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal(pub Vec<TokenError>);
+
+impl Refusal {
+    /// What was found, if anything; an error is kept.
+    pub(super) fn unless<T>(&mut self, found: Result<Option<T>, TokenError>) -> Option<T> {
+        found.unwrap_or_else(|error| {
+            self.0.push(error);
+            None
+        })
+    }
+}
+
+/// What is said of a token that nobody knows; of one that is known but not good, the reasons follow.
+const INVALID: &str = "invalid bearer token";
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str(INVALID);
+        }
+        write!(f, "[{INVALID}")?;
+        self.0.iter().try_for_each(|error| write!(f, ", {error}"))?;
+        f.write_str("]")
+    }
 }
 
 /// Verifies tokens of this cluster's issuers.
@@ -86,20 +118,12 @@ pub struct Verifier {
     issuers: Vec<String>,
     keys: Vec<VerifyingKey>,
     reader: Arc<dyn Reader>,
-    recent: Mutex<HashMap<[u8; 32], Recent>>,
-}
-
-/// A token verified a moment ago.
-struct Recent {
-    user: Arc<User>,
-    audiences: Vec<String>,
-    until: Timestamp,
 }
 
 impl Verifier {
     /// A verifier over these issuers and keys.
     pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, reader: Arc<dyn Reader>) -> Self {
-        Self { issuers, keys, reader, recent: Mutex::default() }
+        Self { issuers, keys, reader }
     }
 
     /// The keys tokens are verified with.
@@ -107,38 +131,20 @@ impl Verifier {
         &self.keys
     }
 
-    /// Whose token it is, when it is good for one of the `wanted` audiences.
-    pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Verified, TokenError> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some((user, audiences)) = self.remembered(&digest, now) {
-            return meet(user, &audiences, wanted);
+    /// Whose token it is, when it is good for one of the `wanted` audiences; `None` when it is of none of our issuers.
+    pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Option<Verified>, TokenError> {
+        let Some(issuer) = claims::issuer(token).filter(|issuer| self.issuers.contains(issuer)) else { return Ok(None) };
+        if self.keys.is_empty() {
+            return Ok(None);
         }
         let claims = claims::open(token, &self.keys)?;
-        if !self.issuers.contains(&claims.iss) {
+        if claims.iss != issuer {
             return Err(TokenError::Issuer(claims.iss));
         }
         let expires = check_time(&claims, now)?;
         self.check_bound(&claims.kubernetes, now).await?;
-        let user = Arc::new(user(&claims)?);
-        self.remember(digest, Recent { user: user.clone(), audiences: claims.aud.clone(), until: expires.min(after(now, CACHED)) }, now);
-        meet(user, &claims.aud, wanted)
-    }
-
-    fn remembered(&self, digest: &[u8; 32], now: Timestamp) -> Option<(Arc<User>, Vec<String>)> {
-        let recent = self.recent.lock();
-        let found = recent.get(digest).filter(|r| r.until > now)?;
-        Some((found.user.clone(), found.audiences.clone()))
-    }
-
-    fn remember(&self, digest: [u8; 32], entry: Recent, now: Timestamp) {
-        let mut recent = self.recent.lock();
-        if recent.len() >= CACHE_LIMIT {
-            recent.retain(|_, r| r.until > now);
-        }
-        if recent.len() >= CACHE_LIMIT {
-            recent.clear();
-        }
-        recent.insert(digest, entry);
+        let verified = meet(user(&claims)?, &claims.aud, wanted)?;
+        Ok(Some(Verified { until: Some(after(expires, LEEWAY)), ..verified }))
     }
 
     async fn check_bound(&self, bound: &Binding, now: Timestamp) -> Result<(), TokenError> {
@@ -242,12 +248,12 @@ fn user(claims: &Claims) -> Result<User, TokenError> {
 }
 
 /// The audiences wanted that the token is for; there must be one.
-fn meet(user: Arc<User>, audiences: &[String], wanted: &[String]) -> Result<Verified, TokenError> {
+fn meet(user: User, audiences: &[String], wanted: &[String]) -> Result<Verified, TokenError> {
     let both: Vec<String> = wanted.iter().filter(|w| audiences.contains(w)).cloned().collect();
     if both.is_empty() {
         return Err(TokenError::Audience { token: audiences.to_vec(), wanted: wanted.to_vec() });
     }
-    Ok(Verified { user, audiences: both })
+    Ok(Verified::new(user, both))
 }
 
 #[cfg(test)]
@@ -297,7 +303,8 @@ mod tests {
         let mut claims = claims(f.now);
         change(&mut claims);
         let token = claims::seal(&claims, &f.key).unwrap();
-        f.verifier.verify(&token, &["api".into()], now).await.map_err(|e| e.to_string())
+        let verified = f.verifier.verify(&token, &["api".into()], now).await.map_err(|e| e.to_string())?;
+        verified.ok_or_else(|| "not ours".to_owned())
     }
 
     #[tokio::test]
@@ -319,7 +326,7 @@ mod tests {
         let f = fixture();
         type Case = (fn(&mut Claims), &'static str);
         let cases: [Case; 7] = [
-            (|c| c.iss = "x".into(), "unknown issuer"),
+            (|c| c.iss = "x".into(), "not ours"),
             (|c| c.aud = vec!["other".into()], "invalid for the target audiences"),
             (|c| c.exp -= 661, "expired"),
             (|c| c.nbf += 61, "not valid yet"),
@@ -334,21 +341,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_dies_with_its_pod_once_the_cache_forgets() {
+    async fn a_token_dies_with_its_pod() {
         let f = fixture();
-        verify(&f, |_| {}, f.now).await.unwrap();
-        f.reader.remove("", "pods", "ns", "p");
-        let signed = claims::seal(&claims(f.now), &f.key).unwrap();
+        let token = claims::seal(&claims(f.now), &f.key).unwrap();
         let wanted = ["api".to_owned()];
-        assert!(f.verifier.verify(&signed, &wanted, f.now).await.is_err(), "another signature is another token");
-        let f2 = fixture();
-        let token = claims::seal(&claims(f2.now), &f2.key).unwrap();
-        f2.verifier.verify(&token, &wanted, f2.now).await.unwrap();
-        f2.reader.remove("", "pods", "ns", "p");
-        let soon = after(f2.now, SignedDuration::from_secs(9));
-        let later = after(f2.now, SignedDuration::from_secs(11));
-        assert!(f2.verifier.verify(&token, &wanted, soon).await.is_ok());
-        assert!(matches!(f2.verifier.verify(&token, &wanted, later).await, Err(TokenError::Invalidated)));
+        assert!(f.verifier.verify(&token, &wanted, f.now).await.unwrap().is_some());
+        f.reader.remove("", "pods", "ns", "p");
+        assert!(matches!(f.verifier.verify(&token, &wanted, f.now).await, Err(TokenError::Invalidated)));
     }
 
     #[tokio::test]

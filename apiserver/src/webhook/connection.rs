@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::{ClientConfig as Tls, pki_types::ServerName};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -172,6 +173,9 @@ impl Connection {
 async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
     let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| words::dial(&authority(host, *port), &e))?;
     let _ = stream.set_nodelay(true);
+    if place.plain {
+        return one(stream).await;
+    }
     let name = ServerName::try_from(place.name.clone()).map_err(|e| e.to_string())?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|e| words::handshake(&e))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -180,6 +184,11 @@ async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<C
         tokio::spawn(async move { ended(connection.await) });
         return Ok(Connection::Many(sender));
     }
+    one(stream).await
+}
+
+/// A connection that carries one question at a time.
+async fn one<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Result<Connection, String> {
     let (sender, connection) =
         http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await.map_err(|e| words::sending(&e))?;
     tokio::spawn(async move { ended(connection.await) });

@@ -4,26 +4,28 @@
 //! | file | |
 //! |---|---|
 //! | `place` | where a question goes: a URL, or a service at its endpoints |
+//! | `kubeconfig` | where it goes, and as whom, by a kubeconfig file |
 //! | `trust` | whom a `caBundle` makes us believe |
 //! | `connection` | dialling, TLS and the connections kept |
+//! | `retry` | asking again, as the reviews of authentication and authorization do |
 //! | `words` | what Go's clients say of what went wrong |
 //!
-//! Conversions of custom resources and admission ask through the same door.
+//! Conversions of custom resources, admission, authentication and whatever else asks anybody go through the same door.
 
 mod connection;
+mod kubeconfig;
 mod place;
+mod retry;
 mod trust;
 mod words;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::Full;
+use parking_lot::Mutex;
 use rustls::{
     ClientConfig as Tls, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
@@ -31,6 +33,8 @@ use rustls::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
+pub use kubeconfig::Kubeconfig;
+pub(crate) use retry::Backoff;
 pub(crate) use words::answered;
 
 use self::{connection::Pool, place::Place, trust::Bundle};
@@ -85,18 +89,36 @@ pub(crate) struct Said {
     pub body: Bytes,
 }
 
+/// How long what was read from a kubeconfig's files is taken as it is.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// A webhook.
 pub(crate) struct Webhook {
     config: ClientConfig,
-    tls: OnceLock<Result<Arc<Tls>, String>>,
-    pool: Pool,
-    reader: Arc<dyn Reader>,
+    /// Where it was read from, when it was not configured in an object.
+    file: Option<Kubeconfig>,
+    line: Mutex<Option<Result<Arc<Line>, String>>>,
+    /// Where services are looked up.
+    reader: Option<Arc<dyn Reader>>,
+}
+
+/// How the webhook is spoken to now: connections are kept as long as what they were made with is valid.
+struct Line {
+    tls: Arc<Tls>,
+    pool: Arc<Pool>,
+    login: Option<http::HeaderValue>,
+    stamp: [u8; 32],
+    since: Instant,
 }
 
 /// The certificates of a bundle (base64 of PEM); `Err` when it holds none or others cannot be read.
 pub(crate) fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = STANDARD.decode(bundle.trim()).map_err(|e| format!("unable to load root certificates: {e}"))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    pem_certificates(&STANDARD.decode(bundle.trim()).map_err(|e| format!("unable to load root certificates: {e}"))?)
+}
+
+/// The certificates in PEM; `Err` when there is none or others cannot be read.
+pub(crate) fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned()),
@@ -107,7 +129,13 @@ pub(crate) fn certificates(bundle: &str) -> Result<Vec<CertificateDer<'static>>,
 impl Webhook {
     /// The webhook that is reached so; services are looked up through `reader`.
     pub(crate) fn new(config: ClientConfig, reader: Arc<dyn Reader>) -> Self {
-        Self { config, tls: OnceLock::new(), pool: Pool::default(), reader }
+        Self { config, file: None, line: Mutex::default(), reader: Some(reader) }
+    }
+
+    /// The webhook a kubeconfig names.
+    pub(crate) fn at(file: Kubeconfig) -> Self {
+        let config = ClientConfig { url: Some(file.server.clone()), ..ClientConfig::default() };
+        Self { config, file: Some(file), line: Mutex::default(), reader: None }
     }
 
     /// How it is reached.
@@ -116,8 +144,8 @@ impl Webhook {
     }
 
     /// Why it can never be asked, if so: its certificates cannot be read.
-    pub(crate) fn fault(&self) -> Option<&str> {
-        self.tls().as_ref().err().map(String::as_str)
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.line().err()
     }
 
     /// Sends JSON and returns what is answered, whatever its code. The error is what upstream's HTTP client would have said.
@@ -136,6 +164,9 @@ impl Webhook {
     /// Asks, and goes where it is sent to. A redirect may lead to another path, not to somebody else: the question holds objects.
     async fn follow(&self, mut body: Bytes, terms: Terms, until: Instant) -> Result<Said, String> {
         let mut place = Place::of(&self.config, terms.timeout).map_err(|why| format!("Post {:?}: {why}", place::url(&self.config)))?;
+        if let Some(name) = self.file.as_ref().and_then(|file| file.name.as_ref()) {
+            place.name.clone_from(name);
+        }
         let (mut method, mut from) = (Method::POST, None);
         for _ in 0..=REDIRECTS {
             let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
@@ -164,8 +195,8 @@ impl Webhook {
         body: Bytes,
         largest: usize,
     ) -> Result<Said, connection::Fault> {
-        let tls = self.tls().clone().map_err(connection::Fault::Before)?;
-        let addresses = place.addresses(&self.config, &*self.reader).await.map_err(connection::Fault::Before)?;
+        let line = self.line().map_err(connection::Fault::Before)?;
+        let addresses = place.addresses(&self.config, self.reader.as_deref()).await.map_err(connection::Fault::Before)?;
         let request = || {
             let body = Full::new(body.clone());
             let mut request = Request::new(body);
@@ -173,6 +204,12 @@ impl Webhook {
             let headers = request.headers_mut();
             for (name, value) in HEADERS {
                 headers.insert(name, http::HeaderValue::from_static(value));
+            }
+            if self.file.is_some() {
+                headers.insert(header::USER_AGENT, http::HeaderValue::from_static("kube-apiserver/v1.37.1"));
+            }
+            if let Some(login) = &line.login {
+                headers.insert(header::AUTHORIZATION, login.clone());
             }
             if let Some(from) = from.and_then(|from| http::HeaderValue::from_str(from).ok()) {
                 headers.insert(header::REFERER, from);
@@ -182,11 +219,40 @@ impl Webhook {
             }
             request
         };
-        self.pool.exchange(&addresses, place, &tls, request, largest).await
+        line.pool.exchange(&addresses, place, &line.tls, request, largest).await
     }
 
-    fn tls(&self) -> &Result<Arc<Tls>, String> {
-        self.tls.get_or_init(|| tls(&self.config))
+    /// How it is spoken to now. Files that cannot be read any more leave what they held.
+    fn line(&self) -> Result<Arc<Line>, String> {
+        let mut line = self.line.lock();
+        let changes = self.file.as_ref().filter(|file| file.has_files());
+        match line.as_ref() {
+            Some(Ok(known)) if changes.is_none() || known.since.elapsed() < LOOK => return Ok(known.clone()),
+            Some(Err(why)) if changes.is_none() => return Err(why.clone()),
+            _ => {}
+        }
+        let fresh = match &self.file {
+            None => tls(&self.config).map(|tls| Line { tls, pool: Arc::default(), login: None, stamp: [0; 32], since: Instant::now() }),
+            Some(file) => file.load().map(|read| Line {
+                tls: read.tls,
+                pool: Arc::default(),
+                login: read.login,
+                stamp: read.stamp,
+                since: Instant::now(),
+            }),
+        };
+        let next = match (line.take(), fresh) {
+            (Some(Ok(known)), Ok(fresh)) if known.stamp == fresh.stamp => {
+                Ok(Line { tls: known.tls.clone(), pool: known.pool.clone(), ..fresh })
+            }
+            (Some(Ok(known)), Err(why)) => {
+                tracing::warn!(why, "what a kubeconfig names cannot be read; going on with what it was");
+                let (tls, pool, login) = (known.tls.clone(), known.pool.clone(), known.login.clone());
+                Ok(Line { tls, pool, login, stamp: known.stamp, since: Instant::now() })
+            }
+            (_, fresh) => fresh,
+        };
+        line.insert(next.map(Arc::new)).clone()
     }
 }
 
@@ -197,6 +263,14 @@ const HEADERS: [(header::HeaderName, &str); 3] = [
     (header::USER_AGENT, "kube-apiserver-admission"),
 ];
 
+/// The authorities this system trusts.
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+    roots
+}
+
 fn tls(of: &ClientConfig) -> Result<Arc<Tls>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = Tls::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
@@ -205,12 +279,7 @@ fn tls(of: &ClientConfig) -> Result<Arc<Tls>, String> {
             let bundle = Bundle::new(certificates(bundle)?, provider)?;
             config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
         }
-        None => {
-            let mut roots = RootCertStore::empty();
-            let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
-            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-            config.with_root_certificates(roots)
-        }
+        None => config.with_root_certificates(system_roots()),
     };
     let mut config = config.with_no_client_auth();
     // Behind a service or a name may stand several; each question may then go to another. Here is only one.

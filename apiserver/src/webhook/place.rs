@@ -22,7 +22,10 @@ pub(super) struct Place {
     pub(super) path: String,
     /// The name in its certificate.
     pub(super) name: String,
+    host: String,
     port: u16,
+    /// Without TLS: only a kubeconfig may lead to such a place.
+    pub(super) plain: bool,
 }
 
 /// An address to dial.
@@ -78,7 +81,10 @@ impl Place {
         let given = uri.authority().map(ToString::to_string).unwrap_or_default();
         let path = format!("{}?timeout={}s", clean(uri.path()), timeout.as_secs());
         let name = host.trim_matches(['[', ']']).to_owned();
-        Ok(Self { origin: format!("https://{given}"), authority: given, path, name, port: uri.port_u16().unwrap_or(443) })
+        let plain = uri.scheme_str() == Some("http");
+        let (scheme, port) = if plain { ("http", 80) } else { ("https", 443) };
+        let port = uri.port_u16().unwrap_or(port);
+        Ok(Self { origin: format!("{scheme}://{given}"), authority: given, path, host: name.clone(), name, port, plain })
     }
 
     /// The whole address, as messages show it.
@@ -89,7 +95,9 @@ impl Place {
     /// Where a redirect leads; the error says that it leads to somebody else.
     pub(super) fn redirected(&self, location: &str) -> Result<Self, String> {
         let uri: Uri = location.parse().map_err(|_| format!("failed to parse Location header {location:?}"))?;
-        if uri.authority().is_some_and(|other| *other != self.authority) || uri.scheme_str().is_some_and(|scheme| scheme != "https") {
+        if uri.authority().is_some_and(|other| *other != self.authority)
+            || uri.scheme_str().is_some_and(|scheme| scheme != if self.plain { "http" } else { "https" })
+        {
             return Err(format!("redirected to {location:?}: a webhook may not send questions to somebody else"));
         }
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -103,10 +111,10 @@ impl Place {
     }
 
     /// Addresses to try, in order.
-    pub(super) async fn addresses(&self, config: &ClientConfig, reader: &dyn Reader) -> Result<Vec<Address>, String> {
-        match &config.service {
-            Some(service) if config.url.is_none() => endpoints(service, reader).await,
-            _ => Ok(vec![(self.name.clone(), self.port)]),
+    pub(super) async fn addresses(&self, config: &ClientConfig, reader: Option<&dyn Reader>) -> Result<Vec<Address>, String> {
+        match (&config.service, reader) {
+            (Some(service), Some(reader)) if config.url.is_none() => endpoints(service, reader).await,
+            _ => Ok(vec![(self.host.clone(), self.port)]),
         }
     }
 }
@@ -190,7 +198,7 @@ mod tests {
             (place.name.as_str(), place.authority.as_str(), place.path.as_str()),
             ("hook.ns.svc", "hook.ns.svc:9443", "/convert?timeout=10s")
         );
-        let at = async |endpoints: Value| place.addresses(&config, &world(&endpoints)).await;
+        let at = async |endpoints: Value| place.addresses(&config, Some(&world(&endpoints) as &dyn Reader)).await;
         let two = json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["10.0.0.2"], "conditions": {}}]);
         assert_eq!(at(two).await, Ok(vec![("10.0.0.2".to_owned(), 8443)]));
         assert_eq!(at(json!([])).await, Err("no endpoints available for service \"hook\"".to_owned()));

@@ -1,0 +1,100 @@
+//! What is known of tokens for a moment (apiserver `authentication/token/cache`): tokens themselves are not kept, only keyed digests.
+
+use std::{collections::HashMap, hash::Hash};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use ring::hmac;
+
+/// At most so many tokens are remembered; upstream keeps as many.
+const LIMIT: usize = 32 << 10;
+
+/// A token for these audiences, as it is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; 32]);
+
+/// Remembers a value for a token for a while.
+pub(super) struct Cache<V> {
+    secret: hmac::Key,
+    entries: Mutex<HashMap<Key, Entry<V>>>,
+}
+
+struct Entry<V> {
+    value: V,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl<V: Clone> Cache<V> {
+    pub(super) fn new() -> Self {
+        let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+        let random: Vec<u8> = random.iter().flat_map(|id| *id.as_bytes()).collect();
+        Self { secret: hmac::Key::new(hmac::HMAC_SHA256, &random), entries: Mutex::default() }
+    }
+
+    /// The key of a token asked for with these audiences. Lengths keep `xy`, `z` and `x`, `yz` apart.
+    pub(super) fn key(&self, token: &str, audiences: &[String]) -> Key {
+        let mut signing = hmac::Context::with_key(&self.secret);
+        for part in std::iter::once(token).chain(audiences.iter().map(String::as_str)) {
+            signing.update(&part.len().to_be_bytes());
+            signing.update(part.as_bytes());
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(signing.sign().as_ref());
+        Key(key)
+    }
+
+    /// What was put, while it is good. A clock that was set back ends it, too.
+    pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<V> {
+        let entries = self.entries.lock();
+        let entry = entries.get(key).filter(|entry| entry.from <= now && now < entry.until)?;
+        Some(entry.value.clone())
+    }
+
+    /// Remembers a value from now on for `span`, or until `end` if that is sooner.
+    pub(super) fn put(&self, key: Key, value: V, now: Timestamp, span: SignedDuration, end: Option<Timestamp>) {
+        let until = now.checked_add(span).unwrap_or(Timestamp::MAX);
+        let until = end.map_or(until, |end| end.min(until));
+        if until <= now {
+            return;
+        }
+        let mut entries = self.entries.lock();
+        if entries.len() >= LIMIT {
+            entries.retain(|_, entry| entry.from <= now && now < entry.until);
+        }
+        if entries.len() >= LIMIT {
+            entries.clear();
+        }
+        entries.insert(key, Entry { value, from: now, until });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_lives_its_time_for_its_token_and_audiences_only() {
+        let cache = Cache::new();
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let audiences = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let key = cache.key("token", &audiences(&["a"]));
+        cache.put(key, 1, at(100), SignedDuration::from_secs(10), None);
+        assert_eq!((cache.get(&key, at(109)), cache.get(&key, at(110)), cache.get(&key, at(99))), (Some(1), None, None));
+        for (token, list) in [("token", &["b"][..]), ("token", &[]), ("tokena", &[]), ("toke", &["na"])] {
+            assert_eq!(cache.get(&cache.key(token, &audiences(list)), at(100)), None, "{token} {list:?}");
+        }
+        cache.put(key, 2, at(100), SignedDuration::from_secs(10), Some(at(101)));
+        assert_eq!((cache.get(&key, at(100)), cache.get(&key, at(101))), (Some(2), None));
+    }
+
+    #[test]
+    fn many_tokens_take_no_more_than_their_place() {
+        let cache = Cache::new();
+        let now = Timestamp::UNIX_EPOCH;
+        for n in 0..LIMIT + 10 {
+            cache.put(cache.key(&n.to_string(), &[]), n, now, SignedDuration::from_secs(10), None);
+        }
+        assert!(cache.entries.lock().len() <= LIMIT);
+    }
+}

@@ -1,0 +1,192 @@
+//! Tokens that somebody else knows: `--authentication-token-webhook-config-file` (apiserver `plugin/pkg/authenticator/token/webhook`).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::error;
+
+use super::{
+    User,
+    cache::Cache,
+    tokens::{TokenError, Verified},
+};
+use crate::webhook::{Backoff, Kubeconfig, Terms, Webhook};
+
+/// What a question may take; upstream knows no largest answer.
+const TERMS: Terms = Terms {
+    timeout: Duration::from_secs(30),
+    late: "context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+    largest: 4 << 20,
+};
+
+/// How the webhook is asked.
+#[derive(Clone, Debug)]
+pub struct WebhookOptions {
+    /// Where it is.
+    pub kubeconfig: Kubeconfig,
+    /// `authentication.k8s.io/v1` or `…/v1beta1`: the TokenReview it takes (`--authentication-token-webhook-version`).
+    pub version: Version,
+    /// How long its answers are remembered, good ones and bad ones (`--authentication-token-webhook-cache-ttl`).
+    pub cache: SignedDuration,
+}
+
+/// Versions of TokenReview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Version {
+    V1,
+    V1beta1,
+}
+
+impl Version {
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "authentication.k8s.io/v1",
+            Self::V1beta1 => "authentication.k8s.io/v1beta1",
+        }
+    }
+}
+
+/// Asks the webhook whose tokens are.
+pub(super) struct TokenWebhook {
+    webhook: Webhook,
+    version: Version,
+    /// Those of a webhook that says nothing of audiences: the API server's own.
+    implicit: Vec<String>,
+    ttl: SignedDuration,
+    cache: Cache<Option<Verified>>,
+}
+
+impl TokenWebhook {
+    pub(super) fn new(options: WebhookOptions, implicit: Vec<String>) -> Self {
+        let WebhookOptions { kubeconfig, version, cache: ttl } = options;
+        Self { webhook: Webhook::at(kubeconfig), version, implicit, ttl, cache: Cache::new() }
+    }
+
+    /// Whose token it is; `None` when the webhook does not know it. Errors are not remembered.
+    pub(super) async fn authenticate(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Option<Verified>, TokenError> {
+        let key = self.cache.key(token, wanted);
+        if let Some(known) = self.cache.get(&key, now) {
+            return Ok(known);
+        }
+        let found = self.ask(token, wanted).await?;
+        self.cache.put(key, found.clone(), now, self.ttl, None);
+        Ok(found)
+    }
+
+    async fn ask(&self, token: &str, wanted: &[String]) -> Result<Option<Verified>, TokenError> {
+        let mut spec = json!({"token": token});
+        if !wanted.is_empty() {
+            spec["audiences"] = wanted.into();
+        }
+        let review = json!({
+            "kind": "TokenReview", "apiVersion": self.version.api_version(), "metadata": {"creationTimestamp": null},
+            "spec": spec, "status": {"user": {}},
+        });
+        let answer = self.webhook.review(review.to_string().into(), TERMS, Backoff::REVIEWS).await;
+        let status = answer.and_then(|body| self.read(&body)).map_err(|why| {
+            error!(why, "Failed to make webhook authenticator request");
+            TokenError::Webhook(why)
+        })?;
+        let known = if status.audiences.is_empty() { &self.implicit } else { &status.audiences };
+        let audiences: Vec<String> = wanted.iter().filter(|wanted| known.contains(wanted)).cloned().collect();
+        if !wanted.is_empty() && audiences.is_empty() {
+            return Ok(None);
+        }
+        match (status.authenticated, status.error) {
+            (false, error) if error.is_empty() => Ok(None),
+            (false, error) => Err(TokenError::Webhook(error)),
+            (true, _) => Ok(Some(Verified::new(status.user.into(), audiences))),
+        }
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Status, String> {
+        let review: Review = serde_json::from_slice(body).map_err(|e| format!("the answer is no TokenReview: {e}"))?;
+        let expected = self.version.api_version();
+        if review.api_version.as_deref().is_some_and(|version| version != expected)
+            || review.kind.as_deref().is_some_and(|k| k != "TokenReview")
+        {
+            return Err(format!(
+                "the answer is {}, Kind={}, not {expected}, Kind=TokenReview",
+                review.api_version.unwrap_or_default(),
+                review.kind.unwrap_or_default()
+            ));
+        }
+        Ok(review.status)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review {
+    api_version: Option<String>,
+    kind: Option<String>,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    authenticated: bool,
+    user: UserInfo,
+    audiences: Vec<String>,
+    error: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct UserInfo {
+    username: String,
+    uid: String,
+    groups: Option<Vec<String>>,
+    extra: Option<BTreeMap<String, Vec<String>>>,
+}
+
+impl From<UserInfo> for User {
+    fn from(info: UserInfo) -> Self {
+        let groups = info.groups.unwrap_or_default().into_iter().map(Arc::from).collect();
+        Self { name: info.username.into(), uid: info.uid.into(), groups, extra: info.extra.unwrap_or_default() }.authenticated()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook() -> TokenWebhook {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("k");
+        std::fs::write(
+            &file,
+            "{current-context: x, contexts: [{name: x, context: {cluster: c, user: ''}}], clusters: [{name: c, cluster: {server: 'https://h'}}]}",
+        )
+        .unwrap();
+        let kubeconfig = Kubeconfig::read(&file).unwrap();
+        TokenWebhook::new(WebhookOptions { kubeconfig, version: Version::V1, cache: SignedDuration::ZERO }, vec!["api".into()])
+    }
+
+    #[test]
+    fn only_a_token_review_of_the_version_asked_for_is_an_answer() {
+        let webhook = webhook();
+        for (body, good) in [
+            (r#"{"status": {"authenticated": true, "user": {"username": "a", "extra": null}}}"#, true),
+            (r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {}}"#, true),
+            (r#"{"apiVersion": "authentication.k8s.io/v1beta1", "kind": "TokenReview", "status": {}}"#, false),
+            (r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "Status"}"#, false),
+            (r#"{"status": {"authenticated": "yes"}}"#, false),
+            ("yes", false),
+        ] {
+            assert_eq!(webhook.read(body.as_bytes()).is_ok(), good, "{body}");
+        }
+    }
+
+    #[test]
+    fn whom_the_webhook_names_is_authenticated_and_keeps_what_it_says() {
+        let info = UserInfo { username: "a".into(), groups: Some(vec!["g".into()]), ..UserInfo::default() };
+        let user = User::from(info);
+        assert!(user.in_group("g") && user.in_group("system:authenticated") && !user.in_group("system:masters"));
+    }
+}
