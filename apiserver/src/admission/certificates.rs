@@ -7,7 +7,7 @@ use x509_parser::{certification_request::X509CertificationRequest, pem::Pem, pre
 
 use super::{Admission, Attempt, Operation, look};
 use crate::{
-    authz::{Authorizer, Chain, Decision, MASTERS},
+    authz::{Chain, MASTERS},
     registry::Object,
     request::RequestInfo,
     wire::Status,
@@ -50,7 +50,7 @@ impl Admission for CertificateApproval {
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let signer = attempt.old.map(|o| o.text("/spec/signerName")).unwrap_or_default();
-        if may(&self.authorizer, attempt, "approve", signer) {
+        if may(&self.authorizer, attempt, "approve", signer).await {
             return Ok(());
         }
         Err(look::forbidden(attempt, new, &format!("user not permitted to approve requests with signerName {signer:?}")))
@@ -74,7 +74,7 @@ impl Admission for CertificateSigning {
             return Ok(());
         }
         let signer = old.text("/spec/signerName");
-        if may(&self.authorizer, attempt, "sign", signer) {
+        if may(&self.authorizer, attempt, "sign", signer).await {
             return Ok(());
         }
         Err(look::forbidden(attempt, Some(new), &format!("user not permitted to sign requests with signerName {signer:?}")))
@@ -93,7 +93,7 @@ impl Admission for ClusterTrustBundleAttest {
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let signer = new.map(|o| o.text("/spec/signerName")).unwrap_or_default();
-        if signer.is_empty() || may(&self.authorizer, attempt, "attest", signer) {
+        if signer.is_empty() || may(&self.authorizer, attempt, "attest", signer).await {
             return Ok(());
         }
         Err(look::forbidden(attempt, new, &format!("user not permitted to attest for signerName {signer:?}")))
@@ -128,7 +128,7 @@ fn is_part(attempt: &Attempt<'_>, part: &str) -> bool {
 }
 
 /// Whether the user may `verb` the signer itself or all of its domain (`example.com/*`).
-fn may(authorizer: &Chain, attempt: &Attempt<'_>, verb: &str, signer: &str) -> bool {
+async fn may(authorizer: &Chain, attempt: &Attempt<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map(|(domain, _)| format!("{domain}/*"));
     let names = std::iter::once(signer.to_owned()).chain(domain);
     let ask = |name: String| RequestInfo {
@@ -140,7 +140,12 @@ fn may(authorizer: &Chain, attempt: &Attempt<'_>, verb: &str, signer: &str) -> b
         name,
         ..RequestInfo::default()
     };
-    names.map(ask).any(|request| authorizer.decide(attempt.user, &request) == Decision::Allow)
+    for request in names.map(ask) {
+        if authorizer.decide(attempt.user, &request).await.is_allowed() {
+            return true;
+        }
+    }
+    false
 }
 
 /// The organizations of a request: base64 of PEM of PKCS#10.
@@ -160,12 +165,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{admission::bench::Bench, authn::User};
+    use crate::{
+        admission::bench::Bench,
+        authn::User,
+        authz::{Authorizer, Decision},
+    };
 
     /// Allows `approve` on everything of example.com and `sign` on one signer.
     struct Rule;
 
     impl Authorizer for Rule {
+        fn name(&self) -> &str {
+            "rule"
+        }
+
         fn decide(&self, _: &User, r: &RequestInfo) -> Decision {
             let allowed = matches!((r.verb.as_str(), r.name.as_str()), ("approve", "example.com/*") | ("sign", "example.com/one"));
             if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }

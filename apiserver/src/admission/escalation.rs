@@ -19,6 +19,9 @@ impl Admission for RoleEscalation {
     }
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
-        new.map_or(Ok(()), |new| self.0.check(attempt.user, attempt.request, new, attempt.old))
+        match new {
+            Some(new) => self.0.check(attempt.user, attempt.request, new, attempt.old).await,
+            None => Ok(()),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    Authorizer, Chain, Decision, MASTERS,
+    Chain, MASTERS,
     policy::Rule,
     rbac::{GROUP, Rbac},
 };
@@ -31,23 +31,23 @@ impl Escalation {
     }
 
     /// Refuses a create or update by which the user would hand out more than he holds.
-    pub fn check(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+    pub async fn check(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         if user.in_group(MASTERS) {
             return Ok(());
         }
         if request.resource.ends_with("bindings") {
-            self.check_binding(user, request, new, old)
+            self.check_binding(user, request, new, old).await
         } else {
-            self.check_role(user, request, new, old)
+            self.check_role(user, request, new, old).await
         }
     }
 
-    fn check_role(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+    async fn check_role(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let cluster = request.resource == "clusterroles";
         let aggregation = new.value().get("aggregationRule").filter(|a| !a.is_null());
         let same = |o: &Object| rules(o) == rules(new) && o.value().get("aggregationRule") == new.value().get("aggregationRule");
         // A controller that only touches metadata (finalizers) grants nothing.
-        if old.is_some_and(same) || self.may(user, "escalate", request, new.name()) {
+        if old.is_some_and(same) || self.may(user, "escalate", request, new.name()).await {
             return Ok(());
         }
         if cluster && aggregation.is_some() {
@@ -58,7 +58,7 @@ impl Escalation {
         self.require(user, &request.namespace, &rules(new), request, new)
     }
 
-    fn check_binding(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
+    async fn check_binding(&self, user: &User, request: &RequestInfo, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let part = |o: &Object, name: &str| o.value().get(name).cloned().unwrap_or(Value::Null);
         if old.is_some_and(|o| part(o, "roleRef") == part(new, "roleRef") && part(o, "subjects") == part(new, "subjects")) {
             return Ok(());
@@ -76,16 +76,16 @@ impl Escalation {
             name: name.to_owned(),
             ..RequestInfo::default()
         };
-        if self.chain.decide(user, &bind) == Decision::Allow {
+        if self.chain.decide(user, &bind).await.is_allowed() {
             return Ok(());
         }
         let granted = self.rbac.role(of, name).ok_or_else(|| Status::not_found(Subject { group: GROUP, resource, name }))?;
         self.require(user, &request.namespace, &granted, request, new)
     }
 
-    fn may(&self, user: &User, verb: &str, request: &RequestInfo, name: &str) -> bool {
+    async fn may(&self, user: &User, verb: &str, request: &RequestInfo, name: &str) -> bool {
         let ask = RequestInfo { verb: verb.to_owned(), name: name.to_owned(), subresource: String::new(), ..request.clone() };
-        self.chain.decide(user, &ask) == Decision::Allow
+        self.chain.decide(user, &ask).await.is_allowed()
     }
 
     fn require(&self, user: &User, namespace: &str, asked: &[Rule], request: &RequestInfo, new: &Object) -> Result<(), Status> {
@@ -168,26 +168,26 @@ mod tests {
     async fn roles_may_hold_only_what_their_writer_holds_unless_he_may_escalate() {
         let e = escalation().await;
         let (jane, ed) = (User::new("jane", &[]), User::new("ed", &[]));
-        assert!(e.check(&jane, &write("roles"), &role("get"), None).is_ok());
-        let refused = e.check(&jane, &write("roles"), &role("delete"), None).unwrap_err();
+        assert!(e.check(&jane, &write("roles"), &role("get"), None).await.is_ok());
+        let refused = e.check(&jane, &write("roles"), &role("delete"), None).await.unwrap_err();
         assert_eq!(
             refused.message,
             "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"jane\" (groups=[\"system:authenticated\"]) is attempting to grant \
              RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"
         );
-        assert!(e.check(&ed, &write("roles"), &role("delete"), None).is_ok());
-        assert!(e.check(&jane, &write("roles"), &role("delete"), Some(&role("delete"))).is_ok());
-        assert!(e.check(&User::new("root", &[MASTERS]), &write("roles"), &role("delete"), None).is_ok());
+        assert!(e.check(&ed, &write("roles"), &role("delete"), None).await.is_ok());
+        assert!(e.check(&jane, &write("roles"), &role("delete"), Some(&role("delete"))).await.is_ok());
+        assert!(e.check(&User::new("root", &[MASTERS]), &write("roles"), &role("delete"), None).await.is_ok());
     }
 
     #[tokio::test]
     async fn bindings_may_hand_out_only_what_is_held_unless_the_role_may_be_bound() {
         let e = escalation().await;
         let (jane, bella) = (User::new("jane", &[]), User::new("bella", &[]));
-        assert!(e.check(&jane, &write("rolebindings"), &binding("reader"), None).is_ok());
-        assert_eq!(e.check(&jane, &write("rolebindings"), &binding("admin"), None).unwrap_err().code, 403);
-        assert_eq!(e.check(&jane, &write("rolebindings"), &binding("absent"), None).unwrap_err().code, 404);
-        assert!(e.check(&bella, &write("rolebindings"), &binding("admin"), None).is_ok());
-        assert!(e.check(&bella, &write("rolebindings"), &binding("reader"), None).is_err());
+        assert!(e.check(&jane, &write("rolebindings"), &binding("reader"), None).await.is_ok());
+        assert_eq!(e.check(&jane, &write("rolebindings"), &binding("admin"), None).await.unwrap_err().code, 403);
+        assert_eq!(e.check(&jane, &write("rolebindings"), &binding("absent"), None).await.unwrap_err().code, 404);
+        assert!(e.check(&bella, &write("rolebindings"), &binding("admin"), None).await.is_ok());
+        assert!(e.check(&bella, &write("rolebindings"), &binding("reader"), None).await.is_err());
     }
 }

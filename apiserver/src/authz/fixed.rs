@@ -7,15 +7,16 @@ use crate::{authn::User, request::RequestInfo};
 pub(super) struct Allow;
 
 impl Authorizer for Allow {
+    fn name(&self) -> &str {
+        "alwaysallow"
+    }
+
     fn decide(&self, _user: &User, _request: &RequestInfo) -> Decision {
         Decision::Allow
     }
 
     fn rules(&self, _user: &User, _namespace: &str) -> Known {
-        let mut known = Known::default();
-        known.resource.push(Rule::everything());
-        known.other.push(Rule::every_path());
-        known
+        Known::of([[Rule::everything(), Rule::every_path()].into()])
     }
 }
 
@@ -23,6 +24,10 @@ impl Authorizer for Allow {
 pub(super) struct Deny;
 
 impl Authorizer for Deny {
+    fn name(&self) -> &str {
+        "alwaysdeny"
+    }
+
     fn decide(&self, _user: &User, _request: &RequestInfo) -> Decision {
         Decision::NoOpinion("Everything is forbidden.".to_owned())
     }

@@ -1,7 +1,7 @@
 //! Roles and bindings, parsed once and found by subject.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -12,9 +12,16 @@ use crate::authn::User;
 
 /// Whom a binding names. A service account is a user, by the name its tokens give it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
+enum Subject {
     User(Arc<str>),
     Group(Arc<str>),
+}
+
+/// By what a binding concerns a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Through<'u> {
+    User(&'u str),
+    Group(&'u str),
 }
 
 /// Where a binding stands and what it points to.
@@ -43,7 +50,46 @@ type Name = (Arc<str>, Arc<str>);
 pub(super) struct Index {
     roles: HashMap<RoleKey, Arc<[Rule]>>,
     bindings: HashMap<Name, (Arc<Grant>, Vec<Subject>)>,
-    by_subject: HashMap<Arc<str>, HashMap<Subject, Vec<Arc<Grant>>>>,
+    /// Bindings at cluster level: every request looks here.
+    cluster: Level,
+    namespaces: HashMap<Arc<str>, Level>,
+}
+
+/// The bindings of one level by whom they name: found without making a key.
+#[derive(Default)]
+struct Level {
+    users: HashMap<Arc<str>, Vec<Arc<Grant>>>,
+    groups: HashMap<Arc<str>, Vec<Arc<Grant>>>,
+}
+
+impl Level {
+    fn put(&mut self, subject: &Subject, grant: &Arc<Grant>) {
+        let (of, name) = match subject {
+            Subject::User(name) => (&mut self.users, name),
+            Subject::Group(name) => (&mut self.groups, name),
+        };
+        let grants = of.entry(name.clone()).or_default();
+        if !grants.iter().any(|known| Arc::ptr_eq(known, grant)) {
+            grants.push(grant.clone());
+        }
+    }
+
+    fn remove(&mut self, subject: &Subject, grant: &Arc<Grant>) {
+        let (of, name) = match subject {
+            Subject::User(name) => (&mut self.users, name),
+            Subject::Group(name) => (&mut self.groups, name),
+        };
+        if let Some(grants) = of.get_mut(name) {
+            grants.retain(|known| !Arc::ptr_eq(known, grant));
+            if grants.is_empty() {
+                of.remove(name);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
 }
 
 /// A role of either kind.
@@ -110,9 +156,9 @@ impl Index {
             role: RoleKey::new(of, &binding.role_ref.name),
         });
         let subjects: Vec<Subject> = binding.subjects.iter().filter_map(|s| s.resolve(&namespace)).collect();
-        let level = self.by_subject.entry(grant.namespace.clone()).or_default();
+        let level = if namespace.is_empty() { &mut self.cluster } else { self.namespaces.entry(grant.namespace.clone()).or_default() };
         for subject in &subjects {
-            level.entry(subject.clone()).or_default().push(grant.clone());
+            level.put(subject, &grant);
         }
         self.bindings.insert((grant.namespace.clone(), grant.binding.clone()), (grant, subjects));
         true
@@ -121,17 +167,14 @@ impl Index {
     /// Forgets a binding.
     pub(super) fn remove_binding(&mut self, namespace: &str, name: &str) {
         let Some((grant, subjects)) = self.bindings.remove(&(namespace.into(), name.into())) else { return };
-        let Some(level) = self.by_subject.get_mut(namespace) else { return };
-        for subject in subjects {
-            if let Some(grants) = level.get_mut(&subject) {
-                grants.retain(|g| !Arc::ptr_eq(g, &grant));
-                if grants.is_empty() {
-                    level.remove(&subject);
-                }
-            }
+        if namespace.is_empty() {
+            subjects.iter().for_each(|subject| self.cluster.remove(subject, &grant));
+            return;
         }
+        let Some(level) = self.namespaces.get_mut(namespace) else { return };
+        subjects.iter().for_each(|subject| level.remove(subject, &grant));
         if level.is_empty() {
-            self.by_subject.remove(namespace);
+            self.namespaces.remove(namespace);
         }
     }
 
@@ -141,14 +184,22 @@ impl Index {
     }
 
     /// Everything that binds the user, at cluster level and, when `namespace` is not empty, in it. Stops when `visit` returns a value.
-    pub(super) fn find_grant<T>(&self, user: &User, namespace: &str, mut visit: impl FnMut(&Grant, &Subject) -> Option<T>) -> Option<T> {
-        let levels: &[&str] = if namespace.is_empty() { &[""] } else { &["", namespace] };
-        let subjects: Vec<Subject> =
-            std::iter::once(Subject::User(user.name.clone())).chain(user.groups.iter().cloned().map(Subject::Group)).collect();
-        for level in levels.iter().filter_map(|l| self.by_subject.get(*l)) {
-            for subject in &subjects {
-                for grant in level.get(subject).into_iter().flatten() {
-                    if let Some(found) = visit(grant, subject) {
+    pub(super) fn find_grant<'u, T>(
+        &self,
+        user: &'u User,
+        namespace: &str,
+        mut visit: impl FnMut(&Grant, Through<'u>) -> Option<T>,
+    ) -> Option<T> {
+        let local = if namespace.is_empty() { None } else { self.namespaces.get(namespace) };
+        for level in std::iter::once(&self.cluster).chain(local) {
+            for grant in level.users.get(&*user.name).into_iter().flatten() {
+                if let Some(found) = visit(grant, Through::User(&user.name)) {
+                    return Some(found);
+                }
+            }
+            for group in &user.groups {
+                for grant in level.groups.get(&**group).into_iter().flatten() {
+                    if let Some(found) = visit(grant, Through::Group(group)) {
                         return Some(found);
                     }
                 }
@@ -171,17 +222,19 @@ impl Index {
         }
     }
 
-    /// All rules the user has, in no particular order, each once.
-    pub(super) fn rules_of(&self, user: &User, namespace: &str) -> Vec<Rule> {
-        let mut roles: BTreeMap<Name, Arc<[Rule]>> = BTreeMap::new();
+    /// The rules of all roles the user has, each role once, and what is said of roles that are not there.
+    pub(super) fn rules_of(&self, user: &User, namespace: &str) -> (Vec<Arc<[Rule]>>, Vec<String>) {
+        let (mut seen, mut rules, mut missing) = (HashSet::new(), Vec::new(), Vec::new());
         let none: Option<()> = self.find_grant(user, namespace, |grant, _| {
-            if let Some(rules) = self.role(&grant.role) {
-                roles.insert((grant.role.namespace.clone(), grant.role.name.clone()), rules.clone());
+            match self.role(&grant.role) {
+                Some(found) if seen.insert(Arc::as_ptr(found)) => rules.push(found.clone()),
+                Some(_) => {}
+                None => missing.push(Self::missing(&grant.role)),
             }
             None
         });
         debug_assert!(none.is_none());
-        roles.values().flat_map(|r| r.iter().cloned()).collect()
+        (rules, missing)
     }
 }
 

@@ -10,11 +10,15 @@ pub mod rbac;
 pub mod reviews;
 pub mod rules;
 
+mod chain;
 mod fixed;
 pub(crate) mod mirror;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
+pub use self::chain::{Chain, Link, Verdict};
 use crate::{
     authn::User,
     request::RequestInfo,
@@ -34,6 +38,9 @@ pub enum Decision {
 
 /// One authorizer (node, RBAC, …). Asked in order; the first that allows or denies wins.
 pub trait Authorizer: Send + Sync {
+    /// What it is called in the configuration and in reasons.
+    fn name(&self) -> &str;
+
     /// Decides over what it has in memory; never waits.
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision;
 
@@ -46,6 +53,19 @@ pub trait Authorizer: Send + Sync {
     fn rules(&self, _user: &User, _namespace: &str) -> rules::Known {
         rules::Known::default()
     }
+}
+
+/// An authorizer that asks somebody else.
+#[async_trait]
+pub trait Remote: Send + Sync {
+    /// What it is called in the configuration and in reasons.
+    fn name(&self) -> &str;
+
+    /// Asks, within limits of its own.
+    async fn ask(&self, user: &User, request: &RequestInfo) -> Verdict;
+
+    /// What it knows to allow a user, for SelfSubjectRulesReview: usually that it cannot tell.
+    fn rules(&self) -> rules::Known;
 }
 
 /// A way to decide, as `--authorization-mode` names it.
@@ -75,62 +95,6 @@ impl Mode {
 
 /// The group whose members may do everything.
 pub const MASTERS: &str = "system:masters";
-
-/// The authorizers in order, before them the superuser group.
-#[derive(Clone, Default)]
-pub struct Chain(Vec<Arc<dyn Authorizer>>);
-
-impl Chain {
-    /// A chain that asks these, in order.
-    pub fn new(authorizers: Vec<Arc<dyn Authorizer>>) -> Self {
-        Self(authorizers)
-    }
-
-    /// Lets the request pass or refuses it as upstream words it.
-    pub fn authorize(&self, user: &User, request: &RequestInfo) -> Result<(), Status> {
-        match self.decide(user, request) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(user, request, &reason)),
-        }
-    }
-}
-
-impl Authorizer for Chain {
-    fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
-        if user.in_group(MASTERS) {
-            return Decision::Allow;
-        }
-        let mut reasons = Vec::new();
-        for authorizer in &self.0 {
-            match authorizer.decide(user, request) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                decided => return decided,
-            }
-        }
-        Decision::NoOpinion(reasons.join("\n"))
-    }
-
-    fn grounds(&self, user: &User, request: &RequestInfo) -> String {
-        let allows = |a: &&Arc<dyn Authorizer>| a.decide(user, request) == Decision::Allow;
-        if user.in_group(MASTERS) {
-            return String::new();
-        }
-        self.0.iter().find(allows).map(|a| a.grounds(user, request)).unwrap_or_default()
-    }
-
-    fn rules(&self, user: &User, namespace: &str) -> rules::Known {
-        let mut known = rules::Known::default();
-        if user.in_group(MASTERS) {
-            known.resource.push(policy::Rule::everything());
-            known.other.push(policy::Rule::every_path());
-        }
-        for authorizer in &self.0 {
-            known.extend(authorizer.rules(user, namespace));
-        }
-        known
-    }
-}
 
 /// The 403 of a refused request (`endpoints/handlers/responsewriters/errors.go`).
 pub fn forbidden(user: &User, request: &RequestInfo, reason: &str) -> Status {
@@ -167,18 +131,6 @@ fn refusal(user: &User, request: &RequestInfo) -> String {
 mod tests {
     use super::*;
 
-    struct Says(Decision);
-
-    impl Authorizer for Says {
-        fn decide(&self, _: &User, _: &RequestInfo) -> Decision {
-            self.0.clone()
-        }
-    }
-
-    fn chain(decisions: Vec<Decision>) -> Chain {
-        Chain::new(decisions.into_iter().map(|d| Arc::new(Says(d)) as Arc<dyn Authorizer>).collect())
-    }
-
     fn request() -> RequestInfo {
         RequestInfo {
             is_resource: true,
@@ -190,19 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_allows_or_denies_wins() {
-        let jane = User::new("jane", &[]);
-        let none = || Decision::NoOpinion(String::new());
-        assert!(chain(vec![none(), Decision::Allow, Decision::Deny("no".into())]).authorize(&jane, &request()).is_ok());
-        assert!(chain(vec![none(), Decision::Deny("no".into()), Decision::Allow]).authorize(&jane, &request()).is_err());
-        assert!(chain(vec![]).authorize(&jane, &request()).is_err());
-        assert!(chain(vec![Decision::Deny("no".into())]).authorize(&User::new("root", &[MASTERS]), &request()).is_ok());
-    }
-
-    #[test]
     fn refusals_read_as_upstreams() {
         let jane = User::new("jane", &[]);
-        let message = |request: &RequestInfo| chain(vec![]).authorize(&jane, request).unwrap_err().message;
+        let message = |request: &RequestInfo| forbidden(&jane, request, "").message;
         assert_eq!(
             message(&request()),
             r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#

@@ -171,6 +171,10 @@ impl NodeAuthorizer {
 }
 
 impl Authorizer for NodeAuthorizer {
+    fn name(&self) -> &str {
+        "node"
+    }
+
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
         match identity(user) {
             None => Decision::NoOpinion(String::new()),
@@ -180,11 +184,10 @@ impl Authorizer for NodeAuthorizer {
     }
 
     fn rules(&self, user: &User, _namespace: &str) -> Known {
-        let mut known = Known::default();
-        if identity(user).is_some() {
-            known.incomplete = "node authorizer does not support user rule resolution".into();
+        match identity(user) {
+            Some(_) => Known::untold("node authorizer does not support user rule resolution"),
+            None => Known::default(),
         }
-        known
     }
 }
 

@@ -1,6 +1,6 @@
 //! One RBAC rule: what it matches (`pkg/apis/rbac/v1/evaluation_helpers.go`) and what it covers (`component-helpers/auth/rbac/validation`).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,10 +89,10 @@ impl Rule {
 }
 
 /// What of `asked` the `owned` rules do not cover, in small rules, those that differ in the verb only put together.
-pub fn uncovered(owned: &[Rule], asked: &[Rule]) -> Vec<Rule> {
+pub fn uncovered(owned: &[Arc<[Rule]>], asked: &[Rule]) -> Vec<Rule> {
     let mut missing: Vec<Rule> = Vec::new();
     for one in asked.iter().flat_map(Rule::broken_down) {
-        if owned.iter().any(|o| one.covered_by(o)) {
+        if owned.iter().flat_map(|rules| rules.iter()).any(|o| one.covered_by(o)) {
             continue;
         }
         let same = |m: &&mut Rule| Rule { verbs: Vec::new(), ..(*m).clone() } == Rule { verbs: Vec::new(), ..one.clone() };
@@ -220,16 +220,16 @@ mod tests {
     #[test]
     fn uncovered_is_what_no_owned_rule_grants() {
         let asked = [rule(json!({"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "delete"]}))];
-        let owned = [rule(json!({"apiGroups": ["*"], "resources": ["pods", "*/log"], "verbs": ["get"]}))];
-        let missing: Vec<String> = uncovered(&owned, &asked).iter().map(ToString::to_string).collect();
+        let owned: Arc<[Rule]> = [rule(json!({"apiGroups": ["*"], "resources": ["pods", "*/log"], "verbs": ["get"]}))].into();
+        let missing: Vec<String> = uncovered(std::slice::from_ref(&owned), &asked).iter().map(ToString::to_string).collect();
         assert_eq!(
             missing,
             [r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}"#, r#"{APIGroups:[""], Resources:["pods/log"], Verbs:["delete"]}"#]
         );
-        assert!(uncovered(&[Rule::everything()], &asked).is_empty());
+        assert!(uncovered(&[[Rule::everything()].into()], &asked).is_empty());
         let named = [rule(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"], "resourceNames": ["a"]}))];
-        assert!(!uncovered(&named, &asked).is_empty());
-        assert!(uncovered(&owned, &named).is_empty());
+        assert!(!uncovered(&[named.clone().into()], &asked).is_empty());
+        assert!(uncovered(&[owned], &named).is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::{
     Authorizer, Decision,
-    index::{Grant, Index, RoleKey, Subject},
+    index::{Grant, Index, RoleKey, Through},
     mirror,
     policy::Rule,
     rules::Known,
@@ -71,7 +71,8 @@ impl Rbac {
 
     /// What of `asked` the user does not hold, by rules bound in `namespace` (empty: at cluster level only).
     pub fn not_held(&self, user: &User, namespace: &str, asked: &[Rule]) -> Vec<Rule> {
-        super::policy::uncovered(&self.index.read().rules_of(user, namespace), asked)
+        let (owned, _) = self.index.read().rules_of(user, namespace);
+        super::policy::uncovered(&owned, asked)
     }
 
     /// The rules of a role as they are now; `namespace` is empty for a ClusterRole.
@@ -89,7 +90,7 @@ impl Rbac {
     }
 
     /// The first grant that allows the request, or the roles that were bound but are not there.
-    fn grant<T>(&self, user: &User, request: &RequestInfo, found: impl Fn(&Grant, &Subject) -> T) -> Result<T, Vec<String>> {
+    fn grant<T>(&self, user: &User, request: &RequestInfo, found: impl Fn(&Grant, Through<'_>) -> T) -> Result<T, Vec<String>> {
         let index = self.index.read();
         let mut missing = Vec::new();
         let allowed = index.find_grant(user, &request.namespace, |grant, subject| match index.role(&grant.role) {
@@ -104,14 +105,17 @@ impl Rbac {
 }
 
 impl Authorizer for Rbac {
+    fn name(&self) -> &str {
+        "rbac"
+    }
+
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
         match self.grant(user, request, |_, _| ()) {
             Ok(()) => Decision::Allow,
             Err(missing) if missing.is_empty() => Decision::NoOpinion(String::new()),
             Err(mut missing) => {
                 missing.sort();
-                missing.dedup();
-                let text = if missing.len() == 1 { missing.remove(0) } else { format!("[{}]", missing.join(", ")) };
+                let text = super::chain::aggregate(missing).unwrap_or_default();
                 Decision::NoOpinion(format!("RBAC: {text}"))
             }
         }
@@ -122,7 +126,8 @@ impl Authorizer for Rbac {
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Known {
-        Known::of(self.index.read().rules_of(user, namespace))
+        let (rules, missing) = self.index.read().rules_of(user, namespace);
+        Known { rules, incomplete: false, errors: super::chain::aggregate(missing).into_iter().collect() }
     }
 }
 
@@ -137,15 +142,15 @@ fn put(index: &mut Index, source: Source, object: &Bytes) {
 }
 
 /// `RBAC: allowed by ClusterRoleBinding "x" of ClusterRole "y" to Group "z"`
-fn describe(grant: &Grant, subject: &Subject) -> String {
+fn describe(grant: &Grant, through: Through<'_>) -> String {
     let binding = match &*grant.namespace {
         "" => format!("ClusterRoleBinding {:?}", grant.binding),
         namespace => format!("RoleBinding {:?}", format!("{}/{namespace}", grant.binding)),
     };
     let role = if grant.role.namespace.is_empty() { "ClusterRole" } else { "Role" };
-    let subject = match subject {
-        Subject::Group(name) => format!("Group {name:?}"),
-        Subject::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':')) {
+    let subject = match through {
+        Through::Group(name) => format!("Group {name:?}"),
+        Through::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':')) {
             Some((namespace, name)) => format!("ServiceAccount {:?}", format!("{name}/{namespace}")),
             None => format!("User {name:?}"),
         },

@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name, selector::LabelSelector};
 use serde_json::{Value, json};
 
 pub use super::rules::self_subject_rules_review;
-use super::{Authorizer, Chain, Decision};
+use super::{Chain, Decision};
 use crate::{
     authn::User,
     registry::{FieldSelector, Object},
@@ -13,14 +13,14 @@ use crate::{
 };
 
 /// Fills the status of a SubjectAccessReview: about the user it names.
-pub fn subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
+pub async fn subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
     refuse(&check(&review, true, false))?;
     let user = named_user(&review);
-    Ok(answer(chain, &user, review))
+    Ok(answer(chain, &user, review).await)
 }
 
 /// Fills the status of a LocalSubjectAccessReview: as the other, in its namespace.
-pub fn local_subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
+pub async fn local_subject_access_review(chain: &Chain, review: Object) -> Result<Object, Status> {
     let mut errors = check(&review, true, true);
     let spec = &review.value()["spec"];
     let namespace = review.text("/spec/resourceAttributes/namespace");
@@ -32,13 +32,13 @@ pub fn local_subject_access_review(chain: &Chain, review: Object) -> Result<Obje
     }
     refuse(&errors)?;
     let user = named_user(&review);
-    Ok(answer(chain, &user, review))
+    Ok(answer(chain, &user, review).await)
 }
 
 /// Fills the status of a SelfSubjectAccessReview: about the user who asks.
-pub fn self_subject_access_review(chain: &Chain, user: &User, review: Object) -> Result<Object, Status> {
+pub async fn self_subject_access_review(chain: &Chain, user: &User, review: Object) -> Result<Object, Status> {
     refuse(&check(&review, false, false))?;
-    Ok(answer(chain, user, review))
+    Ok(answer(chain, user, review).await)
 }
 
 /// Upstream names no kind here: it asks the object, which has lost it by then.
@@ -208,29 +208,19 @@ fn field_selector(value: &Value) -> FieldSelector {
     FieldSelector::parse(&terms.collect::<Vec<_>>().join(",")).unwrap_or_default()
 }
 
-fn answer(chain: &Chain, user: &User, mut review: Object) -> Object {
+async fn answer(chain: &Chain, user: &User, mut review: Object) -> Object {
     let request = asked(&review);
-    let mut status = json!({});
-    if let Some(said) = ignored(&review.value()["spec"]["resourceAttributes"]) {
-        status["evaluationError"] = said.into();
+    let verdict = chain.judge(user, &request).await;
+    let mut status = json!({"allowed": verdict.is_allowed()});
+    if matches!(verdict.decision, Decision::Deny(_)) {
+        status["denied"] = true.into();
     }
-    let reason = match chain.decide(user, &request) {
-        Decision::Allow => {
-            status["allowed"] = true.into();
-            chain.grounds(user, &request)
-        }
-        Decision::Deny(reason) => {
-            status["allowed"] = false.into();
-            status["denied"] = true.into();
-            reason
-        }
-        Decision::NoOpinion(reason) => {
-            status["allowed"] = false.into();
-            reason
-        }
-    };
-    if !reason.is_empty() {
-        status["reason"] = reason.into();
+    if !verdict.reason().is_empty() {
+        status["reason"] = verdict.reason().into();
+    }
+    let said: Vec<String> = verdict.error.into_iter().chain(ignored(&review.value()["spec"]["resourceAttributes"])).collect();
+    if !said.is_empty() {
+        status["evaluationError"] = said.join("; ").into();
     }
     if let Some(root) = review.value_mut().as_object_mut() {
         root.insert("status".into(), status);
@@ -244,11 +234,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::authz::Authorizer;
 
     /// Allows jane to read pods of node a in ns, and denies joe everything.
     struct Rule;
 
     impl Authorizer for Rule {
+        fn name(&self) -> &str {
+            "rule"
+        }
+
         fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
             let pods = request.resource == "pods" && request.namespace == "ns" && request.fields.requires("spec.nodeName") == Some("a");
             match &*user.name {
@@ -275,46 +270,47 @@ mod tests {
         json!({"verb": "list", "resource": "pods", "namespace": "ns", "fieldSelector": selector})
     }
 
-    #[test]
-    fn the_named_user_is_judged_with_groups_and_selectors() {
+    #[tokio::test]
+    async fn the_named_user_is_judged_with_groups_and_selectors() {
         let raw = pods(json!({"rawSelector": "spec.nodeName=a"}));
         let listed = pods(json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["a"]}]}));
         for attributes in [raw.clone(), listed] {
             let spec = json!({"user": "jane", "groups": ["devs"], "resourceAttributes": attributes});
-            let status = subject_access_review(&chain(), review(spec)).unwrap().into_value()["status"].take();
+            let status = subject_access_review(&chain(), review(spec)).await.unwrap().into_value()["status"].take();
             assert_eq!(status, json!({"allowed": true, "reason": "because"}));
         }
         let without_group = json!({"user": "jane", "resourceAttributes": raw.clone()});
-        assert_eq!(subject_access_review(&chain(), review(without_group)).unwrap().value()["status"], json!({"allowed": false}));
+        assert_eq!(subject_access_review(&chain(), review(without_group)).await.unwrap().value()["status"], json!({"allowed": false}));
         let joe = json!({"user": "joe", "resourceAttributes": raw});
         let denied = json!({"allowed": false, "denied": true, "reason": "not joe"});
-        assert_eq!(subject_access_review(&chain(), review(joe)).unwrap().value()["status"], denied);
+        assert_eq!(subject_access_review(&chain(), review(joe)).await.unwrap().value()["status"], denied);
     }
 
-    #[test]
-    fn self_review_is_about_the_asker_and_local_review_about_its_namespace() {
+    #[tokio::test]
+    async fn self_review_is_about_the_asker_and_local_review_about_its_namespace() {
         let jane = User::new("jane", &["devs"]);
         let spec = json!({"resourceAttributes": pods(json!({"rawSelector": "spec.nodeName=a"}))});
-        let answer = self_subject_access_review(&chain(), &jane, review(spec)).unwrap();
+        let answer = self_subject_access_review(&chain(), &jane, review(spec)).await.unwrap();
         assert_eq!(answer.value()["status"]["allowed"], true);
         let spec = json!({"user": "jane", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "ns"}});
         let local = |namespace: &str| Object::new(json!({"metadata": {"namespace": namespace}, "spec": spec})).unwrap();
-        let elsewhere = local_subject_access_review(&chain(), local("other")).unwrap_err();
+        let elsewhere = local_subject_access_review(&chain(), local("other")).await.unwrap_err();
         assert!(elsewhere.message.ends_with("spec.resourceAttributes.namespace: Invalid value: \"ns\": must match metadata.namespace"));
-        assert!(local_subject_access_review(&chain(), local("ns")).is_ok());
+        assert!(local_subject_access_review(&chain(), local("ns")).await.is_ok());
     }
 
-    #[test]
-    fn a_review_must_ask_one_thing_about_somebody() {
-        let neither = subject_access_review(&chain(), review(json!({"user": "jane"}))).unwrap_err();
+    #[tokio::test]
+    async fn a_review_must_ask_one_thing_about_somebody() {
+        let neither = subject_access_review(&chain(), review(json!({"user": "jane"}))).await.unwrap_err();
         assert_eq!(neither.code, 422);
         let newer = json!({"requirements": [{"key": "spec.nodeName", "operator": "Near", "values": ["a"]}]});
-        let partly = self_subject_access_review(&chain(), &User::anonymous(), review(json!({"resourceAttributes": pods(newer)}))).unwrap();
+        let partly =
+            self_subject_access_review(&chain(), &User::anonymous(), review(json!({"resourceAttributes": pods(newer)}))).await.unwrap();
         let said = "spec.resourceAttributes.fieldSelector ignored due to parse error";
         assert_eq!(partly.value()["status"], json!({"allowed": false, "evaluationError": said}));
         let both = json!({"resourceAttributes": {}, "nonResourceAttributes": {}});
-        assert!(self_subject_access_review(&chain(), &User::anonymous(), review(both)).is_err());
-        let nobody = subject_access_review(&chain(), review(json!({"resourceAttributes": {}}))).unwrap_err();
+        assert!(self_subject_access_review(&chain(), &User::anonymous(), review(both)).await.is_err());
+        let nobody = subject_access_review(&chain(), review(json!({"resourceAttributes": {}}))).await.unwrap_err();
         assert!(nobody.message.contains("at least one of user or group must be specified"));
     }
 }

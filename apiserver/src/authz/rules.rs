@@ -1,35 +1,39 @@
 //! SelfSubjectRulesReview: what a user may do in a namespace, as far as the authorizers can tell.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::{Authorizer, Chain, policy::Rule};
+use super::{Chain, chain::aggregate, policy::Rule};
 use crate::{authn::User, registry::Object, wire::Status};
 
 /// What authorizers allow a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// On resources.
-    pub resource: Vec<Rule>,
-    /// On other paths.
-    pub other: Vec<Rule>,
-    /// Why the lists are not the whole truth; empty when they are.
-    pub incomplete: String,
+    /// The rules, as they are shared with the authorizer.
+    pub rules: Vec<Arc<[Rule]>>,
+    /// Whether more may be allowed than the rules tell.
+    pub incomplete: bool,
+    /// What went wrong in finding out.
+    pub errors: Vec<String>,
 }
 
 impl Known {
-    /// Sorts rules into those of resources and those of paths.
-    pub fn of(rules: Vec<Rule>) -> Self {
-        let (other, resource) = rules.into_iter().partition(|r| !r.non_resource_urls.is_empty());
-        Self { resource, other, incomplete: String::new() }
+    /// These rules are the whole truth.
+    pub fn of(rules: impl IntoIterator<Item = Arc<[Rule]>>) -> Self {
+        Self { rules: rules.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Nothing is known, for this reason.
+    pub fn untold(why: &str) -> Self {
+        Self { incomplete: true, errors: vec![why.to_owned()], ..Self::default() }
     }
 
     /// Adds what another authorizer knows.
     pub fn extend(&mut self, more: Self) {
-        self.resource.extend(more.resource);
-        self.other.extend(more.other);
-        if self.incomplete.is_empty() {
-            self.incomplete = more.incomplete;
-        }
+        self.rules.extend(more.rules);
+        self.incomplete |= more.incomplete;
+        self.errors.extend(more.errors);
     }
 }
 
@@ -40,13 +44,15 @@ pub fn self_subject_rules_review(chain: &Chain, user: &User, mut review: Object)
         return Err(Status::bad_request("no namespace on request"));
     }
     let known = chain.rules(user, &namespace);
+    let all = || known.rules.iter().flat_map(|rules| rules.iter());
+    let of_paths = all().filter(|rule| !rule.non_resource_urls.is_empty());
     let mut status = json!({
-        "resourceRules": known.resource.iter().map(resource_rule).collect::<Vec<_>>(),
-        "nonResourceRules": known.other.iter().map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls})).collect::<Vec<_>>(),
-        "incomplete": !known.incomplete.is_empty(),
+        "resourceRules": all().filter(|rule| !rule.resources.is_empty()).map(resource_rule).collect::<Vec<_>>(),
+        "nonResourceRules": of_paths.map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls})).collect::<Vec<_>>(),
+        "incomplete": known.incomplete,
     });
-    if !known.incomplete.is_empty() {
-        status["evaluationError"] = known.incomplete.into();
+    if let Some(error) = aggregate(known.errors) {
+        status["evaluationError"] = error.into();
     }
     if let Some(root) = review.value_mut().as_object_mut() {
         // Nothing of the question is repeated.
@@ -68,8 +74,6 @@ fn resource_rule(rule: &Rule) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{authz::rbac::Rbac, registry::fake::FakeReader};
 

@@ -108,7 +108,7 @@ fn add_rules(next: &mut Value, wanted: &Value) {
         let list = of["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
         list.iter().filter_map(|r| serde::Deserialize::deserialize(r).ok()).collect()
     };
-    let missing = uncovered(&rules(next), &rules(wanted));
+    let missing = uncovered(&[rules(next).into()], &rules(wanted));
     if missing.is_empty() {
         return;
     }

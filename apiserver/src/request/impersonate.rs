@@ -14,7 +14,7 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user the request acts as: the caller, or whom the headers name if the caller may act as them.
-pub fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -> Result<Arc<User>, Status> {
+pub async fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -> Result<Arc<User>, Status> {
     let first = |name: &str| headers.get(name).map_or(Ok(""), |value| text(name, value));
     let (name, uid) = (first(USER)?, first(UID)?);
     let groups = headers.get_all(GROUP).iter().map(|value| text(GROUP, value).map(Arc::from));
@@ -26,7 +26,7 @@ pub fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -
         }
         return Err(Status::bad_request(nobody(uid, &groups, &extra)));
     }
-    let allow = |group: &str, resource: &str, part: &str, namespace: &str, name: &str| {
+    let allow = async |group: &str, resource: &str, part: &str, namespace: &str, name: &str| {
         let info = RequestInfo {
             is_resource: true,
             verb: "impersonate".into(),
@@ -38,22 +38,22 @@ pub fn impersonate(caller: Arc<User>, headers: &HeaderMap, authorizer: &Chain) -
             name: name.into(),
             ..RequestInfo::default()
         };
-        authorizer.authorize(&caller, &info)
+        authorizer.authorize(&caller, &info).await
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
-        Some((namespace, account)) => allow("", "serviceaccounts", "", namespace, account)?,
-        None => allow("", "users", "", "", name)?,
+        Some((namespace, account)) => allow("", "serviceaccounts", "", namespace, account).await?,
+        None => allow("", "users", "", "", name).await?,
     }
     for group in &groups {
-        allow("", "groups", "", "", group)?;
+        allow("", "groups", "", "", group).await?;
     }
     if !uid.is_empty() {
-        allow("authentication.k8s.io", "uids", "", "", uid)?;
+        allow("authentication.k8s.io", "uids", "", "", uid).await?;
     }
     for (key, values) in &extra {
         for value in values {
-            allow("authentication.k8s.io", "userextras", key, "", value)?;
+            allow("authentication.k8s.io", "userextras", key, "", value).await?;
         }
     }
     if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
@@ -106,50 +106,55 @@ mod tests {
     struct Only(&'static str, &'static str);
 
     impl Authorizer for Only {
+        fn name(&self) -> &str {
+            "only"
+        }
+
         fn decide(&self, _: &User, request: &RequestInfo) -> Decision {
             let fits = (request.resource.as_str(), request.name.as_str()) == (self.0, self.1);
             if fits { Decision::Allow } else { Decision::NoOpinion(String::new()) }
         }
     }
 
-    fn act(pairs: &[(&'static str, &'static str)], rule: Only) -> Result<Arc<User>, Status> {
+    async fn act(pairs: &[(&'static str, &'static str)], rule: Only) -> Result<Arc<User>, Status> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        impersonate(Arc::new(User::new("alice", &[])), &headers, &Chain::new(vec![Arc::new(rule)]))
+        impersonate(Arc::new(User::new("alice", &[])), &headers, &Chain::new(vec![Arc::new(rule)])).await
     }
 
-    #[test]
-    fn without_headers_the_caller_is_who_they_are() {
-        assert_eq!(&*act(&[], Only("", "")).unwrap().name, "alice");
+    #[tokio::test]
+    async fn without_headers_the_caller_is_who_they_are() {
+        assert_eq!(&*act(&[], Only("", "")).await.unwrap().name, "alice");
     }
 
-    #[test]
-    fn each_header_must_be_allowed() {
-        let user = act(&[(USER, "bob")], Only("users", "bob")).unwrap();
+    #[tokio::test]
+    async fn each_header_must_be_allowed() {
+        let user = act(&[(USER, "bob")], Only("users", "bob")).await.unwrap();
         assert!(&*user.name == "bob" && user.in_group("system:authenticated"));
-        assert_eq!(act(&[(USER, "bob"), (GROUP, "admins")], Only("users", "bob")).unwrap_err().code, 403);
-        assert_eq!(act(&[(USER, "carol")], Only("users", "bob")).unwrap_err().code, 403);
-        let nobody = act(&[(GROUP, "admins"), ("impersonate-extra-a", "b")], Only("users", "bob")).unwrap_err();
+        assert_eq!(act(&[(USER, "bob"), (GROUP, "admins")], Only("users", "bob")).await.unwrap_err().code, 403);
+        assert_eq!(act(&[(USER, "carol")], Only("users", "bob")).await.unwrap_err().code, 403);
+        let nobody = act(&[(GROUP, "admins"), ("impersonate-extra-a", "b")], Only("users", "bob")).await.unwrap_err();
         let shown = "Groups:[]string{\"admins\"}, Extra:map[string][]string{\"a\":[]string{\"b\"}}} without impersonating a user name";
         assert_eq!((nobody.code, nobody.message), (400, format!("requested &user.DefaultInfo{{Name:\"\", UID:\"\", {shown}")));
     }
 
-    #[test]
-    fn names_may_be_of_any_script_and_what_is_no_text_is_never_passed_over() {
-        assert_eq!(&*act(&[(USER, "josé")], Only("users", "josé")).unwrap().name, "josé");
-        assert_eq!(act(&[(USER, "josé")], Only("users", "jos")).unwrap_err().code, 403);
+    #[tokio::test]
+    async fn names_may_be_of_any_script_and_what_is_no_text_is_never_passed_over() {
+        assert_eq!(&*act(&[(USER, "josé")], Only("users", "josé")).await.unwrap().name, "josé");
+        assert_eq!(act(&[(USER, "josé")], Only("users", "jos")).await.unwrap_err().code, 403);
         for name in [USER, UID, GROUP, "impersonate-extra-a"] {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_bytes(b"\xff").unwrap())]);
-            let refused = impersonate(Arc::new(User::new("alice", &[])), &headers, &Chain::new(vec![Arc::new(Only("users", "alice"))]));
+            let chain = Chain::new(vec![Arc::new(Only("users", "alice"))]);
+            let refused = impersonate(Arc::new(User::new("alice", &[])), &headers, &chain).await;
             assert_eq!(refused.unwrap_err().code, 400, "{name}");
         }
     }
 
-    #[test]
-    fn a_service_account_comes_with_its_groups() {
-        let user = act(&[(USER, "system:serviceaccount:dev:robot")], Only("serviceaccounts", "robot")).unwrap();
+    #[tokio::test]
+    async fn a_service_account_comes_with_its_groups() {
+        let user = act(&[(USER, "system:serviceaccount:dev:robot")], Only("serviceaccounts", "robot")).await.unwrap();
         assert!(user.in_group("system:serviceaccounts:dev"));
     }
 }

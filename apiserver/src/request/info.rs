@@ -5,7 +5,7 @@
 use http::Method;
 
 use super::query::Query;
-use crate::registry::selector::FieldSelector;
+use crate::registry::selector::{FieldSelector, LabelSelector};
 
 /// What a request asks for. Mirrors apiserver's `RequestInfo`, which RBAC and audit are defined over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct RequestInfo {
     pub rest: Vec<String>,
     /// Field selector of list, watch and deletecollection: what nodes may see depends on it.
     pub fields: FieldSelector,
+    /// Label selector of list, watch and deletecollection: authorizers may look at it.
+    pub labels: LabelSelector,
 }
 
 /// Prefixes that stand for the verb itself (deprecated, still served).
@@ -64,6 +66,10 @@ impl RequestInfo {
         };
         info.take_resource(parts, special);
         info.name_the_collection_verbs(query);
+        // A watch by prefix does not take selectors consistently, so nothing rests on them.
+        if !special {
+            info.take_selectors(query);
+        }
         Ok(info)
     }
 
@@ -102,14 +108,23 @@ impl RequestInfo {
             }
             _ => {}
         }
-        if matches!(self.verb.as_str(), "list" | "watch")
-            && let Some(text) = query.get("fieldSelector")
-            && let Ok(selector) = FieldSelector::parse(text)
-        {
-            if let Some(name) = selector.requires("metadata.name").filter(|n| is_path_segment(n)) {
+    }
+
+    /// The selectors by which the collection verbs are authorized, and the name that a selector of fields may tell.
+    /// What cannot be parsed selects nothing here; the verb refuses it.
+    fn take_selectors(&mut self, query: &Query) {
+        if !matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            return;
+        }
+        if let Some(Ok(fields)) = query.get("fieldSelector").map(FieldSelector::parse) {
+            let named = fields.requires("metadata.name").filter(|name| is_path_segment(name));
+            if let Some(name) = named.filter(|_| self.name.is_empty() && self.verb != "deletecollection") {
                 name.clone_into(&mut self.name);
             }
-            self.fields = selector;
+            self.fields = fields;
+        }
+        if let Some(Ok(labels)) = query.get("labelSelector").map(LabelSelector::parse) {
+            self.labels = labels;
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Request, StatusCode, request::Parts};
+use http::{HeaderValue, Request, request::Parts};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     audit::{Audit, Stage},
     authn::User,
-    authz::Authorizer,
+    authz::{Decision, Verdict, forbidden},
     verbs::{self, Api, Call, render},
     wire::{Answer, Status, answer, negotiate},
 };
@@ -46,6 +46,14 @@ pub enum Origin {
     },
     /// From a part of this process, as this user.
     Process(Arc<User>),
+}
+
+/// Why a request does not get to its verb.
+enum Barred {
+    /// It may not.
+    Forbidden(Status),
+    /// Nobody could tell whether it may.
+    Unknown(String),
 }
 
 /// The way in.
@@ -86,8 +94,7 @@ impl Layers {
             Ok(info) => info,
             Err(text) => {
                 let path = request.uri().path();
-                let text = format!("Internal Server Error: {path:?}: failed to create RequestInfo: {text}\n");
-                return answer::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+                return answer::internal_error(path, &format!("failed to create RequestInfo: {text}"));
             }
         };
         let track = Track::new(request.headers());
@@ -128,8 +135,16 @@ impl Layers {
         let work = async {
             let (mut parts, body) = request.into_parts();
             let user = self.recognise(origin, &parts, info, track).await?;
-            let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer)?;
-            let user = self.authorize(&user, acting, info, track)?;
+            let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer).await?;
+            let user = match self.authorize(&user, acting, info, track).await {
+                Ok(user) => user,
+                Err(Barred::Forbidden(status)) => return Err(status),
+                // As upstream's filter says it: in plain words.
+                Err(Barred::Unknown(why)) => {
+                    let asked = parts.uri.path_and_query().map_or("/", |asked| asked.as_str());
+                    return Ok(answer::internal_error(asked, &why));
+                }
+            };
             let call = Call {
                 info: info.clone(),
                 query,
@@ -171,17 +186,24 @@ impl Layers {
     }
 
     /// Whether the user may, as whom it acts.
-    fn authorize(&self, user: &Arc<User>, acting: Arc<User>, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Status> {
-        let allowed = self.api.authorizer.authorize(&acting, info);
-        if let Some(trail) = track.trail() {
-            if !Arc::ptr_eq(user, &acting) {
-                trail.impersonate(&acting);
-            }
-            let decision = if allowed.is_ok() { "allow" } else { "forbid" };
-            trail.annotate("authorization.k8s.io/decision", decision);
-            trail.annotate("authorization.k8s.io/reason", self.api.authorizer.grounds(&acting, info));
+    async fn authorize(&self, user: &Arc<User>, acting: Arc<User>, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Barred> {
+        let Some(trail) = track.trail() else {
+            return barred(&acting, info, self.api.authorizer.decide(&acting, info).await).map(|()| acting);
+        };
+        if !Arc::ptr_eq(user, &acting) {
+            trail.impersonate(&acting);
         }
-        allowed.map(|()| acting)
+        let verdict = self.api.authorizer.judge(&acting, info).await;
+        let (decision, reason) = match &verdict {
+            allowed if allowed.is_allowed() => (Some("allow"), allowed.reason()),
+            unknown if unknown.error.is_some() => (None, "internal error"),
+            refused => (Some("forbid"), refused.reason()),
+        };
+        if let Some(decision) = decision {
+            trail.annotate("authorization.k8s.io/decision", decision);
+        }
+        trail.annotate("authorization.k8s.io/reason", reason.to_owned());
+        barred(&acting, info, verdict).map(|()| acting)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call) -> Result<Answer, Status> {
@@ -199,6 +221,15 @@ impl Layers {
             return Ok(answer::compress(made?, gzip));
         }
         self.paths.answer(self, &call).await
+    }
+}
+
+/// What an authorizer meets on its way does not matter where it allows (`endpoints/filters/authorization.go`).
+fn barred(user: &User, info: &RequestInfo, verdict: Verdict) -> Result<(), Barred> {
+    match (verdict.decision, verdict.error) {
+        (Decision::Allow, _) => Ok(()),
+        (_, Some(why)) => Err(Barred::Unknown(why)),
+        (Decision::Deny(reason) | Decision::NoOpinion(reason), None) => Err(Barred::Forbidden(forbidden(user, info, &reason))),
     }
 }
 

@@ -42,9 +42,9 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     let made = match &*kind.gvk.kind {
         "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
         "SelfSubjectReview" => authn::reviews::self_subject_review(user, review, api.now()),
-        "SubjectAccessReview" => authz::reviews::subject_access_review(&api.authorizer, review)?,
-        "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, review)?,
-        "SelfSubjectAccessReview" => authz::reviews::self_subject_access_review(&api.authorizer, user, review)?,
+        "SubjectAccessReview" => authz::reviews::subject_access_review(&api.authorizer, review).await?,
+        "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, review).await?,
+        "SelfSubjectAccessReview" => authz::reviews::self_subject_access_review(&api.authorizer, user, review).await?,
         "SelfSubjectRulesReview" => authz::reviews::self_subject_rules_review(&api.authorizer, user, review)?,
         _ => return Err(Status::method_not_allowed()),
     };

@@ -190,7 +190,7 @@ impl<'a> Writing<'a> {
                     return Err(Status::not_found(self.kind.subject(name)));
                 }
                 let made = compute(self, None)?;
-                self.may_create(&made.object)?;
+                self.may_create(&made.object).await?;
                 match self.commit_new(made).await {
                     Err(Lost::Race(_)) => continue,
                     Err(Lost::Refused(status)) => return Err(status),
@@ -208,7 +208,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Creating by PUT or apply needs what creating needs.
-    fn may_create(&self, object: &Object) -> Result<(), Status> {
+    async fn may_create(&self, object: &Object) -> Result<(), Status> {
         if !object.uid().is_empty() {
             let why = match self.replaces() {
                 true => self.other_uid(object.uid(), ""),
@@ -218,7 +218,7 @@ impl<'a> Writing<'a> {
         }
         let mut info = self.call.info.clone();
         "create".clone_into(&mut info.verb);
-        self.api.authorizer.authorize(&self.call.user, &info)
+        self.api.authorizer.authorize(&self.call.user, &info).await
     }
 
     async fn commit_new(&mut self, made: Made) -> Result<Outcome, Lost> {

@@ -31,6 +31,12 @@ pub fn text(code: StatusCode, text: impl Into<bytes::Bytes>) -> Answer {
     answer
 }
 
+/// What cannot be answered because a layer before the verbs broke (`endpoints/handlers/responsewriters/errors.go`); `asked` is path and query.
+pub fn internal_error(asked: &str, why: &str) -> Answer {
+    let text = format!("Internal Server Error: {asked:?}: {why}").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    self::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n")
+}
+
 /// An answer of one value in JSON.
 pub fn value(code: StatusCode, value: &Value) -> Answer {
     let mut body = value.to_string();

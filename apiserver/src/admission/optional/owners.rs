@@ -9,7 +9,7 @@ use crate::{
         look::{self, list, text},
         policy::Resources,
     },
-    authz::{self, Authorizer, Decision},
+    authz,
     registry::Object,
     request::RequestInfo,
     wire::Status,
@@ -45,12 +45,12 @@ impl Admission for OwnerReferencesPermissionEnforcement {
         let refuse = |why: &str| Err(look::forbidden(attempt, new, why));
         if attempt.operation != Operation::Create {
             let request = RequestInfo { verb: "delete".to_owned(), ..attempt.request.clone() };
-            if let Err(reason) = self.may(attempt, &request) {
+            if let Err(reason) = self.may(attempt, &request).await {
                 return refuse(&format!("cannot set an ownerRef on a resource you can't delete: {reason}, <nil>"));
             }
         }
         let blocking: Vec<&Value> = owners.iter().filter(|owner| blocks(owner) && !blocked_before(owner, before)).collect();
-        if blocking.is_empty() || self.may(attempt, &finalizers("*", "*", "*", "", "*")).is_ok() {
+        if blocking.is_empty() || self.may(attempt, &finalizers("*", "*", "*", "", "*")).await.is_ok() {
             return Ok(());
         }
         for owner in blocking {
@@ -62,7 +62,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
             };
             let (group, version) = version.split_once('/').unwrap_or(("", version));
             let namespace = if namespaced { attempt.request.namespace.as_str() } else { "" };
-            if let Err(reason) = self.may(attempt, &finalizers(group, version, &resource, namespace, text(owner, "name"))) {
+            if let Err(reason) = self.may(attempt, &finalizers(group, version, &resource, namespace, text(owner, "name"))).await {
                 let head = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
                 return refuse(&format!("{head}: {reason}, <nil>"));
             }
@@ -73,11 +73,9 @@ impl Admission for OwnerReferencesPermissionEnforcement {
 
 impl OwnerReferencesPermissionEnforcement {
     /// Whether the user may; the error is why not.
-    fn may(&self, attempt: &Attempt<'_>, request: &RequestInfo) -> Result<(), String> {
-        match self.authorizer.decide(attempt.user, request) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(reason),
-        }
+    async fn may(&self, attempt: &Attempt<'_>, request: &RequestInfo) -> Result<(), String> {
+        let verdict = self.authorizer.decide(attempt.user, request).await;
+        if verdict.is_allowed() { Ok(()) } else { Err(verdict.reason().to_owned()) }
     }
 }
 
@@ -113,12 +111,17 @@ mod tests {
     use crate::{
         admission::bench::{Bench, pod},
         authn::User,
+        authz::{Authorizer, Decision},
     };
 
     /// Lets jane update finalizers of one config map.
     struct Some;
 
     impl Authorizer for Some {
+        fn name(&self) -> &str {
+            "some"
+        }
+
         fn decide(&self, _user: &User, request: &RequestInfo) -> Decision {
             let fits =
                 (request.resource.as_str(), request.subresource.as_str(), request.name.as_str()) == ("configmaps", "finalizers", "mine");
@@ -141,7 +144,9 @@ mod tests {
         let create = async |object: Value| Bench::new().create(&plugin, "pods live web", object).await;
         assert!(create(owned("ConfigMap", "other", false)).await.is_ok());
         assert!(create(owned("ConfigMap", "mine", true)).await.is_ok());
-        assert!(create(owned("ConfigMap", "other", true)).await.unwrap_err().message.contains("you can't set finalizers on: no, <nil>"));
+        assert!(
+            create(owned("ConfigMap", "other", true)).await.unwrap_err().message.contains("you can't set finalizers on: some: no, <nil>")
+        );
         assert!(
             create(owned("Nothing", "n", true))
                 .await
@@ -150,6 +155,6 @@ mod tests {
                 .contains("cannot find RESTMapping for APIVersion v1 Kind Nothing")
         );
         let changed = Bench::new().update(&plugin, "pods live web", pod(), owned("ConfigMap", "mine", false)).await;
-        assert!(changed.unwrap_err().message.ends_with("cannot set an ownerRef on a resource you can't delete: no, <nil>"));
+        assert!(changed.unwrap_err().message.ends_with("cannot set an ownerRef on a resource you can't delete: some: no, <nil>"));
     }
 }

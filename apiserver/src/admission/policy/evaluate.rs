@@ -6,6 +6,7 @@ use std::{
 };
 
 use coracle_cel::{Activation, Authorizer, Decision, EvalError, Fields, Host, ResourceCheck, ServiceAccount, Val, limits};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{
@@ -15,14 +16,42 @@ use super::{
 use crate::{
     admission::Attempt,
     authn::User,
-    authz::{self, Authorizer as _},
+    authz::{self, Verdict},
     request::RequestInfo,
 };
 
-/// Answers what expressions ask of `authorizer`.
+/// Answers what expressions ask of `authorizer`. Expressions cannot wait, authorizers may have to be waited for: what they have not said yet
+/// is noted, and after they said it the expressions are evaluated anew ([`Asked::until_known`]).
 pub(in crate::admission) struct Asked<'a> {
-    pub(in crate::admission) chain: &'a authz::Chain,
-    pub(in crate::admission) user: &'a User,
+    chain: &'a authz::Chain,
+    user: &'a User,
+    heard: Mutex<Heard>,
+}
+
+/// What authorizers said that had to be waited for.
+#[derive(Default)]
+struct Heard {
+    /// Who may what, `None` for the user of the request.
+    known: Vec<(Option<User>, RequestInfo, Verdict)>,
+    open: Option<(Option<User>, RequestInfo)>,
+}
+
+impl<'a> Asked<'a> {
+    /// Asks `chain` about `user`.
+    pub(in crate::admission) fn new(chain: &'a authz::Chain, user: &'a User) -> Self {
+        Self { chain, user, heard: Mutex::default() }
+    }
+
+    /// What `evaluate` makes once it knows all it asks of the authorizer. What a single evaluation may ask is bounded by what it may cost.
+    pub(in crate::admission) async fn until_known<T>(&self, mut evaluate: impl FnMut() -> T) -> T {
+        loop {
+            let made = evaluate();
+            let Some((other, request)) = self.heard.lock().open.take() else { return made };
+            drop(made);
+            let verdict = self.chain.judge(other.as_ref().unwrap_or(self.user), &request).await;
+            self.heard.lock().known.push((other, request, verdict));
+        }
+    }
 }
 
 impl Asked<'_> {
@@ -31,12 +60,21 @@ impl Asked<'_> {
             let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
             User::new(&format!("system:serviceaccount:{namespace}:{name}"), &groups.each_ref().map(String::as_str))
         });
-        let user = other.as_ref().unwrap_or(self.user);
-        let (allowed, reason) = match self.chain.decide(user, request) {
-            authz::Decision::Allow => (true, self.chain.grounds(user, request)),
-            authz::Decision::Deny(reason) | authz::Decision::NoOpinion(reason) => (false, reason),
-        };
-        Decision { allowed, reason, error: None }
+        let known = self.chain.judge_now(other.as_ref().unwrap_or(self.user), request);
+        let verdict = known.or_else(|| self.heard.lock().say(other, request));
+        let verdict = verdict.unwrap_or_else(|| authz::Decision::NoOpinion(String::new()).into());
+        Decision { allowed: verdict.is_allowed(), reason: verdict.reason().to_owned(), error: verdict.error }
+    }
+}
+
+impl Heard {
+    /// What was said, or nothing yet: then it is noted as open.
+    fn say(&mut self, other: Option<User>, request: &RequestInfo) -> Option<Verdict> {
+        let found = self.known.iter().find(|(of, about, _)| *of == other && about == request);
+        if found.is_none() && self.open.is_none() {
+            self.open = Some((other, request.clone()));
+        }
+        found.map(|(.., verdict)| verdict.clone())
     }
 }
 

@@ -78,7 +78,7 @@ impl Admission for MutatingAdmissionPolicy {
         for invocation in &invocations {
             let key = invocation.key();
             let due = !again || round.is_due(&key);
-            let Some(changed) = self.invoke(invocation, attempt, object, namespace.as_ref(), due, &mut failures)? else { continue };
+            let Some(changed) = self.invoke(invocation, attempt, object, namespace.as_ref(), due, &mut failures).await? else { continue };
             ran = true;
             if changed {
                 round.changed();
@@ -150,7 +150,7 @@ impl MutatingAdmissionPolicy {
     }
 
     /// Lets a policy change the object, if it is `due`; tells whether it did, or nothing when it was not to.
-    fn invoke(
+    async fn invoke(
         &self,
         invocation: &Invocation,
         attempt: &mut Attempt<'_>,
@@ -161,7 +161,7 @@ impl MutatingAdmissionPolicy {
     ) -> Result<Option<bool>, Status> {
         let Invocation { policy, binding, param } = invocation;
         let null = Value::Null;
-        let asked = Asked { chain: &self.0.authorizer, user: attempt.user };
+        let asked = Asked::new(&self.0.authorizer, attempt.user);
         let mut changed = false;
         for (at, mutation) in policy.mutations.iter().enumerate() {
             let request = describe(attempt, Some(object), None);
@@ -176,7 +176,7 @@ impl MutatingAdmissionPolicy {
                 asked: &asked,
             };
             if at == 0 {
-                match conditions(&scene) {
+                match asked.until_known(|| conditions(&scene)).await {
                     Ok(true) if due => {}
                     Ok(_) => return Ok(None),
                     Err(why) => {
@@ -185,7 +185,7 @@ impl MutatingAdmissionPolicy {
                     }
                 }
             }
-            match made(&scene, mutation, attempt) {
+            match asked.until_known(|| made(&scene, mutation, attempt)).await {
                 Ok(made) => {
                     attempt.remember_fields(object);
                     changed |= put(made, attempt, object)?;

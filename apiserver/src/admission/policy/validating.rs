@@ -85,7 +85,9 @@ impl Admission for ValidatingAdmissionPolicy {
                     }
                 };
                 for param in &found {
-                    for denial in ask(engine, &policy, subject.attempt, new, namespace.as_ref(), param) {
+                    let asked = Asked::new(&engine.authorizer, subject.attempt.user);
+                    let ask = || ask(&asked, &policy, subject.attempt, new, namespace.as_ref(), param);
+                    for denial in asked.until_known(ask).await {
                         act(&policy, &binding, denial, &mut warnings, &mut refused);
                     }
                 }
@@ -130,7 +132,7 @@ fn act(policy: &Policy, binding: &Binding, denial: Denial, warnings: &mut Vec<St
 
 /// All that the policy has against the write.
 fn ask(
-    engine: &Engine,
+    asked: &Asked<'_>,
     policy: &Policy,
     attempt: &Attempt<'_>,
     new: Option<&Object>,
@@ -138,7 +140,6 @@ fn ask(
     params: &Value,
 ) -> Vec<Denial> {
     let null = Value::Null;
-    let asked = Asked { chain: &engine.authorizer, user: attempt.user };
     let request = describe(attempt, new, None);
     let scene = Scene {
         policy,
@@ -148,7 +149,7 @@ fn ask(
         namespace: namespace.unwrap_or(&null),
         request: &request,
         params,
-        asked: &asked,
+        asked,
     };
     let closed = fails_closed(&policy.spec);
     let failure = |why: String| if closed { vec![Denial::new(why)] } else { Vec::new() };

@@ -134,7 +134,7 @@ impl Hook {
             None => None,
         };
         let null = Value::Null;
-        let asked = Asked { chain: &engine.authorizer, user: attempt.user };
+        let asked = Asked::new(&engine.authorizer, attempt.user);
         let request = describe(attempt, new, matched.as_deref());
         let scene = Scene {
             policy,
@@ -146,7 +146,7 @@ impl Hook {
             params: &null,
             asked: &asked,
         };
-        match conditions(&scene) {
+        match asked.until_known(|| conditions(&scene)).await {
             Ok(holds) => Ok(holds),
             Err(_) if self.ignored => Ok(false),
             Err(why) => {

@@ -76,7 +76,7 @@ pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &
     if call.method == Method::GET {
         let mut info = call.info.clone();
         "create".clone_into(&mut info.verb);
-        api.authorizer.authorize(&call.user, &info)?;
+        api.authorizer.authorize(&call.user, &info).await?;
     }
     let pod = pod(api, &call, kind).await?;
     let path = agent_path(&pod, &call, part)?;
