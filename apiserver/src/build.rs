@@ -21,7 +21,7 @@ use crate::{
         catalog::{self, Odd},
         claims::Claims,
     },
-    request::{layers::Layers, limits::Limits, metrics::Metrics, paths::Paths},
+    request::{layers::Layers, limits::Limits, paths::Paths},
     verbs::{Api, connect::Agents},
 };
 
@@ -108,10 +108,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         api,
         audit,
         limits: Limits::new(options.max_reads, options.max_writes),
-        metrics: Metrics::default(),
         paths: Paths::new(discovery::built_in(&tables), address),
     });
-    layers.paths.set_ready(true);
+    layers.paths.set_started();
     Ok(Server { layers, tasks, stop })
 }
 

@@ -16,6 +16,7 @@ pub mod verbs;
 pub mod wire;
 
 mod build;
+mod metrics;
 mod webhook;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use metrics::FEATURE_GATES;
 pub use registry::claims::Ranges;
 pub use request::serve::{Service, Tls, tls_config};
 pub use verbs::Clock;
@@ -100,7 +102,7 @@ impl Server {
 
     /// Ends the readiness without ending anything else: the first step of stopping.
     pub fn unready(&self) {
-        self.layers.paths.set_ready(false);
+        self.layers.paths.set_stopping();
     }
 
     /// Ends all watches, each with a last bookmark: clients go on elsewhere or later where they were.

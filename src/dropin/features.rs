@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 /// `name on|off stage [locked]` a line.
-const GATES: &str = include_str!("feature-gates.txt");
+const GATES: &str = coracle_apiserver::FEATURE_GATES;
 
 /// Checks the settings of `--feature-gates` (`Name=true`, `kube:Name=false`); what differs from our fixed behaviour comes back as warnings.
 pub(crate) fn check_gates(settings: &[&str]) -> Result<Vec<String>> {

@@ -211,6 +211,15 @@ impl Store for Embedded {
         tail::events(self.shared.clone(), prefix.to_owned(), from)
     }
 
+    async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
+        Ok(self.shared.index.read().count(prefix))
+    }
+
+    fn size(&self) -> Option<u64> {
+        // In memory there is no such file.
+        std::fs::metadata(&self.shared.name).ok().map(|file| file.len())
+    }
+
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {
         let (answer, done) = oneshot::channel();
         self.queue.send(Ask::Compact { to, answer }).map_err(|_| closed())?;

@@ -134,6 +134,9 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// Objects read at a time by stores that can count no other way.
+const COUNTED_AT_ONCE: usize = 500;
+
 /// The seam. Acknowledged means durable, for the stores that have a disk.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -154,6 +157,22 @@ pub trait Store: Send + Sync + 'static {
     /// All events after `from` whose key starts with `prefix`, without a gap, in order. An error (`Compacted` when `from` is older
     /// than what is kept) is the last item.
     fn watch(&self, prefix: &str, from: Revision) -> Events;
+    /// How many objects there are whose key starts with `prefix`.
+    async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.range(prefix, Page { after, limit: Some(COUNTED_AT_ONCE) }).await?.value;
+            count += page.len();
+            match page.last() {
+                Some(last) if page.len() == COUNTED_AT_ONCE => after = Some(last.key.clone()),
+                _ => return Ok(count),
+            }
+        }
+    }
+    /// Bytes it takes on disk, where that can be told.
+    fn size(&self) -> Option<u64> {
+        None
+    }
     /// Forget versions superseded at or before `to` (at most the latest revision); a watch can then start at `to` or later.
     async fn compact(&self, to: Revision) -> Result<(), StoreError>;
 }

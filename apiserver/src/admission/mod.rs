@@ -40,7 +40,7 @@ pub use attempt::{Annotations, Attempt, Given, Operation};
 pub use chain::{Options, chain};
 use coracle_schema::managed;
 
-use crate::{registry::Object, wire::Status};
+use crate::{metrics::admission::Watch, registry::Object, wire::Status};
 
 /// A plugin. Either method may be left out.
 #[async_trait]
@@ -81,11 +81,19 @@ pub async fn mutate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, mut
 }
 
 async fn run(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
+    let mut watch = Watch::start("admit", attempt.operation);
     for plugin in chain {
         if plugin.concerns(attempt) {
-            plugin.mutate(attempt, new.as_deref_mut()).await?;
+            watch.begin();
+            let done = plugin.mutate(attempt, new.as_deref_mut()).await;
+            watch.saw(plugin.name(), done.is_err());
+            if done.is_err() {
+                watch.end(true);
+                return done;
+            }
         }
     }
+    watch.end(false);
     Ok(())
 }
 
@@ -105,11 +113,19 @@ fn keep_fields(attempt: &mut Attempt<'_>, before: Value, object: &mut Object) {
 
 /// Shows every plugin the final object, in order; the first refusal ends it.
 pub async fn validate(chain: &[Arc<dyn Admission>], attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
+    let mut watch = Watch::start("validate", attempt.operation);
     for plugin in chain {
         if plugin.concerns(attempt) {
-            plugin.validate(attempt, new).await?;
+            watch.begin();
+            let done = plugin.validate(attempt, new).await;
+            watch.saw(plugin.name(), done.is_err());
+            if done.is_err() {
+                watch.end(true);
+                return done;
+            }
         }
     }
+    watch.end(false);
     Ok(())
 }
 

@@ -82,6 +82,16 @@ impl Storage {
         self.store.revision().await.is_ok()
     }
 
+    /// How many objects are stored under a prefix.
+    pub async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
+        self.store.count(prefix).await
+    }
+
+    /// Bytes the store takes on disk, if it can tell.
+    pub fn size(&self) -> Option<u64> {
+        self.store.size()
+    }
+
     /// The kinds there are now.
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.catalog.read())

@@ -19,7 +19,6 @@ use super::{
     Query, RequestInfo,
     impersonate::impersonate,
     limits::{self, Limits},
-    metrics::Metrics,
     paths::Paths,
     trail::{self, Track},
 };
@@ -27,6 +26,10 @@ use crate::{
     audit::{Audit, Stage},
     authn::User,
     authz::{Decision, Verdict, forbidden},
+    metrics::{
+        access,
+        requests::{self, Labels, Tracked, UnderWay},
+    },
     verbs::{self, Api, Call, render},
     wire::{Answer, Status, answer, negotiate},
 };
@@ -64,8 +67,6 @@ pub struct Layers {
     pub audit: Option<Arc<Audit>>,
     /// Bounds.
     pub limits: Limits,
-    /// Counts.
-    pub metrics: Metrics,
     /// Everything that is not an API object.
     pub paths: Paths,
 }
@@ -98,8 +99,10 @@ impl Layers {
             }
         };
         let track = Track::new(request.headers());
-        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query, &track)).catch_unwind();
-        let (made, status, stage) = match passing.await {
+        let labels = Labels::of(&info, request.method(), &query, request.headers());
+        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query, (&track, labels))).catch_unwind();
+        let (passed, Tracked { routed, waited }) = requests::tracked(passing).await;
+        let (made, status, stage) = match passed {
             Ok(Ok(made)) => (made, None, Stage::ResponseComplete),
             Ok(Err(status)) => (render::error(tables, encoding, &status), Some(status), Stage::ResponseComplete),
             Err(_) => {
@@ -110,7 +113,9 @@ impl Layers {
         };
         let mut made = track.end(made, status.as_ref(), stage, info.is_long_running()).await;
         let took = started.elapsed();
-        self.metrics.observe(&info, made.status().as_u16(), took);
+        if let Some(labels) = labels.filter(|_| routed) {
+            made = counted(&labels, &info, made, started, waited);
+        }
         let id = &track.id;
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
         if let Ok(id) = HeaderValue::from_str(id) {
@@ -126,10 +131,10 @@ impl Layers {
         request: Request<Incoming>,
         info: &RequestInfo,
         query: Query,
-        track: &Track,
+        (track, labels): (&Track, Option<Labels<'_>>),
     ) -> Result<Answer, Status> {
         let slot = match origin {
-            Origin::Network { .. } => self.limits.enter(info)?,
+            Origin::Network { .. } => self.limits.enter(info).inspect_err(|_| given_up(labels, 429))?,
             Origin::Process(_) => self.limits.enter_anyway(info),
         };
         let work = async {
@@ -157,6 +162,9 @@ impl Layers {
                 annotations: Arc::default(),
                 trail: track.trail().cloned(),
             };
+            if let Some(labels) = labels.filter(|_| !call.body.is_empty()) {
+                labels.body(call.body.len());
+            }
             self.dispatch(call).await
         };
         if info.is_long_running() {
@@ -164,18 +172,22 @@ impl Layers {
             return Ok(work.await?.map(|body| body.holding(slot)));
         }
         let made = timeout(limits::TIMEOUT, work).await;
-        made.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
+        made.unwrap_or_else(|_| {
+            given_up(labels, 504);
+            Err(Status::timeout("request did not complete within the allotted timeout"))
+        })
     }
 
     /// Who asks. From here on the request is written down.
     async fn recognise(&self, origin: Origin, parts: &Parts, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Status> {
-        let now = self.api.now();
+        let (now, started) = (self.api.now(), Instant::now());
         let (found, address, certificate) = match origin {
             Origin::Process(user) => (Ok(user), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), false),
             Origin::Network { user, address } => {
                 (self.api.authenticator.authenticate(user.as_ref(), &parts.headers, now).await, address, user.is_some())
             }
         };
+        recognised(&found, started);
         if let Some(audit) = &self.audit {
             track.begin(audit, found.as_ref().ok().cloned(), (parts, info), address, now).await?;
             if let (Some(trail), Err(status)) = (track.trail(), &found) {
@@ -187,13 +199,17 @@ impl Layers {
 
     /// Whether the user may, as whom it acts.
     async fn authorize(&self, user: &Arc<User>, acting: Arc<User>, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Barred> {
+        let started = Instant::now();
         let Some(trail) = track.trail() else {
-            return barred(&acting, info, self.api.authorizer.decide(&acting, info).await).map(|()| acting);
+            let verdict = self.api.authorizer.decide(&acting, info).await;
+            decided(&verdict, started);
+            return barred(&acting, info, verdict).map(|()| acting);
         };
         if !Arc::ptr_eq(user, &acting) {
             trail.impersonate(&acting);
         }
         let verdict = self.api.authorizer.judge(&acting, info).await;
+        decided(&verdict, started);
         let (decision, reason) = match &verdict {
             allowed if allowed.is_allowed() => (Some("allow"), allowed.reason()),
             unknown if unknown.error.is_some() => (None, "internal error"),
@@ -220,6 +236,7 @@ impl Layers {
             }
             return Ok(answer::compress(made?, gzip));
         }
+        requests::routed();
         self.paths.answer(self, &call).await
     }
 }
@@ -230,6 +247,51 @@ fn barred(user: &User, info: &RequestInfo, verdict: Verdict) -> Result<(), Barre
         (Decision::Allow, _) => Ok(()),
         (_, Some(why)) => Err(Barred::Unknown(why)),
         (Decision::Deny(reason) | Decision::NoOpinion(reason), None) => Err(Barred::Forbidden(forbidden(user, info, &reason))),
+    }
+}
+
+/// Counts a decision.
+fn decided(verdict: &Verdict, started: Instant) {
+    let result = match (&verdict.decision, &verdict.error) {
+        (Decision::Allow, _) => "allowed",
+        (_, Some(_)) => "error",
+        (Decision::Deny(_), None) => "denied",
+        (Decision::NoOpinion(_), None) => "no-opinion",
+    };
+    access::AUTHORIZATIONS.inc([result]);
+    access::AUTHORIZATION_TIMES.took([result], started.elapsed());
+}
+
+/// Counts who came in.
+fn recognised(found: &Result<Arc<User>, Status>, started: Instant) {
+    let result = if found.is_ok() { "success" } else { "error" };
+    if let Ok(user) = found {
+        access::USERS.inc([access::known(&user.name)]);
+    }
+    access::AUTHENTICATIONS.inc([result]);
+    access::AUTHENTICATION_TIMES.took([result], started.elapsed());
+}
+
+/// Counts a request that was given up for the server's sake.
+fn given_up(labels: Option<Labels<'_>>, code: u16) {
+    if let Some(labels) = labels {
+        labels.terminated(code);
+        requests::routed();
+    }
+}
+
+/// Counts a request that was answered: at once, or when its answer ends.
+fn counted(labels: &Labels<'_>, info: &RequestInfo, made: Answer, started: Instant, waited: Duration) -> Answer {
+    let (code, series) = (made.status().as_u16(), labels.series());
+    if info.is_long_running() {
+        let under_way = (labels.under_way(), UnderWay { series, code, started, waited });
+        return made.map(|body| body.holding(under_way));
+    }
+    let Some(series) = series else { return made };
+    series.count(code, started.elapsed(), waited);
+    match series.sizes() {
+        Some(sizes) => made.map(|body| body.measured(|size| sizes.bytes(size))),
+        None => made,
     }
 }
 

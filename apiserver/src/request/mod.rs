@@ -2,12 +2,12 @@
 
 pub mod discovery;
 pub mod documents;
+mod health;
 mod idle;
 pub mod impersonate;
 pub mod info;
 pub mod layers;
 pub mod limits;
-pub mod metrics;
 pub mod paths;
 pub mod query;
 pub mod serve;

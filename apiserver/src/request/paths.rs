@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::{
     discovery,
     documents::{Document, Documents, Key, Seen},
+    health,
     layers::Layers,
 };
 use crate::{
-    extensions,
+    extensions, metrics,
     registry::Catalog,
     verbs::Call,
     wire::{Answer, Body, Status, answer},
@@ -28,23 +29,39 @@ pub const GIT_VERSION: &str = "v1.37.1";
 pub struct Paths {
     documents: Documents,
     address: String,
-    ready: AtomicBool,
+    started: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl Paths {
     /// For these built-in kinds; `address` is the `host:port` that `/api` tells.
     pub fn new(built_in: Vec<Entry>, address: String) -> Self {
-        Self { documents: Documents::new(built_in), address, ready: AtomicBool::new(false) }
+        Self { documents: Documents::new(built_in), address, started: AtomicBool::new(false), stopping: AtomicBool::new(false) }
     }
 
-    /// Whether the server is ready, from now on.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
+    /// All that is done at a start is done.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// The server is about to stop: it is not ready any more.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether all that is done at a start is done.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Whether the server is about to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Whether the server is ready.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.is_started() && !self.is_stopping()
     }
 
     /// Answers a path. Only upstream's router asks for the method ([`discovery::routed`]); what stands beside it answers any.
@@ -56,12 +73,13 @@ impl Paths {
         let json = |value: Value| value.to_string();
         match segments.as_slice() {
             [] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
-            ["healthz" | "livez" | "readyz", ..] => Ok(self.health(layers, call, &segments).await),
+            ["healthz" | "livez" | "readyz", ..] => Ok(health::answer(layers, call, &segments).await),
             ["version"] => {
                 discovery::routed(call, JSON)?;
                 Ok(answer::value(StatusCode::OK, &version()))
             }
-            ["metrics"] => Ok(metrics(layers)),
+            ["metrics"] => Ok(metrics::answer(layers).await),
+            ["metrics", "slis"] => Ok(metrics::indicators()),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
             ["openapi", "v3"] if call.info.path.ends_with('/') => Ok(wordless(StatusCode::NOT_FOUND)),
@@ -192,6 +210,7 @@ impl Paths {
             "/healthz",
             "/livez",
             "/metrics",
+            "/metrics/slis",
             "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
@@ -212,40 +231,6 @@ impl Paths {
         paths.sort();
         paths.dedup();
         json!({"paths": paths})
-    }
-
-    /// `/healthz`, `/livez`, `/readyz`, and one check of them (`/readyz/ping`).
-    async fn health(&self, layers: &Layers, call: &Call, segments: &[&str]) -> Answer {
-        let endpoint = segments[0];
-        let excluded: Vec<&str> = call.query.all("exclude").collect();
-        let mut checks = vec![("ping", true), ("store", store_answers(layers).await)];
-        if endpoint != "livez" {
-            checks.push(("poststarthook/rbac/bootstrap-roles", self.is_ready() || layers.api.drain.is_cancelled()));
-        }
-        if endpoint == "readyz" {
-            checks.push(("shutdown", !layers.api.drain.is_cancelled()));
-        }
-        if let Some(only) = segments.get(1..).filter(|s| !s.is_empty()).map(|s| s.join("/")) {
-            let only = if only == "etcd" { "store" } else { &only };
-            return match checks.iter().find(|(name, _)| *name == only) {
-                None => answer::not_found(),
-                Some((_, true)) => answer::text(StatusCode::OK, "ok"),
-                Some((name, false)) => answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {name} failed\n")),
-            };
-        }
-        let passed = checks.iter().all(|(name, ok)| *ok || excluded.contains(name));
-        let lines = checks.iter().map(|(name, ok)| match (excluded.contains(name), ok) {
-            (true, _) => format!("[+]{name} excluded: ok\n"),
-            (false, true) => format!("[+]{name} ok\n"),
-            (false, false) => format!("[-]{name} failed: reason withheld\n"),
-        });
-        match (passed, call.query.get("verbose").is_some()) {
-            (true, false) => answer::text(StatusCode::OK, "ok"),
-            (true, true) => answer::text(StatusCode::OK, format!("{}{endpoint} check passed\n", lines.collect::<String>())),
-            (false, _) => {
-                answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{}{endpoint} check failed\n", lines.collect::<String>()))
-            }
-        }
     }
 }
 
@@ -294,17 +279,8 @@ fn wordless(code: StatusCode) -> Answer {
     answer
 }
 
-async fn store_answers(layers: &Layers) -> bool {
-    layers.api.storage.is_alive().await
-}
-
-fn metrics(layers: &Layers) -> Answer {
-    let text = layers.metrics.render(&layers.limits);
-    answer::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Body::full(text))
-}
-
 /// `/version`. Clients parse `gitVersion` and `minor`.
-fn version() -> Value {
+pub(crate) fn version() -> Value {
     let platform = format!("{}/{}", std::env::consts::OS, go_arch());
     json!({
         "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37", "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",

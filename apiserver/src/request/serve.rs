@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     authn::{User, certificates, possession::ClientCertificates},
+    metrics::access::HANDSHAKE_ERRORS,
     wire::{Answer, Body, answer},
 };
 
@@ -119,8 +120,14 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     let address = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
-        Err(_) => return debug!("TLS handshake took too long"),
+        Ok(Err(error)) => {
+            HANDSHAKE_ERRORS.inc([]);
+            return debug!(%error, "TLS handshake failed");
+        }
+        Err(_) => {
+            HANDSHAKE_ERRORS.inc([]);
+            return debug!("TLS handshake took too long");
+        }
     };
     let session = stream.get_ref().1;
     let (peer, http2) = (peer(session.peer_certificates()), session.alpn_protocol() == Some(b"h2"));

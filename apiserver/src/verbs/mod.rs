@@ -33,6 +33,7 @@ use crate::{
     audit::Trail,
     authn::{Authenticator, User},
     authz,
+    metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
     wire::{Answer, Status, answer, negotiate, yaml},
@@ -175,6 +176,7 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         };
         let Some(verb) = verb.filter(|verb| subresource.verbs.contains(verb)) else { return Err(Status::method_not_allowed()) };
         may_be_named(&kind, info)?;
+        routed();
         if connect::leads_out(subresource) {
             return connect::connect(api, call, &kind).await;
         }
@@ -195,6 +197,7 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         return Err(Status::method_not_allowed());
     }
     may_be_answered(&call, &kind)?;
+    routed();
     may_be_named(&kind, info)?;
     let mut made =
         if kind.prefix.is_none() { reviews::answer(api, &call, &kind).await? } else { on_object(api, &call, &kind, verb).await? };
@@ -211,12 +214,22 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     if let Some(text) =
         DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text)
     {
-        answer::warn(&mut made, &[text.to_owned()]);
+        outdated(&call, &mut made, text);
     }
     if let Some(deprecation) = kind.custom.as_ref().and_then(|custom| custom.deprecation.as_deref()) {
-        answer::warn(&mut made, &[deprecation.to_owned()]);
+        outdated(&call, &mut made, deprecation);
     }
     Ok(made)
+}
+
+/// Tells the client, the audit log and whoever counts that what was asked for is on its way out.
+fn outdated(call: &Call, made: &mut Answer, text: &str) {
+    let info = &call.info;
+    DEPRECATED_APIS.set([&info.group, &info.version, &info.resource, &info.subresource, ""], 1);
+    if let Some(trail) = &call.trail {
+        trail.annotate("k8s.io/deprecated", "true");
+    }
+    answer::warn(made, &[text.to_owned()]);
 }
 
 async fn on_object(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, verb: Verb) -> Result<Answer, Status> {

@@ -1,6 +1,12 @@
 //! Watches: what changes for a selection of objects, over HTTP or over a WebSocket.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use coracle_store::{
@@ -19,6 +25,7 @@ use super::{
     websocket::{self, Socket},
 };
 use crate::{
+    metrics::{requests, series::Histogram},
     registry::{Kind, items::Facts, storage::read_error},
     request::query::ListOptions,
     wire::{Answer, Body, Status, Wanted, answer},
@@ -54,6 +61,8 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         end: Instant::now() + lasts,
         error: None,
         ended: false,
+        started: Instant::now(),
+        counts: Counts::of(kind, call),
     };
     match session.start(&options).await {
         Ok(()) => {}
@@ -66,6 +75,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     }
     let frames = futures::stream::unfold(session, |mut session| async move {
         let frames = session.next().await?;
+        session.counts.sent(&frames);
         Some((frames, session))
     });
     if let Some(socket) = socket {
@@ -126,6 +136,55 @@ struct Session {
     /// The event to end with.
     error: Option<Bytes>,
     ended: bool,
+    started: Instant,
+    counts: Counts,
+}
+
+/// Where a watch counts what it sends.
+struct Counts {
+    kind: Arc<Kind>,
+    scope: &'static str,
+    events: Option<&'static AtomicU64>,
+    sizes: Option<&'static Histogram>,
+    /// Objects of the state at the start.
+    initial: Option<&'static AtomicU64>,
+}
+
+impl Counts {
+    fn of(kind: &Arc<Kind>, call: &Call) -> Self {
+        let (group, version, resource) = (&*kind.gvk.group, &*kind.gvk.version, &*kind.id.resource);
+        let scope = match (call.info.name.is_empty(), call.info.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+        Self {
+            kind: Arc::clone(kind),
+            scope,
+            events: requests::WATCH_EVENTS.of([group, version, resource]),
+            sizes: requests::WATCH_EVENT_SIZES.of_bytes([group, version, resource]),
+            initial: requests::INIT_EVENTS.of([group, resource]),
+        }
+    }
+
+    fn sent(&self, frames: &[Bytes]) {
+        let (Some(events), Some(sizes)) = (self.events, self.sizes) else { return };
+        events.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        frames.iter().for_each(|frame| sizes.bytes(frame.len() as u64));
+    }
+
+    /// So many objects of the state at the start.
+    fn began(&self, objects: usize) {
+        if let Some(initial) = self.initial {
+            initial.fetch_add(objects as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The state at the start has been sent to a client that asked for it.
+    fn listed(&self, took: Duration) {
+        let Kind { gvk, id, .. } = &*self.kind;
+        requests::WATCH_LISTS.took([&gvk.group, &gvk.version, &id.resource, self.scope], took);
+    }
 }
 
 /// What is left to send of the state at the start.
@@ -169,6 +228,7 @@ impl Session {
         let some: Vec<_> = initial.objects.by_ref().take(AT_ONCE).collect();
         self.printer.learn(some.iter().map(|cached| &cached.wire)).await?;
         let mut frames = Vec::with_capacity(some.len() + 1);
+        self.counts.began(some.len());
         for cached in &some {
             if !self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire)) {
                 frames.push(self.printer.initial(&self.api, cached).await?);
@@ -178,6 +238,7 @@ impl Session {
             self.initial = Some(initial);
         } else if let Some(revision) = initial.mark {
             frames.push(self.printer.bookmark(revision, true)?);
+            self.counts.listed(self.started.elapsed());
         }
         Ok(frames)
     }

@@ -22,6 +22,20 @@ pub struct Body {
     inner: Inner,
     /// Dropped with the body: a place among the requests in flight, a sign that the connection is used.
     held: Vec<Box<dyn Any + Send + Sync>>,
+    /// Who is told how much was sent.
+    sent: Option<Box<Sent>>,
+}
+
+/// Counts what is sent of a body whose length is not known before.
+struct Sent {
+    bytes: u64,
+    told: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        (self.told)(self.bytes);
+    }
 }
 
 enum Inner {
@@ -99,8 +113,8 @@ impl Body {
 
     /// The same body, compressed while it is sent.
     pub fn gzipped(self) -> Self {
-        let Self { inner, held } = self;
-        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held }
+        let Self { inner, held, sent } = self;
+        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held, sent }
     }
 
     /// Frames as they come; the body ends with the stream.
@@ -109,7 +123,16 @@ impl Body {
     }
 
     fn of(inner: Inner) -> Self {
-        Self { inner, held: Vec::new() }
+        Self { inner, held: Vec::new(), sent: None }
+    }
+
+    /// The same body; `told` learns how many bytes were sent, when it ends or is dropped.
+    pub fn measured(mut self, told: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        match self.len() {
+            Some(length) => told(length),
+            None => self.sent = Some(Box::new(Sent { bytes: 0, told: Box::new(told) })),
+        }
+        self
     }
 
     /// The same body, which keeps `what` until it ends or is dropped.
@@ -194,8 +217,13 @@ impl http_body::Body for Body {
                 Poll::Ready(next) => next,
             },
         };
-        if next.is_none() {
-            self.held.clear();
+        match (&next, &mut self.sent) {
+            (None, _) => {
+                self.held.clear();
+                self.sent = None;
+            }
+            (Some(bytes), Some(sent)) => sent.bytes += bytes.len() as u64,
+            (Some(_), None) => {}
         }
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }

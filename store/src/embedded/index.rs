@@ -56,6 +56,12 @@ impl Index {
             .collect()
     }
 
+    /// How many keys there are under `prefix`.
+    pub(super) fn count(&self, prefix: &str) -> usize {
+        let from = self.slots.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(|(key, _)| key.as_str().starts_with(prefix)).count()
+    }
+
     /// Applies a committed write: `slot` is what is there now, `None` after a delete.
     pub(super) fn apply(&mut self, key: &Key, slot: Option<Slot>, revision: Revision) {
         match slot {

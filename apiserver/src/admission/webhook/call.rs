@@ -1,6 +1,9 @@
 //! One question to one webhook, and what came of it (apiserver `plugin/webhook/{mutating,validating}/dispatcher.go`).
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     Engine,
@@ -12,12 +15,19 @@ use super::{
 use crate::{
     admission::{Attempt, matching::Matched},
     audit::Level,
+    metrics::{
+        admission::{self as metrics, Outcome},
+        requests::{Wait, waited},
+    },
     webhook::{Terms, answered},
     wire::Status,
 };
 
 /// Largest answer, in bytes: more than a patch of the largest object.
 const LARGEST: usize = 16 << 20;
+
+/// As what a question that was not answered is counted: 503.
+const UNREACHED: u16 = 503;
 
 /// Why a webhook did not let a write pass.
 pub(super) enum Failure {
@@ -60,7 +70,10 @@ pub(super) async fn ask(
     objects: Objects<'_>,
     mutating: bool,
 ) -> (Result<Answer, Failure>, Warnings) {
-    let answer = match put(engine, hook, attempt, matched, objects, mutating).await {
+    let started = Instant::now();
+    let answer = put(engine, hook, attempt, matched, objects, mutating).await;
+    note(hook, attempt, &answer, mutating, started.elapsed());
+    let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => return (Err(failure), Vec::new()),
     };
@@ -73,6 +86,20 @@ pub(super) async fn ask(
         return (Ok(answer), warnings);
     }
     (Err(Failure::Refused(answer::refusal(&hook.name, answer.result))), warnings)
+}
+
+/// Counts a question.
+fn note(hook: &Hook, attempt: &Attempt<'_>, answer: &Result<Answer, Failure>, mutating: bool, took: Duration) {
+    let outcome = match answer {
+        Ok(answer) if answer.allowed => Outcome::Allowed,
+        Ok(answer) => Outcome::Refused(answer::refusal(&hook.name, answer.result.clone()).code),
+        Err(Failure::Refused(status)) => Outcome::Refused(status.code),
+        Err(Failure::Calling(_)) if hook.ignored => Outcome::FailedOpen(UNREACHED),
+        Err(Failure::Calling(_)) => Outcome::FailedClosed(UNREACHED),
+    };
+    let (step, wait) = if mutating { ("admit", Wait::Mutating) } else { ("validating", Wait::Validating) };
+    metrics::asked(&hook.name, step, attempt.operation.name(), outcome, took);
+    waited(wait, took);
 }
 
 async fn put(

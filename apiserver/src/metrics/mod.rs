@@ -1,0 +1,100 @@
+//! What dashboards, alerts and load tests read of the server, under kube-apiserver's names (`/metrics`, `/metrics/slis`).
+//!
+//! | file | |
+//! |---|---|
+//! | `series` | families of counters, gauges and histograms, and how a series is found without a lock |
+//! | `page` | the text format |
+//! | `requests`, `admission`, `access` | what is counted as it happens |
+//! | `gathered` | what is looked up when somebody asks: objects, requests in flight, versions |
+//! | `process` | memory, time and files of this process |
+//!
+//! A new series is a `static` of [`series`] in the file of its subject, and a line in that file's `ALL`. As in upstream there is one registry in
+//! a process, whoever serves it.
+
+pub(crate) mod access;
+pub(crate) mod admission;
+mod gathered;
+mod page;
+mod process;
+pub(crate) mod requests;
+pub(crate) mod series;
+
+use std::{str::SplitWhitespace, sync::Arc};
+
+use http::StatusCode;
+
+use self::{
+    page::Page,
+    series::{Counters, Family, Gauges},
+};
+use crate::{
+    request::layers::Layers,
+    wire::{Answer, Body, answer},
+};
+
+/// Upstream's feature gates: `name on|off stage [locked]` a line.
+pub const FEATURE_GATES: &str = include_str!("feature-gates.txt");
+
+/// What was found of each check of health.
+static HEALTH: Gauges<2> =
+    Gauges::new("kubernetes_healthcheck", "[STABLE] This metric records the result of a single healthcheck.", ["name", "type"]);
+
+/// How often.
+static HEALTH_TOTAL: Counters<3> = Counters::new(
+    "kubernetes_healthchecks_total",
+    "[STABLE] This metric records the results of all healthcheck.",
+    ["name", "type", "status"],
+);
+
+/// Families that are counted as things happen, by file.
+static ALL: [&[&dyn Family]; 3] = [&requests::ALL, &admission::ALL, &access::ALL];
+
+/// `/metrics`
+pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {
+    let mut page = Page::default();
+    ALL.iter().flat_map(|families| families.iter()).for_each(|family| family.write(&mut page));
+    gathered::write(&mut page, layers).await;
+    process::write(&mut page);
+    as_text(page)
+}
+
+/// `/metrics/slis`: the checks of health alone.
+pub(crate) fn indicators() -> Answer {
+    let mut page = Page::default();
+    HEALTH.write(&mut page);
+    HEALTH_TOTAL.write(&mut page);
+    process::write_start(&mut page);
+    as_text(page)
+}
+
+/// Notes what a check of health found; `endpoint` is `livez`, `readyz` or `healthz`.
+pub(crate) fn checked(name: &str, endpoint: &str, passed: bool) {
+    HEALTH.set([name, endpoint], i64::from(passed));
+    HEALTH_TOTAL.inc([name, endpoint, if passed { "success" } else { "error" }]);
+}
+
+fn as_text(page: Page) -> Answer {
+    answer::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", Body::full(page.finish()))
+}
+
+/// The words of each feature gate.
+fn gates() -> impl Iterator<Item = SplitWhitespace<'static>> {
+    FEATURE_GATES.lines().filter(|line| !line.starts_with('#')).map(str::split_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_has_a_name_of_its_own_and_a_stability() {
+        let mut page = Page::default();
+        for family in ALL.iter().flat_map(|families| families.iter()) {
+            family.write(&mut page);
+        }
+        let text = page.finish();
+        let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+        assert!(!help.is_empty());
+        assert!(help.iter().all(|line| ["[STABLE]", "[BETA]", "[ALPHA]"].iter().any(|of| line.contains(of))), "{help:?}");
+    }
+}

@@ -1,0 +1,444 @@
+//! Series of requests (`endpoints/metrics/metrics.go`): how many, how long, how large, what is under way.
+//!
+//! Requests that reach a route are counted, as upstream's; those refused before are not.
+
+use std::{
+    cell::Cell,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, Method, header};
+use tokio::time::Instant;
+
+use super::{
+    page::{Page, Type},
+    series::{Counters, Family, Gauges, Held, Histogram, Histograms, Table},
+};
+use crate::request::{Query, RequestInfo};
+
+/// Bounds of `apiserver_request_duration_seconds`.
+const DURATIONS: &[f64] =
+    &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+/// Bounds of `apiserver_request_sli_duration_seconds`.
+const SLI: &[f64] = &[0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+/// Bounds of `apiserver_watch_list_duration_seconds`.
+const WATCH_LIST: &[f64] = &[
+    0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0,
+    300.0,
+];
+const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+const EVENT_SIZES: &[f64] = &[1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
+/// From 0.05 MB on in steps of 0.1 MB.
+const BODIES: &[f64] = &[
+    50e3, 150e3, 250e3, 350e3, 450e3, 550e3, 650e3, 750e3, 850e3, 950e3, 1050e3, 1150e3, 1250e3, 1350e3, 1450e3, 1550e3, 1650e3, 1750e3,
+    1850e3, 1950e3, 2050e3, 2150e3, 2250e3, 2350e3, 2450e3, 2550e3, 2650e3, 2750e3, 2850e3, 2950e3, 3050e3,
+];
+
+/// Answers that differ only in these are counted apart at most.
+const CODES: usize = 16;
+
+/// Watches and streams under way.
+pub(crate) static LONG_RUNNING: Gauges<7> = Gauges::new(
+    "apiserver_longrunning_requests",
+    "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+    ["verb", "group", "version", "resource", "subresource", "scope", "component"],
+);
+
+/// Requests given up in self-defence: too many, too slow.
+pub(crate) static TERMINATIONS: Counters<8> = Counters::new(
+    "apiserver_request_terminations_total",
+    "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+    ["verb", "group", "version", "resource", "subresource", "scope", "component", "code"],
+);
+
+/// Bodies that were read.
+pub(crate) static BODY_SIZES: Histograms<3> = Histograms::new(
+    "apiserver_request_body_size_bytes",
+    "[ALPHA] Apiserver request body size in bytes broken out by resource and verb.",
+    ["group", "resource", "verb"],
+    BODIES,
+);
+
+/// Events sent to watches.
+pub(crate) static WATCH_EVENTS: Counters<3> =
+    Counters::new("apiserver_watch_events_total", "[BETA] Number of events sent in watch clients", ["group", "version", "resource"]);
+
+/// How large they were.
+pub(crate) static WATCH_EVENT_SIZES: Histograms<3> = Histograms::new(
+    "apiserver_watch_events_sizes",
+    "[BETA] Watch event size distribution in bytes",
+    ["group", "version", "resource"],
+    EVENT_SIZES,
+);
+
+/// Objects of the state at the start of watches.
+pub(crate) static INIT_EVENTS: Counters<2> = Counters::new(
+    "apiserver_init_events_total",
+    "[ALPHA] Counter of init events processed in watch cache broken by resource type.",
+    ["group", "resource"],
+);
+
+/// How long the state at the start of a watch took to be sent, where the client asked for it.
+pub(crate) static WATCH_LISTS: Histograms<4> = Histograms::new(
+    "apiserver_watch_list_duration_seconds",
+    "[BETA] Response latency distribution in seconds for watch list requests broken by group, version, resource and scope.",
+    ["group", "version", "resource", "scope"],
+    WATCH_LIST,
+);
+
+/// APIs on their way out that somebody still asks for.
+pub(crate) static DEPRECATED: Gauges<5> = Gauges::new(
+    "apiserver_requested_deprecated_apis",
+    "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+    ["group", "version", "resource", "subresource", "removed_release"],
+);
+
+/// Requests by what they are: `apiserver_request_total` and its sisters, which share their labels and are found together.
+pub(crate) static REQUESTS: Requests = Requests(Table::new());
+
+/// The families of this file.
+pub(super) static ALL: [&dyn Family; 9] =
+    [&REQUESTS, &LONG_RUNNING, &TERMINATIONS, &BODY_SIZES, &WATCH_EVENTS, &WATCH_EVENT_SIZES, &INIT_EVENTS, &WATCH_LISTS, &DEPRECATED];
+
+const LABELS: [&str; 8] = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
+
+/// See [`REQUESTS`].
+pub(crate) struct Requests(Table<8, Answered>);
+
+/// Requests with the same labels.
+pub(crate) struct Answered {
+    codes: [OnceLock<(u16, AtomicU64)>; CODES],
+    took: Histogram,
+    /// Less what others were waited for.
+    sli: Histogram,
+    size: OnceLock<Histogram>,
+}
+
+impl Answered {
+    fn new() -> Self {
+        Self {
+            codes: [const { OnceLock::new() }; CODES],
+            took: Histogram::of_seconds(DURATIONS),
+            sli: Histogram::of_seconds(SLI),
+            size: OnceLock::new(),
+        }
+    }
+
+    fn count(&self, code: u16) {
+        for place in &self.codes {
+            let (there, count) = place.get_or_init(|| (code, AtomicU64::default()));
+            if *there == code {
+                count.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Sizes of what is read.
+    fn sizes(&self) -> &Histogram {
+        self.size.get_or_init(|| Histogram::of_bytes(SIZES))
+    }
+}
+
+impl Family for Requests {
+    fn write(&self, page: &mut Page) {
+        const TOTAL: &str = "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.";
+        const TOOK: &str = "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.";
+        const INDICATOR: &str = "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.";
+        const SIZE: &str =
+            "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.";
+        self.0.each(|labels, answered| {
+            let mut total = page.family("apiserver_request_total", Type::Counter, TOTAL);
+            for (code, count) in answered.codes.iter().map_while(OnceLock::get) {
+                let code = code.to_string();
+                let mut pairs: Vec<(&str, &str)> = LABELS.into_iter().zip(labels.iter().map(|l| &**l)).collect();
+                pairs.push(("code", &code));
+                total.pairs(&pairs, count.load(Ordering::Relaxed) as f64);
+            }
+            page.family("apiserver_request_duration_seconds", Type::Histogram, TOOK).histogram(&LABELS, labels, &answered.took);
+            let (mut names, mut values) = (LABELS.to_vec(), labels.to_vec());
+            names.remove(1);
+            values.remove(1);
+            page.family("apiserver_request_sli_duration_seconds", Type::Histogram, INDICATOR).histogram(&names, &values, &answered.sli);
+            if let Some(size) = answered.size.get() {
+                page.family("apiserver_response_sizes", Type::Histogram, SIZE).histogram(&names, &values, size);
+            }
+        });
+    }
+}
+
+tokio::task_local! {
+    static COURSE: Course;
+}
+
+/// What becomes known of a request on its way.
+#[derive(Default)]
+struct Course {
+    /// It reached a route.
+    routed: Cell<bool>,
+    waits: Waits,
+}
+
+/// What a request waited for that is not ours to hasten (`request.LatencyTrackers`).
+#[derive(Default)]
+struct Waits {
+    /// One after the other: they add up.
+    mutating: Cell<Duration>,
+    /// At the same time: the longest counts.
+    validating: Cell<Duration>,
+    /// In a queue of fairness.
+    queued: Cell<Duration>,
+}
+
+/// What was waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wait {
+    /// A mutating webhook.
+    Mutating,
+    /// A validating webhook.
+    Validating,
+    /// A seat (priority and fairness).
+    #[allow(dead_code, reason = "for whoever lets requests wait in queues")]
+    Queue,
+}
+
+/// Notes that the request of this task waited so long; elsewhere it does nothing.
+pub(crate) fn waited(what: Wait, time: Duration) {
+    // Outside of a request nobody asks.
+    let _ = COURSE.try_with(|course| {
+        let Waits { mutating, validating, queued } = &course.waits;
+        match what {
+            Wait::Mutating => mutating.set(mutating.get() + time),
+            Wait::Validating => validating.set(validating.get().max(time)),
+            Wait::Queue => queued.set(queued.get() + time),
+        }
+    });
+}
+
+/// Notes that somebody serves what the request of this task asks for: only such requests are counted.
+pub(crate) fn routed() {
+    let _ = COURSE.try_with(|course| course.routed.set(true));
+}
+
+/// What became of a request on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracked {
+    /// It reached a route.
+    pub(crate) routed: bool,
+    /// How long it waited for others.
+    pub(crate) waited: Duration,
+}
+
+/// Runs a request.
+pub(crate) async fn tracked<T>(request: impl Future<Output = T>) -> (T, Tracked) {
+    let counted = async {
+        let made = request.await;
+        let tracked = COURSE.with(|Course { routed, waits }| Tracked {
+            routed: routed.get(),
+            waited: waits.mutating.get() + waits.validating.get() + waits.queued.get(),
+        });
+        (made, tracked)
+    };
+    COURSE.scope(Course::default(), counted).await
+}
+
+/// What a request is counted as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Labels<'r> {
+    verb: &'static str,
+    dry_run: &'static str,
+    info: &'r RequestInfo,
+    /// Of a path that is no object.
+    path: &'static str,
+    scope: &'static str,
+}
+
+/// Paths that are no objects and are counted nevertheless, and as what.
+const COUNTED_PATHS: [(&str, &str); 4] =
+    [("/healthz", "/healthz"), ("/livez", "/livez"), ("/readyz", "/readyz"), ("/openapi/v3", "openapi/v3")];
+
+impl<'r> Labels<'r> {
+    /// Of a request; `None` for paths that are not counted.
+    pub(crate) fn of(info: &'r RequestInfo, method: &Method, query: &Query, headers: &HeaderMap) -> Option<Self> {
+        let dry_run = match query.get("dryRun") {
+            None => "",
+            Some("All") => "All",
+            Some(_) => "invalid",
+        };
+        if !info.is_resource {
+            let (_, path) = COUNTED_PATHS.into_iter().find(|(path, _)| *path == info.path)?;
+            return Some(Self { verb: "GET", dry_run, info, path, scope: "" });
+        }
+        let scope = match (info.name.is_empty() && info.verb != "create", info.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+        Some(Self { verb: verb(info, method, scope, headers), dry_run, info, path: "", scope })
+    }
+
+    fn component(&self) -> &'static str {
+        if self.info.is_resource { "apiserver" } else { "" }
+    }
+
+    fn subresource(&self) -> &str {
+        if self.info.is_resource { &self.info.subresource } else { self.path }
+    }
+
+    /// `verb, group, version, resource, subresource, scope, component`
+    fn seven(&self) -> [&str; 7] {
+        let RequestInfo { group, version, resource, .. } = self.info;
+        [self.verb, group, version, resource, self.subresource(), self.scope, self.component()]
+    }
+
+    /// Counts a request that was given up.
+    pub(crate) fn terminated(&self, code: u16) {
+        let [verb, group, version, resource, subresource, scope, component] = self.seven();
+        let code = if code == 429 { "429" } else { "504" };
+        TERMINATIONS.inc([verb, group, version, resource, subresource, scope, component, code]);
+    }
+
+    /// Counts a request among those under way until what is returned is dropped.
+    pub(crate) fn under_way(&self) -> Option<Held> {
+        LONG_RUNNING.hold(self.seven())
+    }
+
+    /// Notes how large the body was that a request brought.
+    pub(crate) fn body(&self, size: usize) {
+        let verb = match self.info.verb.as_str() {
+            "create" => "create",
+            "update" => "update",
+            "patch" => "patch",
+            "delete" => "delete",
+            "deletecollection" => "delete_collection",
+            _ => return,
+        };
+        BODY_SIZES.bytes([&self.info.group, &self.info.resource, verb], size as u64);
+    }
+
+    /// The request's series, to be written when it has ended.
+    pub(crate) fn series(&self) -> Option<Ended> {
+        let [verb, group, version, resource, subresource, scope, component] = self.seven();
+        let answered = REQUESTS.0.get([verb, self.dry_run, group, version, resource, subresource, scope, component], Answered::new)?;
+        Some(Ended { answered, reads: matches!(self.verb, "GET" | "LIST"), dry_run: !self.dry_run.is_empty() })
+    }
+}
+
+/// The series of one request.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    answered: &'static Answered,
+    reads: bool,
+    dry_run: bool,
+}
+
+impl Ended {
+    /// Counts the request. `waited` is how long of it others took.
+    pub(crate) fn count(self, code: u16, took: Duration, waited: Duration) {
+        self.answered.count(code);
+        self.answered.took.took(took);
+        if !self.dry_run {
+            self.answered.sli.took(took.saturating_sub(waited));
+        }
+    }
+
+    /// Where the size of the answer is noted, if it is.
+    pub(crate) fn sizes(self) -> Option<&'static Histogram> {
+        (self.reads && !self.dry_run).then(|| self.answered.sizes())
+    }
+}
+
+/// Held by the body of an answer that goes on: the request has ended when it is dropped.
+pub(crate) struct UnderWay {
+    /// Where it is counted then.
+    pub(crate) series: Option<Ended>,
+    /// The code of its answer.
+    pub(crate) code: u16,
+    /// When it came.
+    pub(crate) started: Instant,
+    /// How long others took.
+    pub(crate) waited: Duration,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(series) = self.series {
+            series.count(self.code, self.started.elapsed(), self.waited);
+        }
+    }
+}
+
+/// The verb in upstream's words (`CanonicalVerb`, `CleanVerb`): a list is known by its scope, an apply by its type.
+fn verb(info: &RequestInfo, method: &Method, scope: &str, headers: &HeaderMap) -> &'static str {
+    if info.verb == "watch" {
+        return "WATCH";
+    }
+    if matches!(info.subresource.as_str(), "log" | "exec" | "portforward" | "attach" | "proxy") {
+        return "CONNECT";
+    }
+    match *method {
+        Method::GET | Method::HEAD if scope == "resource" => "GET",
+        Method::GET | Method::HEAD => "LIST",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH if headers.get(header::CONTENT_TYPE).is_some_and(|v| v == "application/apply-patch+yaml") => "APPLY",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(method: &Method, uri: &str) -> String {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let query = Query::parse(query);
+        let info = RequestInfo::parse(method, path, &query).unwrap();
+        let headers = HeaderMap::new();
+        let labels = Labels::of(&info, method, &query, &headers);
+        labels.map_or_else(String::new, |labels| format!("{}|{}", labels.seven().join("|"), labels.dry_run))
+    }
+
+    #[test]
+    fn requests_are_counted_by_what_they_are_in_upstreams_words() {
+        let cases = [
+            (Method::GET, "/api/v1/pods", "LIST||v1|pods||cluster|apiserver|"),
+            (Method::GET, "/api/v1/namespaces/a/pods/b", "GET||v1|pods||resource|apiserver|"),
+            (Method::GET, "/api/v1/namespaces/a/pods?watch=1", "WATCH||v1|pods||namespace|apiserver|"),
+            (Method::POST, "/apis/apps/v1/namespaces/a/deployments?dryRun=All", "POST|apps|v1|deployments||resource|apiserver|All"),
+            (Method::DELETE, "/api/v1/namespaces/a/pods", "DELETE||v1|pods||namespace|apiserver|"),
+            (Method::GET, "/api/v1/namespaces/a/pods/b/log", "CONNECT||v1|pods|log|resource|apiserver|"),
+            (Method::GET, "/healthz", "GET||||/healthz|||"),
+            (Method::GET, "/openapi/v3", "GET||||openapi/v3|||"),
+            (Method::GET, "/version", ""),
+        ];
+        for (method, uri, expected) in cases {
+            assert_eq!(counted(&method, uri), expected, "{method} {uri}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_took_does_not_count_against_the_indicator() {
+        let ((), Tracked { waited: others, routed: false }) = tracked(async {
+            waited(Wait::Mutating, Duration::from_millis(30));
+            waited(Wait::Mutating, Duration::from_millis(20));
+            waited(Wait::Validating, Duration::from_millis(40));
+            waited(Wait::Validating, Duration::from_millis(10));
+        })
+        .await
+        else {
+            panic!("nobody said that it was routed")
+        };
+        assert_eq!(others, Duration::from_millis(90));
+        let answered = Answered::new();
+        let ended = Ended { answered: Box::leak(Box::new(answered)), reads: false, dry_run: false };
+        ended.count(200, Duration::from_millis(120), others);
+        assert_eq!((ended.answered.took.read().1, ended.answered.sli.read().1), (0.12, 0.03));
+    }
+}

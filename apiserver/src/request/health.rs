@@ -1,0 +1,144 @@
+//! `/livez`, `/readyz`, `/healthz` and one check of them (`/readyz/ping`), in upstream's names and format (`server/healthz/healthz.go`).
+
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
+
+use http::StatusCode;
+use tracing::{debug, info};
+
+use super::layers::Layers;
+use crate::{
+    metrics,
+    verbs::Call,
+    wire::{Answer, Body, answer},
+};
+
+/// What is done before the server is ready and stays done: system objects are there, and what follows changes has caught up.
+const START: [&str; 13] = [
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/storage-readiness",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+];
+
+/// One check and what it found.
+struct Check {
+    name: &'static str,
+    /// The reason is for the log: whoever may ask for health need not know more.
+    found: Result<(), String>,
+}
+
+impl Check {
+    fn new(name: &'static str, passed: bool, why: &str) -> Self {
+        Self { name, found: if passed { Ok(()) } else { Err(why.to_owned()) } }
+    }
+}
+
+/// All checks of an endpoint, in upstream's order.
+async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
+    let alive = layers.api.storage.is_alive().await;
+    let (started, ready) = (layers.paths.is_started(), endpoint == "readyz");
+    let store = |name| Check::new(name, alive, "the store does not answer");
+    let mut checks = vec![Check::new("ping", true, ""), Check::new("log", true, ""), store("etcd")];
+    if ready {
+        checks.push(store("etcd-readiness"));
+        checks.push(Check::new("informer-sync", started, "informers not started yet"));
+    }
+    checks.extend(START.map(|name| Check::new(name, started, "not finished")));
+    if ready {
+        checks.push(Check::new("shutdown", !layers.paths.is_stopping(), "process is shutting down"));
+    }
+    checks
+}
+
+/// Answers `segments`: the endpoint and perhaps the name of a check.
+pub(super) async fn answer(layers: &Arc<Layers>, call: &Call, segments: &[&str]) -> Answer {
+    let endpoint = segments[0];
+    let checks = checks(layers, endpoint).await;
+    if let [_, only @ ..] = segments
+        && !only.is_empty()
+    {
+        return single(&checks, &only.join("/"));
+    }
+    let excluded: BTreeSet<&str> = call.query.all("exclude").collect();
+    let (text, failed) = whole(&checks, endpoint, &excluded);
+    if failed {
+        return answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{text}{endpoint} check failed\n"));
+    }
+    match call.query.get("verbose") {
+        Some(_) => answer::text(StatusCode::OK, format!("{text}{endpoint} check passed\n")),
+        None => answer::text(StatusCode::OK, "ok"),
+    }
+}
+
+/// What `/readyz/NAME` answers.
+fn single(checks: &[Check], name: &str) -> Answer {
+    match checks.iter().find(|check| check.name == name) {
+        None => answer::not_found(),
+        Some(Check { found: Ok(()), .. }) => answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", Body::full("ok")),
+        Some(Check { found: Err(why), .. }) => answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
+    }
+}
+
+/// A line for each check, and whether one failed that is not excluded.
+fn whole(checks: &[Check], endpoint: &str, excluded: &BTreeSet<&str>) -> (String, bool) {
+    let (mut text, mut failed) = (String::new(), false);
+    for Check { name, found } in checks {
+        // Writing to a String cannot fail.
+        if excluded.contains(name) {
+            let _ = writeln!(text, "[+]{name} excluded: ok");
+            continue;
+        }
+        metrics::checked(name, endpoint, found.is_ok());
+        match found {
+            Ok(()) => {
+                let _ = writeln!(text, "[+]{name} ok");
+            }
+            Err(why) => {
+                info!(check = name, endpoint, "health check failed: {why}");
+                failed = true;
+                let _ = writeln!(text, "[-]{name} failed: reason withheld");
+            }
+        }
+    }
+    let unknown: Vec<String> =
+        excluded.iter().filter(|name| checks.iter().all(|check| check.name != **name)).map(|name| format!("{name:?}")).collect();
+    if !unknown.is_empty() {
+        debug!(names = unknown.join(","), "no such health checks to exclude");
+        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {}", unknown.join(","));
+    }
+    (text, failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Vec<Check> {
+        vec![Check::new("ping", true, ""), Check::new("etcd", false, "error getting data from etcd")]
+    }
+
+    #[test]
+    fn a_failing_check_is_named_and_its_reason_kept_from_the_public() {
+        let (text, failed) = whole(&found(), "livez", &BTreeSet::new());
+        assert_eq!((&*text, failed), ("[+]ping ok\n[-]etcd failed: reason withheld\n", true));
+        assert_eq!(single(&found(), "etcd").status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(single(&found(), "ping").status(), StatusCode::OK);
+        assert_eq!(single(&found(), "nonsense").status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn excluded_checks_do_not_count_and_unknown_ones_are_told() {
+        let (text, failed) = whole(&found(), "livez", &["etcd", "nonsense"].into());
+        assert!(!failed);
+        assert_eq!(text, "[+]ping ok\n[+]etcd excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"nonsense\"\n");
+    }
+}
