@@ -1,7 +1,9 @@
-//! The cluster's certificates and keys, made on first start and renewed at later ones.
+//! The cluster's certificates and keys, made on first start and renewed at later ones and while running.
 //!
 //! All are valid from 1970 on: a board without a clock battery starts there, and a certificate that is "not yet valid" helps nobody.
-//! Their end is what limits them: ten years for the authority, one for what it signs, renewed when a third is left.
+//! Their end is what limits them: ten years for an authority, one for what it signs, renewed when a third is left. An authority is renewed
+//! with its key, so that whoever believes it goes on believing. A clock that says a time before this program was written is wrong: ends
+//! are counted from then, so that they are not in the past when the clock is set right.
 
 use std::{
     net::IpAddr,
@@ -38,7 +40,12 @@ pub(crate) struct Certificates {
     pub(crate) agent_server: Pair,
     /// Signs service-account tokens (EC P-256, PKCS 8).
     pub(crate) token_key: String,
+    /// Signs the certificates of front proxies, and nothing else.
+    pub(crate) front_proxy_authority: String,
 }
+
+/// The common name of the front proxy's certificate: the aggregator's.
+pub(crate) const FRONT_PROXY: &str = "front-proxy-client";
 
 /// Names and addresses in the serving certificates.
 pub(crate) struct Names {
@@ -47,11 +54,19 @@ pub(crate) struct Names {
 }
 
 const YEAR_SECONDS: i64 = 365 * 24 * 3600;
+/// 2026-01-01: no clock that is right says less.
+const WRITTEN: i64 = 1_767_225_600;
+/// The years of an authority.
+const AUTHORITY_YEARS: i64 = 10;
 
 /// Reads what is there, makes what is missing, renews what ends soon or lacks a name. `now`: Unix seconds.
 pub(crate) fn load_or_make(folder: &Path, names: &Names, now: i64) -> Result<Certificates> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let authority = Authority::load_or_make(folder, now)?;
+    let now = now.max(WRITTEN);
+    let authority = Authority::load_or_make(folder, "ca", "coracle", now)?;
+    let front_proxy = Authority::load_or_make(folder, "front-proxy-ca", "front-proxy-ca", now)?;
+    let proxy_client = Leaf { name: FRONT_PROXY, common_name: FRONT_PROXY, organization: None, names: &[], server: false };
+    front_proxy.leaf(folder, &proxy_client, now)?;
     let admin = Leaf { name: "admin", common_name: "admin", organization: Some("system:masters"), names: &[], server: false };
     let agent_client = Leaf {
         name: "agent-client",
@@ -69,6 +84,7 @@ pub(crate) fn load_or_make(folder: &Path, names: &Names, now: i64) -> Result<Cer
         agent_server: authority.leaf(folder, &agent_server, now)?,
         token_key: token_key(folder)?,
         authority: authority.certificate,
+        front_proxy_authority: front_proxy.certificate,
     })
 }
 
@@ -97,22 +113,32 @@ struct Authority {
 }
 
 impl Authority {
-    fn load_or_make(folder: &Path, now: i64) -> Result<Self> {
-        let (certificate_file, key_file) = files(folder, "ca");
+    fn load_or_make(folder: &Path, name: &str, common_name: &str, now: i64) -> Result<Self> {
+        let (certificate_file, key_file) = files(folder, name);
         if !certificate_file.exists() && !key_file.exists() {
             let key = KeyPair::generate().context("cannot make a key")?;
-            let mut params = params("coracle", None, now, 10)?;
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
-            let certificate = params.self_signed(&key).context("cannot sign the authority's certificate")?;
             write_private(&key_file, key.serialize_pem().as_bytes())?;
-            write_private(&certificate_file, certificate.pem().as_bytes())?;
+            Self::certify(&key, &certificate_file, common_name, now)?;
         }
-        let certificate = read(&certificate_file)?;
         let key = KeyPair::from_pem(&read(&key_file)?).with_context(|| format!("{} is not a private key", key_file.display()))?;
+        let mut certificate = read(&certificate_file)?;
+        // One that somebody else made is somebody else's to renew.
+        if left(&certificate, now).is_some_and(|left| left < AUTHORITY_YEARS * YEAR_SECONDS / 3) && is_own(&certificate, common_name) {
+            certificate = Self::certify(&key, &certificate_file, common_name, now)?;
+        }
         let issuer =
             Issuer::from_ca_cert_pem(&certificate, key).with_context(|| format!("{} is not a certificate", certificate_file.display()))?;
         Ok(Self { certificate, issuer })
+    }
+
+    /// Signs the authority's certificate with its own key.
+    fn certify(key: &KeyPair, file: &Path, common_name: &str, now: i64) -> Result<String> {
+        let mut params = params(common_name, None, now, AUTHORITY_YEARS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(key).context("cannot sign the authority's certificate")?.pem();
+        write_private(file, certificate.as_bytes())?;
+        Ok(certificate)
     }
 
     fn leaf(&self, folder: &Path, leaf: &Leaf<'_>, now: i64) -> Result<Pair> {
@@ -158,6 +184,20 @@ fn alternative(name: &str) -> Result<SanType> {
         Ok(address) => Ok(SanType::IpAddress(address)),
         Err(_) => Ok(SanType::DnsName(name.try_into().with_context(|| format!("{name:?} is neither an address nor a DNS name"))?)),
     }
+}
+
+/// Seconds until a certificate ends.
+fn left(pem: &str, now: i64) -> Option<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+    Some(certificate.validity().not_after.timestamp() - now)
+}
+
+/// Whether an authority is one that was made here: its name is its common name alone, signed by itself.
+fn is_own(pem: &str, common_name: &str) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&pem.contents) else { return false };
+    certificate.subject() == certificate.issuer() && certificate.subject().to_string() == format!("CN={common_name}")
 }
 
 /// Whether more than a third of the certificate's year is left and every name is in it.
@@ -217,6 +257,33 @@ mod tests {
         let second = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000).unwrap();
         assert_eq!(first.server.certificate, second.server.certificate);
         assert_eq!(first.token_key, second.token_key);
+    }
+
+    #[test]
+    fn an_authority_near_its_end_is_renewed_with_its_key_and_what_it_signed_stays_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000).unwrap();
+        let key = read(&folder.path().join("ca.key")).unwrap();
+        let later = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000 + 7 * YEAR_SECONDS).unwrap();
+        assert_ne!(first.authority, later.authority);
+        assert_ne!(first.front_proxy_authority, later.front_proxy_authority);
+        assert_eq!(read(&folder.path().join("ca.key")).unwrap(), key);
+        let of = |pem: &str| x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
+        let (old, new) = (of(&later.admin.certificate), of(&later.authority));
+        let (_, old) = X509Certificate::from_der(&old).unwrap();
+        let (_, new) = X509Certificate::from_der(&new).unwrap();
+        assert_eq!(old.verify_signature(Some(new.public_key())), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_at_the_first_start_leaves_nothing_that_ended_long_ago() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = load_or_make(folder.path(), &names(&["127.0.0.1"]), 0).unwrap();
+        assert!(left(&first.server.certificate, WRITTEN).unwrap() > YEAR_SECONDS / 2);
+        assert!(left(&first.authority, WRITTEN).unwrap() > 9 * YEAR_SECONDS);
+        let right = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_795_000_000).unwrap();
+        assert_eq!(first.authority, right.authority);
+        assert!(left(&right.server.certificate, 1_795_000_000).unwrap() > YEAR_SECONDS / 3);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The binary: options, certificates, wiring, signals. Dull on purpose.
 
 mod audit;
+mod authn;
 mod certs;
 mod clients;
 mod commands;
@@ -12,6 +13,7 @@ mod machine;
 mod nodes;
 mod options;
 mod remote;
+mod renewal;
 mod server;
 mod setup;
 

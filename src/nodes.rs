@@ -12,10 +12,8 @@ use coracle_agent::{Agent, ClientFor, Fleet, Options, Shared, embedded, images, 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    certs::Certificates,
     clients::InProcess,
     options::{Cidr, ServerOptions},
-    server,
     setup::{DNS_OFFSET, Setup},
 };
 
@@ -32,13 +30,13 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Starts the agents the setup asks for.
-    pub(crate) async fn start(options: &ServerOptions, setup: &Setup, certificates: &Certificates, clients: &InProcess) -> Result<Self> {
+    pub(crate) async fn start(options: &ServerOptions, setup: &Setup, tls: Arc<rustls::ServerConfig>, clients: &InProcess) -> Result<Self> {
         let mut nodes = Self { shared: None, lines: Vec::new() };
         if setup.hollow_nodes == 0 && !setup.agent {
             return Ok(nodes);
         }
         let shared = Shared::new(CancellationToken::new());
-        let port = serve_streams(options, setup, certificates, clients, &shared).await?;
+        let port = serve_streams(options, setup, tls, clients, &shared).await?;
         if setup.agent {
             real(options, setup, clients, &shared, port).await?;
             nodes.lines.push(format!("node {} at {}, containers by the embedded runtime", setup.node_name, setup.node_ip));
@@ -84,17 +82,13 @@ pub(crate) fn image_store(data_dir: &Path, insecure_registries: &[String]) -> Re
 async fn serve_streams(
     options: &ServerOptions,
     setup: &Setup,
-    certificates: &Certificates,
+    tls: Arc<rustls::ServerConfig>,
     clients: &InProcess,
     shared: &Shared,
 ) -> Result<u16> {
     let (host, port) = if setup.agent { (Ipv4Addr::UNSPECIFIED, options.agent_port) } else { (Ipv4Addr::LOCALHOST, 0) };
     let address = SocketAddr::from((host, port));
-    let settings = streams::ServerOptions {
-        address,
-        tls: Arc::new(server::serving(&certificates.agent_server, &certificates.authority)?),
-        trusted_users: vec![API_SERVER.into()],
-    };
+    let settings = streams::ServerOptions { address, tls, trusted_users: vec![API_SERVER.into()] };
     let client = clients.node(&setup.node_name);
     let bound = streams::Server::bind(settings, shared.directory.clone(), client, shared.stop.clone()).await;
     let streams = bound.with_context(|| format!("--agent-port: cannot listen on {address}; 0 picks a free port"))?;

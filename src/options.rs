@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use crate::audit::AuditFlags;
+use crate::{audit::AuditFlags, authn::AuthenticationFlags};
 
 /// A Kubernetes cluster in one small binary.
 #[derive(Parser, Debug)]
@@ -116,6 +116,9 @@ pub(crate) struct ServerOptions {
     /// Registries spoken to over plain HTTP (loopback ones always are).
     #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
     pub(crate) insecure_registries: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) users: AuthenticationFlags,
 
     #[command(flatten)]
     pub(crate) audit: AuditFlags,

@@ -23,12 +23,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    authn::AuthenticationFlags,
     certs::{self, Certificates, Pair},
     clients::InProcess,
-    files::write_private,
-    kubeconfig, lock,
+    lock,
     nodes::Nodes,
     options::{ServerOptions, StoreChoice},
+    renewal::Renewal,
     setup::Setup,
 };
 
@@ -61,11 +62,12 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     setup.listen = listener.local_addr().context("--listen")?;
     let now = jiff::Timestamp::now().as_second();
     let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
+    let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
     let store = Arc::new(open_store(options)?);
-    let server = Arc::new(Server::build(server_options(options, &setup, &certificates, store.clone())?).await?);
-    let tls = Arc::new(serving(&certificates.server, &certificates.authority)?);
-    let rendered = kubeconfig::render(&setup.url(), &certificates.authority, &certificates.admin);
-    write_private(&setup.kubeconfig, rendered.as_bytes()).context("--kubeconfig")?;
+    let api = server_options(options, &setup, &certificates, &renewal, store.clone())?;
+    let tls = renewal.serving(&options.users, api.authentication.authorities.clone())?;
+    let server = Arc::new(Server::build(api).await?);
+    renewal.write_kubeconfig(&certificates)?;
 
     let (serving_stop, rooms_stop) = (CancellationToken::new(), CancellationToken::new());
     let network = tokio::spawn({
@@ -75,7 +77,8 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let rooms = TaskTracker::new();
     let clients = InProcess::new(server.service());
     start_rooms(options, &setup, &certificates, &clients, &rooms, &rooms_stop)?;
-    let nodes = Nodes::start(options, &setup, &certificates, &clients).await?;
+    rooms.spawn(renewal.clone().run(rooms_stop.clone()));
+    let nodes = Nodes::start(options, &setup, renewal.agent_server(), &clients).await?;
     say_started(options, &setup, &nodes, started)?;
 
     let result = until_told(&store).await;
@@ -105,6 +108,7 @@ fn server_options(
     options: &ServerOptions,
     setup: &Setup,
     certificates: &Certificates,
+    renewal: &Renewal,
     store: Arc<Embedded>,
 ) -> Result<coracle_apiserver::Options> {
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
@@ -113,8 +117,8 @@ fn server_options(
         issuers: vec![issuer],
         signing_key: Some(signing_key),
         extend_tokens: true,
-        anonymous: true,
-        ..Default::default()
+        front_proxy: Some(front_proxy(&options.users)),
+        ..options.users.options()?
     };
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     Ok(coracle_apiserver::Options {
@@ -130,17 +134,32 @@ fn server_options(
             secure_port: setup.listen.port(),
             service_cidrs: vec![options.service_cidr.to_string()],
             service_address: IpAddr::V4(setup.service_address),
-            client_ca: certificates.authority.clone(),
             now: clock(),
         },
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
         audit: options.audit.clone().into(),
-        agent_tls: Some(Arc::new(agent_client(certificates)?)),
+        agent_tls: Some(renewal.agent_client()),
         max_reads: MAX_READS,
         max_writes: MAX_WRITES,
         clock,
     })
+}
+
+/// What front proxies may say: the aggregator's own, and those of the flags.
+fn front_proxy(flags: &AuthenticationFlags) -> authn::FrontProxy {
+    let or = |given: &[String], standard: &str| if given.is_empty() { vec![standard.to_owned()] } else { given.to_vec() };
+    let mut allowed_names = flags.requestheader_allowed_names.clone();
+    if flags.requestheader_client_ca_file.is_none() || !allowed_names.is_empty() {
+        allowed_names.push(certs::FRONT_PROXY.to_owned());
+    }
+    authn::FrontProxy {
+        allowed_names,
+        username_headers: or(&flags.requestheader_username_headers, "X-Remote-User"),
+        uid_headers: or(&flags.requestheader_uid_headers, "X-Remote-Uid"),
+        group_headers: or(&flags.requestheader_group_headers, "X-Remote-Group"),
+        extra_prefixes: or(&flags.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
+    }
 }
 
 fn start_rooms(
@@ -179,21 +198,6 @@ async fn until_told(store: &Embedded) -> Result<()> {
     }
 }
 
-/// TLS for a server that knows clients by the cluster's certificates.
-pub(crate) fn serving(pair: &Pair, authority: &str) -> Result<rustls::ServerConfig> {
-    let tls = coracle_apiserver::Tls {
-        chain: chain(&pair.certificate)?,
-        key: PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).context("the private key is unreadable")?,
-        client_authorities: chain(authority)?,
-    };
-    coracle_apiserver::tls_config(tls).context("the certificate is unusable")
-}
-
-/// TLS with which the API server speaks to node agents.
-pub(crate) fn agent_client(certificates: &Certificates) -> Result<rustls::ClientConfig> {
-    client(&certificates.authority, &certificates.agent_client).context("pki/agent-client.crt")
-}
-
 /// TLS for a client with a certificate, that trusts one authority.
 pub(crate) fn client(authority: &str, pair: &Pair) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
@@ -209,7 +213,7 @@ pub(crate) fn client(authority: &str, pair: &Pair) -> Result<rustls::ClientConfi
         .context("the client certificate is unusable")
 }
 
-fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("the certificate is unreadable")
 }
 

@@ -11,7 +11,7 @@ use crate::{
     Error, Options, Server,
     admission::{self, matching::Equivalents, policy, webhook},
     audit::Audit,
-    authn::Authenticator,
+    authn::{Authenticator, published},
     authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     extensions::Follower,
@@ -69,7 +69,10 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         storage: storage.clone(),
     });
     writer.connect(&api);
+    let published = published::Publisher { authenticator: api.authenticator.clone(), reader: reader.clone(), writer: writer.clone() };
     bootstrap::run(&*reader, &*writer, &options.facts, &storage.catalog(), rows).await?;
+
+    published.publish(api.now()).await?;
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| {
@@ -81,6 +84,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
             }
         });
     };
+    spawn(published.follow(api.clock.clone()).boxed());
     let role_changes = rbac.load(&*reader).await?;
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;

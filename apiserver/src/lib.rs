@@ -23,13 +23,13 @@ use std::sync::Arc;
 
 use coracle_store::Store;
 use futures::future::BoxFuture;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::FEATURE_GATES;
 pub use registry::claims::Ranges;
 pub use request::serve::{Service, Tls, tls_config};
+pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use verbs::Clock;
 pub use webhook::Kubeconfig;
 
@@ -95,6 +95,11 @@ impl Server {
         Service::new(Arc::clone(&self.layers))
     }
 
+    /// Whose client certificates count: those of whom [`Serving`] keeps current.
+    pub fn authorities(&self) -> &Arc<authn::Authorities> {
+        self.layers.api.authenticator.authorities()
+    }
+
     /// Whether it is ready: what `/readyz` answers.
     pub fn ready(&self) -> bool {
         self.layers.paths.is_ready()
@@ -111,7 +116,7 @@ impl Server {
     }
 
     /// Serves a listener until `stop`; then not ready, watches closed, requests ended (within seconds).
-    pub fn run(&self, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) -> BoxFuture<'_, ()> {
+    pub fn run(&self, listener: TcpListener, tls: Arc<Serving>, stop: CancellationToken) -> BoxFuture<'_, ()> {
         let serving = stop.child_token();
         let end = async move {
             stop.cancelled().await;

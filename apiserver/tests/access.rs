@@ -29,13 +29,12 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         secure_port: 6443,
         service_cidrs: vec!["10.96.0.0/12".into()],
         service_address: Ranges::default().first(),
-        client_ca: "PEM".into(),
         now: jiff::Timestamp::now(),
     };
     let authentication = authn::Options {
         issuers: vec![ISSUER.into()],
         signing_key: Some(SigningKey::from_pem(key.as_bytes()).unwrap()),
-        anonymous: true,
+        anonymous: authn::Anonymous::On,
         ..authn::Options::default()
     };
     let options = Options {
@@ -99,7 +98,6 @@ async fn a_first_start_makes_system_objects_and_a_second_writes_nothing() {
         "/api/v1/namespaces/default/services/kubernetes",
         "/api/v1/namespaces/default/endpoints/kubernetes",
         "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
-        "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication",
         "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
         "/apis/networking.k8s.io/v1/servicecidrs/kubernetes",
         "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",

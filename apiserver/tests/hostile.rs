@@ -275,7 +275,7 @@ impl Listening {
         let (house, pki) = (House::new().await, Pki::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (stop, tls) = (CancellationToken::new(), pki.server_config());
+        let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
         let token = stop.clone();
         let running = tokio::spawn(async move { house.server.run(listener, tls, token).await });
         Self { pki, port, stop, running }

@@ -64,12 +64,11 @@ impl House {
             secure_port: 6443,
             service_cidrs: vec!["10.96.0.0/12".into()],
             service_address: Ranges::default().first(),
-            client_ca: String::new(),
             now: jiff::Timestamp::now(),
         };
         Options {
             store,
-            authentication: authn::Options { anonymous: true, ..authn::Options::default() },
+            authentication: authn::Options { anonymous: authn::Anonymous::On, ..authn::Options::default() },
             authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
             service_ranges: Ranges::default(),
             facts,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{Tls, tls_config};
+use coracle_apiserver::{CertificateAndKey, Material, Serving, Tls, authn::Authorities, tls_config};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -44,9 +44,22 @@ impl Pki {
         Self { authority, server, admin }
     }
 
+    /// What a server of anything else shows that believes this authority's clients.
     pub(crate) fn server_config(&self) -> Arc<rustls::ServerConfig> {
         let tls = Tls { chain: vec![der(&self.server.0)], key: key(&self.server.1), client_authorities: vec![der(&self.authority)] };
         Arc::new(tls_config(tls).unwrap())
+    }
+
+    /// What a server shows that believes this authority's clients, as far as its authenticator has these authorities.
+    pub(crate) fn serving(&self, authorities: &Arc<Authorities>) -> Arc<Serving> {
+        let (certificate, key) = self.server.clone();
+        let material = Material {
+            serving: CertificateAndKey { certificate, key, names: Vec::new() },
+            others: Vec::new(),
+            client_authorities: self.authority.clone(),
+            proxy_authorities: String::new(),
+        };
+        Serving::new(Box::new(move || Ok(material.clone())), authorities.clone()).unwrap()
     }
 
     pub(crate) fn client_config(&self, with_certificate: bool) -> Arc<rustls::ClientConfig> {
@@ -92,7 +105,7 @@ async fn a_certificate_makes_the_user_and_a_watch_ends_cleanly_when_the_server_s
     let (house, pki) = (Arc::new(House::new().await), Pki::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (stop, tls) = (CancellationToken::new(), pki.server_config());
+    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
     let running = tokio::spawn({
         let (house, stop) = (house.clone(), stop.clone());
         async move { house.server.run(listener, tls, stop).await }
@@ -161,7 +174,7 @@ async fn logs_and_streams_come_from_the_agent_of_the_pods_node() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (stop, tls) = (CancellationToken::new(), pki.server_config());
+    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
     let running = tokio::spawn({
         let (house, stop) = (house.clone(), stop.clone());
         async move { house.server.run(listener, tls, stop).await }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
     Ranges, audit,
-    authn::{self, bearer, keys::VerifyingKey},
+    authn::{self, Anonymous, keys::VerifyingKey},
     authz::Mode,
 };
 
@@ -18,7 +18,7 @@ use super::{
     flags::{Flags, duration},
     keys,
 };
-use crate::{audit::AuditFlags, certs::Pair, machine};
+use crate::{audit::AuditFlags, authn::AuthenticationFlags, machine};
 
 /// Upstream's defaults.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -31,9 +31,9 @@ const MAX_WRITES: usize = 200;
 pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: IpAddr,
-    pub(crate) serving: Pair,
-    /// PEM; empty: no client certificates.
-    pub(crate) client_ca: String,
+    pub(crate) serving: keys::Files,
+    /// Whose certificates count, and what is shown to whom.
+    pub(crate) users: AuthenticationFlags,
     pub(crate) authentication: authn::Options,
     pub(crate) authorization: Vec<Mode>,
     pub(crate) ranges: Ranges,
@@ -71,6 +71,7 @@ impl Settings {
         let ranges = Ranges { addresses: service_range(flags)?, ports: node_ports(flags)? };
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
+        let users = AuthenticationFlags::of(|name| flags.all(name))?;
         let mut authorization = modes(flags)?;
         let hollow_nodes = hollow_nodes(flags)?;
         if hollow_nodes > 0 && !authorization.contains(&Mode::Node) {
@@ -81,8 +82,8 @@ impl Settings {
             listen,
             advertise,
             serving: keys::serving(flags, &addresses)?,
-            client_ca: flags.last("client-ca-file").map_or(Ok(String::new()), |file| keys::read("client-ca-file", file.as_ref()))?,
-            authentication: authentication(flags, &authorization)?,
+            authentication: authentication(flags, &users, &authorization)?,
+            users,
             authorization,
             ranges,
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
@@ -192,18 +193,13 @@ fn modes(flags: &Flags) -> Result<Vec<Mode>> {
     Ok(if modes.is_empty() { vec![Mode::AlwaysAllow] } else { modes })
 }
 
-fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Options> {
+fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &[Mode]) -> Result<authn::Options> {
     let (signing_key, verifying_keys): (_, Vec<VerifyingKey>) = keys::of_tokens(flags)?;
     let issuers = owned(&flags.all("service-account-issuer"));
     if issuers.is_empty() && signing_key.is_some() {
         bail!(
             "service-account-issuer is a required flag, --service-account-signing-key-file and --service-account-issuer are required flags"
         );
-    }
-    let mut anonymous = flags.switch("anonymous-auth").unwrap_or(true);
-    if anonymous && authorization.contains(&Mode::AlwaysAllow) {
-        tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
-        anonymous = false;
     }
     let longest_token = match flags.last("service-account-max-token-expiration").and_then(duration) {
         None | Some(0.0) => None,
@@ -212,11 +208,11 @@ fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Option
         }
         Some(seconds) => Some(jiff::SignedDuration::from_secs(seconds as i64)),
     };
-    let fixed_tokens = match flags.last("token-auth-file") {
-        None => Default::default(),
-        Some(file) => bearer::fixed_tokens(&keys::read("token-auth-file", file.as_ref())?)
-            .map_err(|error| anyhow::anyhow!("--token-auth-file: {file}: {error}"))?,
-    };
+    let mut options = users.options()?;
+    if options.anonymous == Anonymous::On && authorization.contains(&Mode::AlwaysAllow) {
+        tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
+        options.anonymous = Anonymous::Off;
+    }
     Ok(authn::Options {
         issuers,
         audiences: owned(&flags.list("api-audiences")),
@@ -224,10 +220,7 @@ fn authentication(flags: &Flags, authorization: &[Mode]) -> Result<authn::Option
         verifying_keys,
         longest_token,
         extend_tokens: flags.switch("service-account-extend-token-expiration").unwrap_or(true),
-        anonymous,
-        bootstrap_tokens: flags.on("enable-bootstrap-token-auth"),
-        fixed_tokens,
-        webhook: None,
+        ..options
     })
 }
 
@@ -270,9 +263,10 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:6443".parse().unwrap());
         assert_eq!(settings.ranges.addresses, (Ipv4Addr::new(10, 0, 0, 0), 24));
         assert_eq!((settings.disable_admission, settings.authorization), (vec!["ServiceAccount".to_owned()], vec![Mode::Rbac]));
-        assert!(settings.authentication.anonymous && settings.authentication.signing_key.is_some());
-        assert_eq!((settings.client_ca, settings.authentication.verifying_keys.len()), (made.authority, 1));
-        assert!(settings.serving.certificate.contains("BEGIN CERTIFICATE"), "made in --cert-dir when it is not there");
+        assert!(settings.authentication.anonymous == Anonymous::On && settings.authentication.signing_key.is_some());
+        let material = super::super::run::material(&settings.serving, &settings.users).unwrap();
+        assert_eq!((material.client_authorities, settings.authentication.verifying_keys.len()), (made.authority, 1));
+        assert!(material.serving.certificate.contains("BEGIN CERTIFICATE"), "made in --cert-dir when it is not there");
     }
 
     #[test]
@@ -287,9 +281,8 @@ mod tests {
 
     #[test]
     fn nobody_is_anonymous_where_everything_is_allowed() {
-        let options = authentication(&flags(""), &[Mode::AlwaysAllow]).unwrap();
-        assert!(!options.anonymous);
-        assert!(authentication(&flags(""), &[Mode::Rbac]).unwrap().anonymous);
+        let of = |mode| authentication(&flags(""), &AuthenticationFlags::of(|_| Vec::new()).unwrap(), &[mode]).unwrap().anonymous;
+        assert_eq!((of(Mode::AlwaysAllow), of(Mode::Rbac)), (Anonymous::Off, Anonymous::On));
     }
 
     #[test]

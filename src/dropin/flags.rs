@@ -247,8 +247,11 @@ mod tests {
 
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
-        let flags = parse(&KUBE_APISERVER, "--audit-webhook-mode=batch --profiling=false --oidc-client-id=x").unwrap();
-        assert_eq!(flags.without_effect().unwrap(), "without effect in this kube-apiserver: --audit-webhook-mode, --oidc-client-id");
+        let flags = parse(&KUBE_APISERVER, "--audit-webhook-mode=batch --profiling=false --egress-selector-config-file=x").unwrap();
+        assert_eq!(
+            flags.without_effect().unwrap(),
+            "without effect in this kube-apiserver: --audit-webhook-mode, --egress-selector-config-file"
+        );
     }
 
     #[test]

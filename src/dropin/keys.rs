@@ -11,6 +11,7 @@ use coracle_apiserver::authn::keys::{SigningKey, VerifyingKey};
 
 use super::flags::Flags;
 use crate::{
+    authn::read,
     certs::{self, Pair},
     files::write_private,
     server,
@@ -19,26 +20,42 @@ use crate::{
 /// Where upstream keeps what it makes when `--cert-dir` does not say.
 const CERT_DIR: &str = "/var/run/kubernetes";
 
-/// The serving certificate: `--tls-cert-file` and its key, or `apiserver.crt` and `apiserver.key` of `--cert-dir`, made for these names
-/// when they are not there.
-pub(crate) fn serving(flags: &Flags, addresses: &[IpAddr]) -> Result<Pair> {
+/// The files of the serving certificate: `--tls-cert-file` and its key, or `apiserver.crt` and `apiserver.key` of `--cert-dir`, made for
+/// these names when they are not there.
+pub(crate) fn serving(flags: &Flags, addresses: &[IpAddr]) -> Result<Files> {
     let files = match (flags.last("tls-cert-file"), flags.last("tls-private-key-file")) {
-        (Some(certificate), Some(key)) => return pair("tls-cert-file", certificate, "tls-private-key-file", key),
+        (Some(certificate), Some(key)) => {
+            return Ok(Files { flags: ["tls-cert-file", "tls-private-key-file"], certificate: certificate.into(), key: key.into() });
+        }
         (None, None) => {
             let folder = PathBuf::from(flags.last("cert-dir").unwrap_or(CERT_DIR));
-            (folder.join("apiserver.crt"), folder.join("apiserver.key"))
+            Files { flags: ["cert-dir"; 2], certificate: folder.join("apiserver.crt"), key: folder.join("apiserver.key") }
         }
         _ => bail!("--tls-cert-file and --tls-private-key-file must be given together"),
     };
-    if !files.0.exists() && !files.1.exists() {
+    if !files.certificate.exists() && !files.key.exists() {
         let mut names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         names.extend(["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned));
         let made = certs::self_signed(&names, jiff::Timestamp::now().as_second())?;
-        write_private(&files.1, made.key.as_bytes()).context("--cert-dir")?;
-        write_private(&files.0, made.certificate.as_bytes()).context("--cert-dir")?;
-        return Ok(made);
+        write_private(&files.key, made.key.as_bytes()).context("--cert-dir")?;
+        write_private(&files.certificate, made.certificate.as_bytes()).context("--cert-dir")?;
     }
-    Ok(Pair { certificate: read("cert-dir", &files.0)?, key: read("cert-dir", &files.1)? })
+    Ok(files)
+}
+
+/// A certificate and its key, by the flags that name them.
+#[derive(Clone)]
+pub(crate) struct Files {
+    flags: [&'static str; 2],
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    /// As they are now.
+    pub(crate) fn read(&self) -> Result<Pair> {
+        Ok(Pair { certificate: read(self.flags[0], &self.certificate)?, key: read(self.flags[1], &self.key)? })
+    }
 }
 
 /// With which the API server speaks to node agents, by the `--kubelet-…` flags; `None` when none is given.
@@ -72,11 +89,6 @@ pub(crate) fn of_tokens(flags: &Flags) -> Result<(Option<SigningKey>, Vec<Verify
         verifying.extend(keys);
     }
     Ok((signing, verifying))
-}
-
-/// A file named by a flag; the error names both.
-pub(crate) fn read(flag: &str, path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("--{flag}: cannot read {}", path.display()))
 }
 
 fn pair(certificate_flag: &str, certificate: &str, key_flag: &str, key: &str) -> Result<Pair> {

@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+pub(crate) use flags::duration;
 use flags::{Flags, Program};
 
 use crate::server;

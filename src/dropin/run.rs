@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use coracle_apiserver::{Clock, Server, bootstrap};
+use anyhow::{Context, Result, anyhow};
+use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
 use coracle_store::embedded::{self, Embedded};
@@ -18,13 +18,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{apiserver::Settings, sole::Sole};
+use super::{apiserver::Settings, keys, sole::Sole};
 use crate::{
-    certs::{self, Certificates},
+    authn::{AuthenticationFlags, read},
+    certs::{self, Pair},
     clients::InProcess,
     nodes::Nodes,
     options::{self, Cidr, ServerOptions},
-    server,
+    renewal::Renewal,
     setup::Setup,
 };
 
@@ -37,9 +38,10 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let listener = listener.with_context(|| format!("--secure-port: cannot listen on {}", settings.listen))?;
     let _sole = Sole::claim(&settings.stores);
     let hollow = Hollow::new(&settings)?;
-    let tls = Arc::new(server::serving(&settings.serving, &settings.client_ca).context("--tls-cert-file, --client-ca-file")?);
+    let certificate = settings.serving.read()?.certificate;
+    let tls = serving(&settings)?;
     let store = Arc::new(Embedded::open(&embedded::Options::memory()).context("objects in memory")?);
-    let rooms_wanted = (settings.controllers.clone(), settings.serving.certificate.clone());
+    let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, store.clone(), hollow.as_ref())?).await?);
 
     let (stop, rooms_stop, rooms) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
@@ -69,6 +71,25 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     result
 }
 
+/// TLS by the files the flags name, read again when they change.
+fn serving(settings: &Settings) -> Result<Arc<Serving>> {
+    let (files, users) = (settings.serving.clone(), settings.users.clone());
+    let load = Box::new(move || material(&files, &users).map_err(|error| format!("{error:#}")));
+    Serving::new(load, settings.authentication.authorities.clone()).map_err(|why| anyhow!("--tls-cert-file, --client-ca-file: {why}"))
+}
+
+/// What the files hold now.
+pub(super) fn material(files: &keys::Files, users: &AuthenticationFlags) -> Result<Material> {
+    let bundle = |flag: &str, file: &Option<PathBuf>| file.as_ref().map_or(Ok(String::new()), |file| read(flag, file));
+    let Pair { certificate, key } = files.read()?;
+    Ok(Material {
+        serving: CertificateAndKey { certificate, key, names: Vec::new() },
+        others: users.named_certificates()?,
+        client_authorities: bundle("client-ca-file", &users.client_ca_file)?,
+        proxy_authorities: bundle("requestheader-client-ca-file", &users.requestheader_client_ca_file)?,
+    })
+}
+
 /// SIGTERM and Ctrl-C are good ends.
 pub(crate) async fn until_told() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -83,7 +104,7 @@ pub(crate) async fn until_told() -> Result<()> {
 fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>) -> Result<coracle_apiserver::Options> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let agent_tls = match (settings.agent_tls, hollow) {
-        (None, Some(hollow)) => Some(Arc::new(server::agent_client(&hollow.certificates)?)),
+        (None, Some(hollow)) => Some(hollow.renewal.agent_client()),
         (given, _) => given,
     };
     Ok(coracle_apiserver::Options {
@@ -95,7 +116,6 @@ fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>)
             secure_port: settings.listen.port(),
             service_cidrs: vec![format!("{}/{}", settings.ranges.addresses.0, settings.ranges.addresses.1)],
             service_address: settings.ranges.first(),
-            client_ca: settings.client_ca,
             now: clock(),
         },
         service_ranges: settings.ranges,
@@ -127,7 +147,7 @@ fn start_controllers(wanted: (Vec<String>, String), clients: &InProcess, rooms: 
 struct Hollow {
     options: ServerOptions,
     setup: Setup,
-    certificates: Certificates,
+    renewal: Arc<Renewal>,
     folder: PathBuf,
 }
 
@@ -143,13 +163,15 @@ impl Hollow {
         let setup = Setup::new(&options)?;
         let now = jiff::Timestamp::now().as_second();
         let certificates = certs::load_or_make(&folder.join("pki"), &setup.names(&[]), now)?;
-        Ok(Some(Self { options, setup, certificates, folder }))
+        let renewal = Arc::new(Renewal::new(&options, &setup, &certificates)?);
+        Ok(Some(Self { options, setup, renewal, folder }))
     }
 
     async fn start(&self, clients: &InProcess, rooms: &TaskTracker, stop: &CancellationToken) -> Result<Nodes> {
         let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());
         rooms.spawn(scheduler.run(stop.clone()));
-        Nodes::start(&self.options, &self.setup, &self.certificates, clients).await
+        rooms.spawn(self.renewal.clone().run(stop.clone()));
+        Nodes::start(&self.options, &self.setup, self.renewal.agent_server(), clients).await
     }
 }
 

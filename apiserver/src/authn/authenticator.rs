@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::debug;
 
 use super::{
-    User, WebhookOptions, bearer,
+    Authorities, FrontProxy, Peer, User, WebhookOptions, bearer,
     cache::Cache,
     issuer::Issuer,
     join,
@@ -35,8 +35,12 @@ pub struct Options {
     pub longest_token: Option<SignedDuration>,
     /// `--service-account-extend-token-expiration`
     pub extend_tokens: bool,
-    /// `--anonymous-auth`
-    pub anonymous: bool,
+    /// Whose certificates count; what serves the network keeps them current.
+    pub authorities: Arc<Authorities>,
+    /// What front proxies may say; none are believed without.
+    pub front_proxy: Option<FrontProxy>,
+    /// Where nobody in particular may ask.
+    pub anonymous: Anonymous,
     /// `--enable-bootstrap-token-auth`
     pub bootstrap_tokens: bool,
     /// `--token-auth-file`, read by [`bearer::fixed_tokens`].
@@ -45,9 +49,24 @@ pub struct Options {
     pub webhook: Option<WebhookOptions>,
 }
 
-/// Recognises users. Certificates first, then tokens, then nobody in particular.
+/// Where requests without credentials are those of `system:anonymous` (`--anonymous-auth`, or `anonymous` of the configuration file).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// Everywhere.
+    On,
+    /// At these paths only.
+    Paths(Vec<String>),
+}
+
+/// Recognises users. Front proxies first, then certificates, then tokens, then nobody in particular.
 pub struct Authenticator {
-    anonymous: Option<Arc<User>>,
+    authorities: Arc<Authorities>,
+    front_proxy: Option<FrontProxy>,
+    anonymous: Anonymous,
+    nobody: Arc<User>,
     bootstrap_tokens: bool,
     fixed_tokens: HashMap<String, Arc<User>>,
     audiences: Vec<String>,
@@ -78,7 +97,10 @@ impl Authenticator {
             reader: reader.clone(),
         });
         Self {
-            anonymous: options.anonymous.then(|| Arc::new(User::anonymous())),
+            authorities: options.authorities,
+            front_proxy: options.front_proxy,
+            anonymous: options.anonymous,
+            nobody: Arc::new(User::anonymous()),
             bootstrap_tokens: options.bootstrap_tokens,
             fixed_tokens: options.fixed_tokens,
             webhook: options.webhook.map(|webhook| TokenWebhook::new(webhook, audiences.clone())),
@@ -91,22 +113,60 @@ impl Authenticator {
         }
     }
 
-    /// Who asks. `peer` is the user of the connection's verified certificate ([`super::certificates::user`], read once a connection).
-    /// A credential that is not good is refused, not taken as anonymous.
-    pub async fn authenticate(&self, peer: Option<&Arc<User>>, headers: &HeaderMap, now: Timestamp) -> Result<Arc<User>, Status> {
-        if let Some(user) = peer {
-            return Ok(user.clone());
+    /// Who asks for a path. `peer` is what the connection showed of certificates.
+    /// A credential that is not good is refused, not taken as anonymous; one that is good goes before any that is not.
+    pub async fn authenticate(&self, peer: Option<&Peer>, headers: &HeaderMap, path: &str, now: Timestamp) -> Result<Arc<User>, Status> {
+        let mut refused: Vec<String> = Vec::new();
+        if let Some(peer) = peer {
+            let known = peer.known(&self.authorities, now.as_second());
+            match self.front_proxy.as_ref().map_or(Ok(None), |proxy| proxy.user(&known, headers)) {
+                Ok(Some(user)) => return Ok(Arc::new(user)),
+                Ok(None) => {}
+                Err(why) => refused.push(why),
+            }
+            match &known.user {
+                Some(Ok(user)) => return Ok(user.clone()),
+                Some(Err(why)) => refused.push(why.clone()),
+                None => {}
+            }
         }
-        match bearer::token(headers) {
-            Some(token) => match self.token(&token, &self.audiences, now).await {
-                Ok(verified) => Ok(verified.user),
-                Err(error) => {
-                    debug!(%error, "token refused");
-                    Err(Status { log: Some(error.to_string()), ..Status::unauthorized() })
-                }
-            },
-            None => self.anonymous.clone().ok_or_else(Status::unauthorized),
+        if let Some(token) = bearer::token(headers) {
+            match self.token(&token, &self.audiences, now).await {
+                Ok(verified) => return Ok(verified.user),
+                Err(refusal) => refused.push(refusal.to_string()),
+            }
         }
+        if refused.is_empty() {
+            return self.nobody(path).ok_or_else(Status::unauthorized);
+        }
+        let why = refused.join(", ");
+        debug!(why, "credentials refused");
+        Err(Status { log: Some(why), ..Status::unauthorized() })
+    }
+
+    /// Who asks without any credentials, where that is allowed.
+    fn nobody(&self, path: &str) -> Option<Arc<User>> {
+        let allowed = match &self.anonymous {
+            Anonymous::Off => false,
+            Anonymous::On => true,
+            Anonymous::Paths(paths) => paths.iter().any(|allowed| allowed == path),
+        };
+        allowed.then(|| self.nobody.clone())
+    }
+
+    /// Takes what a front proxy may have said out of a request's headers: nobody behind is to see it.
+    pub fn clear(&self, headers: &mut HeaderMap) {
+        FrontProxy::clear(self.front_proxy.as_ref(), headers);
+    }
+
+    /// What front proxies may say.
+    pub fn front_proxy(&self) -> Option<&FrontProxy> {
+        self.front_proxy.as_ref()
+    }
+
+    /// Whose certificates count.
+    pub fn authorities(&self) -> &Arc<Authorities> {
+        &self.authorities
     }
 
     /// Whose token it is, and for which of the `audiences`.
@@ -173,7 +233,7 @@ mod tests {
     use super::*;
     use crate::registry::fake::FakeReader;
 
-    fn authenticator(anonymous: bool) -> Authenticator {
+    fn authenticator(anonymous: Anonymous) -> Authenticator {
         let fixed_tokens = bearer::fixed_tokens("secret,jane,u1").unwrap();
         let options = Options { anonymous, fixed_tokens, issuers: vec!["https://i".into()], ..Options::default() };
         Authenticator::new(options, Arc::new(FakeReader::default()))
@@ -187,22 +247,74 @@ mod tests {
         headers
     }
 
-    #[tokio::test]
-    async fn certificate_goes_before_token_and_token_before_nobody() {
-        let a = authenticator(true);
-        let peer = Arc::new(User::new("cert", &[]));
-        let name = async |peer: Option<&Arc<User>>, token: Option<&str>| {
-            a.authenticate(peer, &headers(token), Timestamp::UNIX_EPOCH).await.map(|u| u.name.to_string()).map_err(|s| s.code)
+    /// Authenticator, a certificate of one of its authorities and one of nobody.
+    fn certificates() -> (Authenticator, Peer, Peer) {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let a = authenticator(Anonymous::On);
+        let make = || {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let authority = params.self_signed(&key).unwrap().pem();
+            let issuer = Issuer::new(params, key);
+            let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+            leaf.distinguished_name.push(DnType::CommonName, "cert");
+            leaf.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+            (authority, Peer::new(&[leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()]).unwrap())
         };
-        assert_eq!(name(Some(&peer), Some("secret")).await, Ok("cert".into()));
-        assert_eq!(name(None, Some("secret")).await, Ok("jane".into()));
-        assert_eq!(name(None, None).await, Ok("system:anonymous".into()));
-        assert_eq!(name(None, Some("wrong")).await, Err(401));
+        let (known, good) = make();
+        a.authorities.replace(&known, "").unwrap();
+        (a, good, make().1)
     }
 
     #[tokio::test]
-    async fn without_anonymous_a_bare_request_is_unauthorized() {
-        let refused = authenticator(false).authenticate(None, &headers(None), Timestamp::UNIX_EPOCH).await;
-        assert_eq!(refused.unwrap_err().code, 401);
+    async fn certificate_goes_before_token_and_token_before_nobody() {
+        let (a, good, stranger) = certificates();
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let name = async |peer: Option<&Peer>, token: Option<&str>| {
+            a.authenticate(peer, &headers(token), "/api", now).await.map(|u| u.name.to_string()).map_err(|s| s.code)
+        };
+        assert_eq!(name(Some(&good), Some("secret")).await, Ok("cert".into()));
+        assert_eq!(name(Some(&good), Some("wrong")).await, Ok("cert".into()));
+        assert_eq!(name(None, Some("secret")).await, Ok("jane".into()));
+        assert_eq!(name(None, None).await, Ok("system:anonymous".into()));
+        assert_eq!(name(None, Some("wrong")).await, Err(401));
+        assert_eq!(name(Some(&stranger), None).await, Err(401), "a certificate of nobody is not nothing");
+        assert_eq!(name(Some(&stranger), Some("secret")).await, Ok("jane".into()));
+    }
+
+    #[tokio::test]
+    async fn without_credentials_one_is_nobody_where_that_is_allowed() {
+        let code = async |anonymous: Anonymous, path: &str| {
+            let asked = authenticator(anonymous);
+            asked.authenticate(None, &headers(None), path, Timestamp::UNIX_EPOCH).await.map(|_| 200).unwrap_or_else(|s| s.code)
+        };
+        let paths = || Anonymous::Paths(vec!["/livez".into()]);
+        assert_eq!(code(Anonymous::Off, "/livez").await, 401);
+        assert_eq!(code(paths(), "/livez").await, 200);
+        assert_eq!(code(paths(), "/livez/ping").await, 401);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_believed_for_ten_seconds_whatever_becomes_of_its_account() {
+        use serde_json::json;
+        let reader = Arc::new(FakeReader::default());
+        reader.put("", "serviceaccounts", json!({"metadata": {"name": "a", "namespace": "ns", "uid": "1"}}));
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let signing_key = Some(SigningKey::from_pem(pem.as_bytes()).unwrap());
+        let options = Options { signing_key, issuers: vec!["https://i".into()], ..Options::default() };
+        let a = Authenticator::new(options, reader.clone());
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let request = crate::registry::Object::new(json!({"spec": {}})).unwrap();
+        let issued = a.issuer().unwrap().issue("ns", "a", request, now, &mut Vec::new()).await.unwrap();
+        let token = issued.text("/status/token").to_owned();
+        let good = async |second: i64| {
+            let at = now.checked_add(SignedDuration::from_secs(second)).unwrap();
+            a.token(&token, a.audiences(), at).await.is_ok()
+        };
+        assert!(good(0).await);
+        reader.remove("", "serviceaccounts", "ns", "a");
+        assert!(good(9).await);
+        assert!(!good(10).await);
     }
 }

@@ -11,12 +11,17 @@ pub mod reviews;
 pub mod tokens;
 
 mod authenticator;
+mod authorities;
 mod cache;
+mod frontproxy;
+pub(crate) mod published;
 mod webhook;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use authenticator::{Authenticator, Options};
+pub use authenticator::{Anonymous, Authenticator, Options};
+pub use authorities::{Authorities, Peer};
+pub use frontproxy::FrontProxy;
 pub use webhook::{Version, WebhookOptions};
 
 /// The extra that names the credential itself (`JTI=…`, `X509SHA256=…`).

@@ -1,5 +1,8 @@
 //! The certificates that clients show in the TLS handshake: verified against the client authorities, proof of the key demanded.
 //!
+//! The API server demands the proof alone during the handshake ([`Shown`]): whether a certificate is good is asked with each request, whose
+//! answer then says so, and which may come with a token instead.
+//!
 //! Certificates of version 3 are rustls' matter. It refuses those of version 1, which `openssl x509 -req` makes when it is given no
 //! extensions and which kube-apiserver takes; their rules are those of Go (`crypto/x509` `Certificate.isValid`, `CheckSignatureFrom`) where
 //! such a certificate can stand at all: at the end of a chain, directly under an authority.
@@ -40,6 +43,19 @@ impl ClientCertificates {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
         let current = verifier.map_err(|e| Error::General(e.to_string()))?;
         Ok(Self { current, authorities, algorithms })
+    }
+
+    /// The authorities.
+    pub(super) fn authorities(&self) -> &[CertificateDer<'static>] {
+        &self.authorities
+    }
+
+    /// Whether a certificate, with what was shown beside it, is one of a client now.
+    pub fn verify(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        if !is_first(leaf) {
+            return self.current.verify_client_cert(leaf, intermediates, now).map(|_| ());
+        }
+        Ok(self.verify_first(leaf, now)?)
     }
 
     /// A certificate of version 1: within its time and signed by one of the authorities that may sign.
@@ -99,11 +115,7 @@ impl ClientCertVerifier for ClientCertificates {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if !is_first(leaf) {
-            return self.current.verify_client_cert(leaf, intermediates, now);
-        }
-        self.verify_first(leaf, now)?;
-        Ok(ClientCertVerified::assertion())
+        self.verify(leaf, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -134,6 +146,57 @@ impl ClientCertVerifier for ClientCertificates {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.current.supported_verify_schemes()
+    }
+}
+
+/// Demands of clients that show a certificate only the proof that its key is theirs.
+#[derive(Debug)]
+pub struct Shown(ClientCertificates);
+
+impl Shown {
+    /// Hints at these authorities. The error names what is unusable.
+    pub(super) fn new(authorities: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        ClientCertificates::new(authorities, provider).map(Self)
+    }
+}
+
+impl ClientCertVerifier for Shown {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        proof: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, leaf, proof)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        proof: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, leaf, proof)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -174,7 +174,6 @@ mod tests {
             secure_port: 6443,
             service_cidrs: vec!["10.96.0.0/12".into()],
             service_address: "10.96.0.1".parse().unwrap(),
-            client_ca: "PEM".into(),
             now: "2026-11-21T12:00:00Z".parse().unwrap(),
         }
     }
@@ -202,7 +201,6 @@ mod tests {
             ("apiregistration.k8s.io", "apiservices", "", "v1."),
             ("flowcontrol.apiserver.k8s.io", "flowschemas", "", "catch-all"),
             ("networking.k8s.io", "servicecidrs", "", "kubernetes"),
-            ("", "configmaps", "kube-system", "extension-apiserver-authentication"),
         ] {
             assert!(reader.look(group, resource, namespace, name).is_some(), "{resource} {name}");
         }

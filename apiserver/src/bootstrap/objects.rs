@@ -22,8 +22,6 @@ pub struct Facts {
     pub service_cidrs: Vec<String>,
     /// That first address.
     pub service_address: IpAddr,
-    /// PEM of the authority of client certificates; empty when there is none.
-    pub client_ca: String,
     /// For the times of conditions.
     pub now: Timestamp,
 }
@@ -59,9 +57,6 @@ pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow::all(&time(facts))).collect();
     wanted.push(service_cidr(facts));
     wanted.extend(service(facts));
-    if !facts.client_ca.is_empty() {
-        wanted.push(authentication(facts));
-    }
     wanted.extend(api_services(facts, catalog));
     wanted
 }
@@ -141,13 +136,6 @@ fn service(facts: &Facts) -> Vec<Wanted> {
         object("endpoints", endpoints, Care::Same(&["/subsets"])),
         object("endpointslices", slice, Care::Same(&["/endpoints", "/ports"])),
     ]
-}
-
-/// Where extension API servers learn whose client certificates to believe.
-fn authentication(facts: &Facts) -> Wanted {
-    let metadata = json!({"name": "extension-apiserver-authentication", "namespace": "kube-system"});
-    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"client-ca-file": facts.client_ca}});
-    object("configmaps", map, Care::Same(&["/data"]))
 }
 
 /// An APIService for every group and version served here.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     audit::{Audit, Stage},
-    authn::User,
+    authn::{Peer, User},
     authz::{Decision, Verdict, forbidden},
     metrics::{
         access,
@@ -38,12 +38,12 @@ use crate::{
 type Incoming = UnsyncBoxBody<Bytes, io::Error>;
 
 /// How a request came here.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Origin {
     /// Over a connection.
     Network {
-        /// The user of its verified client certificate, if it has one.
-        user: Option<Arc<User>>,
+        /// The client certificate it came with, if it has one.
+        peer: Option<Arc<Peer>>,
         /// Where the client is.
         address: Option<IpAddr>,
     },
@@ -140,6 +140,7 @@ impl Layers {
         let work = async {
             let (mut parts, body) = request.into_parts();
             let user = self.recognise(origin, &parts, info, track).await?;
+            self.api.authenticator.clear(&mut parts.headers);
             let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer).await?;
             let user = match self.authorize(&user, acting, info, track).await {
                 Ok(user) => user,
@@ -183,8 +184,9 @@ impl Layers {
         let (now, started) = (self.api.now(), Instant::now());
         let (found, address, certificate) = match origin {
             Origin::Process(user) => (Ok(user), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), false),
-            Origin::Network { user, address } => {
-                (self.api.authenticator.authenticate(user.as_ref(), &parts.headers, now).await, address, user.is_some())
+            Origin::Network { peer, address } => {
+                let authenticator = &self.api.authenticator;
+                (authenticator.authenticate(peer.as_deref(), &parts.headers, parts.uri.path(), now).await, address, peer.is_some())
             }
         };
         recognised(&found, started);

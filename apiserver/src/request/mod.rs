@@ -11,6 +11,7 @@ pub mod limits;
 pub mod paths;
 pub mod query;
 pub mod serve;
+pub mod serving;
 mod trail;
 
 pub use info::RequestInfo;

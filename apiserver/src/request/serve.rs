@@ -34,9 +34,10 @@ use tracing::{debug, info, warn};
 use super::{
     idle::Activity,
     layers::{Layers, Origin},
+    serving::Serving,
 };
 use crate::{
-    authn::{User, certificates, possession::ClientCertificates},
+    authn::{Peer, User, possession::ClientCertificates},
     metrics::access::HANDSHAKE_ERRORS,
     wire::{Answer, Body, answer},
 };
@@ -62,7 +63,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Requests in flight have this long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// What the server shows and whom it believes.
+/// What a server shows and whom it believes, once for all.
 pub struct Tls {
     /// The serving certificate and its chain.
     pub chain: Vec<CertificateDer<'static>>,
@@ -87,9 +88,12 @@ pub fn tls_config(tls: Tls) -> Result<ServerConfig, rustls::Error> {
 }
 
 /// Serves connections until `stop`; then lets requests end, within bounds.
-pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<Serving>, stop: CancellationToken) {
     let connections = TaskTracker::new();
+    connections.spawn({
+        let (tls, stop) = (tls.clone(), stop.clone());
+        async move { tls.follow(stop).await }
+    });
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -97,7 +101,7 @@ pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<ServerConf
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection(Arc::clone(&layers), acceptor.clone(), stream, stop.clone()));
+                connections.spawn(connection(Arc::clone(&layers), TlsAcceptor::from(tls.config()), stream, stop.clone()));
             }
             Err(error) => refused(&error).await,
         }
@@ -130,7 +134,8 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
         }
     };
     let session = stream.get_ref().1;
-    let (peer, http2) = (peer(session.peer_certificates()), session.alpn_protocol() == Some(b"h2"));
+    let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
+    let http2 = session.alpn_protocol() == Some(b"h2");
     let activity = Activity::new();
     let builder = protocol(http2);
     let serving =
@@ -175,23 +180,11 @@ fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// The user of the connection's certificate, which rustls has verified against the client authorities.
-fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<User>> {
-    let leaf = chain?.first()?;
-    match certificates::user(leaf) {
-        Ok(user) => Some(Arc::new(user)),
-        Err(error) => {
-            debug!(%error, "client certificate names no user");
-            None
-        }
-    }
-}
-
 /// One connection's requests.
 #[derive(Clone)]
 struct NetworkService {
     layers: Arc<Layers>,
-    peer: Option<Arc<User>>,
+    peer: Option<Arc<Peer>>,
     address: Option<IpAddr>,
     activity: Activity,
 }
@@ -206,7 +199,7 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
             return Box::pin(async move { Ok(refused) });
         }
         let busy = self.activity.begin();
-        let origin = Origin::Network { user: self.peer.clone(), address: self.address };
+        let origin = Origin::Network { peer: self.peer.clone(), address: self.address };
         let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await.map(|body| body.holding(busy))) })
     }
@@ -255,7 +248,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let user = request.extensions_mut().remove::<Arc<User>>().or_else(|| request.extensions_mut().remove::<User>().map(Arc::new));
-        let origin = user.map_or(Origin::Network { user: None, address: None }, Origin::Process);
+        let origin = user.map_or(Origin::Network { peer: None, address: None }, Origin::Process);
         let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await) })
     }

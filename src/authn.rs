@@ -1,0 +1,268 @@
+//! Flags of authentication, under upstream's names (`pkg/kubeapiserver/options/authentication.go`), for both programs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Parser};
+use coracle_apiserver::{
+    CertificateAndKey, Kubeconfig,
+    authn::{Anonymous, FrontProxy, Options, Version, WebhookOptions, bearer},
+};
+use jiff::SignedDuration;
+
+use crate::dropin::duration;
+
+/// How users are recognised.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct AuthenticationFlags {
+    /// Authorities of client certificates (PEM, read again when it changes): the common name is the user, organizations are groups.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_ca_file: Option<PathBuf>,
+
+    /// Whether requests without credentials are those of system:anonymous.
+    #[arg(long, value_name = "BOOL", value_parser = truth, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) anonymous_auth: Option<bool>,
+
+    /// Recognise tokens of secrets of type bootstrap.kubernetes.io/token.
+    #[arg(long, value_name = "BOOL", value_parser = truth, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) enable_bootstrap_token_auth: Option<bool>,
+
+    /// Fixed tokens: lines of token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_auth_file: Option<PathBuf>,
+
+    /// A kubeconfig of the webhook that is asked whose tokens are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,
+
+    /// How long the webhook's answers are remembered.
+    #[arg(long, value_name = "DURATION", default_value = "2m0s", value_parser = span)]
+    pub(crate) authentication_token_webhook_cache_ttl: Option<SignedDuration>,
+
+    /// The version of TokenReview the webhook takes: v1 or v1beta1.
+    #[arg(long, value_name = "VERSION", default_value = "v1beta1")]
+    pub(crate) authentication_token_webhook_version: String,
+
+    /// Authorities of front proxies (PEM, read again when it changes).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) requestheader_client_ca_file: Option<PathBuf>,
+
+    /// Common names of front proxies' certificates; any when empty.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) requestheader_allowed_names: Vec<String>,
+
+    /// Headers in which a front proxy names the user; X-Remote-User is common.
+    #[arg(long, value_name = "HEADER,…", value_delimiter = ',')]
+    pub(crate) requestheader_username_headers: Vec<String>,
+
+    /// Headers in which it names the user's uid; X-Remote-Uid is suggested.
+    #[arg(long, value_name = "HEADER,…", value_delimiter = ',')]
+    pub(crate) requestheader_uid_headers: Vec<String>,
+
+    /// Headers in which it names groups; X-Remote-Group is suggested.
+    #[arg(long, value_name = "HEADER,…", value_delimiter = ',')]
+    pub(crate) requestheader_group_headers: Vec<String>,
+
+    /// Beginnings of headers in which it tells extras; X-Remote-Extra- is suggested.
+    #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
+    pub(crate) requestheader_extra_headers_prefix: Vec<String>,
+
+    /// More certificates, each shown to those who ask for its names: CERTIFICATE,KEY or CERTIFICATE,KEY:NAME,….
+    #[arg(long, value_name = "CERT,KEY[:NAME,…]")]
+    pub(crate) tls_sni_cert_key: Vec<String>,
+}
+
+/// The flags alone.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    flags: AuthenticationFlags,
+}
+
+/// The flags' names as kube-apiserver takes them.
+const NAMES: &[&str] = &[
+    "client-ca-file",
+    "anonymous-auth",
+    "enable-bootstrap-token-auth",
+    "token-auth-file",
+    "authentication-token-webhook-config-file",
+    "authentication-token-webhook-cache-ttl",
+    "authentication-token-webhook-version",
+    "requestheader-client-ca-file",
+    "requestheader-allowed-names",
+    "requestheader-username-headers",
+    "requestheader-uid-headers",
+    "requestheader-group-headers",
+    "requestheader-extra-headers-prefix",
+    "tls-sni-cert-key",
+];
+
+impl AuthenticationFlags {
+    /// From flags as kube-apiserver takes them; `given` tells all values of one. The error names the flag.
+    pub(crate) fn of<'a>(given: impl Fn(&str) -> Vec<&'a str>) -> Result<Self> {
+        let mut line = vec!["kube-apiserver".to_owned()];
+        for name in NAMES {
+            line.extend(given(name).into_iter().filter(|value| !value.is_empty()).map(|value| format!("--{name}={value}")));
+        }
+        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
+        Ok(parsed.flags)
+    }
+
+    /// The part of the options that these flags decide.
+    pub(crate) fn options(&self) -> Result<Options> {
+        let fixed_tokens = match &self.token_auth_file {
+            None => Default::default(),
+            Some(file) => bearer::fixed_tokens(&read("token-auth-file", file)?)
+                .map_err(|error| anyhow!("--token-auth-file: {}: {error}", file.display()))?,
+        };
+        Ok(Options {
+            anonymous: if self.anonymous_auth.unwrap_or(true) { Anonymous::On } else { Anonymous::Off },
+            bootstrap_tokens: self.enable_bootstrap_token_auth.unwrap_or(false),
+            fixed_tokens,
+            webhook: self.webhook()?,
+            front_proxy: self.front_proxy()?,
+            ..Options::default()
+        })
+    }
+
+    fn webhook(&self) -> Result<Option<WebhookOptions>> {
+        let Some(file) = &self.authentication_token_webhook_config_file else { return Ok(None) };
+        let kubeconfig = Kubeconfig::read(file).map_err(|why| anyhow!("--authentication-token-webhook-config-file: {why}"))?;
+        let version = match self.authentication_token_webhook_version.as_str() {
+            "v1" => Version::V1,
+            "v1beta1" => Version::V1beta1,
+            other => bail!(
+                "--authentication-token-webhook-version: unsupported authentication webhook version {other:?}, supported versions are \"v1\", \"v1beta1\""
+            ),
+        };
+        let cache = self.authentication_token_webhook_cache_ttl.unwrap_or(SignedDuration::from_mins(2));
+        Ok(Some(WebhookOptions { kubeconfig, version, cache }))
+    }
+
+    fn front_proxy(&self) -> Result<Option<FrontProxy>> {
+        let lists = [
+            ("requestheader-username-headers", &self.requestheader_username_headers, "X-Remote-User"),
+            ("requestheader-group-headers", &self.requestheader_group_headers, "X-Remote-Group"),
+            ("requestheader-extra-headers-prefix", &self.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
+            ("requestheader-uid-headers", &self.requestheader_uid_headers, ""),
+            ("requestheader-allowed-names", &self.requestheader_allowed_names, ""),
+        ];
+        for (flag, list, standard) in lists {
+            if list.iter().any(|value| value.trim().is_empty()) {
+                bail!("empty value in {flag:?}");
+            }
+            if !standard.is_empty() && !list.is_empty() && !list.iter().any(|value| value.eq_ignore_ascii_case(standard)) {
+                tracing::warn!("--{flag} is set without specifying the standard {standard} - API aggregation will not work");
+            }
+        }
+        let Some(file) = &self.requestheader_client_ca_file else { return Ok(None) };
+        if let (Some(clients), true) = (&self.client_ca_file, self.requestheader_allowed_names.is_empty()) {
+            overlap(&read("client-ca-file", clients)?, &read("requestheader-client-ca-file", file)?)?;
+        }
+        Ok(Some(FrontProxy {
+            allowed_names: self.requestheader_allowed_names.clone(),
+            username_headers: self.requestheader_username_headers.clone(),
+            uid_headers: self.requestheader_uid_headers.clone(),
+            group_headers: self.requestheader_group_headers.clone(),
+            extra_prefixes: self.requestheader_extra_headers_prefix.clone(),
+        }))
+    }
+
+    /// The certificates of `--tls-sni-cert-key`, as their files are now. The error names the flag.
+    pub(crate) fn named_certificates(&self) -> Result<Vec<CertificateAndKey>> {
+        let read_one = |given: &String| -> Result<CertificateAndKey> {
+            let (files, names) = given.split_once(':').map_or((given.as_str(), ""), |(files, names)| (files, names));
+            let (certificate, key) = files
+                .split_once(',')
+                .filter(|(certificate, key)| !certificate.is_empty() && !key.is_empty())
+                .with_context(|| format!("--tls-sni-cert-key: {given:?}: expected comma separated certificate and key file paths"))?;
+            let names = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let of = |file: &str| read("tls-sni-cert-key", Path::new(file));
+            Ok(CertificateAndKey { certificate: of(certificate)?, key: of(key)?, names })
+        };
+        self.tls_sni_cert_key.iter().map(read_one).collect()
+    }
+}
+
+/// Who may sign for front proxies may sign for anybody then.
+fn overlap(clients: &str, proxies: &str) -> Result<()> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let read = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect::<Vec<_>>();
+    let clients = read(clients);
+    if read(proxies).iter().any(|proxy| clients.contains(proxy)) {
+        bail!(
+            "--requestheader-client-ca-file and --client-ca-file contain overlapping certificates; --requestheader-allowed-names must be specified to ensure regular client certificates cannot set authenticating proxy headers for arbitrary users"
+        );
+    }
+    Ok(())
+}
+
+/// A file named by a flag; the error names both.
+pub(crate) fn read(flag: &str, path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("--{flag}: cannot read {}", path.display()))
+}
+
+/// What is true or false, as Go reads it, and as the configuration file writes it.
+pub(crate) fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" | "on" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" | "off" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// A duration as Go writes it, not below 0.
+pub(crate) fn span(text: &str) -> Result<SignedDuration, String> {
+    let seconds = duration(text).filter(|seconds| (0.0..1e9).contains(seconds));
+    seconds.map(SignedDuration::from_secs_f64).ok_or_else(|| "must be a duration such as 1h30m or 500ms".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(given: &[(&'static str, &'static str)]) -> Result<AuthenticationFlags> {
+        AuthenticationFlags::of(|name| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect())
+    }
+
+    #[test]
+    fn flags_are_those_of_kube_apiserver() {
+        let flags = of(&[
+            ("requestheader-allowed-names", "a,b"),
+            ("requestheader-allowed-names", "c"),
+            ("anonymous-auth", "false"),
+            ("authentication-token-webhook-cache-ttl", "1m30s"),
+        ])
+        .unwrap();
+        assert_eq!(flags.requestheader_allowed_names, ["a", "b", "c"]);
+        assert_eq!(flags.authentication_token_webhook_cache_ttl, Some(SignedDuration::from_secs(90)));
+        assert_eq!(flags.options().unwrap().anonymous, Anonymous::Off);
+        assert!(of(&[("anonymous-auth", "maybe")]).unwrap_err().to_string().contains("--anonymous-auth"));
+        assert!(of(&[("authentication-token-webhook-cache-ttl", "soon")]).unwrap_err().to_string().contains("must be a duration"));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_flag() {
+        let refused = |given: &[(&'static str, &'static str)]| format!("{:#}", of(given).unwrap().options().map(|_| ()).unwrap_err());
+        assert!(
+            refused(&[("authentication-token-webhook-config-file", "/nowhere/k")])
+                .starts_with("--authentication-token-webhook-config-file: stat")
+        );
+        assert_eq!(refused(&[("requestheader-username-headers", " ")]), "empty value in \"requestheader-username-headers\"");
+        assert!(refused(&[("token-auth-file", "/nowhere/t")]).starts_with("--token-auth-file: cannot read /nowhere/t"));
+        let named = of(&[("tls-sni-cert-key", "/nowhere/c")]).unwrap().named_certificates().map(|_| ()).unwrap_err();
+        assert!(named.to_string().contains("expected comma separated certificate and key file paths"), "{named}");
+    }
+
+    #[test]
+    fn authorities_of_clients_are_none_of_front_proxies_unless_names_are_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        std::fs::write(&file, rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem()).unwrap();
+        let file: &'static str = file.to_string_lossy().into_owned().leak();
+        let both = [("client-ca-file", file), ("requestheader-client-ca-file", file)];
+        assert!(of(&both).unwrap().options().map(|_| ()).unwrap_err().to_string().contains("overlapping certificates"));
+        let named = [both[0], both[1], ("requestheader-allowed-names", "front")];
+        assert_eq!(of(&named).unwrap().options().unwrap().front_proxy.unwrap().allowed_names, ["front"]);
+    }
+}
