@@ -26,12 +26,10 @@ pub(crate) struct Pair {
     pub(crate) key: String,
 }
 
-/// Everything the parts need to trust one another.
+/// What the parts need to trust one another. What the API server itself shows and believes it reads from the folder's files.
 pub(crate) struct Certificates {
     /// Signs all others; also given to pods as `ca.crt`.
     pub(crate) authority: String,
-    /// The API server's, for TLS.
-    pub(crate) server: Pair,
     /// The administrator's (`system:masters`), for the kubeconfig.
     pub(crate) admin: Pair,
     /// With which the API server speaks to node agents.
@@ -40,8 +38,6 @@ pub(crate) struct Certificates {
     pub(crate) agent_server: Pair,
     /// Signs service-account tokens (EC P-256, PKCS 8).
     pub(crate) token_key: String,
-    /// Signs the certificates of front proxies, and nothing else.
-    pub(crate) front_proxy_authority: String,
 }
 
 /// The common name of the front proxy's certificate: the aggregator's.
@@ -77,14 +73,13 @@ pub(crate) fn load_or_make(folder: &Path, names: &Names, now: i64) -> Result<Cer
     };
     let server = Leaf { name: "server", common_name: "kube-apiserver", organization: None, names: &names.server, server: true };
     let agent_server = Leaf { name: "agent-server", common_name: "coracle-agent", organization: None, names: &names.agent, server: true };
+    authority.leaf(folder, &server, now)?;
     Ok(Certificates {
-        server: authority.leaf(folder, &server, now)?,
         admin: authority.leaf(folder, &admin, now)?,
         agent_client: authority.leaf(folder, &agent_client, now)?,
         agent_server: authority.leaf(folder, &agent_server, now)?,
         token_key: token_key(folder)?,
         authority: authority.certificate,
-        front_proxy_authority: front_proxy.certificate,
     })
 }
 
@@ -250,26 +245,33 @@ mod tests {
         Names { server: server.iter().map(ToString::to_string).collect(), agent: vec!["127.0.0.1".into()] }
     }
 
+    /// Makes what is missing, and tells the API server's certificate and the front proxies' authority beside the rest.
+    fn made(folder: &tempfile::TempDir, server: &[&str], now: i64) -> (Certificates, String, String) {
+        let made = load_or_make(folder.path(), &names(server), now).unwrap();
+        let file = |name: &str| read(&folder.path().join(name)).unwrap();
+        (made, file("server.crt"), file("front-proxy-ca.crt"))
+    }
+
     #[test]
     fn a_second_start_finds_the_same_certificates() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_make(folder.path(), &names(&["localhost", "127.0.0.1"]), 1_800_000_000).unwrap();
-        let second = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000).unwrap();
-        assert_eq!(first.server.certificate, second.server.certificate);
-        assert_eq!(first.token_key, second.token_key);
+        let first = made(&folder, &["localhost", "127.0.0.1"], 1_800_000_000);
+        let second = made(&folder, &["127.0.0.1"], 1_800_000_000);
+        assert_eq!(first.1, second.1);
+        assert_eq!(first.0.token_key, second.0.token_key);
     }
 
     #[test]
     fn an_authority_near_its_end_is_renewed_with_its_key_and_what_it_signed_stays_good() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000).unwrap();
+        let first = made(&folder, &["127.0.0.1"], 1_800_000_000);
         let key = read(&folder.path().join("ca.key")).unwrap();
-        let later = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000 + 7 * YEAR_SECONDS).unwrap();
-        assert_ne!(first.authority, later.authority);
-        assert_ne!(first.front_proxy_authority, later.front_proxy_authority);
+        let later = made(&folder, &["127.0.0.1"], 1_800_000_000 + 7 * YEAR_SECONDS);
+        assert_ne!(first.0.authority, later.0.authority);
+        assert_ne!(first.2, later.2);
         assert_eq!(read(&folder.path().join("ca.key")).unwrap(), key);
         let of = |pem: &str| x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
-        let (old, new) = (of(&later.admin.certificate), of(&later.authority));
+        let (old, new) = (of(&later.0.admin.certificate), of(&later.0.authority));
         let (_, old) = X509Certificate::from_der(&old).unwrap();
         let (_, new) = X509Certificate::from_der(&new).unwrap();
         assert_eq!(old.verify_signature(Some(new.public_key())), Ok(()));
@@ -278,22 +280,22 @@ mod tests {
     #[test]
     fn a_clock_that_is_wrong_at_the_first_start_leaves_nothing_that_ended_long_ago() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_make(folder.path(), &names(&["127.0.0.1"]), 0).unwrap();
-        assert!(left(&first.server.certificate, WRITTEN).unwrap() > YEAR_SECONDS / 2);
-        assert!(left(&first.authority, WRITTEN).unwrap() > 9 * YEAR_SECONDS);
-        let right = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_795_000_000).unwrap();
-        assert_eq!(first.authority, right.authority);
-        assert!(left(&right.server.certificate, 1_795_000_000).unwrap() > YEAR_SECONDS / 3);
+        let first = made(&folder, &["127.0.0.1"], 0);
+        assert!(left(&first.1, WRITTEN).unwrap() > YEAR_SECONDS / 2);
+        assert!(left(&first.0.authority, WRITTEN).unwrap() > 9 * YEAR_SECONDS);
+        let right = made(&folder, &["127.0.0.1"], 1_795_000_000);
+        assert_eq!(first.0.authority, right.0.authority);
+        assert!(left(&right.1, 1_795_000_000).unwrap() > YEAR_SECONDS / 3);
     }
 
     #[test]
     fn a_new_address_or_a_near_end_renews_the_leaf_but_never_the_authority() {
         let folder = tempfile::tempdir().unwrap();
-        let first = load_or_make(folder.path(), &names(&["127.0.0.1"]), 1_800_000_000).unwrap();
-        let moved = load_or_make(folder.path(), &names(&["127.0.0.1", "192.0.2.7"]), 1_800_000_000).unwrap();
-        assert_ne!(first.server.certificate, moved.server.certificate);
-        let later = load_or_make(folder.path(), &names(&["192.0.2.7"]), 1_800_000_000 + YEAR_SECONDS * 3 / 4).unwrap();
-        assert_ne!(later.admin.certificate, moved.admin.certificate);
-        assert_eq!(first.authority, later.authority);
+        let first = made(&folder, &["127.0.0.1"], 1_800_000_000);
+        let moved = made(&folder, &["127.0.0.1", "192.0.2.7"], 1_800_000_000);
+        assert_ne!(first.1, moved.1);
+        let later = made(&folder, &["192.0.2.7"], 1_800_000_000 + YEAR_SECONDS * 3 / 4);
+        assert_ne!(later.0.admin.certificate, moved.0.admin.certificate);
+        assert_eq!(first.0.authority, later.0.authority);
     }
 }
