@@ -11,6 +11,7 @@ use coracle_apiserver::{
     Ranges, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
     authz::Mode,
+    kinds::capabilities::Capabilities,
 };
 
 use super::{
@@ -36,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) users: AuthenticationFlags,
     pub(crate) authentication: authn::Options,
     pub(crate) authorization: Vec<Mode>,
+    pub(crate) capabilities: Capabilities,
     pub(crate) ranges: Ranges,
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
@@ -85,6 +87,7 @@ impl Settings {
             authentication: authentication(flags, &users, &authorization)?,
             users,
             authorization,
+            capabilities: Capabilities { allow_privileged: flags.on("allow-privileged") },
             ranges,
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
             disable_admission: owned(&flags.list("disable-admission-plugins")),

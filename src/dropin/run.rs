@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap};
+use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
 use coracle_store::embedded::{self, Embedded};
@@ -41,6 +41,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
     let store = Arc::new(Embedded::open(&embedded::Options::memory()).context("objects in memory")?);
+    capabilities::set(settings.capabilities);
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, store.clone(), hollow.as_ref())?).await?);
 

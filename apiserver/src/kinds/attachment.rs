@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::Value;
 
-use super::view;
+use super::{persistentvolume, view};
 use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `volumeattachments`.
@@ -20,10 +20,15 @@ impl Rules for VolumeAttachment {
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        attachment_status(view::member(new.value(), "status"), &mut errors);
         if part == Part::Status {
             return errors;
         }
         let spec = view::member(new.value(), "spec");
+        let attacher = view::text(spec, "attacher");
+        if !attacher.is_empty() {
+            persistentvolume::csi_driver_name(attacher, "spec.attacher", &mut errors);
+        }
         let source = view::member(spec, "source");
         let (inline, volume) = (view::get(source, "inlineVolumeSpec"), view::get(source, "persistentVolumeName").and_then(Value::as_str));
         match (inline, volume) {
@@ -34,7 +39,7 @@ impl Rules for VolumeAttachment {
             }
             (None, Some("")) => errors.required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName"),
             (None, Some(volume)) => errors.invalid_each("spec.source.persistentVolumeName", volume, name::subdomain(volume)),
-            (Some(_), None) => {}
+            (Some(inline), None) => persistentvolume::check(inline, None, "spec.source.inlineVolumeSpec", &mut errors),
         }
         let node = view::text(spec, "nodeName");
         errors.invalid_each("spec.nodeName", node, name::subdomain(node));
@@ -45,7 +50,28 @@ impl Rules for VolumeAttachment {
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.source", "spec.nodeName", "spec.attacher"]
+        &["metadata", "spec.attacher", "spec.source", "spec.nodeName"]
+    }
+}
+
+/// What is told of an attachment has a bound (`validateVolumeAttachmentStatus`).
+fn attachment_status(status: &Value, errors: &mut FieldErrors) {
+    const MESSAGE: usize = 1024;
+    const METADATA: usize = 256 * 1024;
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    if view::map(status, "attachmentMetadata").iter().map(size).sum::<usize>() > METADATA {
+        errors.too_long("status.attachmentMetadata", METADATA as u64, "byte");
+    }
+    for field in ["attachError", "detachError"] {
+        let error = view::member(status, field);
+        if view::text(error, "message").len() > MESSAGE {
+            errors.too_long(format!("status.{field}.message"), MESSAGE as u64, "byte");
+        }
+        if let Some(code) = view::int(error, "errorCode").filter(|code| *code < 0) {
+            for message in name::in_range(code, 0, i64::from(i32::MAX)) {
+                errors.invalid(format!("status.{field}.errorCode"), code, &message);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything here is pure: an object in, an object or its faults out. What most kinds share (metadata, table defaults, structure) is
 //! done by the generic path; see [`crate::registry::Rules`].
 
+pub mod capabilities;
 pub mod columns;
 
 mod access;
@@ -25,6 +26,7 @@ mod migration;
 mod namespace;
 mod networking;
 mod node;
+mod persistentvolume;
 mod persistentvolumeclaim;
 mod pod;
 mod policy;
@@ -35,6 +37,7 @@ mod scheduling;
 mod secret;
 mod service;
 mod serviceaccount;
+mod storageclass;
 mod template;
 mod trust;
 mod view;
@@ -62,8 +65,8 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("", "configmaps") => &secret::ConfigMap,
         ("" | "events.k8s.io", "events") => &event::Event,
         ("", "persistentvolumeclaims") => &persistentvolumeclaim::PersistentVolumeClaim,
-        ("", "persistentvolumes") => &persistentvolumeclaim::PersistentVolume,
-        ("storage.k8s.io", "storageclasses") => &persistentvolumeclaim::StorageClass,
+        ("", "persistentvolumes") => &persistentvolume::PersistentVolume,
+        ("storage.k8s.io", "storageclasses") => &storageclass::StorageClass,
         ("", "replicationcontrollers") => &workloads::ReplicationController,
         ("", "podtemplates") => &workloads::PodTemplate,
         ("apps", "deployments") => &workloads::Deployment,
@@ -99,7 +102,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevelConfiguration,
         ("resource.k8s.io", "devicetaintrules") => &devices::DeviceTaintRule,
         ("storagemigration.k8s.io", "storageversionmigrations") => &migration::StorageVersionMigration,
-        ("storage.k8s.io", "csidrivers") => &persistentvolumeclaim::CsiDriver,
+        ("storage.k8s.io", "csidrivers") => &storageclass::CsiDriver,
         ("storage.k8s.io", "volumeattachments") => &attachment::VolumeAttachment,
         ("storage.k8s.io", "volumeattributesclasses") => &attachment::VolumeAttributesClass,
         ("storage.k8s.io", "csistoragecapacities") => &attachment::CsiStorageCapacity,

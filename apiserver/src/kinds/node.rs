@@ -1,5 +1,7 @@
 //! Nodes: taints, capacity, pod ranges (upstream `ValidateNode`).
 
+use std::collections::HashSet;
+
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
@@ -77,6 +79,7 @@ impl Rules for Node {
             errors.invalid("spec.podCIDRs", view::member(spec, "podCIDRs"), detail);
         }
         if let Some(old) = old {
+            addresses(status, &mut errors);
             let before = view::member(old.value(), "spec");
             if !view::list(before, "podCIDRs").is_empty() && view::list(before, "podCIDRs") != view::list(spec, "podCIDRs") {
                 errors.forbidden("spec.podCIDRs", POD_CIDR);
@@ -93,5 +96,16 @@ impl Rules for Node {
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         vec![("spec.unschedulable", view::flag(view::member(object, "spec"), "unschedulable").to_string())]
+    }
+}
+
+/// No address twice, which is looked at in nodes that are there.
+fn addresses(status: &Value, errors: &mut FieldErrors) {
+    let mut seen = HashSet::new();
+    for (at, address) in view::list(status, "addresses").iter().enumerate() {
+        let (kind, text) = (view::text(address, "type"), view::text(address, "address"));
+        if !seen.insert((kind, text)) {
+            errors.duplicate(format!("status.addresses[{at}]"), json!({"Type": kind, "Address": text}));
+        }
     }
 }

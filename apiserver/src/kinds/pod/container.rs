@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
-use super::{Context, claims, field_ref, profile};
-use crate::kinds::{resources, view};
+use super::{Context, claims, field_ref, profile, windows};
+use crate::kinds::{capabilities, resources, view};
 
 /// What every kind of container obeys.
 pub(super) fn common(container: &Value, context: &Context<'_>, path: &str, errors: &mut FieldErrors) {
@@ -300,6 +300,9 @@ fn resize_policy(container: &Value, context: &Context<'_>, path: &str, errors: &
 
 fn security(container: &Value, context: &Context<'_>, path: &str, errors: &mut FieldErrors) {
     let Some(security) = view::get(container, "securityContext") else { return };
+    if view::flag(security, "privileged") && !capabilities::get().allow_privileged {
+        errors.forbidden(format!("{path}.privileged"), "disallowed by cluster policy");
+    }
     for field in ["runAsUser", "runAsGroup"] {
         if let Some(id) = view::int(security, field) {
             for message in name::in_range(id, 0, i64::from(i32::MAX)) {
@@ -311,9 +314,15 @@ fn security(container: &Value, context: &Context<'_>, path: &str, errors: &mut F
         errors.invalid(format!("{path}.procMount"), view::quoted("Unmasked"), "`hostUsers` must be false to use `Unmasked`");
     }
     profile::check(security, path, errors);
-    if security.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) && view::flag(security, "privileged") {
-        errors.invalid(path, security, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+    if security.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) {
+        if view::flag(security, "privileged") {
+            errors.invalid(path, security, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+        }
+        for _ in view::texts(view::member(security, "capabilities"), "add").filter(|added| *added == "CAP_SYS_ADMIN") {
+            errors.invalid(path, security, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+        }
     }
+    windows::check(security, path, errors);
 }
 
 /// The three probes of a container.

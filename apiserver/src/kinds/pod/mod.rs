@@ -12,6 +12,7 @@ mod status;
 mod update;
 mod volumes;
 pub(super) mod warnings;
+mod windows;
 
 use coracle_schema::FieldErrors;
 use serde_json::{Value, json};

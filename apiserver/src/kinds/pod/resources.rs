@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_schema::Quantity;
+use coracle_schema::{FieldErrors, Quantity};
 use serde_json::{Map, Value};
 
 use crate::kinds::view;
@@ -79,6 +79,34 @@ pub(super) fn default_pod_level(spec: &mut Value) {
 /// Whether a pod may name the resource for itself as a whole.
 pub(super) fn is_pod_level(name: &str) -> bool {
     ["cpu", "memory"].contains(&name) || name.starts_with("hugepages-")
+}
+
+/// What the pod has as a whole is enough for its containers: requests for all of them, limits for each, huge pages for both
+/// (upstream `validatePodResourceConsistency`).
+pub(super) fn covers_containers(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let own = view::member(spec, "resources");
+    let of_pod = |which: &str, name: &str| view::map(own, which).get(name).and_then(view::quantity);
+    for (name, asked) in sum(spec, "requests") {
+        if let Some(given) = of_pod("requests", &name).filter(|given| asked > *given) {
+            let detail = format!("must be greater than or equal to aggregate container requests of {asked}");
+            errors.invalid(format!("{path}.requests[{name}]"), view::quoted(&given.to_string()), &detail);
+        }
+    }
+    for (name, all) in sum(spec, "limits").into_iter().filter(|(name, _)| name.starts_with("hugepages-")) {
+        if let Some(given) = of_pod("limits", &name).filter(|given| all > *given) {
+            let detail = format!("must be greater than or equal to aggregate container limits of {all}");
+            errors.invalid(format!("{path}.limits[{name}]"), view::quoted(&given.to_string()), &detail);
+        }
+    }
+    for (at, container) in view::list(spec, "containers").iter().enumerate() {
+        for (name, limit) in view::map(view::member(container, "resources"), "limits") {
+            let (Some(limit), Some(given)) = (view::quantity(limit), of_pod("limits", name)) else { continue };
+            if limit > given {
+                let detail = format!("must be less than or equal to pod limits of {given}");
+                errors.invalid(format!("{path}.containers[{at}][{name}].limits"), view::quoted(&limit.to_string()), &detail);
+            }
+        }
+    }
 }
 
 /// What the pod's containers come to: those that run side by side added up, but no less than any init container at its turn.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
-use super::{Context, claims, container, profile, volumes};
+use super::{Context, claims, container, profile, resources as whole, volumes, windows};
 use crate::kinds::{address, resources, scheduling, view};
 
 /// What may be set in an ephemeral container, beyond its target.
@@ -40,11 +40,16 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     containers(spec, &context, grace, path, errors);
     if let Some(own) = view::get(spec, "resources") {
         let path = format!("{path}.resources");
-        if !view::list(own, "claims").is_empty() {
-            errors.forbidden(format!("{path}.claims"), "claims may not be set for Resources at pod-level");
+        if view::text(view::member(spec, "os"), "name") == "windows" {
+            errors.forbidden(path, "may not be set for a windows pod");
+        } else {
+            if !view::list(own, "claims").is_empty() {
+                errors.forbidden(format!("{path}.claims"), "claims may not be set for Resources at pod-level");
+            }
+            resources::requirements(own, true, &path, errors);
+            claims::of_resources(own, &context.claims, &path, errors);
+            whole::covers_containers(spec, &path, errors);
         }
-        resources::requirements(own, true, &path, errors);
-        claims::of_resources(own, &context.claims, &path, errors);
     }
     host_network(spec, is_pod, path, errors);
     selector::validate_labels(view::map(spec, "nodeSelector"), &format!("{path}.nodeSelector"), errors);
@@ -55,6 +60,7 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     dns(spec, &format!("{path}.dnsConfig"), errors);
     gates(spec, path, errors);
     scheduling::spreading(view::list(spec, "topologySpreadConstraints"), &format!("{path}.topologySpreadConstraints"), errors);
+    windows::host_processes(spec, path, errors);
     own_users(spec, path, errors);
     hostname_override(spec, &format!("{path}.hostnameOverride"), errors);
     names(spec, &["serviceAccountName", "nodeName"], name::subdomain, path, errors);
@@ -85,8 +91,8 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: &str, errors: 
     if let Some(os) = view::get(spec, "os") {
         match view::text(os, "name") {
             "" => errors.required(format!("{path}.os.name"), ""),
-            "linux" => no_windows(spec, path, errors),
-            "windows" => {}
+            "linux" => windows::without_windows(spec, path, errors),
+            "windows" => windows::without_linux(spec, path, errors),
             other => errors.not_supported(format!("{path}.os"), view::quoted(other), &["linux", "windows"]),
         }
     }
@@ -174,6 +180,12 @@ fn containers(spec: &Value, context: &Context<'_>, grace: Option<i64>, path: &st
                     errors.forbidden(format!("{path}.{field}"), "may not be set for init containers without restartPolicy=Always");
                 }
             }
+            for (at, policy) in view::list(one, "resizePolicy").iter().enumerate() {
+                if view::text(policy, "restartPolicy") == "RestartContainer" {
+                    let detail = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+                    errors.invalid(format!("{path}.resizePolicy[{at}].restartPolicy"), view::quoted("RestartContainer"), detail);
+                }
+            }
         }
     }
     let others = names.clone();
@@ -230,11 +242,19 @@ fn restart_policy(container: &Value, path: &str, errors: &mut FieldErrors) {
         }
         match view::get(rule, "exitCodes") {
             None => errors.required(format!("{path}.exitCodes"), "must be specified"),
-            Some(codes) if !["In", "NotIn"].contains(&view::text(codes, "operator")) => {
-                errors.not_supported(format!("{path}.exitCodes.operator"), view::quoted(view::text(codes, "operator")), &["In", "NotIn"]);
-            }
-            Some(_) => {}
+            Some(codes) => exit_codes(codes, &format!("{path}.exitCodes"), errors),
         }
+    }
+}
+
+fn exit_codes(codes: &Value, path: &str, errors: &mut FieldErrors) {
+    const MOST: usize = 255;
+    let (operator, values) = (view::text(codes, "operator"), view::list(codes, "values"));
+    if !["In", "NotIn"].contains(&operator) {
+        errors.not_supported(format!("{path}.operator"), view::quoted(operator), &["In", "NotIn"]);
+    }
+    if values.len() > MOST {
+        errors.too_many(format!("{path}.values"), values.len(), MOST as u64);
     }
 }
 
@@ -288,24 +308,11 @@ fn security(spec: &Value, path: &str, errors: &mut FieldErrors) {
         errors.invalid(format!("{path}.shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled");
     }
     profile::check(security, &below, errors);
+    windows::check(security, &below, errors);
     if let Some(policy) = view::get(security, "seLinuxChangePolicy").and_then(Value::as_str)
         && !["MountOption", "Recursive"].contains(&policy)
     {
         errors.not_supported(format!("{below}.seLinuxChangePolicy"), view::quoted(policy), &["MountOption", "Recursive"]);
-    }
-}
-
-/// What only pods of the other system have.
-fn no_windows(spec: &Value, path: &str, errors: &mut FieldErrors) {
-    const ONLY: &str = "windows options cannot be set for a linux pod";
-    let has = |holder: &Value| view::get(view::member(holder, "securityContext"), "windowsOptions").is_some();
-    if has(spec) {
-        errors.forbidden(format!("{path}.securityContext.windowsOptions"), ONLY);
-    }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (at, _) in view::list(spec, list).iter().enumerate().filter(|(_, container)| has(container)) {
-            errors.forbidden(format!("{path}.{list}[{at}].securityContext.windowsOptions"), ONLY);
-        }
     }
 }
 
