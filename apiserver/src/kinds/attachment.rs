@@ -1,5 +1,7 @@
 //! Volumes at nodes and what classes of them can: attachments, attributes, capacities (upstream `apis/storage/validation`).
 
+use std::collections::HashSet;
+
 use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::Value;
 
@@ -12,6 +14,67 @@ pub(super) struct VolumeAttachment;
 pub(super) struct VolumeAttributesClass;
 /// Rules of `csistoragecapacities`.
 pub(super) struct CsiStorageCapacity;
+/// Rules of `csinodes`.
+pub(super) struct CsiNode;
+
+impl Rules for CsiNode {
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            return errors;
+        }
+        let drivers = |object: &Object| view::list(view::member(object.value(), "spec"), "drivers").to_vec();
+        let now = drivers(new);
+        let mut names = HashSet::new();
+        for (at, driver) in now.iter().enumerate() {
+            csi_node_driver(driver, &mut names, &format!("spec.drivers[{at}]"), &mut errors);
+        }
+        let without_count = |mut driver: Value| {
+            view::remove(&mut driver, "allocatable");
+            driver
+        };
+        for before in old.map(drivers).unwrap_or_default() {
+            let name = view::text(&before, "name");
+            for driver in now.iter().filter(|driver| view::text(driver, "name") == name) {
+                if without_count(driver.clone()) != without_count(before.clone()) {
+                    errors.invalid("spec.drivers", driver, "field is immutable");
+                }
+            }
+        }
+        errors
+    }
+}
+
+fn csi_node_driver<'v>(driver: &'v Value, names: &mut HashSet<&'v str>, path: &str, errors: &mut FieldErrors) {
+    const NODE_ID: usize = 192;
+    let (name, node) = (view::text(driver, "name"), view::text(driver, "nodeID"));
+    if name.is_empty() {
+        errors.required(format!("{path}.name"), "");
+    } else {
+        persistentvolume::csi_driver_name(name, &format!("{path}.name"), errors);
+    }
+    if node.is_empty() {
+        errors.required(format!("{path}.nodeID"), "");
+    } else if node.len() > NODE_ID {
+        errors.invalid(format!("{path}.nodeID"), view::quoted(node), &format!("must be {NODE_ID} characters or less"));
+    }
+    if let Some(count) = view::int(view::member(driver, "allocatable"), "count").filter(|count| *count < 0) {
+        errors.invalid(format!("{path}.allocatable.count"), count, "must be greater than or equal to 0");
+    }
+    if !names.insert(name) {
+        errors.duplicate(format!("{path}.name"), view::quoted(name));
+    }
+    let mut keys = HashSet::new();
+    for key in view::texts(driver, "topologyKeys") {
+        if key.is_empty() {
+            errors.required(path, "");
+        }
+        if !keys.insert(key) {
+            errors.duplicate(path, view::quoted(key));
+        }
+        errors.invalid_each(path, key, name::qualified(key));
+    }
+}
 
 impl Rules for VolumeAttachment {
     fn policy(&self) -> Policy {
@@ -118,12 +181,11 @@ impl Rules for CsiStorageCapacity {
         if let Some(topology) = view::get(capacity, "nodeTopology") {
             selector::validate_object(topology, "nodeTopology", &mut errors);
         }
-        for field in ["capacity", "maximumVolumeSize"] {
-            if let Some(amount) = view::get(capacity, field)
-                && view::quantity(amount).is_some_and(|q| q < Quantity::ZERO)
-            {
-                errors.invalid(field, amount, "must be greater than or equal to 0");
-            }
+        // Of the largest volume upstream says nothing.
+        if let Some(amount) = view::get(capacity, "capacity")
+            && view::quantity(amount).is_some_and(|q| q < Quantity::ZERO)
+        {
+            errors.invalid("capacity", amount, "must be greater than or equal to 0");
         }
         if let Some(old) = old {
             for field in ["nodeTopology", "storageClassName"] {

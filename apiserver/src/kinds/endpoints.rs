@@ -124,7 +124,7 @@ impl Rules for EndpointSlice {
 
 fn slice_ports(ports: &[Value], errors: &mut FieldErrors) {
     if ports.len() > PORTS_MAX {
-        errors.too_many("ports", ports.len(), PORTS_MAX as u64);
+        return errors.too_many("ports", ports.len(), PORTS_MAX as u64);
     }
     let mut names = HashSet::new();
     for (at, port) in ports.iter().enumerate() {
@@ -135,6 +135,27 @@ fn slice_ports(ports: &[Value], errors: &mut FieldErrors) {
         if !names.insert(name) {
             errors.duplicate(format!("ports[{at}].name"), view::quoted(name));
         }
+        if let Some(protocol) = view::get(port, "appProtocol").and_then(Value::as_str) {
+            errors.invalid_each(&format!("ports[{at}].appProtocol"), protocol, name::qualified(protocol));
+        }
+    }
+}
+
+/// A domain name of at least two segments, with or without the last dot (upstream `IsFullyQualifiedDomainName`).
+fn domain(given: &str, path: &str, errors: &mut FieldErrors) {
+    let name = given.strip_suffix('.').unwrap_or(given);
+    if given.is_empty() {
+        return errors.required(path, "");
+    }
+    let wrong = name::subdomain(name);
+    if !wrong.is_empty() {
+        return errors.invalid(path, view::quoted(name), &wrong.join(","));
+    }
+    if !name.contains('.') {
+        return errors.invalid(path, view::quoted(name), "should be a domain with at least two segments separated by dots");
+    }
+    if let Some((label, wrong)) = name.split('.').map(|label| (label, name::label(label))).find(|(_, wrong)| !wrong.is_empty()) {
+        errors.invalid(path, view::quoted(label), &wrong.join(","));
     }
 }
 
@@ -149,7 +170,7 @@ fn slice_endpoint(endpoint: &Value, kind: &str, path: &str, errors: &mut FieldEr
             ("IPv4", Ok(ip)) if !ip.is_ipv4() => errors.invalid(&path, view::quoted(given), "must be an IPv4 address"),
             ("IPv6", Ok(ip)) if !ip.is_ipv6() => errors.invalid(&path, view::quoted(given), "must be an IPv6 address"),
             ("IPv4" | "IPv6", _) => address::endpoint(given, &path, errors),
-            ("FQDN", _) => errors.invalid_each(&path, given, name::subdomain(given.trim_end_matches('.'))),
+            ("FQDN", _) => domain(given, &path, errors),
             _ => {}
         }
     }

@@ -94,6 +94,13 @@ impl Rules for ApiService {
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
+            for (at, condition) in view::list(view::member(new.value(), "status"), "conditions").iter().enumerate() {
+                let status = view::text(condition, "status");
+                if !STATUSES.contains(&status) {
+                    errors.not_supported(format!("status.conditions[{at}].status"), view::quoted(status), &STATUSES);
+                }
+            }
             return errors;
         }
         let spec = view::member(new.value(), "spec");

@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
 use serde_json::{Map, Value, json};
 
-use super::{job_policy, schedule, template, view};
+use super::{job_policy, job_status, schedule, template, view};
 use crate::registry::{Object, Part, Rules};
 
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
@@ -52,7 +52,7 @@ impl Rules for Job {
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
-            job_policy::status(new.value(), old.map(Object::value), &mut errors);
+            job_status::check(new.value(), old.map_or(&Value::Null, Object::value), &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -71,6 +71,15 @@ impl Rules for Job {
         }
         if let Some(old) = old {
             job_update(spec, old, &mut errors);
+        }
+        if view::text(spec, "completionMode") == "Indexed"
+            && let Some(completions) = view::int(spec, "completions").filter(|completions| *completions > 0)
+        {
+            let last = format!("{}-{}", new.name(), completions - 1);
+            if !name::label(&last).is_empty() {
+                let detail = format!("will not able to create pod with invalid DNS label: {last}");
+                errors.invalid("metadata.name", view::quoted(new.name()), &detail);
+            }
         }
         errors
     }
@@ -371,13 +380,19 @@ impl Rules for CronJob {
     }
 }
 
-/// The form of a zone's name; whether the zone exists is the controller's to find out.
+fn is_zone(zone: &str) -> bool {
+    let zones = jiff::tz::db();
+    // These two are not of the database.
+    zone == "UTC" || zone.eq_ignore_ascii_case("local") || zones.is_definitively_empty() || zones.get(zone).is_ok_and(|found| found.iana_name() == Some(zone))
+}
+
+/// The name of a zone that is known. Where a machine knows no zones the form of the name is all that can be checked.
 fn time_zone(zone: &str, errors: &mut FieldErrors) {
     let part =
         |p: &str| !p.is_empty() && !p.starts_with(['-', '.']) && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-~".contains(&b));
     if zone.is_empty() {
         errors.invalid("spec.timeZone", "\"\"", "timeZone must be nil or non-empty string");
-    } else if !zone.split('/').all(part) {
+    } else if !zone.split('/').all(part) || !is_zone(zone) {
         errors.invalid("spec.timeZone", view::quoted(zone), &format!("unknown time zone {zone}"));
     } else if zone.eq_ignore_ascii_case("local") {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";

@@ -1,4 +1,4 @@
-//! When a job fails and when it has succeeded: its policies and its status (upstream `apis/batch/validation`).
+//! When a job fails and when it has succeeded: its policies (upstream `apis/batch/validation`).
 
 use std::collections::HashSet;
 
@@ -39,8 +39,8 @@ pub(super) fn failure(job: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-/// An invalid value that is too large to show.
-fn odd(errors: &mut FieldErrors, path: String, detail: &str) {
+/// An invalid value that is not shown.
+pub(super) fn odd(errors: &mut FieldErrors, path: impl Into<String>, detail: &str) {
     errors.push(ErrorKind::Invalid, path, format!("Invalid value: {detail}"));
 }
 
@@ -161,7 +161,7 @@ fn success_rule(rule: &Value, completions: i64, path: &str, errors: &mut FieldEr
 }
 
 /// How many indexes a text such as `1,3-5,7` names; ascending, below `completions` (`validateIndexesFormat`).
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }
@@ -196,50 +196,6 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
         last = Some(end);
     }
     Ok(total)
-}
-
-/// Checks a status that is about to be written. What only its controller can get wrong is checked when it changes
-/// (`JobStatusValidationOptions`).
-pub(super) fn status(job: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
-    let (spec, status) = (view::member(job, "spec"), view::member(job, "status"));
-    template::not_negative(status, &["active", "succeeded", "failed", "ready", "terminating"], "status", errors);
-    let mut seen = HashSet::new();
-    for list in ["succeeded", "failed"] {
-        for (at, uid) in view::texts(view::member(status, "uncountedTerminatedPods"), list).enumerate() {
-            let path = format!("status.uncountedTerminatedPods.{list}[{at}]");
-            if uid.is_empty() {
-                errors.invalid(path, "\"\"", "must not be empty");
-            } else if !seen.insert(uid) {
-                errors.duplicate(path, view::quoted(uid));
-            }
-        }
-    }
-    let before = old.map(|old| view::member(old, "status"));
-    let changed = |field: &str| before.is_none_or(|before| view::get(before, field) != view::get(status, field));
-    let completions = view::int(spec, "completions");
-    let texts = [("completedIndexes", view::text(status, "completedIndexes")), ("failedIndexes", view::text(status, "failedIndexes"))];
-    let counted = view::int(spec, "backoffLimitPerIndex").is_some();
-    for (field, text) in texts.iter().filter(|(field, text)| changed(field) && !text.is_empty()) {
-        if let Some(completions) = completions.filter(|_| *field == "completedIndexes" || counted)
-            && let Err(why) = count_indexes(text, completions)
-        {
-            errors.invalid(format!("status.{field}"), view::quoted(text), &format!("error parsing {field}: {why}"));
-        }
-    }
-    if changed("completedIndexes") && !texts[0].1.is_empty() && view::text(spec, "completionMode") != "Indexed" {
-        let detail = "cannot set non-empty completedIndexes when non-indexed completion mode";
-        errors.invalid("status.completedIndexes", view::quoted(texts[0].1), detail);
-    }
-    if changed("failedIndexes") && view::get(status, "failedIndexes").is_some() && !counted {
-        let detail = "cannot set non-null failedIndexes when backoffLimitPerIndex is null";
-        errors.invalid("status.failedIndexes", view::quoted(texts[1].1), detail);
-    }
-    let ready = view::int(status, "ready");
-    if let Some(ready) = ready.filter(|ready| *ready > view::int(status, "active").unwrap_or_default())
-        && (changed("ready") || changed("active"))
-    {
-        errors.invalid("status.ready", ready, "cannot set more ready pods than active");
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod fields;
 mod flow;
 mod job;
 mod job_policy;
+mod job_status;
 mod load_balancer;
 mod migration;
 mod namespace;
@@ -106,6 +107,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("storage.k8s.io", "volumeattachments") => &attachment::VolumeAttachment,
         ("storage.k8s.io", "volumeattributesclasses") => &attachment::VolumeAttributesClass,
         ("storage.k8s.io", "csistoragecapacities") => &attachment::CsiStorageCapacity,
+        ("storage.k8s.io", "csinodes") => &attachment::CsiNode,
         ("networking.k8s.io", "ipaddresses") => &addresses::IpAddress,
         ("networking.k8s.io", "servicecidrs") => &addresses::ServiceCidr,
         ("resource.k8s.io", "resourceclaims") => &devices::ResourceClaim { spec: "/spec" },

@@ -225,6 +225,10 @@ impl Rules for NetworkPolicy {
         let types: Vec<&str> = view::texts(spec, "policyTypes").collect();
         if types.len() > 2 {
             errors.invalid("spec.policyTypes", view::member(spec, "policyTypes"), "may not specify more than two policyTypes");
+            return errors;
+        }
+        for (at, kind) in types.iter().enumerate().filter(|(_, kind)| !["Ingress", "Egress"].contains(kind)) {
+            errors.not_supported(format!("spec.policyTypes[{at}]"), view::quoted(kind), &["Ingress", "Egress"]);
         }
         errors
     }

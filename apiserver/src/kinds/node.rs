@@ -1,6 +1,6 @@
 //! Nodes: taints, capacity, pod ranges (upstream `ValidateNode`).
 
-use std::collections::HashSet;
+use std::{cmp::Ordering, collections::HashSet};
 
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
@@ -31,7 +31,13 @@ impl Rules for RuntimeClass {
         }
         let scheduling = view::member(new.value(), "scheduling");
         selector::validate_labels(view::map(scheduling, "nodeSelector"), "scheduling.nodeSelector", &mut errors);
-        scheduling::tolerations(view::list(scheduling, "tolerations"), "scheduling.tolerations", &mut errors);
+        let tolerations = view::list(scheduling, "tolerations");
+        scheduling::tolerations(tolerations, "scheduling.tolerations", &mut errors);
+        let key = |toleration: &Value| ["key", "operator", "value", "effect"].map(|field| view::text(toleration, field).to_owned());
+        let mut seen = HashSet::new();
+        for (at, toleration) in tolerations.iter().enumerate().filter(|(_, toleration)| !seen.insert(key(toleration))) {
+            errors.duplicate(format!("scheduling.tolerations[{at}]"), toleration);
+        }
         errors
     }
 
@@ -79,8 +85,12 @@ impl Rules for Node {
             errors.invalid("spec.podCIDRs", view::member(spec, "podCIDRs"), detail);
         }
         if let Some(old) = old {
+            declared_features(status, &mut errors);
             addresses(status, &mut errors);
             let before = view::member(old.value(), "spec");
+            if view::text(before, "externalID") != view::text(spec, "externalID") {
+                errors.forbidden("spec.externalID", "may not be updated");
+            }
             if !view::list(before, "podCIDRs").is_empty() && view::list(before, "podCIDRs") != view::list(spec, "podCIDRs") {
                 errors.forbidden("spec.podCIDRs", POD_CIDR);
             }
@@ -106,6 +116,34 @@ fn addresses(status: &Value, errors: &mut FieldErrors) {
         let (kind, text) = (view::text(address, "type"), view::text(address, "address"));
         if !seen.insert((kind, text)) {
             errors.duplicate(format!("status.addresses[{at}]"), json!({"Type": kind, "Address": text}));
+        }
+    }
+}
+
+/// Names of features in upper camel case, in parts, in order (upstream `validateNodeDeclaredFeatures`).
+fn declared_features(status: &Value, errors: &mut FieldErrors) {
+    const LONGEST: usize = 253;
+    let features: Vec<&str> = view::texts(status, "declaredFeatures").collect();
+    let part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(|c| c.is_ascii_alphanumeric());
+    for (at, feature) in features.iter().enumerate() {
+        let path = format!("status.declaredFeatures[{at}]");
+        if feature.len() > LONGEST {
+            let detail = format!("invalid feature name {feature:?}: must be no more than {LONGEST} characters");
+            errors.invalid(path, view::quoted(feature), &detail);
+        } else if !feature.starts_with(|c: char| c.is_ascii_uppercase()) || !feature.split('/').all(part) {
+            let detail = format!(
+                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' \
+                 (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            );
+            errors.invalid(path, view::quoted(feature), &detail);
+        }
+        if let Some(next) = features.get(at + 1) {
+            let path = format!("status.declaredFeatures[{}]", at + 1);
+            match feature.cmp(next) {
+                Ordering::Equal => errors.duplicate(path, view::quoted(next)),
+                Ordering::Greater => errors.invalid(path, view::quoted(next), "list must be sorted alphabetically"),
+                Ordering::Less => {}
+            }
         }
     }
 }

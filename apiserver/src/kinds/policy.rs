@@ -165,6 +165,13 @@ fn scope_selector(spec: &Value, errors: &mut FieldErrors) {
 }
 
 impl Rules for LimitRange {
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
+        // The one kind whose objects get a name when they come without.
+        if old.is_none() && new.name().is_empty() {
+            new.set_metadata("name", uuid::Uuid::new_v4().to_string());
+        }
+    }
+
     fn default(&self, object: &mut Object) {
         let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
         for limit in view::items_mut(spec, "limits").filter(|l| view::text(l, "type") == "Container") {

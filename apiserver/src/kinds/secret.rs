@@ -66,7 +66,9 @@ impl Rules for Secret {
         }
         let kind = new.text("/type");
         let required = SECRET_KEYS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| *keys);
-        for key in required.iter().filter(|key| !data.contains_key(**key)) {
+        // Of these a key to log in with may not be empty either.
+        let there = |key: &str| data.get(key).is_some_and(|value| kind != "kubernetes.io/ssh-auth" || value != "");
+        for key in required.iter().filter(|key| !there(key)) {
             errors.required(format!("data[{key}]"), "");
         }
         match kind {

@@ -178,7 +178,9 @@ fn agree_cluster_ips(spec: &mut Value, before: Option<&Value>) {
 fn keep_allocated(spec: &mut Value, before: &Value) {
     if needs_cluster_ip(before) && needs_cluster_ip(spec) {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let empty = view::text(spec, field).is_empty() && view::list(spec, field).is_empty();
+            // A policy that is there but empty is a mistake and not an omission.
+            let given = view::get(spec, field).is_some() && field == "ipFamilyPolicy";
+            let empty = !given && view::text(spec, field).is_empty() && view::list(spec, field).is_empty();
             if let Some(value) = view::get(before, field).filter(|_| empty) {
                 spec[field] = value.clone();
             }

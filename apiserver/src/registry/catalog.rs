@@ -36,7 +36,7 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("certificates.k8s.io", "certificatesigningrequests", NameRule::PathSegment),
     ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
     ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
-    ("networking.k8s.io", "ipaddresses", NameRule::PathSegment),
+    ("networking.k8s.io", "ipaddresses", NameRule::Address),
     ("apps", "statefulsets", NameRule::Label),
 ];
 

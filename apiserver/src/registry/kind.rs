@@ -64,6 +64,8 @@ pub enum NameRule {
     Label1035,
     /// Any path segment: RBAC kinds.
     PathSegment,
+    /// An IP address in its canonical form.
+    Address,
 }
 
 /// When `metadata.generation` moves.

@@ -234,6 +234,9 @@ pub fn validate(object: &Object, kind: &Kind) -> FieldErrors {
         (Scope::Cluster, "") => {}
         (Scope::Cluster, _) => errors.forbidden("metadata.namespace", "not allowed on this type"),
     }
+    if object.generation() < 0 {
+        errors.invalid("metadata.generation", object.generation(), "must be greater than or equal to 0");
+    }
     labels(object, &mut errors);
     annotations(object, &mut errors);
     owners(object, &mut errors);

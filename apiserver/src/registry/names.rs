@@ -14,6 +14,16 @@ pub fn object_name(rule: NameRule, text: &str, prefix: bool) -> Vec<String> {
         NameRule::Label1035 => name::label_1035(&trimmed),
         NameRule::PathSegment if prefix => name::path_segment(text).into_iter().filter(|why| !why.starts_with("may not be")).collect(),
         NameRule::PathSegment => name::path_segment(text),
+        NameRule::Address => address(text),
+    }
+}
+
+/// Faults of an address as a name (upstream `IsValidIP`).
+fn address(text: &str) -> Vec<String> {
+    match text.parse::<std::net::IpAddr>() {
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(ip) if ip.to_string() != text => vec![format!("must be in canonical form ({:?})", ip.to_string())],
+        Ok(_) => Vec::new(),
     }
 }
 

@@ -202,8 +202,8 @@ async fn admit(
 
 /// What a delete does to an object.
 enum Plan {
-    /// Take it out of the store.
-    Remove,
+    /// Take it out of the store; its last state, as the answer shows it.
+    Remove(Object),
     /// Write it with marks.
     Mark(Object),
     /// It is on its way already.
@@ -221,7 +221,13 @@ fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
     let mut new = old.clone();
     meta::set_finalizers(&mut new, &finalizers);
     match (old.is_deleting(), grace) {
-        (false, 0) if !blocked => return Plan::Remove,
+        (false, 0) if !blocked => {
+            // What could have had grace says that it had none.
+            if kind.rules.policy().graceful {
+                meta::mark_deleted(&mut new, api.now(), 0);
+            }
+            return Plan::Remove(new);
+        }
         (false, grace) => {
             meta::mark_deleted(&mut new, api.now(), grace);
             if kind.traits.spec_finalizers {
@@ -231,14 +237,14 @@ fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
         }
         (true, wanted) => {
             let left = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
-            if wanted == 0 && !blocked {
-                return Plan::Remove;
-            }
             // A second delete may only shorten the grace.
             if wanted < left {
                 new.set_metadata("deletionGracePeriodSeconds", wanted);
                 let at = api.now().saturating_add(jiff::SignedDuration::from_secs(wanted)).unwrap_or_else(|_| api.now());
                 new.set_metadata("deletionTimestamp", meta::time_text(at));
+            }
+            if wanted == 0 && !blocked {
+                return Plan::Remove(new);
             }
         }
     }
@@ -290,12 +296,12 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
             let Written { wire, .. } = api.storage.put(kind, &key, Expect::At(old.revision), object, None).await?;
             Ok(Deleted::Leaving(wire))
         }
-        Plan::Remove => {
+        Plan::Remove(last) => {
             let revision = if dry_run { old.revision } else { api.storage.delete(&key, old.revision).await? };
             if !dry_run {
                 api.claims.release(kind, &old.object);
             }
-            Ok(Deleted::Gone(items::splice(&plain(&old.object)?, revision), old.object.clone()))
+            Ok(Deleted::Gone(items::splice(&plain(&last)?, revision), last))
         }
     }
 }

@@ -107,7 +107,10 @@ impl Rules for Pod {
             let given = volume_source::given(volume, volume_source::OF_POD);
             given.into_iter().skip(1).map(move |(kind, _)| format!("spec.volumes[{at}].{kind}"))
         };
-        volumes.flat_map(more).collect()
+        let init = view::list(view::member(new.value(), "spec"), "initContainers").iter().enumerate();
+        let unruled = init.filter(|(_, container)| view::get(container, "restartPolicy").is_none());
+        let rules = unruled.map(|(at, _)| format!("spec.initContainers[{at}].restartPolicyRules"));
+        volumes.flat_map(more).chain(rules).collect()
     }
 
     fn note_time(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>, now: &str) {

@@ -67,6 +67,7 @@ pub(super) fn without_linux(spec: &Value, path: &str, errors: &mut FieldErrors) 
         (_, value) => value.is_some(),
     };
     for field in POD_SECURITY.into_iter().filter(|field| set(security(spec), field)) {
+        known(security(spec), field, &format!("{path}.securityContext"), errors);
         errors.forbidden(format!("{path}.securityContext.{field}"), CANNOT);
     }
     for field in POD.into_iter().filter(|field| set(spec, field)) {
@@ -74,8 +75,24 @@ pub(super) fn without_linux(spec: &Value, path: &str, errors: &mut FieldErrors) 
     }
     for (path, container) in containers(spec, path) {
         for field in CONTAINER_SECURITY.into_iter().filter(|field| set(security(container), field)) {
+            known(security(container), field, &format!("{path}.securityContext"), errors);
             errors.forbidden(format!("{path}.securityContext.{field}"), CANNOT);
         }
+    }
+}
+
+/// What no pod has is refused for that, too.
+fn known(security: &Value, field: &str, path: &str, errors: &mut FieldErrors) {
+    const VALUES: [(&str, [&str; 2]); 3] = [
+        ("procMount", ["Default", "Unmasked"]),
+        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
+    ];
+    let allowed = VALUES.iter().find(|(known, _)| *known == field).map(|(_, allowed)| allowed);
+    if let (Some(allowed), Some(value)) = (allowed, view::get(security, field).and_then(Value::as_str))
+        && !allowed.contains(&value)
+    {
+        errors.not_supported(format!("{path}.{field}"), view::quoted(value), allowed);
     }
 }
 
