@@ -383,7 +383,10 @@ impl Rules for CronJob {
 fn is_zone(zone: &str) -> bool {
     let zones = jiff::tz::db();
     // These two are not of the database.
-    zone == "UTC" || zone.eq_ignore_ascii_case("local") || zones.is_definitively_empty() || zones.get(zone).is_ok_and(|found| found.iana_name() == Some(zone))
+    zone == "UTC"
+        || zone.eq_ignore_ascii_case("local")
+        || zones.is_definitively_empty()
+        || zones.get(zone).is_ok_and(|found| found.iana_name() == Some(zone))
 }
 
 /// The name of a zone that is known. Where a machine knows no zones the form of the name is all that can be checked.

@@ -252,8 +252,8 @@ fn transition(change: &Change<'_>, errors: &mut FieldErrors) {
         errors.invalid("status.failed", new.count("failed"), "cannot decrease the failed counter");
     }
     // An elastic indexed job may become smaller.
-    let elastic = view::text(new.spec, "completionMode") == "Indexed"
-        && view::get(new.spec, "completions") == view::get(new.spec, "parallelism");
+    let elastic =
+        view::text(new.spec, "completionMode") == "Indexed" && view::get(new.spec, "completions") == view::get(new.spec, "parallelism");
     if new.count("succeeded") < old.count("succeeded") && !elastic {
         errors.invalid("status.succeeded", new.count("succeeded"), "cannot decrease the succeeded counter");
     }

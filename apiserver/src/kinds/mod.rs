@@ -30,6 +30,7 @@ mod node;
 mod persistentvolume;
 mod persistentvolumeclaim;
 mod pod;
+mod podcertificate;
 mod policy;
 mod registration;
 mod resources;

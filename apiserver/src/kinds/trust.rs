@@ -7,7 +7,7 @@ use x509_parser::{
     certificate::X509Certificate, certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer, public_key::PublicKey,
 };
 
-use super::{certificates, fields, view};
+use super::{certificates, fields, podcertificate, view};
 use crate::registry::{Object, Part, Policy, Rules};
 
 /// Rules of `clustertrustbundles`.
@@ -119,12 +119,20 @@ fn anchors(bundle: &str, errors: &mut FieldErrors) {
 }
 
 impl Rules for PodCertificateRequest {
+    fn policy(&self) -> Policy {
+        Policy::CONDITIONAL
+    }
+
     fn passed_over(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         vec!["spec".to_owned()]
     }
 
-    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        if part == Part::Status {
+            podcertificate::status(new.value(), old.map_or(&Value::Null, Object::value), &mut errors);
+            return errors;
+        }
         if old.is_none() {
             request(view::member(new.value(), "spec"), &mut errors);
         }
