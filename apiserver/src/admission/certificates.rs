@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_schema::FieldErrors;
 use serde_json::Value;
 use x509_parser::{certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer};
 
@@ -25,6 +26,12 @@ pub struct CertificateApproval {
 
 /// CertificateSigning: filling in the certificate needs `sign` on the signer.
 pub struct CertificateSigning {
+    /// Who decides.
+    pub authorizer: Chain,
+}
+
+/// What upstream checks where it stores pods' certificate requests: answering one needs `sign` on the signer. It cannot be switched off.
+pub struct PodCertificateSigning {
     /// Who decides.
     pub authorizer: Chain,
 }
@@ -78,6 +85,31 @@ impl Admission for CertificateSigning {
             return Ok(());
         }
         Err(look::forbidden(attempt, Some(new), &format!("user not permitted to sign requests with signerName {signer:?}")))
+    }
+}
+
+#[async_trait]
+impl Admission for PodCertificateSigning {
+    fn name(&self) -> &'static str {
+        "PodCertificateSigning"
+    }
+
+    fn concerns(&self, attempt: &Attempt<'_>) -> bool {
+        let request = attempt.request;
+        let addressed = (&*request.group, &*request.resource, &*request.subresource);
+        attempt.operation == Operation::Update && addressed == (GROUP, "podcertificaterequests", "status")
+    }
+
+    async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
+        let (Some(new), Some(old)) = (new, attempt.old) else { return Ok(()) };
+        let signer = old.text("/spec/signerName");
+        if new.value().get("status") == old.value().get("status") || may(&self.authorizer, attempt, "sign", signer).await {
+            return Ok(());
+        }
+        let mut errors = FieldErrors::none();
+        let user = &attempt.user.name;
+        errors.forbidden("spec.signerName", &format!("User {user:?} is not permitted to \"sign\" for signer {signer:?}"));
+        Err(Status::invalid(attempt.kind.kind_subject(new.name()), &errors))
     }
 }
 

@@ -6,7 +6,10 @@ use tracing::warn;
 
 use super::{
     Admission,
-    certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest},
+    certificates::{
+        CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest, PodCertificateSigning,
+    },
+    devices::DeviceAccess,
     escalation::RoleEscalation,
     ingress::DefaultIngressClass,
     limits::LimitRanger,
@@ -78,6 +81,8 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
     let named = |list: &[String], plugin: &dyn Admission| list.iter().any(|name| name == plugin.name());
     plugins.retain(|p| !named(&options.disable, &**p) && (!optional::NAMES.contains(&p.name()) || named(&options.enable, &**p)));
     plugins.push(Arc::new(policy::Expressions));
+    plugins.push(Arc::new(PodCertificateSigning { authorizer: options.authorizer.clone() }));
+    plugins.push(Arc::new(DeviceAccess { reader: options.reader.clone(), authorizer: options.authorizer.clone() }));
     if let Some(rbac) = options.rbac.clone() {
         let check = Escalation { rbac, chain: options.authorizer.clone() };
         plugins.push(Arc::new(RoleEscalation(check)));
@@ -172,6 +177,8 @@ mod tests {
             "ValidatingAdmissionWebhook",
             "ResourceQuota",
             "Expressions",
+            "PodCertificateSigning",
+            "DeviceAccess",
             "RoleEscalation",
         ];
         assert_eq!(names[names.len() - last.len()..], last);

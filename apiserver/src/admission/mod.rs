@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod certificates;
 pub mod chain;
+pub mod devices;
 pub mod escalation;
 pub mod ingress;
 pub mod limits;
