@@ -174,6 +174,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::admission::bench::Bench;
+
+    #[tokio::test]
+    async fn administrators_access_is_for_namespaces_that_say_so_and_a_status_for_those_who_may() {
+        let b = Bench::new();
+        let plugin = DeviceAccess { reader: b.reader.clone(), authorizer: Chain::new(Vec::new()) };
+        let claim = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": [{"exactly": {"adminAccess": true}}]}}});
+        let at = "resourceclaims.resource.k8s.io live c";
+        let refused = b.create(&plugin, at, claim.clone()).await.unwrap_err();
+        assert!(
+            refused.message.contains("spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires"),
+            "{refused:?}"
+        );
+        b.reader.put("", "namespaces", json!({"metadata": {"name": "live", "labels": {ADMIN_LABEL: "true"}}}));
+        b.create(&plugin, at, claim).await.unwrap();
+        let (old, new) =
+            (json!({"metadata": {"name": "c"}}), json!({"metadata": {"name": "c"}, "status": {"reservedFor": [{"name": "p"}]}}));
+        let refused = b.update(&plugin, "resourceclaims.resource.k8s.io/status live c", old, new).await.unwrap_err();
+        assert!(refused.message.contains("resourceclaims/binding"), "{refused:?}");
+    }
 
     #[test]
     fn a_driver_is_asked_for_when_a_device_of_it_comes_changes_or_goes() {
