@@ -2,6 +2,7 @@
 
 mod audit;
 mod authn;
+mod authorization;
 mod certs;
 mod clients;
 mod commands;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use crate::{audit::AuditFlags, authn::AuthenticationFlags};
+use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags};
 
 /// A Kubernetes cluster in one small binary.
 #[derive(Parser, Debug)]
@@ -119,6 +119,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) users: AuthenticationFlags,
+
+    #[command(flatten)]
+    pub(crate) authorization: AuthorizationFlags,
 
     #[command(flatten)]
     pub(crate) audit: AuditFlags,

@@ -120,11 +120,15 @@ fn server_options(
         front_proxy: Some(front_proxy(&options.users)),
         ..options.users.options()?
     };
+    let authorization = options.authorization.options(&[authz::Mode::Node, authz::Mode::Rbac])?;
+    if !authorization.has(authz::Mode::Node) && !authorization.has(authz::Mode::AlwaysAllow) {
+        tracing::warn!("Node is not among the authorizers: nodes may do only what others allow them");
+    }
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     Ok(coracle_apiserver::Options {
         store,
         authentication,
-        authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
+        authorization,
         service_ranges: Ranges {
             addresses: (options.service_cidr.base, options.service_cidr.bits),
             ports: options.node_port_range.first..=options.node_port_range.last,

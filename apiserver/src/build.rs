@@ -12,7 +12,7 @@ use crate::{
     admission::{self, matching::Equivalents, policy, webhook},
     audit::Audit,
     authn::{Authenticator, published},
-    authz::{Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
+    authz::{Authorizers, Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     extensions::Follower,
     kinds,
@@ -36,7 +36,14 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let rbac = Arc::new(Rbac::default());
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
-    let authorizer = Chain::new(options.authorization.iter().map(|mode| mode.authorizer(&nodes, &rbac)).collect());
+    let roles_count = options.authorization.has(Mode::Rbac);
+    let authorizers = Authorizers {
+        nodes: nodes.clone(),
+        rbac: rbac.clone(),
+        policies: options.authorization.policies.clone().map(Arc::new),
+        clock: options.clock.clone(),
+    };
+    let (authorizer, reload) = authorizers.start(options.authorization).map_err(Error::Options)?;
     let equivalents = equivalents(&storage);
     let policies = policies(&storage, &authorizer, equivalents.clone());
     let no_review = || Error::Options("the tables have no AdmissionReview".to_owned());
@@ -53,7 +60,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         reader: reader.clone(),
         writer: writer.clone(),
         authorizer: authorizer.clone(),
-        rbac: options.authorization.contains(&Mode::Rbac).then(|| rbac.clone()),
+        rbac: roles_count.then(|| rbac.clone()),
         enable: options.enable_admission,
         disable: options.disable_admission,
     };
@@ -89,6 +96,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;
     spawn(nodes.clone().follow(node_changes).boxed());
+    if let Some(reload) = reload {
+        spawn(reload.follow().boxed());
+    }
     let policy_changes = policies.policies.load(&*reader).await?;
     spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
     let webhook_changes = webhooks.webhooks.load(&reader).await?;

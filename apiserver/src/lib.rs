@@ -41,8 +41,8 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// How users are recognised, and how tokens are issued.
     pub authentication: authn::Options,
-    /// Who may what: asked in this order (`--authorization-mode`).
-    pub authorization: Vec<authz::Mode>,
+    /// Who may what, in order (`--authorization-mode`, `--authorization-config`).
+    pub authorization: authz::Options,
     /// Addresses and ports of services.
     pub service_ranges: Ranges,
     /// What the system objects of a first start tell.

@@ -40,7 +40,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
     let options = Options {
         store,
         authentication,
-        authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
+        authorization: authz::Options::of(&[authz::Mode::Node, authz::Mode::Rbac]),
         service_ranges: Ranges::default(),
         facts,
         enable_admission: Vec::new(),

@@ -69,7 +69,7 @@ impl House {
         Options {
             store,
             authentication: authn::Options { anonymous: authn::Anonymous::On, ..authn::Options::default() },
-            authorization: vec![authz::Mode::Node, authz::Mode::Rbac],
+            authorization: authz::Options::of(&[authz::Mode::Node, authz::Mode::Rbac]),
             service_ranges: Ranges::default(),
             facts,
             enable_admission: Vec::new(),

@@ -4,6 +4,7 @@
 mod access;
 mod admission;
 mod audit;
+mod authorizers;
 mod conversion;
 mod crud;
 mod encodings;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
     Ranges, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
-    authz::Mode,
+    authz::{self, Mode, configuration::Configured},
     kinds::capabilities::Capabilities,
 };
 
@@ -19,7 +19,7 @@ use super::{
     flags::{Flags, duration},
     keys,
 };
-use crate::{audit::AuditFlags, authn::AuthenticationFlags, machine};
+use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, machine};
 
 /// Upstream's defaults.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     /// Whose certificates count, and what is shown to whom.
     pub(crate) users: AuthenticationFlags,
     pub(crate) authentication: authn::Options,
-    pub(crate) authorization: Vec<Mode>,
+    pub(crate) authorization: authz::Options,
     pub(crate) capabilities: Capabilities,
     pub(crate) ranges: Ranges,
     pub(crate) enable_admission: Vec<String>,
@@ -74,11 +74,12 @@ impl Settings {
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
         let users = AuthenticationFlags::of(|name| flags.all(name))?;
-        let mut authorization = modes(flags)?;
+        // As upstream, everything is allowed when nothing is said.
+        let mut authorization = AuthorizationFlags::of(|name| flags.last(name), |name| flags.list(name)).options(&[Mode::AlwaysAllow])?;
         let hollow_nodes = hollow_nodes(flags)?;
-        if hollow_nodes > 0 && !authorization.contains(&Mode::Node) {
+        if hollow_nodes > 0 && !authorization.has(Mode::Node) {
             // Roles alone let no node do anything; the nodes of this process are nodes like any.
-            authorization.insert(0, Mode::Node);
+            authorization.configuration.authorizers.insert(0, Configured::of(Mode::Node));
         }
         Ok(Self {
             listen,
@@ -171,32 +172,7 @@ fn node_ports(flags: &Flags) -> Result<RangeInclusive<u16>> {
     Ok(first..=last)
 }
 
-/// `--authorization-mode`, in order; as upstream, everything is allowed when nothing is said.
-fn modes(flags: &Flags) -> Result<Vec<Mode>> {
-    let mut modes = Vec::new();
-    for name in flags.list("authorization-mode") {
-        let mode = match name {
-            "RBAC" => Mode::Rbac,
-            "Node" => Mode::Node,
-            "AlwaysAllow" => Mode::AlwaysAllow,
-            "AlwaysDeny" => Mode::AlwaysDeny,
-            "Webhook" | "ABAC" => {
-                bail!("--authorization-mode: {name} is not in this version; allowed: RBAC, Node, AlwaysAllow, AlwaysDeny")
-            }
-            _ => bail!("authorization-mode {name:?} is not a valid mode; allowed: RBAC, Node, AlwaysAllow, AlwaysDeny"),
-        };
-        if modes.contains(&mode) {
-            bail!("authorization-mode {:?} has mode specified more than once", flags.list("authorization-mode"));
-        }
-        modes.push(mode);
-    }
-    if flags.last("authorization-config").is_some() {
-        bail!("--authorization-config is not in this version; --authorization-mode takes RBAC, Node, AlwaysAllow, AlwaysDeny");
-    }
-    Ok(if modes.is_empty() { vec![Mode::AlwaysAllow] } else { modes })
-}
-
-fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &[Mode]) -> Result<authn::Options> {
+fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &authz::Options) -> Result<authn::Options> {
     let (signing_key, verifying_keys): (_, Vec<VerifyingKey>) = keys::of_tokens(flags)?;
     let issuers = owned(&flags.all("service-account-issuer"));
     if issuers.is_empty() && signing_key.is_some() {
@@ -212,7 +188,7 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &[M
         Some(seconds) => Some(jiff::SignedDuration::from_secs(seconds as i64)),
     };
     let mut options = users.options()?;
-    if options.anonymous == Anonymous::On && authorization.contains(&Mode::AlwaysAllow) {
+    if options.anonymous == Anonymous::On && authorization.has(Mode::AlwaysAllow) {
         tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
         options.anonymous = Anonymous::Off;
     }
@@ -265,7 +241,8 @@ mod tests {
         let settings = Settings::new(&flags).unwrap();
         assert_eq!(settings.listen, "127.0.0.1:6443".parse().unwrap());
         assert_eq!(settings.ranges.addresses, (Ipv4Addr::new(10, 0, 0, 0), 24));
-        assert_eq!((settings.disable_admission, settings.authorization), (vec!["ServiceAccount".to_owned()], vec![Mode::Rbac]));
+        assert_eq!(settings.disable_admission, ["ServiceAccount"]);
+        assert_eq!(settings.authorization.configuration.authorizers, [Configured::of(Mode::Rbac)]);
         assert!(settings.authentication.anonymous == Anonymous::On && settings.authentication.signing_key.is_some());
         let material = super::super::run::material(&settings.serving, &settings.users).unwrap();
         assert_eq!((material.client_authorities, settings.authentication.verifying_keys.len()), (made.authority, 1));
@@ -273,18 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_taken_in_order_and_unknown_ones_refused() {
-        let of = |list: &str| modes(&flags(&format!("--authorization-mode={list}"))).map_err(|error| error.to_string());
-        assert_eq!(of("Node,RBAC"), Ok(vec![Mode::Node, Mode::Rbac]));
-        assert_eq!(modes(&flags("")).unwrap(), [Mode::AlwaysAllow]);
-        assert!(of("Webhook").unwrap_err().contains("not in this version"));
-        assert!(of("Foo").unwrap_err().contains("is not a valid mode"));
-        assert!(of("RBAC,RBAC").unwrap_err().contains("more than once"));
-    }
-
-    #[test]
     fn nobody_is_anonymous_where_everything_is_allowed() {
-        let of = |mode| authentication(&flags(""), &AuthenticationFlags::of(|_| Vec::new()).unwrap(), &[mode]).unwrap().anonymous;
+        let of = |mode| {
+            authentication(&flags(""), &AuthenticationFlags::of(|_| Vec::new()).unwrap(), &authz::Options::of(&[mode])).unwrap().anonymous
+        };
         assert_eq!((of(Mode::AlwaysAllow), of(Mode::Rbac)), (Anonymous::Off, Anonymous::On));
     }
 

@@ -7,7 +7,7 @@
 mod apiserver;
 mod etcd;
 mod features;
-mod flags;
+pub(crate) mod flags;
 mod keys;
 mod run;
 mod sole;

@@ -11,10 +11,10 @@ const LIMIT: usize = 32 << 10;
 
 /// A token for these audiences, as it is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; 32]);
+pub(crate) struct Key([u8; 32]);
 
 /// Remembers a value for a token for a while.
-pub(super) struct Cache<V> {
+pub(crate) struct Cache<V> {
     secret: hmac::Key,
     entries: Mutex<HashMap<Key, Entry<V>>>,
 }
@@ -26,14 +26,14 @@ struct Entry<V> {
 }
 
 impl<V: Clone> Cache<V> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
         let random: Vec<u8> = random.iter().flat_map(|id| *id.as_bytes()).collect();
         Self { secret: hmac::Key::new(hmac::HMAC_SHA256, &random), entries: Mutex::default() }
     }
 
     /// The key of a token asked for with these audiences. Lengths keep `xy`, `z` and `x`, `yz` apart.
-    pub(super) fn key(&self, token: &str, audiences: &[String]) -> Key {
+    pub(crate) fn key(&self, token: &str, audiences: &[String]) -> Key {
         let mut signing = hmac::Context::with_key(&self.secret);
         for part in std::iter::once(token).chain(audiences.iter().map(String::as_str)) {
             signing.update(&part.len().to_be_bytes());
@@ -45,14 +45,14 @@ impl<V: Clone> Cache<V> {
     }
 
     /// What was put, while it is good. A clock that was set back ends it, too.
-    pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<V> {
+    pub(crate) fn get(&self, key: &Key, now: Timestamp) -> Option<V> {
         let entries = self.entries.lock();
         let entry = entries.get(key).filter(|entry| entry.from <= now && now < entry.until)?;
         Some(entry.value.clone())
     }
 
     /// Remembers a value from now on for `span`, or until `end` if that is sooner.
-    pub(super) fn put(&self, key: Key, value: V, now: Timestamp, span: SignedDuration, end: Option<Timestamp>) {
+    pub(crate) fn put(&self, key: Key, value: V, now: Timestamp, span: SignedDuration, end: Option<Timestamp>) {
         let until = now.checked_add(span).unwrap_or(Timestamp::MAX);
         let until = end.map_or(until, |end| end.min(until));
         if until <= now {

@@ -12,7 +12,7 @@ pub mod tokens;
 
 mod authenticator;
 mod authorities;
-mod cache;
+pub(crate) mod cache;
 mod frontproxy;
 pub(crate) mod published;
 mod webhook;

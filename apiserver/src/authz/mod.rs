@@ -1,6 +1,8 @@
 //! Who may: one decision before dispatch, from [`crate::request::RequestInfo`] and the user. Handlers never authorize.
 
+pub mod abac;
 pub mod aggregation;
+pub mod configuration;
 pub mod escalation;
 pub mod graph;
 pub mod index;
@@ -10,15 +12,20 @@ pub mod rbac;
 pub mod reviews;
 pub mod rules;
 
+mod authorizers;
 mod chain;
+mod conditions;
 mod fixed;
 pub(crate) mod mirror;
-
-use std::sync::Arc;
+mod webhook;
 
 use async_trait::async_trait;
 
-pub use self::chain::{Chain, Link, Verdict};
+pub(crate) use self::authorizers::Authorizers;
+pub use self::{
+    authorizers::Options,
+    chain::{Chain, Link, Verdict},
+};
 use crate::{
     authn::User,
     request::RequestInfo,
@@ -69,7 +76,7 @@ pub trait Remote: Send + Sync {
 }
 
 /// A way to decide, as `--authorization-mode` names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// Agents may what their own node needs.
     Node,
@@ -79,17 +86,31 @@ pub enum Mode {
     AlwaysAllow,
     /// Nobody may do anything.
     AlwaysDeny,
+    /// Policies in a file.
+    Abac,
+    /// Somebody else decides.
+    Webhook,
 }
 
 impl Mode {
-    /// Who decides in this mode.
-    pub(crate) fn authorizer(self, nodes: &Arc<node::NodeAuthorizer>, rbac: &Arc<rbac::Rbac>) -> Arc<dyn Authorizer> {
+    /// All there are, in the order in which upstream tells them.
+    pub const ALL: [Self; 6] = [Self::AlwaysAllow, Self::AlwaysDeny, Self::Abac, Self::Webhook, Self::Rbac, Self::Node];
+
+    /// As flags and files name it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Node => nodes.clone(),
-            Self::Rbac => rbac.clone(),
-            Self::AlwaysAllow => Arc::new(fixed::Allow),
-            Self::AlwaysDeny => Arc::new(fixed::Deny),
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+            Self::Abac => "ABAC",
+            Self::Webhook => "Webhook",
         }
+    }
+
+    /// The mode of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 }
 

@@ -37,6 +37,11 @@ impl LabelSelector {
         self.0.is_everything()
     }
 
+    /// The conditions: label, what is asked of it, values.
+    pub fn requirements(&self) -> impl Iterator<Item = (&str, selector::Operator, &[Box<str>])> {
+        self.0.requirements.iter().map(|one| (&*one.key, one.operator, &*one.values))
+    }
+
     /// Whether the labels are selected; `get` looks one up.
     pub fn matches<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.0.matches(&Lookup(&get))
@@ -64,6 +69,11 @@ impl FieldSelector {
     /// The value a field must have, if the selector says so.
     pub fn requires(&self, field: &str) -> Option<&str> {
         self.0.exact(field)
+    }
+
+    /// The conditions: field, value, and whether it is the one the field must not have.
+    pub fn terms(&self) -> impl Iterator<Item = (&str, &str, bool)> {
+        self.0.terms.iter().map(|term| (&*term.field, &*term.value, term.negated))
     }
 
     /// The fields named.

@@ -84,6 +84,27 @@ impl Kubeconfig {
         })
     }
 
+    /// The cluster this process runs in as a pod, as its service account (client-go `rest.InClusterConfig`).
+    pub fn in_cluster() -> Result<Self, String> {
+        const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let (host, port) = (std::env::var("KUBERNETES_SERVICE_HOST"), std::env::var("KUBERNETES_SERVICE_PORT"));
+        let (Ok(host), Ok(port)) = (host, port) else {
+            return Err(
+                "unable to load in-cluster configuration, KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined".into()
+            );
+        };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let text = serde_json::json!({
+            "current-context": "pod",
+            "clusters": [{"name": "pod", "cluster": {"server": format!("https://{host}:{port}"), "certificate-authority": "ca.crt"}}],
+            "users": [{"name": "pod", "user": {"tokenFile": "token"}}],
+            "contexts": [{"name": "pod", "context": {"cluster": "pod", "user": "pod"}}],
+        });
+        Self::parse(&text.to_string(), Path::new(ACCOUNT)).map_err(|why| match why {
+            Refusal::File(why) | Refusal::Content(why) => why,
+        })
+    }
+
     /// The address it leads to.
     pub fn server(&self) -> &str {
         &self.server
