@@ -11,8 +11,8 @@ use kube::{Api, api::PostParams};
 use tokio::task::JoinSet;
 
 use crate::{
-    kubeconfig, lock, nodes,
-    options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, StopOptions, TokenOptions},
+    encryption, kubeconfig, lock, nodes,
+    options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, SecretsCommand, SecretsOptions, StopOptions, TokenOptions},
     remote,
 };
 
@@ -100,6 +100,16 @@ pub(crate) fn token(options: &TokenOptions) -> Result<()> {
         let answer = accounts.create_token_request(&options.service_account, &PostParams::default(), &request).await?;
         say(answer.status.and_then(|status| status.token).context("the server answered without a token")?)
     })
+}
+
+/// `coracle secrets`
+pub(crate) fn secrets(options: &SecretsOptions) -> Result<()> {
+    match options.command {
+        SecretsCommand::Reencrypt => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(encryption::reencrypt(&options.data_dir))
+        }
+    }
 }
 
 /// `coracle version`

@@ -7,6 +7,7 @@ mod certs;
 mod clients;
 mod commands;
 mod dropin;
+mod encryption;
 mod files;
 mod kubeconfig;
 mod lock;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Image(options) => commands::image(&options),
         Command::Kubeconfig(options) => commands::kubeconfig(&options),
         Command::Token(options) => commands::token(&options),
+        Command::Secrets(options) => commands::secrets(&options),
         Command::Version => commands::version(),
     });
     match result {

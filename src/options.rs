@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags};
+use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags};
 
 /// A Kubernetes cluster in one small binary.
 #[derive(Parser, Debug)]
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Kubeconfig(KubeconfigOptions),
     /// Print a token for a service account, valid for an hour unless told otherwise.
     Token(TokenOptions),
+    /// Look after what is encrypted in the store.
+    Secrets(SecretsOptions),
     /// Print the version.
     Version,
 }
@@ -126,6 +128,9 @@ pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) audit: AuditFlags,
 
+    #[command(flatten)]
+    pub(crate) encryption: EncryptionFlags,
+
     /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub(crate) log: String,
@@ -176,6 +181,23 @@ pub(crate) enum ImageCommand {
         /// As `coracle image list` prints it.
         reference: String,
     },
+}
+
+/// Flags of `coracle secrets`.
+#[derive(Args, Debug)]
+pub(crate) struct SecretsOptions {
+    /// Folder the server was started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir(), global = true)]
+    pub(crate) data_dir: PathBuf,
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) command: SecretsCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SecretsCommand {
+    /// Write every object anew that the first provider of --encryption-provider-config did not write. Begun again, it goes on where it was.
+    Reencrypt,
 }
 
 /// Flags of `coracle kubeconfig`.

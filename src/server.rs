@@ -143,6 +143,7 @@ fn server_options(
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
         audit: options.audit.clone().into(),
+        encryption: options.encryption.clone().options()?,
         agent_tls: Some(renewal.agent_client()),
         max_reads: MAX_READS,
         max_writes: MAX_WRITES,

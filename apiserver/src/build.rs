@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     Error, Options, Server,
     admission::{self, matching::Equivalents, policy, webhook},
+    atrest::{self, AtRest},
     audit::Audit,
     authn::{Authenticator, published},
     authz::{Authorizers, Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
@@ -30,7 +31,13 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit).map_err(Error::Options)?;
     let tables = Arc::new(Tables::load()?);
     let kinds = catalog::built_in(&tables, odd);
-    let storage = Storage::start(options.store, kinds);
+    let storage = match options.encryption {
+        Some(encryption) => {
+            let at_rest = AtRest::open(encryption, options.store, &kinds).await.map_err(Error::Encryption)?;
+            Storage::start_sealed(at_rest, kinds)
+        }
+        None => Storage::start(options.store, kinds),
+    };
     let reader: Arc<dyn Reader> = storage.clone();
     let rows = bootstrap::table::rows().map_err(Error::Options)?;
     let rbac = Arc::new(Rbac::default());
@@ -92,6 +99,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     };
     spawn(published.follow(api.clock.clone()).boxed());
+    if let Some(at_rest) = storage.at_rest() {
+        spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
+    }
     let role_changes = rbac.load(&*reader).await?;
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;

@@ -4,6 +4,7 @@
 //! `kinds` holds the odd rules of single kinds and depends on `registry` only; `wire` (encodings) is a leaf.
 
 pub mod admission;
+pub mod atrest;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -53,6 +54,8 @@ pub struct Options {
     pub disable_admission: Vec<String>,
     /// What is written down of requests.
     pub audit: audit::Options,
+    /// What is encrypted in the store; `None`: nothing (`--encryption-provider-config`).
+    pub encryption: Option<atrest::Options>,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
     pub agent_tls: Option<Arc<rustls::ClientConfig>>,
     /// Reads in flight at most (`--max-requests-inflight`).
@@ -72,6 +75,9 @@ pub enum Error {
     /// An option is wrong; says which and what is allowed.
     #[error("{0}")]
     Options(String),
+    /// What encrypts the store's values cannot.
+    #[error("{0}")]
+    Encryption(String),
     /// The store did not answer, or refused what every start writes.
     #[error("start: {0}")]
     Start(#[from] wire::Status),

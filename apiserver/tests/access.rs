@@ -46,6 +46,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
         audit: coracle_apiserver::audit::Options::default(),
+        encryption: None,
         agent_tls: None,
         max_reads: 400,
         max_writes: 200,

@@ -75,6 +75,7 @@ impl House {
             enable_admission: Vec::new(),
             disable_admission: vec!["ServiceAccount".into()],
             audit: audit::Options::default(),
+            encryption: None,
             agent_tls: None,
             max_reads: 400,
             max_writes: 200,

@@ -3,6 +3,7 @@
 
 mod access;
 mod admission;
+mod atrest;
 mod audit;
 mod authorizers;
 mod conversion;

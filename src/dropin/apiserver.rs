@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges, audit,
+    Ranges, atrest, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     kinds::capabilities::Capabilities,
@@ -19,7 +19,7 @@ use super::{
     flags::{Flags, duration},
     keys,
 };
-use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, machine};
+use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, machine};
 
 /// Upstream's defaults.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -42,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) enable_admission: Vec<String>,
     pub(crate) disable_admission: Vec<String>,
     pub(crate) audit: audit::Options,
+    pub(crate) encryption: Option<atrest::Options>,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) max_reads: usize,
     pub(crate) max_writes: usize,
@@ -93,6 +94,7 @@ impl Settings {
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
             disable_admission: owned(&flags.list("disable-admission-plugins")),
             audit: AuditFlags::of(|name| flags.last(name))?.into(),
+            encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,
             agent_tls: keys::to_agents(flags)?,
             max_reads: limit(flags, "max-requests-inflight", MAX_READS)?,
             max_writes: limit(flags, "max-mutating-requests-inflight", MAX_WRITES)?,

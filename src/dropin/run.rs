@@ -123,6 +123,7 @@ fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>)
         enable_admission: settings.enable_admission,
         disable_admission: settings.disable_admission,
         audit: settings.audit,
+        encryption: settings.encryption,
         agent_tls,
         max_reads: settings.max_reads,
         max_writes: settings.max_writes,

@@ -219,6 +219,14 @@ impl<F: Send + Sync + 'static> Cache<F> {
         collection
     }
 
+    /// Loads the collection of `prefix` again: its watchers expire, reads wait.
+    pub fn reload(&self, prefix: &str) {
+        if let Some(collection) = self.shared.collections.read().get(prefix) {
+            collection.forget();
+            self.shared.wanted.notify_one();
+        }
+    }
+
     /// Forgets the collection of `prefix`: its watchers expire, reads through handles that are still held fail.
     pub fn remove(&self, prefix: &str) {
         let removed = self.shared.collections.write().remove(prefix);

@@ -129,6 +129,9 @@ pub enum StoreError {
     /// Nothing was written; try again later (disk full, shutting down, no quorum).
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// What stands between this store and its values could not write or read one, and says why.
+    #[error("{0}")]
+    Value(String),
     /// Stored data does not read back as it was written.
     #[error("store corrupt: {0}")]
     Corrupt(String),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `series` | families of counters, gauges and histograms, and how a series is found without a lock |
 //! | `page` | the text format |
-//! | `requests`, `admission`, `access` | what is counted as it happens |
+//! | `requests`, `admission`, `access`, `atrest` | what is counted as it happens |
 //! | `gathered` | what is looked up when somebody asks: objects, requests in flight, versions |
 //! | `process` | memory, time and files of this process |
 //!
@@ -13,6 +13,7 @@
 
 pub(crate) mod access;
 pub(crate) mod admission;
+pub(crate) mod atrest;
 mod gathered;
 mod page;
 mod process;
@@ -47,7 +48,7 @@ static HEALTH_TOTAL: Counters<3> = Counters::new(
 );
 
 /// Families that are counted as things happen, by file.
-static ALL: [&[&dyn Family]; 3] = [&requests::ALL, &admission::ALL, &access::ALL];
+static ALL: [&[&dyn Family]; 4] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL];
 
 /// `/metrics`
 pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {

@@ -25,7 +25,10 @@ use super::{
     object::Object,
     served::{Catalog, Served},
 };
-use crate::wire::Status;
+use crate::{
+    atrest::{AtRest, Sealed, corrupt},
+    wire::Status,
+};
 
 /// All objects, by kind.
 pub struct Storage {
@@ -33,6 +36,8 @@ pub struct Storage {
     cache: Cache<Facts>,
     items: Arc<Items>,
     catalog: RwLock<Arc<Catalog>>,
+    /// What encrypts the store's values; `None` where nothing does.
+    at_rest: Option<Arc<AtRest>>,
     /// The last write of a CRD here: whoever serves CRDs has to catch up with it.
     defined: AtomicU64,
     /// How far it is.
@@ -60,6 +65,15 @@ pub struct Written {
 impl Storage {
     /// Starts the cache over a store. Must be called within a tokio runtime.
     pub fn start(store: Arc<dyn Store>, catalog: Catalog) -> Arc<Self> {
+        Self::start_over(store, None, catalog)
+    }
+
+    /// The same over a store whose values are encrypted.
+    pub(crate) fn start_sealed(at_rest: Arc<AtRest>, catalog: Catalog) -> Arc<Self> {
+        Self::start_over(Arc::new(Sealed(Arc::clone(&at_rest))), Some(at_rest), catalog)
+    }
+
+    fn start_over(store: Arc<dyn Store>, at_rest: Option<Arc<AtRest>>, catalog: Catalog) -> Arc<Self> {
         let items = Arc::new(Items::new(&catalog));
         let cache = Cache::start(Arc::clone(&store), items.clone());
         Arc::new(Self {
@@ -67,6 +81,7 @@ impl Storage {
             cache,
             items,
             catalog: RwLock::new(Arc::new(catalog)),
+            at_rest,
             defined: AtomicU64::new(0),
             served: watch::Sender::new(0),
         })
@@ -80,6 +95,35 @@ impl Storage {
     /// Whether the store answers.
     pub async fn is_alive(&self) -> bool {
         self.store.revision().await.is_ok()
+    }
+
+    /// What encrypts the store's values, if something does.
+    pub(crate) fn at_rest(&self) -> Option<&Arc<AtRest>> {
+        self.at_rest.as_ref()
+    }
+
+    /// Reads all objects under a prefix again from the store; watches of them end.
+    pub(crate) fn reload(&self, prefix: &str) {
+        self.cache.reload(prefix);
+    }
+
+    /// Refuses to list and watch a kind of which an object cannot be decrypted: the list would lack it.
+    pub(crate) fn readable(&self, kind: &Kind) -> Result<(), Status> {
+        let fault = self.at_rest.as_ref().and_then(|rest| rest.fault_under(kind.prefix.as_deref()?));
+        let Some((key, why)) = fault else { return Ok(()) };
+        let (resource, why) = (&kind.id.resource, corrupt(key.as_str(), &why));
+        let why = format!(
+            "storage is (re)initializing: failed to list <unspecified>: failed to read one or more {resource} from the storage: {why}"
+        );
+        Err(Status::too_many_requests(why, 1))
+    }
+
+    /// Whether an object that does not change is to be written all the same: another key encrypts now.
+    pub(crate) async fn is_stale(&self, key: &Key) -> bool {
+        match &self.at_rest {
+            Some(rest) => rest.is_stale(key).await,
+            None => false,
+        }
     }
 
     /// How many objects are stored under a prefix.
@@ -151,6 +195,12 @@ impl Storage {
     ) -> Result<Option<Arc<Cached<Facts>>>, Status> {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
         let found = self.collection(kind)?.get(key.as_str(), freshness).await.map_err(read_error)?;
+        if let (None, Some(rest)) = (&found.value, &self.at_rest)
+            && let Some(why) = rest.fault(&key)
+        {
+            let key = key.as_str();
+            return Err(caused(&corrupt(key.strip_prefix("/registry").unwrap_or(key), &why)));
+        }
         Ok(found.value)
     }
 
@@ -278,6 +328,11 @@ pub fn parse_wire(wire: &[u8]) -> Result<Object, Status> {
     Object::new(value).ok_or_else(|| Status::internal("stored object is not a JSON object"))
 }
 
+/// A 500 that names its cause twice, as upstream's (`apierrors.NewInternalError`).
+fn caused(why: &str) -> Status {
+    Status { details: json!({"causes": [{"message": why}]}), ..Status::internal(why) }
+}
+
 /// What a failed read tells the client.
 pub fn read_error(error: Error) -> Status {
     match error {
@@ -301,6 +356,7 @@ pub fn store_error(error: &StoreError) -> Status {
         StoreError::Unavailable(why) => {
             Status { log: Some(why.clone()), ..Status::unavailable(format!("the store is unavailable: {why}")) }
         }
+        StoreError::Value(why) => caused(why),
         other => Status::internal(other.to_string()),
     }
 }

@@ -52,6 +52,12 @@ async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
         checks.push(store("etcd-readiness"));
         checks.push(Check::new("informer-sync", started, "informers not started yet"));
     }
+    if endpoint != "livez"
+        && let Some(rest) = layers.api.storage.at_rest()
+        && let Some(found) = rest.health().await
+    {
+        checks.push(Check { name: "kms-providers", found });
+    }
     checks.extend(START.map(|name| Check::new(name, started, "not finished")));
     if ready {
         checks.push(Check::new("shutdown", !layers.paths.is_stopping(), "process is shutting down"));

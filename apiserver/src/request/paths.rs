@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     extensions, metrics,
-    registry::Catalog,
+    registry::{Catalog, storage::store_error},
     verbs::Call,
     wire::{Answer, Body, Status, answer},
 };
@@ -78,6 +78,7 @@ impl Paths {
                 discovery::routed(call, JSON)?;
                 Ok(answer::value(StatusCode::OK, &version()))
             }
+            ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
             ["metrics"] => Ok(metrics::answer(layers).await),
             ["metrics", "slis"] => Ok(metrics::indicators()),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
@@ -190,6 +191,17 @@ impl Paths {
         make(&seen).map(|text| self.made(key, text.into_bytes(), &seen)).transpose()
     }
 
+    /// One step of `coracle secrets reencrypt`: `POST /encryption/reencrypt?limit=N&continue=KEY`.
+    async fn reencrypt(&self, layers: &Layers, call: &Call) -> Result<Answer, Status> {
+        let Some(rest) = layers.api.storage.at_rest() else { return Ok(answer::not_found()) };
+        if call.method != http::Method::POST {
+            return Err(Status::method_not_allowed());
+        }
+        let limit = call.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(REWRITTEN).clamp(1, REWRITTEN);
+        let step = rest.rewrite(call.query.get("continue").unwrap_or_default(), limit).await.map_err(|e| store_error(&e))?;
+        Ok(answer::value(StatusCode::OK, &json!(step)))
+    }
+
     /// The `host:port` that `/api` tells.
     pub(super) fn address(&self) -> &str {
         &self.address
@@ -233,6 +245,9 @@ impl Paths {
         json!({"paths": paths})
     }
 }
+
+/// Objects that one request looks at, at most: it has to end in time.
+const REWRITTEN: usize = 500;
 
 const JSON: &str = "application/json";
 const KEYS: &str = "application/jwk-set+json";

@@ -49,6 +49,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let socket = websocket::asked_for(call)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
+    api.storage.readable(kind)?;
     let Some(lasts) = duration(&options) else { return ended(api, socket, wanted) };
     let mut session = Session {
         api: Arc::clone(api),

@@ -300,11 +300,12 @@ impl<'a> Writing<'a> {
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
         let claim = self.api.claims.take(kind, &mut object, Some(&old.object)).await?;
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
-        if same || self.options.dry_run {
+        let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
+        let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(&key).await;
+        if fresh || self.options.dry_run {
             let wire = items::splice(&unversioned(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
-        let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         let outcome = self.store_change(&key, object, old).await?;
         claim.keep();
         Ok(outcome)

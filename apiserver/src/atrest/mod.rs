@@ -1,0 +1,271 @@
+//! Encryption at rest: what stands between the objects and the store that keeps them (`server/options/encryptionconfig`).
+//!
+//! | file | |
+//! |---|---|
+//! | `config` | the file that says what is encrypted with what, and what is wrong with it |
+//! | `ciphers` | AES-GCM, AES-CBC and secretbox as upstream lays their values out |
+//! | `chain` | providers in order: the first writes, all read |
+//! | `kms`, `grpc`, `messages` | keys kept elsewhere (KMS v2) |
+//! | `sealed` | the store as everybody above sees it: plaintext |
+//! | `keeper` | reload, and what could not be read tried again |
+//! | `rewrite` | everything written anew with the first provider |
+//!
+//! A value is `k8s:enc:PROVIDER:v1:KEY:` and what the provider makes of the object's bytes; the object's key in the store is authenticated
+//! with it where the provider can. An etcd that kube-apiserver wrote is read, and the other way round. Without a configuration nothing of this
+//! is in the way.
+
+mod chain;
+mod ciphers;
+mod config;
+mod grpc;
+mod keeper;
+mod kms;
+mod messages;
+mod rewrite;
+mod sealed;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use keeper::follow;
+pub(crate) use sealed::{Sealed, corrupt};
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use coracle_store::{Key, Store};
+use parking_lot::RwLock;
+
+use self::{
+    chain::{Chain, Opened, Secret},
+    config::Configuration,
+};
+use crate::registry::Catalog;
+
+/// `--encryption-provider-config` and what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// An `EncryptionConfiguration`.
+    pub file: PathBuf,
+    /// Whether it is read again when it changes (`--encryption-provider-config-automatic-reload`).
+    pub reload: bool,
+}
+
+/// What is encrypted, with what, and what could not be read.
+pub(crate) struct AtRest {
+    options: Options,
+    places: Places,
+    /// What is in force. Replaced as a whole.
+    rules: RwLock<Arc<Rules>>,
+    /// Objects that cannot be read, by their keys, and why.
+    unreadable: RwLock<BTreeMap<Key, String>>,
+    /// Where the values are, as they are.
+    store: Arc<dyn Store>,
+}
+
+/// The providers of each resource, by what the configuration says of it.
+struct Rules {
+    chains: HashMap<(String, String), Arc<Chain>>,
+    /// For what is not named: plaintext, and nothing else.
+    plain: Arc<Chain>,
+    /// Those with keys elsewhere, in the order of the file.
+    services: Vec<Arc<kms::Service>>,
+    /// Of the file they were made of.
+    digest: [u8; 32],
+}
+
+/// Which resource a key of the store belongs to.
+struct Places(HashMap<Arc<str>, Place>);
+
+/// A resource and how its objects are kept.
+#[derive(Clone)]
+struct Place {
+    group: String,
+    resource: String,
+    ttl: Option<Duration>,
+}
+
+/// What was told of a value that is no configured provider's.
+const NO_PREFIX: &str = "no matching prefix found";
+
+impl AtRest {
+    /// Reads the configuration and asks the services that keep keys once whether they are there. The error is upstream's, and names the file.
+    pub(crate) async fn open(options: Options, store: Arc<dyn Store>, catalog: &Catalog) -> Result<Arc<Self>, String> {
+        let rules = Rules::load(&options).await?;
+        Ok(Arc::new(Self {
+            options,
+            places: Places::of(catalog),
+            rules: RwLock::new(Arc::new(rules)),
+            unreadable: RwLock::default(),
+            store,
+        }))
+    }
+
+    /// Why an object cannot be read, if that is so.
+    pub(crate) fn fault(&self, key: &Key) -> Option<String> {
+        self.unreadable.read().get(key).cloned()
+    }
+
+    /// The first object under a prefix that cannot be read, and why.
+    pub(crate) fn fault_under(&self, prefix: &str) -> Option<(Key, String)> {
+        let unreadable = self.unreadable.read();
+        let (key, why) = unreadable.range(Key::from(prefix)..).next()?;
+        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+    }
+
+    /// Whether an object should be written again although nothing of it changes: another provider or key writes now.
+    pub(crate) async fn is_stale(&self, key: &Key) -> bool {
+        match self.store.get(key).await {
+            Ok(found) => match found.value {
+                Some(entry) => self.open_value(key, &entry.value).await.is_ok_and(|opened| opened.stale),
+                None => false,
+            },
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the services that keep keys answer, under upstream's name of the check; `None` when there is no such check.
+    pub(crate) async fn health(&self) -> Option<Result<(), String>> {
+        let rules = Arc::clone(&self.rules.read());
+        if rules.services.is_empty() && !self.options.reload {
+            return None;
+        }
+        let mut faults = Vec::new();
+        for (at, service) in rules.services.iter().enumerate() {
+            if let Err(why) = service.check().await {
+                faults.push(format!("kms-provider-{at}: {why}"));
+            }
+        }
+        Some(if faults.is_empty() { Ok(()) } else { Err(together(&faults)) })
+    }
+
+    /// The providers for a key, and its resource's name.
+    fn chain(&self, key: &Key) -> (Arc<Chain>, String) {
+        let rules = Arc::clone(&self.rules.read());
+        match self.places.place(key.as_str()) {
+            Some(place) => (rules.chain(&place), config::shown(&place.group, &place.resource)),
+            None => (Arc::clone(&rules.plain), String::new()),
+        }
+    }
+
+    async fn open_value(&self, key: &Key, value: &[u8]) -> Result<Opened, String> {
+        let (chain, resource) = self.chain(key);
+        chain.open(&resource, value, key.as_str().as_bytes()).await
+    }
+
+    fn seal_value(&self, key: &Key, value: &[u8]) -> Result<Secret, String> {
+        let (chain, resource) = self.chain(key);
+        chain.seal(&resource, value, key.as_str().as_bytes())
+    }
+}
+
+impl Rules {
+    async fn load(options: &Options) -> Result<Self, String> {
+        let file = config::read(&options.file).map_err(|why| format!("error while parsing file: {why}"))?;
+        let digest = file.digest;
+        let configuration =
+            config::parse(&options.file, &file.text, options.reload).map_err(|why| format!("error while parsing file: {why}"))?;
+        let mut rules = Self::build(&configuration).map_err(|why| format!("error while building transformers: {why}"))?;
+        rules.digest = digest;
+        for service in &rules.services {
+            // One that is not there yet may come later: it is asked again.
+            if let Err(error) = service.check().await {
+                tracing::warn!(name = service.name(), error, "kms plugin failed health check probe");
+            }
+        }
+        Ok(rules)
+    }
+
+    fn build(configuration: &Configuration) -> Result<Self, String> {
+        let (mut chains, mut services) = (HashMap::<(String, String), Vec<chain::Provider>>::new(), Vec::new());
+        for rule in &configuration.resources {
+            let mut providers = Vec::new();
+            for provider in &rule.providers {
+                let provider = chain::Provider::of(provider)?;
+                services.extend(provider.service());
+                providers.push(provider);
+            }
+            for name in &rule.resources {
+                let (group, resource) = config::group_resource(name);
+                for (earlier_group, shown) in [(group.as_str(), config::shown(&group, "*")), ("*", "*.*".to_owned())] {
+                    if chains.contains_key(&(earlier_group.to_owned(), "*".to_owned())) {
+                        let name = config::shown(&group, &resource);
+                        return Err(format!("resource {name:?} is masked by earlier rule {shown:?}"));
+                    }
+                }
+                chains.entry((group, resource)).or_default().extend(providers.iter().cloned());
+            }
+        }
+        let chains = chains.into_iter().map(|(of, providers)| (of, Arc::new(Chain::new(providers, NO_PREFIX)))).collect();
+        Ok(Self { chains, plain: Arc::new(Chain::plain()), services, digest: [0; 32] })
+    }
+
+    fn chain(&self, place: &Place) -> Arc<Chain> {
+        let Place { group, resource, .. } = place;
+        let patterns = [(group.as_str(), resource.as_str()), (group, "*"), ("*", "*")];
+        let found = patterns.into_iter().find_map(|(group, resource)| self.chains.get(&(group.to_owned(), resource.to_owned())));
+        Arc::clone(found.unwrap_or(&self.plain))
+    }
+
+    /// Whether the objects of a resource are spoken of.
+    fn names(&self, place: &Place) -> bool {
+        !Arc::ptr_eq(&self.chain(place), &self.plain)
+    }
+}
+
+impl Places {
+    fn of(catalog: &Catalog) -> Self {
+        let stored = catalog.kinds().iter().filter(|kind| kind.conversion.is_none());
+        let place = stored.filter_map(|kind| {
+            let place = Place {
+                group: kind.id.group.to_string(),
+                resource: kind.id.resource.to_string(),
+                ttl: kind.rules.policy().ttl_seconds.map(Duration::from_secs),
+            };
+            Some((kind.prefix.clone()?, place))
+        });
+        Self(place.collect())
+    }
+
+    /// What the keys of a key's resource begin with.
+    fn prefix(&self, key: &str) -> Option<String> {
+        let built_in = key.match_indices('/').map(|(at, _)| &key[..=at]).find(|prefix| self.0.contains_key(*prefix));
+        built_in.map(str::to_owned).or_else(|| {
+            let Place { group, resource, .. } = self.place(key)?;
+            Some(format!("/registry/{group}/{resource}/"))
+        })
+    }
+
+    /// The resource of a key. Custom resources are kept under their group and plural.
+    fn place(&self, key: &str) -> Option<Place> {
+        let built_in = key.match_indices('/').find_map(|(at, _)| self.0.get(&key[..=at]));
+        built_in.cloned().or_else(|| {
+            let mut parts = key.strip_prefix("/registry/")?.splitn(3, '/');
+            let (group, resource, _) = (parts.next()?, parts.next()?, parts.next()?);
+            group.contains('.').then(|| Place { group: group.to_owned(), resource: resource.to_owned(), ttl: None })
+        })
+    }
+}
+
+/// Several reasons as Go's aggregates say them: each once.
+fn together(faults: &[String]) -> String {
+    let mut told: Vec<&str> = Vec::new();
+    for fault in faults {
+        if !told.contains(&fault.as_str()) {
+            told.push(fault);
+        }
+    }
+    match told.as_slice() {
+        [only] => (*only).to_owned(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+/// A file as errors name it.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}

@@ -1,0 +1,138 @@
+//! Encryption at rest, from a request to the disk.
+
+use std::{path::Path, sync::Arc};
+
+use coracle_apiserver::{Options, atrest};
+use coracle_store::{
+    Key, Store,
+    embedded::{self, Embedded},
+};
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::house::House;
+
+const OLD: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const NEW: &str = "QUJDREVGR0hJSktMTU5PUEFCQ0RFRkdISUpLTE1OT1A=";
+const WORD: &str = "plaintext-proof";
+
+fn rules(keys: &[(&str, &str)], and: &str) -> String {
+    let keys: Vec<String> = keys.iter().map(|(name, secret)| format!("{{name: {name}, secret: {secret}}}")).collect();
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers: [{{aescbc: {{keys: [{}]}}}}{and}]\n",
+        keys.join(", ")
+    )
+}
+
+/// A server over the store in a folder; `None`: it encrypts nothing.
+async fn house(folder: &Path, rules: Option<&str>) -> (House, Arc<Embedded>) {
+    let store = Arc::new(Embedded::open(&embedded::Options::at(folder.join("store"))).unwrap());
+    let encryption = rules.map(|rules| {
+        let file = folder.join("encryption.yaml");
+        std::fs::write(&file, rules).unwrap();
+        atrest::Options { file, reload: false }
+    });
+    (House::of(Options { encryption, ..House::options(store.clone()) }).await, store)
+}
+
+async fn close(house: House, store: Arc<Embedded>) {
+    house.server.close().await;
+    drop(house);
+    store.close().await;
+}
+
+/// Whether a word stands in any file of a folder.
+fn on_disk(folder: &Path, word: &str) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        bytes.windows(word.len()).any(|part| part == word.as_bytes())
+    })
+}
+
+async fn stored(store: &Embedded, name: &str) -> Vec<u8> {
+    store.get(&Key::from(format!("/registry/secrets/default/{name}"))).await.unwrap().value.unwrap().value.to_vec()
+}
+
+fn secret(name: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name}, "stringData": {"word": WORD}, "data": {"raw": "cGxhaW50ZXh0LXByb29m"}})
+}
+
+#[tokio::test]
+async fn nothing_of_a_secret_is_on_disk_in_plaintext() {
+    let folder = tempfile::tempdir().unwrap();
+    let (house, store) = house(folder.path(), Some(&rules(&[("key1", OLD)], ", {identity: {}}"))).await;
+    house.post("/api/v1/namespaces/default/secrets", &secret("s")).await.ok();
+    house.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "open-word"}})).await.ok();
+    let got = house.get("/api/v1/namespaces/default/secrets/s").await.ok();
+    assert_eq!(got["data"]["word"], "cGxhaW50ZXh0LXByb29m");
+    let files = folder.path().join("store");
+    // While the write-ahead log holds it, and after it was moved into the database.
+    for at in ["open", "closed"] {
+        assert!(on_disk(&files, "open-word") && on_disk(&files, "k8s:enc:aescbc:v1:key1:"), "{at}");
+        assert!(!on_disk(&files, "cGxhaW50ZXh0LXByb29m") && !on_disk(&files, WORD), "{at}");
+        if at == "open" {
+            house.server.close().await;
+            store.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_before_is_encrypted_by_the_next_write_or_by_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, store) = house(folder.path(), None).await;
+    for name in ["a", "b", "c"] {
+        plain.post("/api/v1/namespaces/default/secrets", &secret(name)).await.ok();
+    }
+    close(plain, store).await;
+    let (house, store) = house(folder.path(), Some(&rules(&[("key1", OLD)], ", {identity: {}}"))).await;
+    let a = house.get("/api/v1/namespaces/default/secrets/a").await.ok();
+    assert!(stored(&store, "a").await.starts_with(b"{"));
+    let again = house.put("/api/v1/namespaces/default/secrets/a", &a).await.ok();
+    assert!(stored(&store, "a").await.starts_with(b"k8s:enc:aescbc:v1:key1:"), "a write that changes nothing encrypts");
+    let same = house.put("/api/v1/namespaces/default/secrets/a", &again).await.ok();
+    assert_eq!(same["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"], "and then nothing is written any more");
+    let (mut seen, mut rewritten, mut after) = (0, 0, String::new());
+    loop {
+        let step = house.ask(Method::POST, &format!("/encryption/reencrypt?limit=2&continue={after}"), &[], "").await.ok();
+        seen += step["seen"].as_u64().unwrap();
+        rewritten += step["rewritten"].as_u64().unwrap();
+        step["continue"].as_str().unwrap().clone_into(&mut after);
+        if after.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((seen, rewritten), (3, 2));
+    assert!(stored(&store, "c").await.starts_with(b"k8s:enc:aescbc:v1:key1:"));
+    let step = house.ask(Method::POST, "/encryption/reencrypt", &[], "").await.ok();
+    assert_eq!((step["seen"].as_u64(), step["rewritten"].as_u64()), (Some(3), Some(0)), "begun again, there is nothing left to do");
+    let list = house.get("/api/v1/namespaces/default/secrets").await.ok();
+    assert_eq!(list["items"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_object_of_a_lost_key_is_told_and_the_rest_of_the_server_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, store) = house(folder.path(), Some(&rules(&[("key1", OLD)], ""))).await;
+    first.post("/api/v1/namespaces/default/secrets", &secret("lost")).await.ok();
+    close(first, store).await;
+    let (house, store) = house(folder.path(), Some(&rules(&[("key2", NEW)], ""))).await;
+    let lost = house.get("/api/v1/namespaces/default/secrets/lost").await;
+    assert_eq!(lost.code, StatusCode::INTERNAL_SERVER_ERROR);
+    let why = "StorageError: corrupt object, Code: 7, Key: /secrets/default/lost, ResourceVersion: 0, AdditionalErrorMsg: data from the storage is not transformable revision=0: no matching key was found for the provided AES transformer";
+    assert_eq!(lost.json()["message"], format!("Internal error occurred: {why}"));
+    assert_eq!(lost.json()["details"]["causes"][0]["message"], why);
+    assert_eq!(house.delete("/api/v1/namespaces/default/secrets/lost").await.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(house.get("/api/v1/namespaces/default/secrets").await.code, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(house.get("/api/v1/secrets?watch=true&timeoutSeconds=1").await.code, StatusCode::TOO_MANY_REQUESTS);
+    house.post("/api/v1/namespaces/default/secrets", &secret("found")).await.ok();
+    house.get("/api/v1/namespaces/default/secrets/found").await.ok();
+    house.get("/api/v1/namespaces/default/configmaps").await.ok();
+    assert!(stored(&store, "found").await.starts_with(b"k8s:enc:aescbc:v1:key2:"));
+}
+
+#[tokio::test]
+async fn without_a_configuration_there_is_nothing_to_reencrypt() {
+    let house = House::new().await;
+    assert_eq!(house.ask(Method::POST, "/encryption/reencrypt", &[], "").await.code, StatusCode::NOT_FOUND);
+}
