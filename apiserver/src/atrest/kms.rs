@@ -38,11 +38,13 @@ pub(super) struct Service {
     client: Client,
     /// What is written with.
     current: RwLock<Option<Arc<Current>>>,
-    /// How stored keys were decrypted, by a digest of what is stored of them.
-    known: Mutex<HashMap<[u8; 32], (Instant, Arc<Unsealer>)>>,
+    known: Mutex<Known>,
     /// When it was asked last, and what came of it. Held while it is asked: others wait for the same answer.
     asked: tokio::sync::Mutex<Asked>,
 }
+
+/// How stored keys were decrypted and when, by a digest of what is stored of them.
+type Known = HashMap<[u8; 32], (Instant, Arc<Unsealer>)>;
 
 #[derive(Default)]
 struct Asked {
