@@ -60,6 +60,21 @@ pub struct SubEntry {
     pub verbs: Vec<String>,
 }
 
+/// A version of a group that another server serves.
+#[derive(Clone, Debug, Default)]
+pub struct Foreign {
+    /// `metrics.k8s.io`
+    pub group: String,
+    /// `v1beta1`
+    pub version: String,
+    /// Group and version priority, higher first.
+    pub priority: (u32, u32),
+    /// Its resources, as that server last showed them: a list of `APIResourceDiscovery`.
+    pub resources: Arc<Value>,
+    /// Whether that server could be asked when it was last tried.
+    pub current: bool,
+}
+
 /// Every resource served, ready to be shown. When a CRD changes, only its group is made anew.
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
@@ -82,6 +97,8 @@ struct Version {
     name: String,
     priority: u32,
     resources: Vec<Entry>,
+    /// What another server shows, if one serves this version.
+    foreign: Option<Foreign>,
 }
 
 /// The built-in resources.
@@ -155,10 +172,10 @@ impl Discovery {
         self.groups.iter().flat_map(|g| g.versions.iter().map(move |v| (g.name.as_str(), v.name.as_str())))
     }
 
-    /// The resources of a group and version; `None` when it is not served.
+    /// The resources of a group and version; `None` when it is not served here.
     pub fn entries(&self, group: &str, version: &str) -> Option<&[Entry]> {
         let group = self.groups.iter().find(|g| g.name == group)?;
-        group.versions.iter().find(|v| v.name == version).map(|v| v.resources.as_slice())
+        group.versions.iter().find(|v| v.name == version && v.foreign.is_none()).map(|v| v.resources.as_slice())
     }
 
     /// `/api`; `address` is the `host:port` clients reach the server at.
@@ -223,13 +240,26 @@ fn joined<'t>(head: &str, items: impl Iterator<Item = &'t str>) -> String {
 impl Group {
     /// Of the entries of one group.
     pub fn new(entries: Vec<Entry>) -> Self {
-        let name = entries.first().map(|e| e.group.clone()).unwrap_or_default();
-        let priority = entries.iter().map(|e| e.priority.0).max().unwrap_or_default();
+        Self::with(entries, Vec::new())
+    }
+
+    /// Of the entries of one group and the versions of it that others serve, each in place of an own one of that name.
+    pub fn with(entries: Vec<Entry>, foreign: Vec<Foreign>) -> Self {
+        let name = entries.first().map(|e| &e.group).or_else(|| foreign.first().map(|f| &f.group)).cloned().unwrap_or_default();
+        let priorities = entries.iter().map(|e| e.priority.0).chain(foreign.iter().map(|f| f.priority.0));
+        let priority = priorities.max().unwrap_or_default();
         let mut versions: Vec<Version> = Vec::new();
+        for one in foreign {
+            versions.push(Version { name: one.version.clone(), priority: one.priority.1, resources: Vec::new(), foreign: Some(one) });
+        }
         for entry in entries {
             match versions.iter_mut().find(|v| v.name == entry.version) {
+                Some(version) if version.foreign.is_some() => {}
                 Some(version) => version.resources.push(entry),
-                None => versions.push(Version { name: entry.version.clone(), priority: entry.priority.1, resources: vec![entry] }),
+                None => {
+                    let (name, priority) = (entry.version.clone(), entry.priority.1);
+                    versions.push(Version { name, priority, resources: vec![entry], foreign: None });
+                }
             }
         }
         versions.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| compare_versions(&b.name, &a.name)));
@@ -249,6 +279,11 @@ impl Group {
         self.versions.iter().flat_map(|v| &v.resources)
     }
 
+    /// Whether nobody serves anything in it.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
     fn summary_value(&self) -> Value {
         let one = |v: &Version| json!({"groupVersion": group_version(&self.name, &v.name), "version": v.name});
         let versions: Vec<Value> = self.versions.iter().map(one).collect();
@@ -259,6 +294,14 @@ impl Group {
     fn aggregated_value(&self) -> Value {
         let metadata = if self.name.is_empty() { json!({}) } else { json!({"name": self.name}) };
         let one = |v: &Version| {
+            if let Some(foreign) = &v.foreign {
+                let freshness = if foreign.current { "Current" } else { "Stale" };
+                let mut shown = json!({"version": v.name, "freshness": freshness});
+                if foreign.resources.as_array().is_some_and(|all| !all.is_empty()) {
+                    shown["resources"] = Value::clone(&foreign.resources);
+                }
+                return shown;
+            }
             let resources: Vec<Value> = v.resources.iter().map(Entry::aggregated).collect();
             json!({"version": v.name, "resources": resources, "freshness": "Current"})
         };

@@ -2,22 +2,35 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use coracle_schema::discovery::{CUSTOM_PRIORITY, Discovery, Entry, Group, SubEntry};
+use coracle_schema::discovery::{CUSTOM_PRIORITY, Discovery, Entry, Foreign, Group, SubEntry};
 
 use crate::registry::{Catalog, Kind, Served, Subresource, Verb};
 
-/// Discovery of all kinds of one catalog. Kept from one catalog to the next, so that a changed CRD costs its group only.
+/// Discovery of all kinds of one catalog and of other servers. Kept from one to the next, so that a changed CRD costs its group only.
 pub struct View {
-    /// The revision of the catalog it is of; `None` before the first.
-    revision: Option<u64>,
+    /// The revisions it is of: of the catalog, and of what others serve; `None` before the first.
+    revision: Option<(u64, u64)>,
     built_in: Vec<Entry>,
-    /// Of each group with custom resources: what is served in it, and how it is shown.
+    /// Of each group with custom resources or of other servers: what is served in it, and how it is shown.
     groups: HashMap<Arc<str>, Shown>,
     discovery: Arc<Discovery>,
 }
 
+/// What other servers serve at one moment.
+#[derive(Clone, Default)]
+pub struct Others {
+    /// Rises with every change.
+    pub revision: u64,
+    /// Version by version.
+    pub versions: Vec<Arc<Foreign>>,
+}
+
 /// What is served in a group, and how that is shown.
-type Shown = (Vec<Arc<Served>>, Arc<Group>);
+struct Shown {
+    served: Vec<Arc<Served>>,
+    foreign: Vec<Arc<Foreign>>,
+    group: Arc<Group>,
+}
 
 impl View {
     /// A view of the built-in resources.
@@ -31,32 +44,41 @@ impl View {
         &self.discovery
     }
 
-    /// Whether it is of this revision of the catalog.
-    pub fn is_of(&self, revision: u64) -> bool {
+    /// Whether it is of these revisions.
+    pub fn is_of(&self, revision: (u64, u64)) -> bool {
         self.revision == Some(revision)
     }
 
-    /// Looks at a catalog; the groups that came, changed or went since the last look.
-    pub fn look(&mut self, catalog: &Catalog) -> Vec<Arc<str>> {
-        if self.revision.is_some_and(|known| known >= catalog.revision()) {
+    /// The revisions it is of.
+    pub fn revision(&self) -> (u64, u64) {
+        self.revision.unwrap_or_default()
+    }
+
+    /// Looks at a catalog and at what others serve; the groups that came, changed or went since the last look.
+    pub fn look(&mut self, catalog: &Catalog, others: &Others) -> Vec<Arc<str>> {
+        let revision = (catalog.revision(), others.revision);
+        if self.revision.is_some_and(|known| known.0 >= revision.0 && known.1 >= revision.1) {
             return Vec::new();
         }
-        self.revision = Some(catalog.revision());
-        let mut served: HashMap<Arc<str>, Vec<Arc<Served>>> = HashMap::new();
+        self.revision = Some(revision);
+        let mut all: HashMap<Arc<str>, (Vec<Arc<Served>>, Vec<Arc<Foreign>>)> = HashMap::new();
         for one in catalog.custom() {
-            served.entry(Arc::clone(&one.stored.gvk.group)).or_default().push(Arc::clone(one));
+            all.entry(Arc::clone(&one.stored.gvk.group)).or_default().0.push(Arc::clone(one));
         }
-        let same = |a: &[Arc<Served>], b: &[Arc<Served>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
-        let mut moved: Vec<Arc<str>> = self.groups.keys().filter(|group| !served.contains_key(*group)).cloned().collect();
-        self.groups.retain(|group, _| served.contains_key(group));
-        for (group, all) in served {
-            if self.groups.get(&group).is_some_and(|(known, _)| same(known, &all)) {
+        for one in &others.versions {
+            all.entry(one.group.as_str().into()).or_default().1.push(Arc::clone(one));
+        }
+        let mut moved: Vec<Arc<str>> = self.groups.keys().filter(|group| !all.contains_key(*group)).cloned().collect();
+        self.groups.retain(|group, _| all.contains_key(group));
+        for (group, (served, foreign)) in all {
+            if self.groups.get(&group).is_some_and(|known| same(&known.served, &served) && same(&known.foreign, &foreign)) {
                 continue;
             }
             let own = self.built_in.iter().filter(|entry| *entry.group == *group).cloned();
-            let made = Group::new(own.chain(all.iter().flat_map(|served| entries(served))).collect());
+            let own = own.chain(served.iter().flat_map(|served| entries(served))).collect();
+            let made = Group::with(own, foreign.iter().map(|one| Foreign::clone(one)).collect());
             moved.push(Arc::clone(&group));
-            self.groups.insert(group, (all, Arc::new(made)));
+            self.groups.insert(group, Shown { served, foreign, group: Arc::new(made) });
         }
         if moved.is_empty() {
             return moved;
@@ -64,7 +86,7 @@ impl View {
         let built_in = self.discovery.groups().iter().filter(|group| !moved.iter().any(|m| **m == *group.name())).cloned();
         let built_in: Vec<Arc<Group>> = built_in.filter(|group| !self.groups.contains_key(group.name())).collect();
         let lost = moved.iter().filter(|group| !self.groups.contains_key(*group)).filter_map(|group| self.built_in_group(group));
-        let custom = self.groups.values().filter(|(_, group)| group.entries().next().is_some()).map(|(_, group)| Arc::clone(group));
+        let custom = self.groups.values().filter(|shown| !shown.group.is_empty()).map(|shown| Arc::clone(&shown.group));
         self.discovery = Arc::new(Discovery::of(built_in.into_iter().chain(lost).chain(custom).collect()));
         moved
     }
@@ -74,6 +96,10 @@ impl View {
         let entries: Vec<Entry> = self.built_in.iter().filter(|entry| entry.group == group).cloned().collect();
         (!entries.is_empty()).then(|| Arc::new(Group::new(entries)))
     }
+}
+
+fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 /// An entry for each version that is served.

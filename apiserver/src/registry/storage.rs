@@ -42,6 +42,8 @@ pub struct Storage {
     defined: AtomicU64,
     /// How far it is.
     served: watch::Sender<u64>,
+    /// The revision of the catalog.
+    kinds: watch::Sender<u64>,
 }
 
 /// An object as it is stored now.
@@ -84,6 +86,7 @@ impl Storage {
             at_rest,
             defined: AtomicU64::new(0),
             served: watch::Sender::new(0),
+            kinds: watch::Sender::new(0),
         })
     }
 
@@ -141,6 +144,11 @@ impl Storage {
         Arc::clone(&self.catalog.read())
     }
 
+    /// Tells when kinds have come, changed or gone.
+    pub fn catalog_changes(&self) -> watch::Receiver<u64> {
+        self.kinds.subscribe()
+    }
+
     /// From now on what a CRD serves is this. With `reload`, objects are read again, and watches of them end: they mean something else.
     pub fn serve(&self, served: Served, reload: bool) {
         if let Some(prefix) = served.stored.prefix.clone() {
@@ -151,6 +159,7 @@ impl Storage {
         }
         let mut catalog = self.catalog.write();
         *catalog = Arc::new(catalog.with(served));
+        self.kinds.send_replace(catalog.revision());
     }
 
     /// From now on the resource is not served; watches of its objects end.
@@ -158,6 +167,7 @@ impl Storage {
         let mut catalog = self.catalog.write();
         let Some(served) = catalog.of_crd(group, resource).cloned() else { return };
         *catalog = Arc::new(catalog.without(group, resource));
+        self.kinds.send_replace(catalog.revision());
         drop(catalog);
         if let Some(prefix) = &served.stored.prefix {
             self.items.remove(prefix);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    extensions::discovery::View,
+    extensions::discovery::{Others, View},
     registry::Catalog,
     wire::{Answer, Body, Status, answer},
 };
@@ -57,7 +57,7 @@ pub struct Document {
 pub struct Seen {
     /// How they are shown.
     pub discovery: Arc<Discovery>,
-    revision: u64,
+    revision: (u64, u64),
 }
 
 impl Documents {
@@ -66,16 +66,16 @@ impl Documents {
         Self(Mutex::new(State { view: View::new(built_in), kept: Vec::new(), size: 0 }))
     }
 
-    /// The kinds of a catalog. Documents that no longer say what is there are forgotten.
-    pub fn look(&self, catalog: &Catalog) -> Seen {
+    /// The kinds of a catalog and of other servers. Documents that no longer say what is there are forgotten.
+    pub fn look(&self, catalog: &Catalog, others: &Others) -> Seen {
         let mut state = self.0.lock();
-        let moved = state.view.look(catalog);
+        let moved = state.view.look(catalog, others);
         if !moved.is_empty() {
             let stale = |key: &Key| key.group.as_ref().is_none_or(|group| moved.iter().any(|m| **m == **group));
             state.kept.retain(|(key, _)| !stale(key));
             state.size = state.kept.iter().map(|(_, document)| document.body.len()).sum();
         }
-        Seen { discovery: Arc::clone(state.view.discovery()), revision: catalog.revision() }
+        Seen { discovery: Arc::clone(state.view.discovery()), revision: state.view.revision() }
     }
 
     /// A document at hand.
@@ -171,12 +171,12 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_what_was_made_of_other_kinds_is_not_kept() {
         let documents = Documents::new(Vec::new());
-        let seen = documents.look(&Catalog::default());
+        let seen = documents.look(&Catalog::default(), &Others::default());
         for at in 0..KEPT + 10 {
             documents.keep(key(&at.to_string(), Some("g")), Document::new(b"t".to_vec(), None).unwrap(), &seen);
         }
         assert!(documents.get(&key("0", Some("g"))).is_none() && documents.get(&key("20", Some("g"))).is_some());
-        let old = Seen { revision: 7, ..seen };
+        let old = Seen { revision: (7, 0), ..seen };
         documents.keep(key("old", None), Document::new(b"t".to_vec(), None).unwrap(), &old);
         assert!(documents.get(&key("old", None)).is_none());
     }

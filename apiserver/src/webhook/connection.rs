@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::{
     body::Incoming,
-    client::conn::{http1, http2},
+    client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
@@ -21,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use super::{
-    Said,
+    Question, Said,
     place::{Address, Place, authority},
     words,
 };
@@ -30,6 +29,8 @@ use super::{
 const IDLE: usize = 25;
 /// How long they are (`IdleConnTimeout`).
 const IDLE_TIME: Duration = Duration::from_secs(90);
+/// Questions at a time over one connection of many: Go's servers take 250.
+const STREAMS: usize = 200;
 
 /// The connections of one webhook.
 #[derive(Default)]
@@ -44,9 +45,16 @@ struct Idle {
 }
 
 /// What carries questions: one at a time, or many.
-enum Connection {
-    One(http1::SendRequest<Full<Bytes>>),
-    Many(http2::SendRequest<Full<Bytes>>),
+pub(super) enum Connection {
+    One(http1::SendRequest<Question>),
+    /// The second is held by whoever still reads an answer.
+    Many(http2::SendRequest<Question>, Arc<()>),
+}
+
+/// Why a question was not answered, and the question when it never left.
+pub(super) struct Unsent {
+    pub(super) why: String,
+    pub(super) question: Option<Request<Question>>,
 }
 
 /// Why there is no answer.
@@ -64,7 +72,7 @@ impl Pool {
         addresses: &[Address],
         place: &Place,
         tls: &Arc<Tls>,
-        request: impl Fn() -> Request<Full<Bytes>>,
+        request: impl Fn() -> Request<Question>,
         largest: usize,
     ) -> Result<Said, Fault> {
         while let Some((address, connection)) = self.take(addresses) {
@@ -72,15 +80,15 @@ impl Pool {
             match connection.send(request(), place).await {
                 Ok(answer) => return self.read(answer, address, connection, largest).await,
                 // The other side closed it meanwhile: nothing was asked yet.
-                Err((_, true)) => {}
-                Err((why, false)) => return Err(Fault::Before(why)),
+                Err(Unsent { question: Some(_), .. }) => {}
+                Err(Unsent { why, .. }) => return Err(Fault::Before(why)),
             }
         }
         let mut last = "no address".to_owned();
         for address in addresses {
             match dial(address, place, tls).await {
                 Ok(mut connection) => {
-                    let answer = connection.send(request(), place).await.map_err(|(why, _)| Fault::Before(why))?;
+                    let answer = connection.send(request(), place).await.map_err(|unsent| Fault::Before(unsent.why))?;
                     return self.read(answer, address.clone(), connection, largest).await;
                 }
                 Err(why) => last = why,
@@ -90,12 +98,12 @@ impl Pool {
     }
 
     /// A connection to one of these addresses that still stands.
-    fn take(&self, addresses: &[Address]) -> Option<(Address, Connection)> {
+    pub(super) fn take(&self, addresses: &[Address]) -> Option<(Address, Connection)> {
         let mut idle = self.idle.lock();
         idle.retain(|kept| kept.since.elapsed() < IDLE_TIME && kept.connection.stands());
-        let at = idle.iter().rposition(|kept| addresses.contains(&kept.address))?;
-        if let Connection::Many(sender) = &idle[at].connection {
-            return Some((idle[at].address.clone(), Connection::Many(sender.clone())));
+        let at = idle.iter().rposition(|kept| addresses.contains(&kept.address) && kept.connection.has_room())?;
+        if let Connection::Many(sender, uses) = &idle[at].connection {
+            return Some((idle[at].address.clone(), Connection::Many(sender.clone(), uses.clone())));
         }
         let Idle { address, connection, .. } = idle.swap_remove(at);
         Some((address, connection))
@@ -111,14 +119,19 @@ impl Pool {
     ) -> Result<Said, Fault> {
         let (head, body) = answer.into_parts();
         let read = Limited::new(body, largest).collect().await.map_err(|e| Fault::Reading(broken(&*e, largest)))?;
-        let mut idle = self.idle.lock();
-        let known = matches!(connection, Connection::Many(_)) && idle.iter().any(|kept| kept.address == address);
-        if !known && idle.len() < IDLE {
-            idle.push(Idle { address, connection, since: Instant::now() });
-        } else if let Some(kept) = idle.iter_mut().find(|kept| known && kept.address == address) {
-            kept.since = Instant::now();
-        }
+        self.keep(address, connection);
         Ok(Said { code: head.status, headers: head.headers, body: read.to_bytes() })
+    }
+
+    /// Keeps a connection for the next question. One of many is kept from its first question on, and once.
+    pub(super) fn keep(&self, address: Address, connection: Connection) {
+        let mut idle = self.idle.lock();
+        let same = |kept: &&mut Idle| matches!((&kept.connection, &connection), (Connection::Many(_, a), Connection::Many(_, b)) if Arc::ptr_eq(a, b));
+        if let Some(kept) = idle.iter_mut().find(same) {
+            kept.since = Instant::now();
+        } else if idle.len() < IDLE {
+            idle.push(Idle { address, connection, since: Instant::now() });
+        }
     }
 }
 
@@ -136,41 +149,47 @@ impl Connection {
     fn stands(&self) -> bool {
         match self {
             Self::One(sender) => !sender.is_closed(),
-            Self::Many(sender) => !sender.is_closed(),
+            Self::Many(sender, _) => !sender.is_closed(),
         }
     }
 
-    /// Sends; the error says, too, whether the question never left.
-    async fn send(&mut self, mut request: Request<Full<Bytes>>, place: &Place) -> Result<http::Response<Incoming>, (String, bool)> {
-        let unsendable = |e: &dyn std::fmt::Display| (format!("invalid URL: {e}"), false);
+    fn has_room(&self) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Many(_, uses) => Arc::strong_count(uses) <= STREAMS,
+        }
+    }
+
+    /// Sends; the error has the question when it never left.
+    pub(super) async fn send(&mut self, mut request: Request<Question>, place: &Place) -> Result<http::Response<Incoming>, Unsent> {
+        let unsendable = |e: &dyn std::fmt::Display| Unsent { why: format!("invalid URL: {e}"), question: None };
+        let failed = |mut e: TrySendError<Request<Question>>| Unsent { why: words::sending(e.error()), question: e.take_message() };
         match self {
             Self::One(sender) => {
                 *request.uri_mut() = place.path.parse().map_err(|e| unsendable(&e))?;
                 let host = http::HeaderValue::from_str(&place.authority).map_err(|e| unsendable(&e))?;
                 request.headers_mut().insert(header::HOST, host);
+                *request.version_mut() = http::Version::HTTP_11;
                 if sender.ready().await.is_err() {
-                    return Err(("EOF".to_owned(), true));
+                    return Err(Unsent { why: "EOF".to_owned(), question: Some(request) });
                 }
-                sender.try_send_request(request).await.map_err(|mut e| {
-                    let unsent = e.take_message().is_some();
-                    (words::sending(e.error()), unsent)
-                })
+                sender.try_send_request(request).await.map_err(failed)
             }
-            Self::Many(sender) => {
+            Self::Many(sender, _) => {
                 *request.uri_mut() = place.url().parse::<Uri>().map_err(|e| unsendable(&e))?;
+                request.headers_mut().remove(header::HOST);
+                *request.version_mut() = http::Version::HTTP_2;
                 if sender.ready().await.is_err() {
-                    return Err(("EOF".to_owned(), true));
+                    return Err(Unsent { why: "EOF".to_owned(), question: Some(request) });
                 }
-                sender.try_send_request(request).await.map_err(|mut e| {
-                    let unsent = e.take_message().is_some();
-                    (words::sending(e.error()), unsent)
-                })
+                sender.try_send_request(request).await.map_err(failed)
             }
         }
     }
 }
 
-async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
+/// A new connection to an address.
+pub(super) async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
     let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| words::dial(&authority(host, *port), &e))?;
     let _ = stream.set_nodelay(true);
     if place.plain {
@@ -182,7 +201,7 @@ async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<C
         let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (sender, connection) = made.map_err(|e| words::sending(&e))?;
         tokio::spawn(async move { ended(connection.await) });
-        return Ok(Connection::Many(sender));
+        return Ok(Connection::Many(sender, Arc::default()));
     }
     one(stream).await
 }
@@ -191,7 +210,7 @@ async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<C
 async fn one<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Result<Connection, String> {
     let (sender, connection) =
         http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await.map_err(|e| words::sending(&e))?;
-    tokio::spawn(async move { ended(connection.await) });
+    tokio::spawn(async move { ended(connection.with_upgrades().await) });
     Ok(Connection::One(sender))
 }
 

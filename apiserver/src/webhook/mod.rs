@@ -7,28 +7,31 @@
 //! | `kubeconfig` | where it goes, and as whom, by a kubeconfig file |
 //! | `trust` | whom a `caBundle` makes us believe |
 //! | `connection` | dialling, TLS and the connections kept |
+//! | `forward` | whole requests passed on to a service, and its answers streamed back |
 //! | `retry` | asking again, as the reviews of authentication and authorization do |
 //! | `words` | what Go's clients say of what went wrong |
 //!
-//! Conversions of custom resources, admission, authentication and whatever else asks anybody go through the same door.
+//! Conversions of custom resources, admission, authentication and whatever else asks anybody go through the same door, and requests for other API
+//! servers leave by it.
 
 mod connection;
+pub(crate) mod forward;
 mod kubeconfig;
 mod place;
 mod retry;
 mod trust;
 mod words;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig as Tls, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -37,8 +40,15 @@ pub use kubeconfig::Kubeconfig;
 pub(crate) use retry::Backoff;
 pub(crate) use words::answered;
 
-use self::{connection::Pool, place::Place, trust::Bundle};
+use self::{
+    connection::Pool,
+    place::Place,
+    trust::{Anyone, Bundle},
+};
 use crate::registry::Reader;
+
+/// What is asked: bytes, or what streams in from somebody else.
+pub(crate) type Question = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Where systems keep the certificates they trust.
 const SYSTEM: [&str; 4] =
@@ -198,7 +208,7 @@ impl Webhook {
         let line = self.line().map_err(connection::Fault::Before)?;
         let addresses = place.addresses(&self.config, self.reader.as_deref()).await.map_err(connection::Fault::Before)?;
         let request = || {
-            let body = Full::new(body.clone());
+            let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
             let mut request = Request::new(body);
             method.clone_into(request.method_mut());
             let headers = request.headers_mut();
@@ -272,22 +282,50 @@ fn system_roots() -> RootCertStore {
 }
 
 fn tls(of: &ClientConfig) -> Result<Arc<Tls>, String> {
+    // Behind a service or a name may stand several; each question may then go to another. Here is only one.
+    let protocols: &[&str] = if place::is_local(of) { &["h2", "http/1.1"] } else { &["http/1.1"] };
+    client(&Trust { bundle: of.ca_bundle.as_deref(), insecure: false, identity: None, protocols })
+}
+
+/// Who a client shows to be.
+pub(crate) struct Identity {
+    /// Its certificate and those between it and the authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// Whom a client believes, and who it shows to be.
+pub(crate) struct Trust<'a> {
+    /// Base64 of PEM; absent or empty: the authorities of the system.
+    pub bundle: Option<&'a str>,
+    /// Believe anybody (`insecureSkipTLSVerify`).
+    pub insecure: bool,
+    /// The client's certificate.
+    pub identity: Option<&'a Identity>,
+    /// ALPN, first choice first.
+    pub protocols: &'a [&'a str],
+}
+
+/// TLS of a client. The error says which certificate cannot be used.
+pub(crate) fn client(of: &Trust<'_>) -> Result<Arc<Tls>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = Tls::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let config = match of.ca_bundle.as_deref().filter(|b| !b.trim().is_empty()) {
+    let config = match of.bundle.filter(|b| !b.trim().is_empty()) {
+        _ if of.insecure => config.dangerous().with_custom_certificate_verifier(Arc::new(Anyone::new(&provider))),
         Some(bundle) => {
             let bundle = Bundle::new(certificates(bundle)?, provider)?;
             config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
         }
         None => config.with_root_certificates(system_roots()),
     };
-    let mut config = config.with_no_client_auth();
-    // Behind a service or a name may stand several; each question may then go to another. Here is only one.
-    if place::is_local(of) {
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    } else {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    }
+    let mut config = match of.identity {
+        None => config.with_no_client_auth(),
+        Some(Identity { chain, key }) => {
+            config.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(|e| format!("the client certificate is unusable: {e}"))?
+        }
+    };
+    config.alpn_protocols = of.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Place {
 }
 
 /// An address to dial.
-pub(super) type Address = (String, u16);
+pub(crate) type Address = (String, u16);
 
 /// The address as configured, without the timeout.
 pub(super) fn url(config: &ClientConfig) -> String {
@@ -87,6 +87,14 @@ impl Place {
         Ok(Self { origin: format!("{scheme}://{given}"), authority: given, path, host: name.clone(), name, port, plain })
     }
 
+    /// A path (with its query) at a service.
+    pub(super) fn at_service(service: &ServiceReference, path: &str) -> Self {
+        let port = service.port.unwrap_or(443);
+        let name = format!("{}.{}.svc", service.name, service.namespace);
+        let authority = format!("{name}:{port}");
+        Self { origin: format!("https://{authority}"), authority, path: path.to_owned(), host: name.clone(), name, port, plain: false }
+    }
+
     /// The whole address, as messages show it.
     pub(super) fn url(&self) -> String {
         format!("{}{}", self.origin, self.path)
@@ -120,7 +128,7 @@ impl Place {
 }
 
 /// Where the service's port is answered.
-async fn endpoints(of: &ServiceReference, reader: &dyn Reader) -> Result<Vec<Address>, String> {
+pub(super) async fn endpoints(of: &ServiceReference, reader: &dyn Reader) -> Result<Vec<Address>, String> {
     let found = reader.get("", "services", &of.namespace, &of.name).await.map_err(|s| s.message)?;
     let service: Value = match found {
         Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),

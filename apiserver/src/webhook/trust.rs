@@ -76,7 +76,8 @@ impl ServerCertVerifier for Bundle {
     }
 }
 
-/// Believes everybody, because a kubeconfig says `insecure-skip-tls-verify`.
+/// Believes any server that holds the key of the certificate it shows: a kubeconfig says `insecure-skip-tls-verify`, or an `APIService`
+/// `insecureSkipTLSVerify`.
 #[derive(Debug)]
 pub(super) struct Anyone(WebPkiSupportedAlgorithms);
 

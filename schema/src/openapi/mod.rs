@@ -27,7 +27,7 @@ pub use definitions::definition_name;
 pub fn index(discovery: &Discovery, seed: &str) -> Value {
     let mut paths = Map::new();
     for (group, version) in discovery.group_versions() {
-        let entries = discovery.entries(group, version).unwrap_or_default();
+        let Some(entries) = discovery.entries(group, version) else { continue };
         let path = document_path(group, version);
         let url = format!("/openapi/v3/{path}?hash={}", hash(entries, seed));
         paths.insert(path, json!({"serverRelativeURL": url}));

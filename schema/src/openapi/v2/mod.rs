@@ -2,10 +2,12 @@
 //! built-in, custom and other servers' kinds come into it alike, and only one of them is in memory beside it.
 
 mod convert;
+mod merge;
 mod proto;
 
 use serde_json::{Map, Value, json};
 
+pub use merge::{filtered, merge};
 pub use proto::protobuf;
 
 /// The media types of the protobuf form: how it is answered, and how old clients ask for it, which is no media type in Go's eyes.

@@ -1,0 +1,175 @@
+//! Whole requests passed on to a service of this cluster, their bodies and answers streamed, and connections that leave HTTP.
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::BoxStream};
+use http::{Request, Response, response::Parts};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use parking_lot::Mutex;
+use rustls::ClientConfig as Tls;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{
+    Identity, Question, ServiceReference, Trust, client,
+    connection::{Connection, Pool, Unsent, dial},
+    place::{self, Address, Place, authority},
+};
+use crate::registry::Reader;
+
+/// Time to reach a service and shake hands (`net.Dialer` of client-go's transports).
+const DIAL: Duration = Duration::from_secs(30);
+
+/// A service that requests are passed on to, and the connections to it.
+pub(crate) struct Link {
+    service: ServiceReference,
+    tls: Arc<Tls>,
+    /// For connections that leave HTTP: those are of version 1.
+    upgradable: OnceLock<Arc<Tls>>,
+    pool: Arc<Pool>,
+    /// Where it is; `None` until somebody has looked since it moved.
+    addresses: Mutex<Option<Arc<[Address]>>>,
+}
+
+/// How a service is recognised.
+pub(crate) struct Terms<'a> {
+    /// `caBundle`, base64 of PEM.
+    pub bundle: Option<&'a str>,
+    /// `insecureSkipTLSVerify`.
+    pub insecure: bool,
+    /// The certificate shown to it.
+    pub identity: Option<&'a Identity>,
+}
+
+/// What a service answered: its body as it comes.
+pub(crate) type Frames = BoxStream<'static, io::Result<bytes::Bytes>>;
+
+impl Link {
+    /// The error says which certificate cannot be used.
+    pub(crate) fn new(service: ServiceReference, terms: &Terms<'_>) -> Result<Self, String> {
+        let trust = Trust { bundle: terms.bundle, insecure: terms.insecure, identity: terms.identity, protocols: &["h2", "http/1.1"] };
+        Ok(Self { service, tls: client(&trust)?, upgradable: OnceLock::new(), pool: Arc::default(), addresses: Mutex::new(None) })
+    }
+
+    /// Its endpoints or its service have changed.
+    pub(crate) fn moved(&self) {
+        *self.addresses.lock() = None;
+    }
+
+    /// Where it is. The error is what upstream's resolver says.
+    pub(crate) async fn addresses(&self, reader: &dyn Reader) -> Result<Arc<[Address]>, String> {
+        if let Some(known) = &*self.addresses.lock() {
+            return Ok(Arc::clone(known));
+        }
+        let found: Arc<[Address]> = place::endpoints(&self.service, reader).await?.into();
+        *self.addresses.lock() = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// `https://ADDRESS` of the endpoint that is asked first.
+    pub(crate) async fn origin(&self, reader: &dyn Reader) -> Result<String, String> {
+        let addresses = self.addresses(reader).await?;
+        let (host, port) = addresses.first().ok_or("no address")?;
+        Ok(format!("https://{}", authority(host, *port)))
+    }
+
+    /// Passes a request on; the path and query of its URI count. The error is what Go's transport says.
+    pub(crate) async fn send(&self, addresses: &[Address], request: Request<Question>) -> Result<(Parts, Frames), String> {
+        let place = self.place(&request);
+        let mut request = request;
+        while let Some((address, mut connection)) = self.pool.take(addresses) {
+            match connection.send(request, &place).await {
+                Ok(answer) => return Ok(self.answered(answer, address, connection)),
+                Err(Unsent { question: Some(unsent), .. }) => request = unsent,
+                Err(Unsent { why, .. }) => return Err(why),
+            }
+        }
+        let (address, mut connection) = self.dial(addresses, &place, &self.tls).await?;
+        if let Connection::Many(sender, uses) = &connection {
+            self.pool.keep(address.clone(), Connection::Many(sender.clone(), uses.clone()));
+        }
+        match connection.send(request, &place).await {
+            Ok(answer) => Ok(self.answered(answer, address, connection)),
+            Err(unsent) => Err(unsent.why),
+        }
+    }
+
+    /// Passes a request for an upgrade on; the connection is the answer's if it says 101.
+    pub(crate) async fn upgrade(&self, addresses: &[Address], request: Request<Question>) -> Result<(Parts, Frames, OnUpgrade), String> {
+        let place = self.place(&request);
+        let tls = self.upgradable.get_or_init(|| {
+            let mut tls = Tls::clone(&self.tls);
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(tls)
+        });
+        let dialled = self.dial(addresses, &place, tls).await.map_err(|why| format!("error dialing backend: {why}"))?;
+        let (_, mut connection) = dialled;
+        let mut answer = connection.send(request, &place).await.map_err(|unsent| format!("error sending request: {}", unsent.why))?;
+        let theirs = hyper::upgrade::on(&mut answer);
+        let (parts, body) = answer.into_parts();
+        Ok((parts, frames(Reading { body, connection, back: None }), theirs))
+    }
+
+    fn place(&self, request: &Request<Question>) -> Place {
+        Place::at_service(&self.service, request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+    }
+
+    async fn dial(&self, addresses: &[Address], place: &Place, tls: &Arc<Tls>) -> Result<(Address, Connection), String> {
+        let mut last = "no address".to_owned();
+        for address in addresses {
+            match timeout(DIAL, dial(address, place, tls)).await {
+                Ok(Ok(connection)) => return Ok((address.clone(), connection)),
+                Ok(Err(why)) => last = why,
+                Err(_) => last = format!("dial tcp {}: i/o timeout", authority(&address.0, address.1)),
+            }
+        }
+        Err(last)
+    }
+
+    /// The answer; its connection is free for the next question when its body has ended.
+    fn answered(&self, answer: Response<Incoming>, address: Address, connection: Connection) -> (Parts, Frames) {
+        let (parts, body) = answer.into_parts();
+        let back = matches!(connection, Connection::One(_)).then(|| (Arc::clone(&self.pool), address));
+        (parts, frames(Reading { body, connection, back }))
+    }
+}
+
+/// An answer that is being read.
+struct Reading {
+    body: Incoming,
+    connection: Connection,
+    /// Where the connection goes when the body has ended.
+    back: Option<(Arc<Pool>, Address)>,
+}
+
+/// The data of an answer's body. One that breaks off gives its connection to nobody.
+fn frames(reading: Reading) -> Frames {
+    futures::stream::unfold(Some(reading), |reading| async move {
+        let mut reading = reading?;
+        loop {
+            match reading.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some((Ok(data), Some(reading)));
+                    }
+                }
+                Some(Err(error)) => {
+                    debug!(%error, "an answer that is passed on broke off");
+                    return Some((Err(io::Error::other(error)), None));
+                }
+                None => {
+                    if let Some((pool, address)) = reading.back {
+                        pool.keep(address, reading.connection);
+                    }
+                    return None;
+                }
+            }
+        }
+    })
+    .boxed()
+}
