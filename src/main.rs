@@ -9,6 +9,7 @@ mod commands;
 mod dropin;
 mod encryption;
 mod files;
+mod front;
 mod kubeconfig;
 mod lock;
 mod machine;

@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags};
+use crate::{
+    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags,
+};
 
 /// A Kubernetes cluster in one small binary.
 #[derive(Parser, Debug)]
@@ -130,6 +132,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) encryption: EncryptionFlags,
+
+    #[command(flatten)]
+    pub(crate) front: FrontFlags,
 
     /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]

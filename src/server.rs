@@ -35,9 +35,6 @@ use crate::{
 
 /// The rooms have this long to finish what they began.
 const ROOMS_GRACE: Duration = Duration::from_secs(2);
-/// Reads and writes in flight at most, as upstream's defaults.
-const MAX_READS: usize = 400;
-const MAX_WRITES: usize = 200;
 
 /// The stack of a thread: for the deepest expressions, schemas and bodies that are allowed, also in unoptimized builds. What is not used
 /// costs no memory.
@@ -145,10 +142,16 @@ fn server_options(
         audit: options.audit.clone().into(),
         encryption: options.encryption.clone().options()?,
         agent_tls: Some(renewal.agent_client()),
-        max_reads: MAX_READS,
-        max_writes: MAX_WRITES,
+        aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
+        flow: options.front.flow()?,
         clock,
     })
+}
+
+/// The certificate and key the aggregator shows to other API servers when no flags name others.
+fn front_proxy_files(options: &ServerOptions) -> (PathBuf, PathBuf) {
+    let file = |extension: &str| options.data_dir.join("pki").join(certs::FRONT_PROXY).with_extension(extension);
+    (file("crt"), file("key"))
 }
 
 /// What front proxies may say: the aggregator's own, and those of the flags.

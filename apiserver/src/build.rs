@@ -10,12 +10,14 @@ use tracing::warn;
 use crate::{
     Error, Options, Server,
     admission::{self, matching::Equivalents, policy, webhook},
+    aggregator::{self, Aggregator},
     atrest::{self, AtRest},
     audit::Audit,
     authn::{Authenticator, published},
     authz::{Authorizers, Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     extensions::Follower,
+    flow::{self, Flow},
     kinds,
     registry::{
         Reader, Storage, Writer,
@@ -124,14 +126,29 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
             .boxed(),
     );
 
+    let registering = following.clone();
     let (follower, definitions) = Follower::start(api.clone(), reader.clone(), following).await?;
     spawn(follower.run(definitions).boxed());
+    let flow = if options.flow.fair {
+        let flow = Arc::new(Flow::new(&options.flow));
+        let (follower, changes) = flow::Follower::start(flow.clone(), api.clone(), &*reader, registering.clone()).await?;
+        spawn(follower.run(changes).boxed());
+        Some(flow)
+    } else {
+        None
+    };
+    let aggregator = Arc::new(Aggregator::new(options.aggregator, reader.clone()).map_err(Error::Options)?);
+    let (follower, services) = aggregator::Follower::start(aggregator.clone(), api.clone(), registering).await?;
+    spawn(follower.run(services).boxed());
 
     let address = std::net::SocketAddr::new(options.facts.advertise_address, options.facts.secure_port).to_string();
     let layers = Arc::new(Layers {
+        aggregator,
         api,
         audit,
-        limits: Limits::new(options.max_reads, options.max_writes),
+        flow,
+        limits: Limits::new(options.flow.max_reads, options.flow.max_writes),
+        timeout: options.flow.timeout,
         paths: Paths::new(discovery::built_in(&tables), address),
     });
     layers.paths.set_started();

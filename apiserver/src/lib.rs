@@ -4,12 +4,14 @@
 //! `kinds` holds the odd rules of single kinds and depends on `registry` only; `wire` (encodings) is a leaf.
 
 pub mod admission;
+pub mod aggregator;
 pub mod atrest;
 pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod extensions;
+pub mod flow;
 pub mod kinds;
 pub mod registry;
 pub mod request;
@@ -58,10 +60,10 @@ pub struct Options {
     pub encryption: Option<atrest::Options>,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
     pub agent_tls: Option<Arc<rustls::ClientConfig>>,
-    /// Reads in flight at most (`--max-requests-inflight`).
-    pub max_reads: usize,
-    /// Writes in flight at most (`--max-mutating-requests-inflight`).
-    pub max_writes: usize,
+    /// How other API servers are spoken to.
+    pub aggregator: aggregator::Options,
+    /// How many requests at a time, and who goes first.
+    pub flow: flow::Options,
     /// The time.
     pub clock: Clock,
 }

@@ -48,8 +48,8 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         audit: coracle_apiserver::audit::Options::default(),
         encryption: None,
         agent_tls: None,
-        max_reads: 400,
-        max_writes: 200,
+        aggregator: Default::default(),
+        flow: Default::default(),
         clock: Arc::new(jiff::Timestamp::now),
     };
     House { server: Server::build(options).await.unwrap(), user: Arc::new(User::new("admin", &["system:masters"])) }

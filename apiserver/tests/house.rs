@@ -77,8 +77,8 @@ impl House {
             audit: audit::Options::default(),
             encryption: None,
             agent_tls: None,
-            max_reads: 400,
-            max_writes: 200,
+            aggregator: Default::default(),
+            flow: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

@@ -8,9 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges, atrest, audit,
+    Ranges, aggregator, atrest, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
+    flow,
     kinds::capabilities::Capabilities,
 };
 
@@ -19,14 +20,14 @@ use super::{
     flags::{Flags, duration},
     keys,
 };
-use crate::{audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, machine};
+use crate::{
+    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags, machine,
+};
 
 /// Upstream's defaults.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
 const NODE_PORTS: &str = "30000-32767";
 const PORT: u16 = 6443;
-const MAX_READS: usize = 400;
-const MAX_WRITES: usize = 200;
 
 /// A kube-apiserver's settings with nothing left open.
 pub(crate) struct Settings {
@@ -44,8 +45,8 @@ pub(crate) struct Settings {
     pub(crate) audit: audit::Options,
     pub(crate) encryption: Option<atrest::Options>,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
-    pub(crate) max_reads: usize,
-    pub(crate) max_writes: usize,
+    pub(crate) aggregator: aggregator::Options,
+    pub(crate) flow: flow::Options,
     /// `--etcd-servers`, as given.
     pub(crate) stores: String,
     /// As kube-controller-manager's `--controllers`; empty: none run.
@@ -75,6 +76,7 @@ impl Settings {
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
         let users = AuthenticationFlags::of(|name| flags.all(name))?;
+        let front = FrontFlags::of(|name| flags.last(name))?;
         // As upstream, everything is allowed when nothing is said.
         let mut authorization = AuthorizationFlags::of(|name| flags.last(name), |name| flags.list(name)).options(&[Mode::AlwaysAllow])?;
         let hollow_nodes = hollow_nodes(flags)?;
@@ -96,8 +98,8 @@ impl Settings {
             audit: AuditFlags::of(|name| flags.last(name))?.into(),
             encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,
             agent_tls: keys::to_agents(flags)?,
-            max_reads: limit(flags, "max-requests-inflight", MAX_READS)?,
-            max_writes: limit(flags, "max-mutating-requests-inflight", MAX_WRITES)?,
+            aggregator: front.aggregator(None)?,
+            flow: front.flow()?,
             stores: flags.list("etcd-servers").join(","),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
@@ -203,16 +205,6 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
         extend_tokens: flags.switch("service-account-extend-token-expiration").unwrap_or(true),
         ..options
     })
-}
-
-/// A number of requests; 0 is no limit, as upstream.
-fn limit(flags: &Flags, name: &str, default: usize) -> Result<usize> {
-    let Some(text) = flags.last(name) else { return Ok(default) };
-    match text.parse::<usize>() {
-        Ok(0) => Ok(tokio::sync::Semaphore::MAX_PERMITS >> 1),
-        Ok(limit) => Ok(limit),
-        Err(_) => bail!("--{name} can not be negative value"),
-    }
 }
 
 #[cfg(test)]

@@ -125,8 +125,8 @@ fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>)
         audit: settings.audit,
         encryption: settings.encryption,
         agent_tls,
-        max_reads: settings.max_reads,
-        max_writes: settings.max_writes,
+        aggregator: settings.aggregator,
+        flow: settings.flow,
         clock,
     })
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_schema::decode::FieldValidation;
 use http::{HeaderMap, Method, Uri};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::{
@@ -62,7 +63,7 @@ impl ApiWriter {
             ..RequestInfo::default()
         };
         Call {
-            info,
+            info: Arc::new(info),
             query: Query::default(),
             method: if verb == "create" { Method::POST } else { Method::PUT },
             uri: Uri::default(),
@@ -72,6 +73,7 @@ impl ApiWriter {
             upgrade: None,
             annotations: Arc::default(),
             trail: None,
+            beginning: Mutex::default(),
         }
     }
 }

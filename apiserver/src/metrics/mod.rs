@@ -56,7 +56,12 @@ pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {
     ALL.iter().flat_map(|families| families.iter()).for_each(|family| family.write(&mut page));
     gathered::write(&mut page, layers).await;
     process::write(&mut page);
-    as_text(page)
+    let mut text = page.finish();
+    layers.aggregator.metrics(&mut text);
+    if let Some(flow) = &layers.flow {
+        flow.metrics(&mut text);
+    }
+    as_text(text)
 }
 
 /// `/metrics/slis`: the checks of health alone.
@@ -65,7 +70,7 @@ pub(crate) fn indicators() -> Answer {
     HEALTH.write(&mut page);
     HEALTH_TOTAL.write(&mut page);
     process::write_start(&mut page);
-    as_text(page)
+    as_text(page.finish())
 }
 
 /// Notes what a check of health found; `endpoint` is `livez`, `readyz` or `healthz`.
@@ -74,8 +79,8 @@ pub(crate) fn checked(name: &str, endpoint: &str, passed: bool) {
     HEALTH_TOTAL.inc([name, endpoint, if passed { "success" } else { "error" }]);
 }
 
-fn as_text(page: Page) -> Answer {
-    answer::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", Body::full(page.finish()))
+fn as_text(text: String) -> Answer {
+    answer::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", Body::full(text))
 }
 
 /// The words of each feature gate.

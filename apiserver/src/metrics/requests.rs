@@ -202,7 +202,6 @@ pub(crate) enum Wait {
     /// A validating webhook.
     Validating,
     /// A seat (priority and fairness).
-    #[allow(dead_code, reason = "for whoever lets requests wait in queues")]
     Queue,
 }
 

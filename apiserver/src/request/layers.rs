@@ -12,20 +12,23 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request, request::Parts};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
 use super::{
     Query, RequestInfo,
     impersonate::impersonate,
-    limits::{self, Limits},
+    limits::{self, Limits, Slot},
     paths::Paths,
     trail::{self, Track},
 };
 use crate::{
+    aggregator::{Aggregator, Arrival},
     audit::{Audit, Stage},
     authn::{Peer, User},
-    authz::{Decision, Verdict, forbidden},
+    authz::{Decision, MASTERS, Verdict, forbidden},
+    flow::{self, Flow, Registered, Seat},
     metrics::{
         access,
         requests::{self, Labels, Tracked, UnderWay},
@@ -59,14 +62,42 @@ enum Barred {
     Unknown(String),
 }
 
+impl Origin {
+    /// Where the client is.
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Network { address, .. } => *address,
+            Self::Process(_) => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        }
+    }
+}
+
+/// What a request takes while it is on its way.
+struct Place {
+    /// Of those shared by priority levels.
+    seat: Option<Seat>,
+    slot: Slot,
+    /// That there is one more watch.
+    watch: Option<Registered>,
+}
+
+/// Answers larger than this, in bytes, keep their place until they are sent: what waits in memory is bounded by those.
+const LARGE: u64 = 64 * 1024;
+
 /// The way in.
 pub struct Layers {
+    /// What other servers answer.
+    pub aggregator: Arc<Aggregator>,
     /// What the verbs work with.
     pub api: Arc<Api>,
     /// What is written down of requests.
     pub audit: Option<Arc<Audit>>,
+    /// How many requests at a time, and who goes first; `None`: whoever comes first.
+    pub flow: Option<Arc<Flow>>,
     /// Bounds.
     pub limits: Limits,
+    /// How long a request may take that is neither a watch nor a stream.
+    pub timeout: Duration,
     /// Everything that is not an API object.
     pub paths: Paths,
 }
@@ -92,7 +123,7 @@ impl Layers {
         let tables = &self.api.tables;
         let encoding = negotiate::for_errors(request.headers(), request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
-            Ok(info) => info,
+            Ok(info) => Arc::new(info),
             Err(text) => {
                 let path = request.uri().path();
                 return answer::internal_error(path, &format!("failed to create RequestInfo: {text}"));
@@ -116,6 +147,9 @@ impl Layers {
         if let Some(labels) = labels.filter(|_| routed) {
             made = counted(&labels, &info, made, started, waited);
         }
+        if let Some(ticket) = track.ticket.get() {
+            ticket.tell(made.headers_mut());
+        }
         let id = &track.id;
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
         if let Ok(id) = HeaderValue::from_str(id) {
@@ -124,35 +158,48 @@ impl Layers {
         made
     }
 
-    /// The layers, in order: limits, authentication, audit, impersonation, authorization, body, dispatch.
+    /// The layers, in order: authentication, audit, impersonation, limits, authorization, body, dispatch.
     async fn pass(
         self: &Arc<Self>,
         origin: Origin,
         request: Request<Incoming>,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         (track, labels): (&Track, Option<Labels<'_>>),
     ) -> Result<Answer, Status> {
-        let slot = match origin {
-            Origin::Network { .. } => self.limits.enter(info).inspect_err(|_| given_up(labels, 429))?,
-            Origin::Process(_) => self.limits.enter_anyway(info),
-        };
+        let (address, limited) = (origin.address(), matches!(origin, Origin::Network { .. }));
+        let until = (!info.is_long_running()).then(|| Instant::now() + self.timeout);
         let work = async {
             let (mut parts, body) = request.into_parts();
             let user = self.recognise(origin, &parts, info, track).await?;
             self.api.authenticator.clear(&mut parts.headers);
             let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer).await?;
+            let place = match self.let_in(limited, &acting, info, &query, track).await {
+                Ok(place) => place,
+                Err(refused) => {
+                    given_up(labels, refused.status().as_u16());
+                    return Ok((refused, None));
+                }
+            };
             let user = match self.authorize(&user, acting, info, track).await {
                 Ok(user) => user,
                 Err(Barred::Forbidden(status)) => return Err(status),
                 // As upstream's filter says it: in plain words.
                 Err(Barred::Unknown(why)) => {
                     let asked = parts.uri.path_and_query().map_or("/", |asked| asked.as_str());
-                    return Ok(answer::internal_error(asked, &why));
+                    return Ok((answer::internal_error(asked, &why), None));
                 }
             };
+            if let Some(remote) = self.aggregator.route(info) {
+                requests::routed();
+                let (is_resource, drain) = (info.is_resource, self.api.drain.clone());
+                let arrival = Arrival { parts, body, user: &user, audit_id: &track.id, address, is_resource, until, drain };
+                return Ok((self.aggregator.forward(&remote, arrival).await, Some(place)));
+            }
+            let Place { seat, slot, watch } = place;
+            let (seat, beginning) = if info.verb == "watch" { (None, seat) } else { (seat, None) };
             let call = Call {
-                info: info.clone(),
+                info: Arc::clone(info),
                 query,
                 method: parts.method,
                 uri: parts.uri,
@@ -162,21 +209,60 @@ impl Layers {
                 headers: parts.headers,
                 annotations: Arc::default(),
                 trail: track.trail().cloned(),
+                beginning: Mutex::new(beginning),
             };
             if let Some(labels) = labels.filter(|_| !call.body.is_empty()) {
                 labels.body(call.body.len());
             }
-            self.dispatch(call).await
+            let made = self.dispatch(call).await?;
+            Ok((made, Some(Place { seat, slot, watch })))
         };
         if info.is_long_running() {
-            // Its place is taken until its body ends.
-            return Ok(work.await?.map(|body| body.holding(slot)));
+            let (made, place) = work.await?;
+            // Its place is taken until its body ends, but for the seats of one that has begun.
+            let kept = place.map(|Place { slot, watch, .. }| (slot, watch));
+            return Ok(made.map(|body| body.holding(kept)));
         }
-        let made = timeout(limits::TIMEOUT, work).await;
-        made.unwrap_or_else(|_| {
-            given_up(labels, 504);
-            Err(Status::timeout("request did not complete within the allotted timeout"))
+        let (made, place) = match timeout(self.timeout, work).await {
+            Ok(made) => made?,
+            Err(_) => {
+                given_up(labels, 504);
+                return Err(Status::timeout("request did not complete within the allotted timeout"));
+            }
+        };
+        let large = made.body().len().is_none_or(|length| length > LARGE);
+        // What is not sent in time is no longer kept for a client that does not take it.
+        Ok(match until.filter(|_| large) {
+            Some(until) => made.map(|body| body.leased(until, place)),
+            None => made,
         })
+    }
+
+    /// Takes a place for a request, by priority and fairness or among all in flight; else its refusal.
+    async fn let_in(
+        &self,
+        limited: bool,
+        user: &Arc<User>,
+        info: &Arc<RequestInfo>,
+        query: &Query,
+        track: &Track,
+    ) -> Result<Place, Answer> {
+        let plain = |slot| Place { seat: None, slot, watch: None };
+        let Some(flow) = self.flow.as_ref().filter(|_| limited) else {
+            let slot = self.limits.enter(info).or_else(|| (!limited || user.in_group(MASTERS)).then(|| self.limits.enter_anyway(info)));
+            return slot.map(plain).ok_or_else(|| flow::refusal(1));
+        };
+        if info.is_long_running() && info.verb != "watch" {
+            return Ok(plain(self.limits.enter_anyway(info)));
+        }
+        let entered = flow.enter(&self.api.storage, user, info, query, || self.api.now().as_second()).await;
+        let seat = entered.map_err(|flow::Refused { answer, ticket }| {
+            let _ = track.ticket.set(ticket);
+            answer
+        })?;
+        let _ = track.ticket.set(seat.ticket());
+        let watch = if info.verb == "watch" { flow.register(info) } else { None };
+        Ok(Place { seat: Some(seat), slot: self.limits.enter_anyway(info), watch })
     }
 
     /// Who asks. From here on the request is written down.

@@ -16,8 +16,8 @@ use crate::wire::Status;
 
 /// Largest body that is read, in bytes.
 pub const MAX_BODY: usize = coracle_schema::decode::MAX_BYTES;
-/// How long a request may take that is neither a watch nor a stream (`--request-timeout`).
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the body of a watch or stream may take to come; that of other requests has to come within their time.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Counts what is in flight, and refuses what is too much.
 #[derive(Debug)]
@@ -38,15 +38,14 @@ struct Gauge {
 pub struct Slot(Arc<AtomicUsize>);
 
 impl Limits {
-    /// At most so many reads and writes at a time; watches and streams do not count.
+    /// At most so many reads and writes at a time, 0 for any number; watches and streams do not count.
     pub fn new(reads: usize, writes: usize) -> Self {
         Self { reads: Gauge::new(reads), writes: Gauge::new(writes), long: Gauge::new(usize::MAX) }
     }
 
-    /// Takes a place; 429 when there is none.
-    pub fn enter(&self, info: &RequestInfo) -> Result<Slot, Status> {
-        let gauge = self.gauge(info);
-        gauge.enter().ok_or_else(|| Status::too_many_requests("Too many requests, please try again later.", 1))
+    /// Takes a place, if there is one.
+    pub fn enter(&self, info: &RequestInfo) -> Option<Slot> {
+        self.gauge(info).enter()
     }
 
     /// Takes a place whatever the bounds: the parts of this process are bounded by themselves.
@@ -73,7 +72,7 @@ impl Limits {
 
 impl Gauge {
     fn new(most: usize) -> Self {
-        Self { now: Arc::default(), most }
+        Self { now: Arc::default(), most: if most == 0 { usize::MAX } else { most } }
     }
 
     fn enter(&self) -> Option<Slot> {
@@ -118,12 +117,11 @@ mod tests {
         let read = RequestInfo { is_resource: true, verb: "list".into(), ..RequestInfo::default() };
         let watch = RequestInfo { is_resource: true, verb: "watch".into(), ..RequestInfo::default() };
         let slot = limits.enter(&write).unwrap();
-        let refused = limits.enter(&write).unwrap_err();
-        assert_eq!((refused.code, refused.details["retryAfterSeconds"].as_u64()), (429, Some(1)));
-        assert!(limits.enter(&read).is_ok());
+        assert!(limits.enter(&write).is_none());
+        assert!(limits.enter(&read).is_some());
         let _watches = [limits.enter(&watch).unwrap(), limits.enter(&watch).unwrap()];
         drop(slot);
-        assert!(limits.enter(&write).is_ok());
+        assert!(limits.enter(&write).is_some());
         assert_eq!(limits.in_flight(), (0, 0, 2));
     }
 

@@ -84,11 +84,14 @@ impl Paths {
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
             ["openapi", "v3"] if call.info.path.ends_with('/') => Ok(wordless(StatusCode::NOT_FOUND)),
-            ["openapi", "v3"] => {
-                self.document(layers, call, all(""), JSON, |seen| Some(json(openapi::index(&seen.discovery, GIT_VERSION))))
-            }
+            ["openapi", "v3"] => self.document(layers, call, all(""), JSON, |seen| {
+                let mut index = openapi::index(&seen.discovery, GIT_VERSION);
+                layers.aggregator.add_to_index(&mut index);
+                Some(json(index))
+            }),
             ["openapi", "v3", "api", version] => self.openapi(layers, call, one(""), version).await,
             ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, one(group), version).await,
+            ["debug", "api_priority_and_fairness", what] => Ok(dump(layers, call, what)),
             [".well-known", "openid-configuration"] => {
                 discovery::routed(call, JSON)?;
                 let issuer = "/openid/v1/jwks";
@@ -111,7 +114,7 @@ impl Paths {
             return Ok(wordless(StatusCode::NOT_ACCEPTABLE));
         };
         let catalog = layers.api.storage.catalog();
-        let seen = self.documents.look(&catalog);
+        let seen = self.documents.look(&catalog, &layers.aggregator.others());
         let wanted = Key { variant, ..key.clone() };
         let document = match self.documents.get(&wanted) {
             Some(document) => document,
@@ -140,7 +143,7 @@ impl Paths {
             return Ok(wordless(StatusCode::NOT_ACCEPTABLE));
         };
         let catalog = layers.api.storage.catalog();
-        let seen = self.documents.look(&catalog);
+        let seen = self.documents.look(&catalog, &layers.aggregator.others());
         let key = Key { path: "/openapi/v2".to_owned(), variant: "", group: None };
         let wanted = Key { variant, ..key.clone() };
         if let Some(document) = self.documents.get(&wanted) {
@@ -184,7 +187,7 @@ impl Paths {
 
     /// A document from memory, made when it is first asked for; `None` when there is no such document.
     pub(super) fn found(&self, layers: &Layers, key: Key, make: impl FnOnce(&Seen) -> Option<String>) -> Result<Option<Document>, Status> {
-        let seen = self.documents.look(&layers.api.storage.catalog());
+        let seen = self.documents.look(&layers.api.storage.catalog(), &layers.aggregator.others());
         if let Some(document) = self.documents.get(&key) {
             return Ok(Some(document));
         }
@@ -214,7 +217,7 @@ impl Paths {
     }
 
     fn root(&self, layers: &Layers) -> Value {
-        let seen = self.documents.look(&layers.api.storage.catalog());
+        let seen = self.documents.look(&layers.api.storage.catalog(), &layers.aggregator.others());
         let mut paths: Vec<String> = [
             "/.well-known/openid-configuration",
             "/api",
@@ -270,7 +273,9 @@ fn v2(layers: &Layers, catalog: &Catalog, seen: &Seen) -> Value {
             all.add(&document);
         }
     }
-    all.finish()
+    let mut all = all.finish();
+    layers.aggregator.add_to_v2(&mut all);
+    all
 }
 
 /// Which form of an OpenAPI document a client takes, and what that is called; `protobuf` are the names of the other form, if there is one.
@@ -285,6 +290,18 @@ fn openapi_form(headers: &http::HeaderMap, protobuf: &[&'static str]) -> Option<
         "*" | "*/*" | "application/*" | JSON => Some(("", JSON)),
         other => protobuf.contains(&other).then(|| ("protobuf", protobuf[0])),
     })
+}
+
+/// The levels, queues and requests of flow control, as they are now.
+fn dump(layers: &Layers, call: &Call, what: &str) -> Answer {
+    let Some(flow) = &layers.flow else { return answer::not_found() };
+    let text = match what {
+        "dump_priority_levels" => flow.dump_levels(),
+        "dump_queues" => flow.dump_queues(),
+        "dump_requests" => flow.dump_requests(!call.query.text("includeRequestDetails").is_empty(), layers.api.now()),
+        _ => return answer::not_found(),
+    };
+    answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", Body::full(text))
 }
 
 /// A refusal as the handlers of OpenAPI documents say it (kube-openapi, `pkg/handler`): without a word.

@@ -7,7 +7,7 @@ use std::{
 
 use coracle_schema::{Tables, proto};
 use http::{HeaderMap, header, request::Parts};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Collected};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use super::RequestInfo;
 use crate::{
     audit::{Audit, Completion, Received, Stage, Trail},
     authn::{User, bearer},
+    flow::Ticket,
     wire::{Answer, Body, Status, negotiate::Encoding},
 };
 
@@ -24,13 +25,15 @@ const AUDIT_ID: &str = "audit-id";
 pub(super) struct Track {
     /// The `Audit-ID` it came with, or a new one.
     pub(super) id: String,
+    /// Whose the request is, for flow control.
+    pub(super) ticket: OnceLock<Ticket>,
     trail: OnceLock<Arc<Trail>>,
 }
 
 impl Track {
     pub(super) fn new(headers: &HeaderMap) -> Self {
         let given = headers.get(AUDIT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
-        Self { id: given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned), trail: OnceLock::new() }
+        Self { id: given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned), ticket: OnceLock::new(), trail: OnceLock::new() }
     }
 
     /// The trail, if the policy wants one.
@@ -75,10 +78,8 @@ pub(super) async fn shown(trail: &Trail, tables: &Tables, answer: Answer) -> Ans
         return answer;
     }
     let (parts, body) = answer.into_parts();
-    let bytes = match body.collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(never) => match never {},
-    };
+    // A body of a known length is at hand, and does not break off.
+    let bytes = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let is = |encoding: Encoding| parts.headers.get(header::CONTENT_TYPE).is_some_and(|t| t == encoding.content_type());
     let object = if is(Encoding::Protobuf) { decoded(tables, &bytes) } else { serde_json::from_slice(&bytes).ok() };
     if let Some(object) = object {

@@ -14,7 +14,10 @@ use crate::{
         meta::{self, FOREGROUND, ORPHAN},
         storage::{Stored, WriteError, Written},
     },
-    request::query::{DeleteOptions, ListOptions, Propagation},
+    request::{
+        RequestInfo,
+        query::{DeleteOptions, ListOptions, Propagation},
+    },
     wire::{Answer, Status, answer},
 };
 
@@ -59,12 +62,12 @@ pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Resu
     let mut warnings = Vec::new();
     for cached in &page.items {
         let (namespace, name) = kind.split_key(cached.key.as_str());
-        let mut info = call.info.clone();
+        let mut info = RequestInfo::clone(&call.info);
         name.clone_into(&mut info.name);
         if kind.is_namespaced() {
             namespace.clone_into(&mut info.namespace);
         }
-        let one = Call { info, ..call.again() };
+        let one = Call { info: Arc::new(info), ..call.again() };
         match remove(api, &one, kind, name, &options, Admitted::Now, &mut warnings).await {
             Ok(_) => {}
             Err(status) if status.code == 404 => {}

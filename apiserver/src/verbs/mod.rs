@@ -25,6 +25,7 @@ use bytes::Bytes;
 use coracle_schema::{SchemaRef, Tables, name};
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,7 @@ use crate::{
     audit::Trail,
     authn::{Authenticator, User},
     authz,
+    flow::Seat,
     metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
@@ -67,7 +69,7 @@ pub struct Api {
 /// A request past the layers: authorized, its body read.
 pub struct Call {
     /// What it asks for.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Its options.
     pub query: Query,
     /// HTTP method.
@@ -86,6 +88,8 @@ pub struct Call {
     pub annotations: Arc<Annotations>,
     /// What is written down of it; `None` when nothing is.
     pub trail: Option<Arc<Trail>>,
+    /// The seats of a watch until it has begun.
+    pub(crate) beginning: Mutex<Option<Seat>>,
 }
 
 impl Api {
@@ -126,7 +130,7 @@ impl Call {
     /// The same request without its body and connection, to be aimed at another object.
     pub fn again(&self) -> Self {
         Self {
-            info: self.info.clone(),
+            info: Arc::clone(&self.info),
             query: self.query.clone(),
             method: self.method.clone(),
             uri: self.uri.clone(),
@@ -136,6 +140,7 @@ impl Call {
             upgrade: None,
             annotations: Arc::clone(&self.annotations),
             trail: None,
+            beginning: Mutex::default(),
         }
     }
 

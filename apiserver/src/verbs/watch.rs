@@ -15,7 +15,10 @@ use coracle_store::{
 };
 use futures::stream::{BoxStream, StreamExt};
 use http::StatusCode;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
+};
 
 use super::{
     Api, Call,
@@ -25,6 +28,7 @@ use super::{
     websocket::{self, Socket},
 };
 use crate::{
+    flow::Seat,
     metrics::{requests, series::Histogram},
     registry::{Kind, items::Facts, storage::read_error},
     request::query::ListOptions,
@@ -62,6 +66,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         end: Instant::now() + lasts,
         error: None,
         ended: false,
+        beginning: call.beginning.lock().take().filter(|_| begins_with_objects(&options)).map(Seat::while_beginning),
         started: Instant::now(),
         counts: Counts::of(kind, call),
     };
@@ -84,6 +89,11 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     }
     let body = Body::stream(frames.map(join).boxed());
     Ok(answer::bytes(StatusCode::OK, wanted.encoding.stream_type()?, body))
+}
+
+/// Whether a watch first tells what is there: that costs what a list costs.
+fn begins_with_objects(options: &ListOptions) -> bool {
+    options.initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)))
 }
 
 /// Events one after another; a single one is passed on as it is, shared with whoever else watches.
@@ -137,6 +147,8 @@ struct Session {
     /// The event to end with.
     error: Option<Bytes>,
     ended: bool,
+    /// Its seats are taken until this is dropped.
+    beginning: Option<oneshot::Sender<()>>,
     started: Instant,
     counts: Counts,
 }
@@ -253,6 +265,7 @@ impl Session {
                 return Some(frames);
             }
         }
+        self.beginning = None;
         loop {
             if let Some(error) = self.error.take() {
                 return Some(vec![error]);

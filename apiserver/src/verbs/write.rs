@@ -26,7 +26,7 @@ use crate::{
         Kind, Object, Part, items, meta, rules,
         storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
     },
-    request::query::WriteOptions,
+    request::{RequestInfo, query::WriteOptions},
     wire::{
         Answer, Status, Wanted, answer,
         negotiate::{self, BodyEncoding},
@@ -216,7 +216,7 @@ impl<'a> Writing<'a> {
             };
             return Err(Status::conflict(self.kind.subject(&self.call.info.name), &why));
         }
-        let mut info = self.call.info.clone();
+        let mut info = RequestInfo::clone(&self.call.info);
         "create".clone_into(&mut info.verb);
         self.api.authorizer.authorize(&self.call.user, &info).await
     }

@@ -2,15 +2,22 @@
 
 use std::{
     any::Any,
-    convert::Infallible,
+    io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_schema::proto::envelope;
 use futures::stream::{BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::gzip::Gzip;
 
@@ -42,7 +49,50 @@ enum Inner {
     Full(Option<Bytes>),
     List(Slices),
     Stream(BoxStream<'static, Bytes>),
+    /// Somebody else's answer: it may break off.
+    Foreign(BoxStream<'static, io::Result<Bytes>>),
     Gzip(Box<Gzip>),
+    Leased(Lease),
+}
+
+/// A body that is given up when its time is over. Whoever sends it may not come to ask for more of it, so that somebody else looks.
+struct Lease {
+    body: Arc<Mutex<Option<Body>>>,
+    /// Tells whoever looks that it is over.
+    _over: oneshot::Sender<()>,
+}
+
+impl Lease {
+    fn new(body: Body, until: Instant) -> Self {
+        let (over, ended) = oneshot::channel::<()>();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let given_up = Arc::clone(&body);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if timeout_at(until, ended).await.is_err() {
+                    drop(given_up.lock().take());
+                }
+            });
+        }
+        Self { body, _over: over }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let mut slot = self.body.lock();
+        let Some(body) = slot.as_mut() else { return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut)))) };
+        let next = ready!(http_body::Body::poll_frame(Pin::new(body), cx));
+        Poll::Ready(next.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
+    }
+
+    fn len(&self) -> Option<u64> {
+        self.body.lock().as_ref().and_then(Body::len)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.body.lock().take());
+    }
 }
 
 /// Head, items and tail, with something before each item.
@@ -117,9 +167,19 @@ impl Body {
         Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held, sent }
     }
 
+    /// The same body, of which at this time nothing is kept any more: what was not sent until then is not sent. `held` goes with it.
+    pub fn leased(self, until: Instant, held: impl Any + Send + Sync) -> Self {
+        Self::of(Inner::Leased(Lease::new(self.holding(held), until)))
+    }
+
     /// Frames as they come; the body ends with the stream.
     pub fn stream(frames: BoxStream<'static, Bytes>) -> Self {
         Self::of(Inner::Stream(frames))
+    }
+
+    /// Frames of somebody else's answer. When they break off, so does this: nobody takes a part for the whole.
+    pub fn foreign(frames: BoxStream<'static, io::Result<Bytes>>) -> Self {
+        Self::of(Inner::Foreign(frames))
     }
 
     fn of(inner: Inner) -> Self {
@@ -146,7 +206,8 @@ impl Body {
         match &self.inner {
             Inner::Full(bytes) => Some(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::List(slices) => Some(slices.left),
-            Inner::Stream(_) | Inner::Gzip(_) => None,
+            Inner::Leased(lease) => lease.len(),
+            Inner::Stream(_) | Inner::Foreign(_) | Inner::Gzip(_) => None,
         }
     }
 
@@ -202,9 +263,9 @@ impl Slices {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = match &mut self.inner {
             Inner::Full(bytes) => bytes.take(),
             Inner::List(slices) => slices.next_frame(),
@@ -212,9 +273,20 @@ impl http_body::Body for Body {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(next) => next,
             },
+            Inner::Foreign(frames) => match frames.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(next) => next.and_then(Result::ok),
+            },
+            Inner::Leased(lease) => match lease.poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(next) => next.and_then(Result::ok),
+            },
             Inner::Gzip(gzip) => match gzip.poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(next) => next,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(next) => next.and_then(Result::ok),
             },
         };
         match (&next, &mut self.sent) {
@@ -245,6 +317,8 @@ impl From<Bytes> for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::BodyExt;
 
     use super::*;
@@ -264,6 +338,23 @@ mod tests {
             let parsed: Vec<serde_json::Value> = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(parsed.len(), count);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_taken_in_time_is_not_kept_and_never_taken_for_the_whole() {
+        let held = Arc::new(());
+        let item = Bytes::from(vec![b'x'; FRAME]);
+        let leased = || Body::list("[", vec![item.clone(); 4], "]").leased(Instant::now() + Duration::from_secs(60), Arc::clone(&held));
+        assert_eq!(leased().len(), Some(4 * FRAME as u64 + 5));
+        assert_eq!(read(leased()).await.len(), 4 * FRAME + 5);
+        assert_eq!(Arc::strong_count(&held), 1, "it goes with the body's end");
+        let mut slow = leased();
+        assert!(slow.frame().await.unwrap().is_ok());
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert_eq!(Arc::strong_count(&held), 2);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(Arc::strong_count(&held), 1, "although nobody asked for more");
+        assert!(slow.frame().await.unwrap().is_err());
     }
 
     #[tokio::test]

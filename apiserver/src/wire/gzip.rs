@@ -1,7 +1,7 @@
 //! Bodies compressed while they are sent: what is held is one frame and the compressor's window, never the whole.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -29,18 +29,25 @@ impl Gzip {
     }
 
     /// The next compressed bytes; `None` at the end.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         while let Some(encoder) = &mut self.encoder {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            let Some(Ok(frame)) = frame else {
-                let end = self.encoder.take().and_then(|encoder| encoder.finish().ok());
-                return Poll::Ready(end.map(Bytes::from).filter(|end| !end.is_empty()));
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.encoder = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    let end = self.encoder.take().and_then(|encoder| encoder.finish().ok());
+                    return Poll::Ready(end.map(Bytes::from).filter(|end| !end.is_empty()).map(Ok));
+                }
             };
             // Writing to memory does not fail.
             if frame.into_data().is_ok_and(|data| encoder.write_all(&data).is_err()) {
                 self.encoder = None;
             } else if encoder.get_ref().len() >= FRAME {
-                return Poll::Ready(Some(std::mem::take(encoder.get_mut()).into()));
+                return Poll::Ready(Some(Ok(std::mem::take(encoder.get_mut()).into())));
             }
         }
         Poll::Ready(None)

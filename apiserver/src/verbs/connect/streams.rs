@@ -17,7 +17,7 @@ use super::agent::{Target, failure, kept, passed_on};
 use crate::{
     authn::bearer,
     registry::{Kind, Object},
-    request::Query,
+    request::{Query, RequestInfo},
     verbs::{Api, Call},
     wire::{Answer, Body, Status, answer, status::Subject},
 };
@@ -74,7 +74,7 @@ fn check_log(query: &Query, pod: &str) -> Result<(), Status> {
 pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &str) -> Result<Answer, Status> {
     // A WebSocket starts with GET, but to run something takes the right to create.
     if call.method == Method::GET {
-        let mut info = call.info.clone();
+        let mut info = RequestInfo::clone(&call.info);
         "create".clone_into(&mut info.verb);
         api.authorizer.authorize(&call.user, &info).await?;
     }

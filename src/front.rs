@@ -1,0 +1,137 @@
+//! Flags of what every request passes first and of what other API servers answer, under upstream's names.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, anyhow, bail};
+use clap::{ArgAction, Args, Parser};
+use coracle_apiserver::{aggregator, flow};
+
+use crate::dropin::flags::duration;
+
+/// Limits, fairness, and how other API servers are spoken to.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct FrontFlags {
+    /// Reads in flight at most; 0: no limit. With fairness it is one limit together with that of writes.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub(crate) max_requests_inflight: usize,
+
+    /// Writes in flight at most; 0: no limit.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) max_mutating_requests_inflight: usize,
+
+    /// Share what may be in flight by FlowSchemas and PriorityLevelConfigurations.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) enable_priority_and_fairness: bool,
+
+    /// How long a request may take that is neither a watch nor a stream.
+    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = seconds)]
+    pub(crate) request_timeout: Duration,
+
+    /// Client certificate shown to API servers behind APIServices, read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy_client_cert_file: Option<PathBuf>,
+
+    /// Its key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy_client_key_file: Option<PathBuf>,
+
+    /// Ask API servers at their endpoints instead of their service's address; this server does either way.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) enable_aggregator_routing: bool,
+
+    /// Refuse answers of API servers that send clients elsewhere.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) aggregator_reject_forwarding_redirect: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let found = duration(text).filter(|seconds| *seconds > 0.0 && *seconds < 1e9);
+    found.map(Duration::from_secs_f64).ok_or_else(|| "must be a positive duration such as 1m0s".to_owned())
+}
+
+/// The flags alone.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    front: FrontFlags,
+}
+
+impl FrontFlags {
+    /// From flags as kube-apiserver takes them; `given` tells the value of one. The error names the flag.
+    pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
+        const NAMES: [&str; 8] = [
+            "max-requests-inflight",
+            "max-mutating-requests-inflight",
+            "enable-priority-and-fairness",
+            "request-timeout",
+            "proxy-client-cert-file",
+            "proxy-client-key-file",
+            "enable-aggregator-routing",
+            "aggregator-reject-forwarding-redirect",
+        ];
+        let mut line = vec!["kube-apiserver".to_owned()];
+        line.extend(NAMES.iter().filter_map(|name| given(name).filter(|v| !v.is_empty()).map(|value| format!("--{name}={value}"))));
+        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
+        Ok(parsed.front)
+    }
+
+    /// What is shared how.
+    pub(crate) fn flow(&self) -> Result<flow::Options> {
+        let limits = [self.max_requests_inflight, self.max_mutating_requests_inflight];
+        if self.enable_priority_and_fairness && limits == [0, 0] {
+            bail!(
+                "--max-requests-inflight=0 and --max-mutating-requests-inflight=0 must add up to something positive with --enable-priority-and-fairness"
+            );
+        }
+        // 0 is no limit, as upstream.
+        let [max_reads, max_writes] = limits;
+        Ok(flow::Options { max_reads, max_writes, fair: self.enable_priority_and_fairness, timeout: self.request_timeout })
+    }
+
+    /// How other API servers are spoken to. `made` are the certificate and key that are there without flags.
+    pub(crate) fn aggregator(&self, made: Option<(PathBuf, PathBuf)>) -> Result<aggregator::Options> {
+        let client = match (&self.proxy_client_cert_file, &self.proxy_client_key_file) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => made,
+            _ => bail!("--proxy-client-cert-file and --proxy-client-key-file must be given together"),
+        };
+        Ok(aggregator::Options { client, reject_redirects: self.aggregator_reject_forwarding_redirect })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_those_of_kube_apiserver() {
+        let given = |name: &str| match name {
+            "max-requests-inflight" => Some("5"),
+            "enable-priority-and-fairness" => Some("false"),
+            "request-timeout" => Some("90s"),
+            "proxy-client-cert-file" => Some("/c"),
+            "proxy-client-key-file" => Some("/k"),
+            "aggregator-reject-forwarding-redirect" => Some("false"),
+            _ => None,
+        };
+        let flags = FrontFlags::of(given).unwrap();
+        let flow = flags.flow().unwrap();
+        assert_eq!((flow.max_reads, flow.max_writes, flow.fair, flow.timeout), (5, 200, false, Duration::from_secs(90)));
+        let aggregator = flags.aggregator(None).unwrap();
+        assert_eq!((aggregator.client, aggregator.reject_redirects), (Some(("/c".into(), "/k".into())), false));
+        let defaults = FrontFlags::of(|_| None).unwrap();
+        assert!(defaults.flow().unwrap().fair && defaults.aggregator(None).unwrap().reject_redirects);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_the_flags_name() {
+        let refused =
+            |name: &'static str, value: &'static str| FrontFlags::of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
+        assert!(refused("request-timeout", "0s").contains("--request-timeout"));
+        assert!(refused("max-requests-inflight", "-1").contains("--max-requests-inflight"));
+        let half = FrontFlags::of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();
+        assert!(half.aggregator(None).unwrap_err().to_string().contains("--proxy-client-cert-file"));
+        let none = FrontFlags::of(|name| name.ends_with("inflight").then_some("0")).unwrap();
+        assert!(none.flow().unwrap_err().to_string().contains("add up to something positive"));
+    }
+}
