@@ -21,7 +21,8 @@ use super::{
     keys,
 };
 use crate::{
-    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags, machine,
+    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags,
+    machine,
 };
 
 /// Upstream's defaults.
