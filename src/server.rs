@@ -5,6 +5,7 @@
 use std::{
     io::{IsTerminal, Write},
     net::IpAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
