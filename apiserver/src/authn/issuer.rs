@@ -57,7 +57,7 @@ impl Issuer {
         now: Timestamp,
         warnings: &mut Vec<String>,
     ) -> Result<Object, Status> {
-        self.check_names(namespace, account, &request)?;
+        self.check_names(account, &request)?;
         let found = self.look_up("serviceaccounts", namespace, account).await?;
         let seconds = self.lifetime(&request, warnings)?;
         let audiences = audiences(&request).unwrap_or_else(|| self.audiences.clone());
@@ -93,15 +93,12 @@ impl Issuer {
     }
 
     /// Name and namespace may be left out of the body, but not differ from the path.
-    fn check_names(&self, namespace: &str, account: &str, request: &Object) -> Result<(), Status> {
+    fn check_names(&self, account: &str, request: &Object) -> Result<(), Status> {
         if !request.name().is_empty() && request.name() != account {
             let text = format!("must match the service account name if specified: {:?}", request.name());
             let mut errors = FieldErrors::none();
             errors.invalid("metadata.name", format!("{:?}", request.name()), &text);
             return Err(invalid(request, &errors));
-        }
-        if !request.namespace().is_empty() && request.namespace() != namespace {
-            return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
         }
         Ok(())
     }

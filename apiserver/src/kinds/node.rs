@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::HashSet};
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
-use super::{address, resources, scheduling, template, view};
+use super::{address, resources, scheduling, view};
 use crate::registry::{Object, Part, Policy, Rules};
 
 const POD_CIDR: &str = "node updates may not change podCIDR except from \"\" to valid";
@@ -24,7 +24,11 @@ impl Rules for RuntimeClass {
     fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let handler = view::text(new.value(), "handler");
-        errors.invalid_each("handler", handler, name::label(handler));
+        if handler.is_empty() {
+            errors.required("handler", "");
+        } else {
+            errors.invalid_each("handler", handler, name::label(handler));
+        }
         if let Some(overhead) = view::get(new.value(), "overhead") {
             let limits = json!({"limits": view::member(overhead, "podFixed")});
             resources::requirements(&limits, false, "overhead", &mut errors);
@@ -43,7 +47,9 @@ impl Rules for RuntimeClass {
 
     fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
-        template::immutable(new.value(), old.value(), "handler", "", &mut errors);
+        if view::text(new.value(), "handler") != view::text(old.value(), "handler") {
+            errors.invalid("handler", Value::Null, "field is immutable");
+        }
         errors
     }
 }

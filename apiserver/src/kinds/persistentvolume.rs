@@ -85,6 +85,7 @@ impl Rules for PersistentVolume {
             "spec.scaleIO",
             "spec.local",
             "spec.storageos",
+            "spec.volumeAttributesClassName",
             "spec.csi",
             "spec.",
         ]

@@ -41,14 +41,20 @@ pub fn generate_name(prefix: &str) -> String {
     name
 }
 
+/// Makes the object's namespace agree with the request's. An empty one in the object is filled in.
+pub fn match_namespace(object: &mut Object, namespace: &str) -> Result<(), Status> {
+    if object.namespace().is_empty() {
+        object.set_metadata("namespace", namespace);
+    } else if object.namespace() != namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    Ok(())
+}
+
 /// Makes the object's name and namespace agree with the request's. An empty one in the object is filled in.
 pub fn match_request(object: &mut Object, kind: &Kind, namespace: &str, name: &str) -> Result<(), Status> {
     if kind.scope == Scope::Namespaced {
-        if object.namespace().is_empty() {
-            object.set_metadata("namespace", namespace);
-        } else if object.namespace() != namespace {
-            return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-        }
+        match_namespace(object, namespace)?;
     } else {
         object.metadata_mut().remove("namespace");
     }
@@ -331,9 +337,7 @@ fn finalizers(object: &Object, kind: &Kind, errors: &mut FieldErrors) {
         errors.invalid("metadata.finalizers", value, "finalizer orphan and foregroundDeletion cannot be both set");
     }
     for (i, name) in all.iter().enumerate() {
-        // Custom resources and their definitions are checked by the machinery alone, which knows no standard names.
-        let strict = !kind.is_custom() && !matches!(&*kind.gvk.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
-        if strict && !name.contains('/') && !STANDARD.contains(name) {
+        if !by_machinery(kind) && !name.contains('/') && !STANDARD.contains(name) {
             errors.invalid(
                 format!("metadata.finalizers[{i}]"),
                 quoted(name),
@@ -341,6 +345,13 @@ fn finalizers(object: &Object, kind: &Kind, errors: &mut FieldErrors) {
             );
         }
     }
+}
+
+/// Kinds whose metadata the machinery checks alone, which knows no standard names of finalizers.
+fn by_machinery(kind: &Kind) -> bool {
+    const RESOURCES: [&str; 4] = ["poddisruptionbudgets", "runtimeclasses", "leases", "events"];
+    const GROUPS: [&str; 3] = ["apiextensions.k8s.io", "apiregistration.k8s.io", "admissionregistration.k8s.io"];
+    kind.is_custom() || GROUPS.contains(&&*kind.gvk.group) || RESOURCES.contains(&&*kind.id.resource)
 }
 
 fn members<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {

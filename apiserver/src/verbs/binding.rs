@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, name};
 use coracle_store::{Expect, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -23,9 +23,9 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     let wanted = render::wanted(call, kind)?;
     let schema = api.message("core.Binding")?;
     let mut binding = reviews::decoded_as(call, &schema, "Binding", "v1", "v1")?;
-    let name = if call.info.name.is_empty() { binding.name().to_owned() } else { call.info.name.clone() };
+    let name = named(call, &binding)?;
     reviews::placed(api, call, &schema, &mut binding)?;
-    check(&binding, &name)?;
+    check(&binding)?;
     let mut attempt = Attempt {
         dry_run: options.dry_run,
         options: Given::Query(&call.query),
@@ -56,17 +56,40 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     Ok(made)
 }
 
-/// kube-apiserver's `ValidatePodBinding`.
-fn check(binding: &Object, name: &str) -> Result<(), Status> {
+/// The pod's name: the path's, which the binding has to repeat, or the binding's own where the path has none.
+fn named(call: &Call, binding: &Object) -> Result<String, Status> {
+    let (path, own) = (&call.info.name, binding.name());
+    if !path.is_empty() {
+        let mismatch = || Status::bad_request("name in URL does not match name in Binding object");
+        return if path == own { Ok(own.to_owned()) } else { Err(mismatch()) };
+    }
+    if own.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
+    match name::path_segment(own).first() {
+        Some(why) => Err(Status::bad_request(format!("Name parameter invalid: {own:?}: {why}"))),
+        None => Ok(own.to_owned()),
+    }
+}
+
+/// kube-apiserver's `ValidatePodBinding`, whose errors it returns as they are: without a reason, as if the server had failed.
+fn check(binding: &Object) -> Result<(), Status> {
     let mut errors = FieldErrors::none();
-    let kind = binding.text("/target/kind");
+    let (kind, node) = (binding.text("/target/kind"), binding.text("/target/name"));
     if !kind.is_empty() && kind != "Node" {
         errors.not_supported("target.kind", format!("{kind:?}"), &["Node", "<empty>"]);
     }
-    if binding.text("/target/name").is_empty() {
+    if node.is_empty() {
         errors.required("target.name", "");
+    } else if kind.is_empty() || kind == "Node" {
+        errors.invalid_each("target.name", node, name::subdomain(node));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(Subject { group: "", resource: "Binding", name }, &errors)) }
+    let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Status::new(500, "", one.as_str())),
+        many => Err(Status::new(500, "", format!("[{}]", many.join(", ")))),
+    }
 }
 
 /// Gives the pod its node; `Err` says why it cannot have it.

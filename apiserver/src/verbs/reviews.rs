@@ -33,11 +33,7 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     let mut writing = Writing::new(api, call, kind, options);
     let mut review = writing.decode_body()?;
     meta::wipe(&mut review);
-    if kind.is_namespaced() {
-        review.set_metadata("namespace", call.info.namespace.as_str());
-    } else {
-        review.metadata_mut().remove("namespace");
-    }
+    meta::match_request(&mut review, kind, &call.info.namespace, "")?;
     let sent = review.clone();
     let made = match &*kind.gvk.kind {
         "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
@@ -76,9 +72,7 @@ fn own(api: &Api, options: &WriteOptions, kind: &Kind, mut sent: Object, answer:
 /// Makes an object that is sent to a subresource one of the request's namespace, its fields owned by who sent it: as such admission sees it.
 pub(super) fn placed(api: &Api, call: &Call, schema: &coracle_schema::SchemaRef, object: &mut Object) -> Result<(), Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
-    if object.namespace().is_empty() {
-        object.set_metadata("namespace", call.info.namespace.as_str());
-    }
+    meta::match_namespace(object, &call.info.namespace)?;
     let (api_version, kind) = (object.text("/apiVersion").to_owned(), object.text("/kind").to_owned());
     let (manager, now, subresource) = (options.field_manager.as_str(), meta::time_text(api.now()), call.info.subresource.as_str());
     let who = Who { manager, api_version: &api_version, kind: &kind, subresource, now: &now, reset: &[] };
