@@ -113,7 +113,7 @@ impl Rules for VolumeAttachment {
     }
 
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.attacher", "spec.source", "spec.nodeName"]
+        &["metadata", "spec.attacher", "spec.source", "spec.nodeName", "spec."]
     }
 }
 

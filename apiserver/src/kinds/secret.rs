@@ -59,12 +59,18 @@ impl Rules for Secret {
 
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        let kind = new.text("/type");
+        if let Some(old) = old {
+            if old.text("/type") != kind {
+                errors.invalid("type", view::quoted(kind), "field is immutable");
+            }
+            frozen(new.value(), old.value(), &["data"], &mut errors);
+        }
         let data = view::map(new.value(), "data");
         keys(data, "data", &mut errors);
         if data.values().filter_map(Value::as_str).map(decoded_length).sum::<usize>() > DATA_MAX {
             errors.too_long("data", DATA_MAX as u64, "byte");
         }
-        let kind = new.text("/type");
         let required = SECRET_KEYS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| *keys);
         // Of these a key to log in with may not be empty either.
         let there = |key: &str| data.get(key).is_some_and(|value| kind != "kubernetes.io/ssh-auth" || value != "");
@@ -83,12 +89,6 @@ impl Rules for Secret {
             }
             "kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson" => docker_config(data, required, &mut errors),
             _ => {}
-        }
-        if let Some(old) = old {
-            if old.text("/type") != kind {
-                errors.invalid("type", view::quoted(kind), "field is immutable");
-            }
-            frozen(new.value(), old.value(), &["data"], &mut errors);
         }
         errors
     }
@@ -111,6 +111,9 @@ fn docker_config(data: &Map<String, Value>, keys: &[&str], errors: &mut FieldErr
 impl Rules for ConfigMap {
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        if let Some(old) = old {
+            frozen(new.value(), old.value(), &["data", "binaryData"], &mut errors);
+        }
         let (data, binary) = (view::map(new.value(), "data"), view::map(new.value(), "binaryData"));
         keys(data, "data", &mut errors);
         keys(binary, "binaryData", &mut errors);
@@ -121,9 +124,6 @@ impl Rules for ConfigMap {
         let bytes: usize = binary.values().filter_map(Value::as_str).map(decoded_length).sum();
         if text + bytes > DATA_MAX {
             errors.too_long("", DATA_MAX as u64, "byte");
-        }
-        if let Some(old) = old {
-            frozen(new.value(), old.value(), &["data", "binaryData"], &mut errors);
         }
         errors
     }

@@ -118,7 +118,7 @@ impl Rules for StorageClass {
         &["allowedTopologies.matchLabelExpressions.key", "allowedTopologies.matchLabelExpressions.values", "reclaimPolicy"]
     }
 
-    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let class = new.value();
         let provisioner = view::text(class, "provisioner");
@@ -133,12 +133,15 @@ impl Rules for StorageClass {
             errors.not_supported("reclaimPolicy", view::quoted(policy), &["Delete", "Retain"]);
         }
         topologies(class, &mut errors);
-        if let Some(old) = old {
-            for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-                // Upstream does not show what was sent.
-                if view::get(class, field) != view::get(old.value(), field) {
-                    errors.invalid(field, Value::Null, "field is immutable");
-                }
+        errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            // Upstream does not show what was sent.
+            if view::get(new.value(), field) != view::get(old.value(), field) {
+                errors.invalid(field, Value::Null, "field is immutable");
             }
         }
         errors

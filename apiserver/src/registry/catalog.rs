@@ -33,6 +33,9 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("rbac.authorization.k8s.io", "clusterrolebindings", NameRule::PathSegment),
     ("rbac.authorization.k8s.io", "roles", NameRule::PathSegment),
     ("rbac.authorization.k8s.io", "rolebindings", NameRule::PathSegment),
+    // Of these two upstream never looked at the names.
+    ("", "events", NameRule::PathSegment),
+    ("policy", "poddisruptionbudgets", NameRule::PathSegment),
     ("certificates.k8s.io", "certificatesigningrequests", NameRule::PathSegment),
     ("certificates.k8s.io", "clustertrustbundles", NameRule::PathSegment),
     ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
