@@ -12,6 +12,7 @@ mod files;
 mod front;
 mod kubeconfig;
 mod lock;
+mod logging;
 mod machine;
 mod nodes;
 mod options;

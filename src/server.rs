@@ -3,7 +3,7 @@
 //! Stop order: not ready → scheduler and controllers → agents flush their statuses → watches closed, requests drained → store.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -21,13 +21,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     authn::AuthenticationFlags,
     certs::{self, Certificates, Pair},
     clients::InProcess,
-    lock,
+    lock, logging,
     nodes::Nodes,
     options::{ServerOptions, StoreChoice},
     renewal::Renewal,
@@ -43,7 +42,7 @@ pub(crate) const STACK: usize = 8 << 20;
 
 /// Runs a server until it is told to stop.
 pub(crate) fn main(options: &ServerOptions, started: Instant) -> Result<()> {
-    start_log(&options.log)?;
+    logging::start(&options.log).context("--log")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").thread_stack_size(STACK).build();
     let runtime = runtime.context("cannot start threads")?;
     let result = runtime.block_on(run(options, started));
@@ -140,7 +139,8 @@ fn server_options(
         },
         enable_admission: Vec::new(),
         disable_admission: Vec::new(),
-        audit: options.audit.clone().into(),
+        audit: options.audit.clone().options()?,
+        log_levels: logging::levels(),
         encryption: options.encryption.clone().options()?,
         agent_tls: Some(renewal.agent_client()),
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
@@ -224,14 +224,6 @@ pub(crate) fn client(authority: &str, pair: &Pair) -> Result<rustls::ClientConfi
 
 pub(crate) fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("the certificate is unreadable")
-}
-
-/// Starts the log on standard error.
-pub(crate) fn start_log(level: &str) -> Result<()> {
-    let filter: Targets = level.parse().context("--log: takes error, warn, info, debug, trace, or per part: info,coracle_agent=debug")?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Ok(())
 }
 
 /// What runs, how long it took, and the line to copy.

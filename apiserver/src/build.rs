@@ -149,7 +149,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         flow,
         limits: Limits::new(options.flow.max_reads, options.flow.max_writes),
         timeout: options.flow.timeout,
-        paths: Paths::new(discovery::built_in(&tables), address),
+        paths: Paths::new(discovery::built_in(&tables), address, options.log_levels),
     });
     layers.paths.set_started();
     Ok(Server { layers, tasks, stop })

@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::FEATURE_GATES;
 pub use registry::claims::Ranges;
+pub use request::flags::LogLevels;
 pub use request::serve::{Service, Tls, tls_config};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use verbs::Clock;
@@ -56,6 +57,8 @@ pub struct Options {
     pub disable_admission: Vec<String>,
     /// What is written down of requests.
     pub audit: audit::Options,
+    /// What changes the levels of the log while the server runs (`/debug/flags`).
+    pub log_levels: Option<Arc<dyn LogLevels>>,
     /// What is encrypted in the store; `None`: nothing (`--encryption-provider-config`).
     pub encryption: Option<atrest::Options>,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
@@ -67,6 +70,9 @@ pub struct Options {
     /// The time.
     pub clock: Clock,
 }
+
+/// Audit events that wait have this long to be written at the end.
+const AUDIT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +149,11 @@ impl Server {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(audit) = &self.layers.audit
+            && tokio::time::timeout(AUDIT_GRACE, audit.close()).await.is_err()
+        {
+            tracing::warn!("audit events are lost: they could not be written in {AUDIT_GRACE:?}");
+        }
         self.layers.api.storage.close();
     }
 }

@@ -47,6 +47,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         disable_admission: Vec::new(),
         audit: coracle_apiserver::audit::Options::default(),
         encryption: None,
+        log_levels: None,
         agent_tls: None,
         aggregator: Default::default(),
         flow: Default::default(),

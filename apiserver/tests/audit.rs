@@ -1,10 +1,10 @@
 //! What is written down of requests.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use coracle_apiserver::{
     Options,
-    audit::{self, LogOptions, Mode},
+    audit::{self, Batch, Format, HookOptions, LogOptions, Mode, Truncation},
     authn::User,
 };
 use coracle_store::embedded;
@@ -30,13 +30,25 @@ rules:
 - level: Metadata
 "#;
 
+const BATCH: Batch = Batch { buffer: 100, size: 10, wait: Duration::from_millis(50), throttle: None };
+
 async fn house(folder: &Path) -> House {
     let policy = folder.join("policy.yaml");
     std::fs::write(&policy, POLICY).unwrap();
     let path = folder.join("audit.log");
-    let log = LogOptions { path, max_size: 1, max_age: 0, max_backups: 0, compress: false, mode: Mode::Blocking, buffer: 100 };
+    let log = LogOptions {
+        path,
+        max_size: 1,
+        max_age: 0,
+        max_backups: 0,
+        compress: false,
+        mode: Mode::Blocking,
+        batch: BATCH,
+        truncation: None,
+        format: Format::Json,
+    };
     let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
-    let audit = audit::Options { policy: Some(policy), log: Some(log) };
+    let audit = audit::Options { policy: Some(policy), log: Some(log), webhook: None };
     House::of(Options { audit, ..House::options(store) }).await
 }
 
@@ -120,4 +132,111 @@ async fn a_watch_is_written_when_it_begins_and_when_it_ends() {
     tokio::time::timeout(std::time::Duration::from_secs(5), written).await.unwrap();
     let stages: Vec<Value> = events(folder.path()).iter().map(|e| e["stage"].clone()).collect();
     assert_eq!(stages, ["ResponseStarted", "ResponseComplete"]);
+}
+
+/// A receiver of events over plain HTTP on this machine: it refuses the first `refused` lists, then keeps what comes.
+async fn receiver(folder: &Path, refused: usize) -> (std::path::PathBuf, Arc<received::Events>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = folder.join("hook.kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\nclusters: [{{name: a, cluster: {{server: 'http://{}/audit'}}}}]\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\nusers: [{{name: a, user: {{token: secret}}}}]\ncurrent-context: a\n",
+        listener.local_addr().unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    let events = Arc::new(received::Events::default());
+    let kept = Arc::clone(&events);
+    tokio::spawn(async move {
+        let mut left = refused;
+        while let Ok((stream, _)) = listener.accept().await {
+            let kept = Arc::clone(&kept);
+            let fails = std::mem::replace(&mut left, left.saturating_sub(1)) > 0;
+            let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                let kept = Arc::clone(&kept);
+                async move {
+                    assert_eq!(request.uri().path(), "/audit");
+                    let list: Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+                    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+                    if !fails {
+                        kept.add(list["items"].as_array().unwrap());
+                    }
+                    let code = if fails { 503 } else { 200 };
+                    let answer = http::Response::builder().status(code).header("connection", "close").body(Full::<bytes::Bytes>::default());
+                    Ok::<_, std::convert::Infallible>(answer.unwrap())
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), answer));
+        }
+    });
+    (config, events)
+}
+
+/// What a receiver got.
+mod received {
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+
+    #[derive(Default)]
+    pub(super) struct Events(Mutex<Vec<Value>>);
+
+    impl Events {
+        pub(super) fn add(&self, events: &[Value]) {
+            self.0.lock().unwrap().extend_from_slice(events);
+        }
+
+        pub(super) fn all(&self) -> Vec<Value> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+}
+
+async fn sending(folder: &Path, mode: Mode, refused: usize) -> (House, Arc<received::Events>) {
+    let (config, events) = receiver(folder, refused).await;
+    let policy = folder.join("policy.yaml");
+    std::fs::write(&policy, POLICY).unwrap();
+    let webhook =
+        HookOptions { config, mode, batch: BATCH, truncation: Some(Truncation { event: 2000 }), backoff: Duration::from_millis(1) };
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let audit = audit::Options { policy: Some(policy), log: None, webhook: Some(webhook) };
+    (House::of(Options { audit, ..House::options(store) }).await, events)
+}
+
+#[tokio::test]
+async fn events_are_sent_in_batches_until_they_arrive_and_none_is_left_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (house, events) = sending(folder.path(), Mode::Batch, 2).await;
+    for n in 0..25 {
+        house.get(&format!("/api/v1/namespaces/default/secrets/s{n}")).await;
+    }
+    let large = json!({"metadata": {"name": "m"}, "data": {"k": "v".repeat(3000)}});
+    house.post("/api/v1/namespaces/default/configmaps", &large).await.ok();
+    house.server.close().await;
+    let all = events.all();
+    let names: std::collections::BTreeSet<&str> = all.iter().filter_map(|event| event["objectRef"]["name"].as_str()).collect();
+    assert!((0..25).all(|n| names.contains(format!("s{n}").as_str())), "{names:?}");
+    assert!(all.iter().all(|event| event.get("kind").is_none()), "the list says what its events are");
+    let cut = all.iter().find(|event| event["objectRef"]["name"] == "m").unwrap();
+    assert_eq!((&cut["annotations"]["audit.k8s.io/truncated"], cut.get("requestObject")), (&json!("true"), None));
+}
+
+#[tokio::test]
+async fn a_request_waits_for_its_event_only_where_it_is_told_to_and_fails_only_where_that_is_strict() {
+    let folder = tempfile::tempdir().unwrap();
+    let (house, events) = sending(folder.path(), Mode::Blocking, 0).await;
+    house.get("/api/v1/namespaces/default/secrets/waited").await;
+    assert!(events.all().iter().any(|event| event["objectRef"]["name"] == "waited"), "it is there with the answer");
+    let (house, _) = sending(folder.path(), Mode::Blocking, usize::MAX).await;
+    assert_eq!(house.get("/api/v1/namespaces/default/configmaps").await.code, StatusCode::OK);
+    // Only what a request begins with may keep it from going on, and the policy leaves that out.
+    let (house, _) = sending(folder.path(), Mode::BlockingStrict, usize::MAX).await;
+    assert_eq!(house.get("/api/v1/namespaces/default/configmaps").await.code, StatusCode::OK);
+    std::fs::write(folder.path().join("policy.yaml"), POLICY.replace("omitStages: [\"RequestReceived\"]", "omitStages: []")).unwrap();
+    let (config, _) = receiver(folder.path(), usize::MAX).await;
+    let webhook = HookOptions { config, mode: Mode::BlockingStrict, batch: BATCH, truncation: None, backoff: Duration::from_millis(1) };
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let audit = audit::Options { policy: Some(folder.path().join("policy.yaml")), log: None, webhook: Some(webhook) };
+    let house = House::of(Options { audit, ..House::options(store) }).await;
+    let refused = house.get("/api/v1/namespaces/default/configmaps").await;
+    assert_eq!(refused.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(refused.json()["message"], "Internal error occurred: failed to store audit event");
 }

@@ -76,6 +76,7 @@ impl House {
             disable_admission: vec!["ServiceAccount".into()],
             audit: audit::Options::default(),
             encryption: None,
+            log_levels: None,
             agent_tls: None,
             aggregator: Default::default(),
             flow: Default::default(),

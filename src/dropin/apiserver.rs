@@ -96,7 +96,7 @@ impl Settings {
             ranges,
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
             disable_admission: owned(&flags.list("disable-admission-plugins")),
-            audit: AuditFlags::of(|name| flags.last(name))?.into(),
+            audit: AuditFlags::of(|name| flags.last(name))?.options()?,
             encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,

@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 pub(crate) use flags::duration;
 use flags::{Flags, Program};
 
-use crate::server;
+use crate::logging;
 
 /// Blocking work that hangs must not keep the process.
 const END: Duration = Duration::from_millis(200);
@@ -83,14 +83,10 @@ fn threads(program: &Program) -> tokio::runtime::Builder {
     builder
 }
 
-/// `--v` as our levels; `CORACLE_LOG` takes what `coracle server --log` takes.
+/// `--v` and `--vmodule` as our levels; `CORACLE_LOG` takes what `coracle server --log` takes.
 fn start_log(flags: &Flags) -> Result<()> {
-    let level = match flags.last("v").map_or(Ok(0), str::parse::<i32>).unwrap_or_default() {
-        ..=1 => "warn",
-        2..=3 => "info",
-        4..=5 => "info,coracle_apiserver=debug,coracle_controllers=debug",
-        _ => "debug",
-    };
+    let verbosity = flags.last("v").map_or(Ok(0), str::parse::<i32>).unwrap_or_default();
+    let levels = logging::of_modules(logging::of_verbosity(verbosity), &flags.list("vmodule"));
     let own = std::env::var("CORACLE_LOG").ok();
-    server::start_log(own.as_deref().unwrap_or(level)).context("CORACLE_LOG")
+    logging::start(own.as_deref().unwrap_or(&levels)).context("CORACLE_LOG, --vmodule")
 }

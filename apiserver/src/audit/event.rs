@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+use coracle_schema::go::quoted;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -166,6 +168,49 @@ impl Event {
         }
     }
 
+    /// The event as a line of JSON.
+    pub(super) fn line(&self) -> Option<Bytes> {
+        let mut line = serde_json::to_vec(self).ok()?;
+        line.push(b'\n');
+        Some(line.into())
+    }
+
+    /// The same without the objects it holds, which says so (`plugin/pkg/audit/truncate`).
+    pub(super) fn without_objects(&self) -> Self {
+        let mut event = Self { request_object: None, response_object: None, ..self.clone() };
+        event.annotations.insert("audit.k8s.io/truncated".to_owned(), "true".to_owned());
+        event
+    }
+
+    /// The most important of it as a line of text (`audit.EventString`).
+    pub(super) fn text(&self) -> String {
+        let list = |groups: &[Arc<str>]| groups.iter().map(|group| quoted(group)).collect::<Vec<_>>().join(",");
+        let user = self.user.as_ref().filter(|user| !user.name.is_empty());
+        let (name, mut groups) = user.map_or(("<none>", "<none>".to_owned()), |user| (&*user.name, list(&user.groups)));
+        if groups.is_empty() {
+            "<none>".clone_into(&mut groups);
+        }
+        let (acting, as_groups) =
+            self.impersonated_user.as_ref().map_or(("<self>", "<lookup>".to_owned()), |user| (&*user.name, list(&user.groups)));
+        let namespace = self.object_ref.as_ref().map_or("", |object| &object.namespace);
+        let response = self.response_status.as_ref().map_or_else(|| "<deferred>".to_owned(), |status| status["code"].to_string());
+        format!(
+            "{:.9} AUDIT: id={} stage=\"{:?}\" ip={} method={} user={} groups={} as={} asgroups={} user-agent={} namespace={} uri={} response=\"{response}\"\n",
+            self.request_received_timestamp,
+            quoted(&self.audit_id),
+            self.stage,
+            quoted(self.source_ips.first().map_or("<unknown>", |ip| ip)),
+            quoted(&self.verb),
+            quoted(name),
+            quoted(&groups),
+            quoted(acting),
+            quoted(&as_groups),
+            quoted(&self.user_agent),
+            quoted(if namespace.is_empty() { "<none>" } else { namespace }),
+            quoted(&self.request_uri),
+        )
+    }
+
     /// The outcome: a bare code, or a whole Status when it failed.
     pub(super) fn end(&mut self, code: u16, status: Option<&Status>) {
         let mut outcome = serde_json::json!({"metadata": {}, "code": code});
@@ -248,6 +293,29 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
             r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"id-1","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/live/pods/web?x=1","verb":"get","user":{"username":"jane","groups":["dev","system:authenticated"]},"sourceIPs":["127.0.0.1"],"userAgent":"kubectl/v1.36.0","objectRef":{"resource":"pods","namespace":"live","name":"web","apiVersion":"v1"},"responseStatus":{"code":200,"metadata":{}},"requestReceivedTimestamp":"2026-01-02T15:04:05.500000Z","stageTimestamp":"2026-01-02T15:04:05.500000Z","annotations":{"authorization.k8s.io/decision":"allow"}}"#
+        );
+    }
+
+    #[test]
+    fn an_event_without_objects_says_so_and_text_tells_the_most_important() {
+        let info = RequestInfo { verb: "get".into(), path: "/x".into(), ..RequestInfo::default() };
+        let received = Received {
+            audit_id: "id-1",
+            uri: "/x".into(),
+            info: &info,
+            user: Some(Arc::new(User::new("jane", &["dev"]))),
+            source_ips: vec!["127.0.0.1".into()],
+            user_agent: "curl",
+            at: "2026-01-02T15:04:05.5Z".parse().unwrap(),
+        };
+        let mut event = Event::new(Level::RequestResponse, received);
+        event.response_object = Some(serde_json::json!({"large": "x".repeat(1000)}));
+        event.end(200, None);
+        let cut = event.without_objects();
+        assert!(cut.line().unwrap().len() < 700 && cut.annotations["audit.k8s.io/truncated"] == "true");
+        assert_eq!(
+            event.text(),
+            "2026-01-02T15:04:05.500000000Z AUDIT: id=\"id-1\" stage=\"RequestReceived\" ip=\"127.0.0.1\" method=\"get\" user=\"jane\" groups=\"\\\"dev\\\",\\\"system:authenticated\\\"\" as=\"<self>\" asgroups=\"<lookup>\" user-agent=\"curl\" namespace=\"<none>\" uri=\"/x\" response=\"200\"\n"
         );
     }
 

@@ -4,21 +4,29 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
+
+use super::{
+    Batch, Truncation,
+    batch::{Deliver, Queue},
+};
+use crate::metrics::access::AUDIT_ERRORS;
 
 /// Where events go, and how long files are kept.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// The file; `-` is standard output.
     pub path: PathBuf,
-    /// A full file is put aside, in megabytes (of 1024 KiB, as upstream's); 0 is 100.
+    /// A full file is put aside, in megabytes (of 1024 KiB, as upstream's); 0: never.
     pub max_size: u64,
     /// Days that files put aside are kept; 0: forever.
     pub max_age: u64,
@@ -28,8 +36,22 @@ pub struct LogOptions {
     pub compress: bool,
     /// Whether requests wait until their events are written.
     pub mode: Mode,
-    /// Events that wait to be written when nobody waits for them.
-    pub buffer: usize,
+    /// How events are gathered when nobody waits for them.
+    pub batch: Batch,
+    /// What is too large.
+    pub truncation: Option<Truncation>,
+    /// How an event is written (`--audit-log-format`).
+    pub format: Format,
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// As JSON.
+    #[default]
+    Json,
+    /// The most important of it, as text.
+    Legacy,
 }
 
 /// Whether requests wait for their events.
@@ -46,32 +68,39 @@ pub enum Mode {
 
 /// A line on its way, and who waits for it.
 struct Line {
-    text: Vec<u8>,
+    text: Bytes,
     written: Option<oneshot::Sender<bool>>,
 }
 
 /// The file's queue. Its thread ends when the queue is dropped, after all that waits was written.
 pub(super) struct Log {
-    queue: mpsc::Sender<Line>,
-    mode: Mode,
+    lines: mpsc::Sender<Line>,
+    /// Those that nobody waits for.
+    queue: Option<Queue>,
+    pub(super) mode: Mode,
+    pub(super) truncation: Option<Truncation>,
+    pub(super) format: Format,
 }
 
 /// Lines that are written at once at most.
 const GROUP: usize = 256;
+/// Lines on their way to the file.
+const LINES: usize = 1024;
 
 impl Log {
     /// Opens the file. The error names it.
     pub(super) fn open(options: LogOptions) -> Result<Self, String> {
         let place = options.path.display().to_string();
-        let mode = options.mode;
-        let (queue, mut lines) = mpsc::channel(options.buffer.max(1));
+        let LogOptions { mode, batch, truncation, format, .. } = options;
+        let (lines, mut queued) = mpsc::channel(LINES);
         let mut output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
         let run = move || {
             let mut group: Vec<Line> = Vec::new();
-            while lines.blocking_recv_many(&mut group, GROUP) > 0 {
+            while queued.blocking_recv_many(&mut group, GROUP) > 0 {
                 let bytes: Vec<u8> = group.iter().flat_map(|line| line.text.iter().copied()).collect();
                 let done = output.write(&bytes);
                 if let Err(fault) = &done {
+                    AUDIT_ERRORS.add(["log"], group.len() as u64);
                     error!(error = %fault, "audit events could not be written");
                 }
                 for waiting in group.drain(..).filter_map(|line| line.written) {
@@ -81,31 +110,56 @@ impl Log {
             }
         };
         thread::Builder::new().name("audit-log".into()).spawn(run).map_err(|e| format!("audit log {place}: {e}"))?;
-        Ok(Self { queue, mode })
+        let queue = (mode == Mode::Batch).then(|| Queue::start(batch, false, delivering(lines.clone())));
+        Ok(Self { lines, queue, mode, truncation, format })
     }
 
     /// Takes an event; in blocking modes returns when it is written. Whether it is.
-    pub(super) async fn take(&self, text: Vec<u8>) -> bool {
-        if self.mode == Mode::Batch {
-            return self.leave(text);
+    pub(super) async fn take(&self, text: Bytes) -> bool {
+        match &self.queue {
+            Some(queue) => {
+                queue.take(text);
+                true
+            }
+            None => write(&self.lines, text).await,
         }
-        let (written, done) = oneshot::channel();
-        self.queue.send(Line { text, written: Some(written) }).await.is_ok() && done.await.unwrap_or(false)
     }
 
-    /// Takes an event for which nobody waits. Whether there was room.
-    pub(super) fn leave(&self, text: Vec<u8>) -> bool {
-        let taken = self.queue.try_send(Line { text, written: None }).is_ok();
-        if !taken {
-            warn!("an audit event was lost: too many wait to be written");
+    /// Takes an event for which nobody waits.
+    pub(super) fn leave(&self, text: Bytes) {
+        match &self.queue {
+            Some(queue) => queue.take(text),
+            None => {
+                if self.lines.try_send(Line { text, written: None }).is_err() {
+                    AUDIT_ERRORS.inc(["log"]);
+                    warn!("an audit event was lost: too many wait to be written");
+                }
+            }
         }
-        taken
     }
 
-    /// Whether a request must fail whose event cannot be written.
-    pub(super) fn is_strict(&self) -> bool {
-        self.mode == Mode::BlockingStrict
+    /// Ends when all is written.
+    pub(super) async fn close(&self) {
+        if let Some(queue) = &self.queue {
+            queue.close().await;
+        }
     }
+}
+
+/// Has a line written; whether it was.
+async fn write(lines: &mpsc::Sender<Line>, text: Bytes) -> bool {
+    let (written, done) = oneshot::channel();
+    lines.send(Line { text, written: Some(written) }).await.is_ok() && done.await.unwrap_or(false)
+}
+
+/// What takes batches: their lines go to the file in one piece.
+fn delivering(lines: mpsc::Sender<Line>) -> Deliver {
+    Arc::new(move |events: Vec<Bytes>| {
+        let (lines, text) = (lines.clone(), Bytes::from(events.concat()));
+        Box::pin(async move {
+            write(&lines, text).await;
+        })
+    })
 }
 
 /// Standard output or a file.
@@ -130,7 +184,7 @@ impl Output {
         match self {
             Self::Standard => io::stdout().lock().write_all(bytes),
             Self::File { file, size, options } => {
-                let most = if options.max_size == 0 { 100 } else { options.max_size } << 20;
+                let most = if options.max_size == 0 { u64::MAX } else { options.max_size << 20 };
                 if *size > 0 && *size + bytes.len() as u64 > most {
                     let aside = set_aside(&options.path, Timestamp::now());
                     fs::rename(&options.path, &aside)?;
@@ -208,8 +262,20 @@ mod tests {
 
     fn options(folder: &Path) -> LogOptions {
         let path = folder.join("deep/audit.log");
-        LogOptions { path, max_size: 1, max_age: 0, max_backups: 2, compress: false, mode: Mode::Blocking, buffer: 10 }
+        LogOptions {
+            path,
+            max_size: 1,
+            max_age: 0,
+            max_backups: 2,
+            compress: false,
+            mode: Mode::Blocking,
+            batch: BATCH,
+            truncation: None,
+            format: Format::Json,
+        }
     }
+
+    const BATCH: Batch = Batch { buffer: 10, size: 1, wait: Duration::ZERO, throttle: None };
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =
@@ -222,7 +288,18 @@ mod tests {
     async fn whoever_waits_finds_the_event_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::open(options(folder.path())).unwrap();
-        assert!(log.take(b"one\n".to_vec()).await && log.take(b"two\n".to_vec()).await);
+        assert!(log.take(Bytes::from_static(b"one\n")).await && log.take(Bytes::from_static(b"two\n")).await);
+        assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "one\ntwo\n");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_in_the_file_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions { mode: Mode::Batch, ..options(folder.path()) }).unwrap();
+        for line in ["one\n", "two\n"] {
+            assert!(log.take(Bytes::from_static(line.as_bytes())).await);
+        }
+        log.close().await;
         assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "one\ntwo\n");
     }
 

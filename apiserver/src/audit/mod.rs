@@ -3,24 +3,34 @@
 //! A request gets a [`Trail`] once it is known who asks. Layers and verbs add to it what they know; at each stage the policy asks for,
 //! the event as it is then goes to every sink. Without a policy there are no trails and nothing of this costs anything.
 
+mod batch;
 mod event;
+mod hook;
 mod log;
 mod policy;
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::warn;
 
-use self::{event::Event, log::Log, policy::Policy};
 pub use self::{
+    batch::Batch,
     event::{Received, Stage},
-    log::{LogOptions, Mode},
+    hook::HookOptions,
+    log::{Format, LogOptions, Mode},
     policy::Level,
 };
-use crate::{admission::Annotations, authn::User, wire::Status};
+use self::{event::Event, hook::Hook, log::Log, policy::Policy};
+use crate::{
+    admission::Annotations,
+    authn::User,
+    metrics::access::{AUDIT_ERRORS, AUDIT_EVENTS, AUDIT_LEVELS, AUDIT_REFUSALS},
+    wire::Status,
+};
 
 /// What is written down, and where.
 #[derive(Clone, Debug, Default)]
@@ -29,12 +39,22 @@ pub struct Options {
     pub policy: Option<PathBuf>,
     /// `--audit-log-path` and what belongs to it.
     pub log: Option<LogOptions>,
+    /// `--audit-webhook-config-file` and what belongs to it.
+    pub webhook: Option<HookOptions>,
+}
+
+/// What is done with large events (`--audit-*-truncate-*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// Larger ones lose their objects, in bytes; those that are still larger are lost.
+    pub event: usize,
 }
 
 /// Policy and sinks.
 pub struct Audit {
     policy: Policy,
-    log: Log,
+    log: Option<Log>,
+    webhook: Option<Hook>,
 }
 
 /// What is known of one request.
@@ -49,24 +69,40 @@ pub struct Trail {
 impl Audit {
     /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file.
     pub fn open(options: &Options) -> Result<Option<Arc<Self>>, String> {
-        let (policy, log) = match (&options.policy, &options.log) {
-            (Some(policy), Some(log)) => (policy, log),
-            (Some(_), None) => {
-                warn!("--audit-policy-file without --audit-log-path: requests are written down nowhere");
-                return Ok(None);
+        let Options { policy, log, webhook } = options;
+        let somewhere = log.is_some() || webhook.is_some();
+        let Some(policy) = policy else {
+            if somewhere {
+                warn!("--audit-log-path or --audit-webhook-config-file without --audit-policy-file: no request is written down");
             }
-            (None, Some(_)) => {
-                warn!("--audit-log-path without --audit-policy-file: no request is written down");
-                return Ok(None);
-            }
-            (None, None) => return Ok(None),
+            return Ok(None);
         };
-        Ok(Some(Arc::new(Self { policy: Policy::load(policy)?, log: Log::open(log.clone())? })))
+        if !somewhere {
+            warn!("--audit-policy-file without --audit-log-path and --audit-webhook-config-file: requests are written down nowhere");
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Self {
+            policy: Policy::load(policy)?,
+            log: log.clone().map(Log::open).transpose()?,
+            webhook: webhook.clone().map(Hook::open).transpose()?,
+        })))
+    }
+
+    /// Ends when what was written down is where it belongs.
+    pub async fn close(&self) {
+        if let Some(log) = &self.log {
+            log.close().await;
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.close().await;
+        }
     }
 
     /// Begins the trail of a request; `None` when nothing of it is to be written.
     pub fn begin(self: &Arc<Self>, received: Received<'_>) -> Option<Arc<Trail>> {
-        let verdict = self.policy.verdict(received.user.as_deref(), received.info)?;
+        let verdict = self.policy.verdict(received.user.as_deref(), received.info);
+        AUDIT_LEVELS.inc([verdict.as_ref().map_or("None", |verdict| verdict.level.name())]);
+        let verdict = verdict?;
         Some(Arc::new(Trail {
             audit: Arc::clone(self),
             level: verdict.level,
@@ -148,31 +184,64 @@ impl Trail {
     /// Writes the event at a stage, if the policy asks for it. The error is for the client: it is told where its request must not go on
     /// unwritten.
     pub async fn write(&self, stage: Stage) -> Result<(), Status> {
-        let Some(line) = self.line(stage) else { return Ok(()) };
-        if self.audit.log.take(line).await || !self.audit.log.is_strict() || stage != Stage::RequestReceived {
+        let (for_log, for_webhook) = self.lines(stage);
+        let mut refused = false;
+        if let (Some(log), Some(line)) = (&self.audit.log, for_log) {
+            refused |= !log.take(line).await && log.mode == Mode::BlockingStrict;
+        }
+        if let (Some(webhook), Some(line)) = (&self.audit.webhook, for_webhook) {
+            refused |= !webhook.take(line).await && webhook.mode == Mode::BlockingStrict;
+        }
+        if !refused || stage != Stage::RequestReceived {
             return Ok(());
         }
+        AUDIT_REFUSALS.inc([]);
         Err(Status::internal("failed to store audit event"))
     }
 
     /// Writes the event of a request whose answer has left, so that nobody can wait for it.
     pub fn leave(&self, stage: Stage) {
-        if let Some(line) = self.line(stage) {
-            self.audit.log.leave(line);
+        let (for_log, for_webhook) = self.lines(stage);
+        if let (Some(log), Some(line)) = (&self.audit.log, for_log) {
+            log.leave(line);
+        }
+        if let (Some(webhook), Some(line)) = (&self.audit.webhook, for_webhook) {
+            webhook.leave(line);
         }
     }
 
-    fn line(&self, stage: Stage) -> Option<Vec<u8>> {
+    /// What log and webhook are to write at a stage.
+    fn lines(&self, stage: Stage) -> (Option<Bytes>, Option<Bytes>) {
         if self.omit_stages.contains(&stage) {
-            return None;
+            return (None, None);
         }
         let mut event = self.event.lock();
         event.stage = stage;
         event.stage_timestamp = Timestamp::now().max(event.request_received_timestamp);
-        let mut line = serde_json::to_vec(&*event).ok()?;
-        line.push(b'\n');
-        Some(line)
+        AUDIT_EVENTS.inc([]);
+        let Some(whole) = event.line() else { return (None, None) };
+        let for_log = self.audit.log.as_ref().and_then(|log| {
+            let line = cut(&event, whole.clone(), log.truncation)?;
+            Some(if log.format == Format::Legacy { event.text().into() } else { line })
+        });
+        let for_webhook = self.audit.webhook.as_ref().and_then(|webhook| cut(&event, whole, webhook.truncation));
+        (for_log, for_webhook)
     }
+}
+
+/// The line of an event, without its objects where it is too large; `None`, and counted as lost, where that does not help.
+fn cut(event: &Event, whole: Bytes, truncation: Option<Truncation>) -> Option<Bytes> {
+    let Some(Truncation { event: most }) = truncation else { return Some(whole) };
+    if whole.len() <= most {
+        return Some(whole);
+    }
+    let shorter = if event.level >= Level::Request { event.without_objects().line() } else { Some(whole) };
+    let fits = shorter.filter(|line| line.len() <= most);
+    if fits.is_none() {
+        AUDIT_ERRORS.inc(["truncate"]);
+        warn!("an audit event was lost: event is too large even after truncating");
+    }
+    fits
 }
 
 fn drop_managed_fields(object: &mut Value) {

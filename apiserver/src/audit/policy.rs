@@ -19,6 +19,18 @@ pub enum Level {
     RequestResponse,
 }
 
+impl Level {
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Metadata => "Metadata",
+            Self::Request => "Request",
+            Self::RequestResponse => "RequestResponse",
+        }
+    }
+}
+
 /// A policy file: the first rule that matches decides; what none matches is not written down.
 #[derive(Debug)]
 pub(super) struct Policy {

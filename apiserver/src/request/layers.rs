@@ -385,7 +385,7 @@ fn counted(labels: &Labels<'_>, info: &RequestInfo, made: Answer, started: Insta
 
 /// Whether anybody reads a request's body: what is not read is not waited for.
 fn takes_body(info: &RequestInfo) -> bool {
-    info.is_resource && (!info.is_read() || info.subresource == "proxy")
+    info.path.starts_with("/debug/flags/") || info.is_resource && (!info.is_read() || info.subresource == "proxy")
 }
 
 fn micros(took: Duration) -> u64 {

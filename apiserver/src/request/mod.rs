@@ -2,6 +2,7 @@
 
 pub mod discovery;
 pub mod documents;
+pub mod flags;
 mod health;
 mod idle;
 pub mod impersonate;

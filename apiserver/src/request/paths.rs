@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     discovery,
     documents::{Document, Documents, Key, Seen},
+    flags::{self, LogLevels},
     health,
     layers::Layers,
 };
@@ -31,12 +32,14 @@ pub struct Paths {
     address: String,
     started: AtomicBool,
     stopping: AtomicBool,
+    levels: Option<Arc<dyn LogLevels>>,
 }
 
 impl Paths {
-    /// For these built-in kinds; `address` is the `host:port` that `/api` tells.
-    pub fn new(built_in: Vec<Entry>, address: String) -> Self {
-        Self { documents: Documents::new(built_in), address, started: AtomicBool::new(false), stopping: AtomicBool::new(false) }
+    /// For these built-in kinds; `address` is the `host:port` that `/api` tells, `levels` changes those of the log.
+    pub fn new(built_in: Vec<Entry>, address: String, levels: Option<Arc<dyn LogLevels>>) -> Self {
+        let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { documents: Documents::new(built_in), address, started, stopping, levels }
     }
 
     /// All that is done at a start is done.
@@ -78,6 +81,7 @@ impl Paths {
                 discovery::routed(call, JSON)?;
                 Ok(answer::value(StatusCode::OK, &version()))
             }
+            ["debug", "flags", flag @ ..] => Ok(flags::answer(self.levels.as_deref(), call, &flag.join("/"))),
             ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
             ["metrics"] => Ok(metrics::answer(layers).await),
             ["metrics", "slis"] => Ok(metrics::indicators()),
