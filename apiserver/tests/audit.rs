@@ -149,7 +149,8 @@ async fn receiver(folder: &Path, refused: usize) -> (std::path::PathBuf, Arc<rec
         let mut left = refused;
         while let Ok((stream, _)) = listener.accept().await {
             let kept = Arc::clone(&kept);
-            let fails = std::mem::replace(&mut left, left.saturating_sub(1)) > 0;
+            let fails = left > 0;
+            left = left.saturating_sub(1);
             let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                 let kept = Arc::clone(&kept);
                 async move {

@@ -211,6 +211,17 @@ impl Event {
         )
     }
 
+    /// What a `Status` tells beyond its code.
+    pub(super) fn take_status(&mut self, status: &Value) {
+        let mut outcome = serde_json::json!({"metadata": {}});
+        for name in ["status", "message", "reason", "details", "code"] {
+            if let Some(value) = status.get(name) {
+                outcome[name] = value.clone();
+            }
+        }
+        self.response_status = Some(outcome);
+    }
+
     /// The outcome: a bare code, or a whole Status when it failed.
     pub(super) fn end(&mut self, code: u16, status: Option<&Status>) {
         let mut outcome = serde_json::json!({"metadata": {}, "code": code});

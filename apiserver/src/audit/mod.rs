@@ -156,6 +156,23 @@ impl Trail {
         self.event.lock().request_object = Some(patch);
     }
 
+    /// Whether nobody was recognised.
+    pub fn is_of_nobody(&self) -> bool {
+        self.event.lock().user.is_none()
+    }
+
+    /// Whether the request is a removal.
+    pub fn removes(&self) -> bool {
+        self.event.lock().verb.starts_with("delete")
+    }
+
+    /// What an answer says that is a `Status`.
+    pub fn outcome(&self, answer: &Value) {
+        if answer["kind"] == "Status" && answer["apiVersion"] == "v1" {
+            self.event.lock().take_status(answer);
+        }
+    }
+
     /// The object that is answered.
     pub fn response(&self, object: Value) {
         if self.takes_response() {
@@ -176,8 +193,10 @@ impl Trail {
     /// How it ended: the code of the answer, and the error if it is one. What is told first stays.
     pub fn end(&self, code: u16, status: Option<&Status>) {
         let mut event = self.event.lock();
-        if event.response_status.is_none() {
-            event.end(code, status);
+        match &mut event.response_status {
+            None => event.end(code, status),
+            Some(outcome) if outcome["code"].is_null() => outcome["code"] = code.into(),
+            Some(_) => {}
         }
     }
 

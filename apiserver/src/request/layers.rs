@@ -277,7 +277,7 @@ impl Layers {
         };
         recognised(&found, started);
         if let Some(audit) = &self.audit {
-            track.begin(audit, found.as_ref().ok().cloned(), (parts, info), address, now).await?;
+            track.begin(audit, &found, (parts, info), address, now).await?;
             if let (Some(trail), Err(status)) = (track.trail(), &found) {
                 trail.end(status.code, Some(&Status { message: trail::attempted(&parts.headers, certificate), ..status.clone() }));
             }
@@ -319,7 +319,12 @@ impl Layers {
                 trail.admitted(&annotations);
                 made = match made {
                     Ok(answer) => Ok(trail::shown(trail, &self.api.tables, answer).await),
-                    refused => refused,
+                    Err(status) => {
+                        if trail.takes_response() {
+                            trail.response(status.to_value());
+                        }
+                        Err(status)
+                    }
                 };
             }
             return Ok(answer::compress(made?, gzip));

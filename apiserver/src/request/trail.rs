@@ -19,6 +19,8 @@ use crate::{
     wire::{Answer, Body, Status, negotiate::Encoding},
 };
 
+/// Answers larger than this are no bare Status, in bytes.
+const STATUS: u64 = 4096;
 const AUDIT_ID: &str = "audit-id";
 
 /// A request's id and, once it is known who asks, its trail.
@@ -41,11 +43,11 @@ impl Track {
         self.trail.get()
     }
 
-    /// Writes that the request has come. `user` is absent when nobody was recognised.
+    /// Writes that the request has come. Of one from somebody who was not recognised only its end is written.
     pub(super) async fn begin(
         &self,
         audit: &Arc<Audit>,
-        user: Option<Arc<User>>,
+        found: &Result<Arc<User>, Status>,
         (parts, info): (&Parts, &RequestInfo),
         address: Option<IpAddr>,
         at: Timestamp,
@@ -53,15 +55,21 @@ impl Track {
         let text = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let uri = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
         let source_ips = source_ips(&parts.headers, address);
+        let user = found.as_ref().ok().cloned();
         let received = Received { audit_id: &self.id, uri, info, user, source_ips, user_agent: text(header::USER_AGENT), at };
         let Some(trail) = audit.begin(received) else { return Ok(()) };
-        self.trail.get_or_init(|| trail).write(Stage::RequestReceived).await
+        let trail = self.trail.get_or_init(|| trail);
+        if found.is_ok() { trail.write(Stage::RequestReceived).await } else { Ok(()) }
     }
 
     /// Writes how it ended; of an answer that goes on, that it has begun. `stage` is how it ended.
     pub(super) async fn end(&self, answer: Answer, status: Option<&Status>, stage: Stage, goes_on: bool) -> Answer {
         let Some(trail) = self.trail.get() else { return answer };
         trail.end(answer.status().as_u16(), status);
+        if trail.is_of_nobody() {
+            let _ = trail.write(Stage::ResponseStarted).await;
+            return answer;
+        }
         if goes_on && stage == Stage::ResponseComplete {
             // Only what has not begun may fail for want of its event.
             let _ = trail.write(Stage::ResponseStarted).await;
@@ -74,7 +82,9 @@ impl Track {
 
 /// The same answer, shown to the trail if it is at hand and the policy wants it.
 pub(super) async fn shown(trail: &Trail, tables: &Tables, answer: Answer) -> Answer {
-    if !trail.takes_response() || answer.body().len().is_none() {
+    // An answer that is a Status says how it went, at every level: that of a removal may be one.
+    let tells = trail.takes_response() || trail.removes();
+    if !tells || answer.body().len().is_none_or(|length| !trail.takes_response() && length > STATUS) {
         return answer;
     }
     let (parts, body) = answer.into_parts();
@@ -83,6 +93,7 @@ pub(super) async fn shown(trail: &Trail, tables: &Tables, answer: Answer) -> Ans
     let is = |encoding: Encoding| parts.headers.get(header::CONTENT_TYPE).is_some_and(|t| t == encoding.content_type());
     let object = if is(Encoding::Protobuf) { decoded(tables, &bytes) } else { serde_json::from_slice(&bytes).ok() };
     if let Some(object) = object {
+        trail.outcome(&object);
         trail.response(object);
     }
     Answer::from_parts(parts, Body::full(bytes))

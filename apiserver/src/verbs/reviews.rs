@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coracle_schema::{
     decode::{self, FieldValidation},
     managed::{self, Who},
@@ -95,10 +96,19 @@ pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> R
     let mut warnings = Vec::new();
     admission::pass(&api.admission, &mut attempt, Some(&mut request), &mut warnings).await?;
     let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
+    if let (Some(trail), Some(id)) = (&call.trail, made.text("/status/token").split('.').nth(1).and_then(credential_id)) {
+        trail.annotate("authentication.kubernetes.io/issued-credential-id", id);
+    }
     let wanted = render::wanted(call, kind)?;
     let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
     answer::warn(&mut made, &warnings);
     Ok(made)
+}
+
+/// What tells a token from all others, of its claims.
+fn credential_id(claims: &str) -> Option<String> {
+    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    Some(format!("JTI={}", claims["jti"].as_str()?))
 }
 
 /// The body as an object of a kind that is answered and not stored.
