@@ -57,7 +57,7 @@ const KIND: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
 
 impl Hook {
     /// Reads the kubeconfig. The error is upstream's.
-    pub(super) fn open(options: HookOptions) -> Result<Self, String> {
+    pub(super) fn open(options: &HookOptions) -> Result<Self, String> {
         let file = Kubeconfig::read(&options.config).map_err(|why| format!("initializing audit webhook: {why}"))?;
         let sender = Arc::new(Sender { webhook: Webhook::at(file), backoff: options.backoff });
         let queue = (options.mode == Mode::Batch).then(|| {

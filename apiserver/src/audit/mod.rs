@@ -84,7 +84,7 @@ impl Audit {
         Ok(Some(Arc::new(Self {
             policy: Policy::load(policy)?,
             log: log.clone().map(Log::open).transpose()?,
-            webhook: webhook.clone().map(Hook::open).transpose()?,
+            webhook: webhook.as_ref().map(Hook::open).transpose()?,
         })))
     }
 
