@@ -6,7 +6,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser};
 use coracle_apiserver::{
     CertificateAndKey, Kubeconfig,
-    authn::{Anonymous, FrontProxy, Options, Version, WebhookOptions, bearer},
+    authn::{
+        Anonymous, FrontProxy, Options, Version, WebhookOptions, bearer,
+        jwt::{Algorithm, AnonymousConfiguration, ClaimRule, Configuration, Issuer, JwtAuthenticator, JwtOptions, Prefixed},
+    },
 };
 use jiff::SignedDuration;
 
@@ -30,6 +33,46 @@ pub(crate) struct AuthenticationFlags {
     /// Fixed tokens: lines of token,user,uid,"group1,group2".
     #[arg(long, value_name = "FILE")]
     pub(crate) token_auth_file: Option<PathBuf>,
+
+    /// Issuers of JSON web tokens, and where requests without credentials are allowed: an AuthenticationConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authentication_config: Option<PathBuf>,
+
+    /// URL of an OpenID Connect issuer, https only.
+    #[arg(long, value_name = "URL")]
+    pub(crate) oidc_issuer_url: Option<String>,
+
+    /// The client ID its tokens must be for; must be given with --oidc-issuer-url.
+    #[arg(long, value_name = "ID")]
+    pub(crate) oidc_client_id: Option<String>,
+
+    /// Authorities of the issuer's certificate; the system's without it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) oidc_ca_file: Option<PathBuf>,
+
+    /// The claim that is the user's name.
+    #[arg(long, value_name = "CLAIM", default_value = "sub")]
+    pub(crate) oidc_username_claim: String,
+
+    /// What is put before it; - is nothing. Default: the issuer's URL and #, save for the claim email.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) oidc_username_prefix: Option<String>,
+
+    /// The claim that names groups.
+    #[arg(long, value_name = "CLAIM")]
+    pub(crate) oidc_groups_claim: Option<String>,
+
+    /// What is put before them.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) oidc_groups_prefix: Option<String>,
+
+    /// Signatures that are taken.
+    #[arg(long, value_name = "ALG,…", value_delimiter = ',', default_value = "RS256")]
+    pub(crate) oidc_signing_algs: Vec<String>,
+
+    /// Claims that must be there: NAME=VALUE, once for each.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) oidc_required_claim: Vec<String>,
 
     /// A kubeconfig of the webhook that is asked whose tokens are.
     #[arg(long, value_name = "FILE")]
@@ -85,6 +128,16 @@ const NAMES: &[&str] = &[
     "anonymous-auth",
     "enable-bootstrap-token-auth",
     "token-auth-file",
+    "authentication-config",
+    "oidc-issuer-url",
+    "oidc-client-id",
+    "oidc-ca-file",
+    "oidc-username-claim",
+    "oidc-username-prefix",
+    "oidc-groups-claim",
+    "oidc-groups-prefix",
+    "oidc-signing-algs",
+    "oidc-required-claim",
     "authentication-token-webhook-config-file",
     "authentication-token-webhook-cache-ttl",
     "authentication-token-webhook-version",
@@ -115,14 +168,96 @@ impl AuthenticationFlags {
             Some(file) => bearer::fixed_tokens(&read("token-auth-file", file)?)
                 .map_err(|error| anyhow!("--token-auth-file: {}: {error}", file.display()))?,
         };
+        let jwt = self.issuers()?;
+        let configured = jwt.as_ref().and_then(|jwt| jwt.configuration.anonymous.as_ref());
+        let anonymous = match (configured, self.anonymous_auth) {
+            (Some(_), Some(_)) => bail!(
+                "anonymous: Forbidden: --anonymous-auth flag cannot be set when anonymous field is configured in authentication configuration file"
+            ),
+            (Some(configured), None) => anonymous(configured),
+            (None, flag) if flag.unwrap_or(true) => Anonymous::On,
+            _ => Anonymous::Off,
+        };
+        if let Some(jwt) = &jwt {
+            jwt.configuration.validate().map_err(|why| anyhow!("invalid authentication configuration: {why}"))?;
+        }
         Ok(Options {
-            anonymous: if self.anonymous_auth.unwrap_or(true) { Anonymous::On } else { Anonymous::Off },
+            jwt,
+            anonymous,
             bootstrap_tokens: self.enable_bootstrap_token_auth.unwrap_or(false),
             fixed_tokens,
             webhook: self.webhook()?,
             front_proxy: self.front_proxy()?,
             ..Options::default()
         })
+    }
+
+    /// Issuers of JSON web tokens, by the file or by the `--oidc-…` flags.
+    fn issuers(&self) -> Result<Option<JwtOptions>> {
+        let flags = self.oidc_issuer_url.is_some()
+            || self.oidc_client_id.is_some()
+            || self.oidc_ca_file.is_some()
+            || self.oidc_username_prefix.is_some()
+            || self.oidc_groups_claim.is_some()
+            || self.oidc_groups_prefix.is_some()
+            || !self.oidc_required_claim.is_empty()
+            || self.oidc_username_claim != "sub"
+            || self.oidc_signing_algs != ["RS256"];
+        if let Some(path) = &self.authentication_config {
+            if flags {
+                bail!("authentication-config file and oidc-* flags are mutually exclusive");
+            }
+            let shown = path.display().to_string();
+            let failed = |why: String| anyhow!("failed to load authentication configuration from file {shown:?}: {why}");
+            let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => failed(format!("open {shown}: no such file or directory")),
+                _ => failed(format!("open {shown}: {e}")),
+            })?;
+            let configuration = Configuration::parse(&bytes).map_err(failed)?;
+            return Ok(Some(JwtOptions { configuration, algorithms: Algorithm::ALL.to_vec(), file: Some((path.clone(), bytes)) }));
+        }
+        if !flags {
+            return Ok(None);
+        }
+        let (Some(url), Some(client)) = (&self.oidc_issuer_url, &self.oidc_client_id) else {
+            bail!("oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set");
+        };
+        let algorithm = |name: &String| {
+            let allowed: Vec<&str> = Algorithm::ALL.into_iter().map(Algorithm::name).collect();
+            Algorithm::named(name)
+                .with_context(|| format!("--oidc-signing-algs: unsupported signing alg: {name:?}; allowed: {}", allowed.join(", ")))
+        };
+        let algorithms = self.oidc_signing_algs.iter().map(algorithm).collect::<Result<_>>()?;
+        let configuration = Configuration { jwt: vec![self.oidc(url, client)?], anonymous: None };
+        Ok(Some(JwtOptions { configuration, algorithms, file: None }))
+    }
+
+    /// What the `--oidc-…` flags say, as the configuration file would.
+    fn oidc(&self, url: &str, client: &str) -> Result<JwtAuthenticator> {
+        let prefix = match self.oidc_username_prefix.as_deref().unwrap_or_default() {
+            "" if self.oidc_username_claim != "email" => format!("{url}#"),
+            "-" => String::new(),
+            given => given.to_owned(),
+        };
+        let username = Prefixed { claim: self.oidc_username_claim.clone(), prefix: Some(prefix), expression: String::new() };
+        let mut of = JwtAuthenticator::default();
+        of.issuer = Issuer { url: url.to_owned(), audiences: vec![client.to_owned()], ..Issuer::default() };
+        of.claim_mappings.username = username;
+        if let Some(claim) = self.oidc_groups_claim.clone().filter(|claim| !claim.is_empty()) {
+            let prefix = Some(self.oidc_groups_prefix.clone().unwrap_or_default());
+            of.claim_mappings.groups = Prefixed { claim, prefix, expression: String::new() };
+        }
+        if let Some(file) = &self.oidc_ca_file {
+            of.issuer.certificate_authority = read("oidc-ca-file", file)?;
+        }
+        for required in &self.oidc_required_claim {
+            let (claim, value) = required
+                .split_once('=')
+                .with_context(|| format!("--oidc-required-claim: malformed pair, expect string=string: {required}"))?;
+            let (claim, required_value) = (claim.trim().to_owned(), value.trim().to_owned());
+            of.claim_validation_rules.push(ClaimRule { claim, required_value, ..ClaimRule::default() });
+        }
+        Ok(of)
     }
 
     fn webhook(&self) -> Result<Option<WebhookOptions>> {
@@ -181,6 +316,15 @@ impl AuthenticationFlags {
             Ok(CertificateAndKey { certificate: of(certificate)?, key: of(key)?, names })
         };
         self.tls_sni_cert_key.iter().map(read_one).collect()
+    }
+}
+
+/// Where requests without credentials are allowed, as the file says it.
+fn anonymous(of: &AnonymousConfiguration) -> Anonymous {
+    match (of.enabled, of.conditions.as_slice()) {
+        (false, _) => Anonymous::Off,
+        (true, []) => Anonymous::On,
+        (true, conditions) => Anonymous::Paths(conditions.iter().map(|condition| condition.path.clone()).collect()),
     }
 }
 

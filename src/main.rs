@@ -20,6 +20,7 @@ mod remote;
 mod renewal;
 mod server;
 mod setup;
+mod tokens;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};
 

@@ -31,6 +31,7 @@ use crate::{
     options::{ServerOptions, StoreChoice},
     renewal::Renewal,
     setup::Setup,
+    tokens,
 };
 
 /// The rooms have this long to finish what they began.
@@ -110,12 +111,16 @@ fn server_options(
 ) -> Result<coracle_apiserver::Options> {
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let signing_key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
+    let users = options.users.options()?;
+    if let Some(jwt) = &users.jwt {
+        jwt.configuration.refuse(std::slice::from_ref(&issuer)).map_err(anyhow::Error::msg)?;
+    }
     let authentication = authn::Options {
         issuers: vec![issuer],
         signing_key: Some(signing_key),
         extend_tokens: true,
         front_proxy: Some(front_proxy(&options.users)),
-        ..options.users.options()?
+        ..users
     };
     let authorization = options.authorization.options(&[authz::Mode::Node, authz::Mode::Rbac])?;
     if !authorization.has(authz::Mode::Node) && !authorization.has(authz::Mode::AlwaysAllow) {
@@ -188,6 +193,8 @@ fn start_rooms(
         let clients = clients.clone();
         let controllers = Controllers::build(&(Arc::new(move |name: &str| clients.controller(name)) as _), settings)?;
         rooms.spawn(controllers.run(stop.clone()));
+        let key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
+        tokens::start(clients.user("system:kube-controller-manager", &[]), key, certificates.authority.clone(), rooms, stop);
     }
     if setup.scheduler {
         let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());

@@ -24,7 +24,7 @@ use crate::{
         catalog::{self, Odd},
         claims::Claims,
     },
-    request::{layers::Layers, limits::Limits, paths::Paths},
+    request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
     verbs::{Api, connect::Agents},
 };
 
@@ -75,7 +75,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     };
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
-        authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone())),
+        authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone()).map_err(Error::Options)?),
         authorizer,
         agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone()),
@@ -104,6 +104,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }
+    let authenticator = api.authenticator.clone();
+    spawn(async move { authenticator.follow().await }.boxed());
     let role_changes = rbac.load(&*reader).await?;
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;
@@ -149,6 +151,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         flow,
         limits: Limits::new(options.flow.max_reads, options.flow.max_writes),
         timeout: options.flow.timeout,
+        modes: Modes::default(),
         paths: Paths::new(discovery::built_in(&tables), address, options.log_levels),
     });
     layers.paths.set_started();

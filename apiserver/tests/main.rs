@@ -7,6 +7,7 @@ mod atrest;
 mod audit;
 mod authorizers;
 mod conversion;
+mod credentials;
 mod crud;
 mod encodings;
 mod every_kind;

@@ -20,6 +20,26 @@ pub(crate) struct Parsed {
     pub(crate) offsets: Vec<usize>,
 }
 
+/// Whether an expression asks a variable for a field by its name: `variable.field`, `has(variable.field)`, `variable.?field`.
+pub fn selects(text: &str, variable: &str, field: &str) -> bool {
+    let Some(parsed) = parse(text, false, &mut Source::new(text)) else { return false };
+    let mut found = false;
+    parsed.root.visit(&mut |expr, _| {
+        found |= match &expr.node {
+            Node::Select(select) => select.operand.as_ident() == Some(variable) && select.field == field,
+            Node::Call(call) if call.function == "_?._" => match call.args.as_slice() {
+                [operand, name] => {
+                    operand.as_ident() == Some(variable)
+                        && matches!(name.as_literal(), Some(crate::ast::Literal::String(name)) if name == field)
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+    });
+    found
+}
+
 /// Parses `source`; what is wrong with it is reported there.
 /// `bindings`: `cel.bind` is a macro.
 pub(crate) fn parse(text: &str, bindings: bool, source: &mut Source<'_>) -> Option<Parsed> {

@@ -193,6 +193,9 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
         Some(seconds) => Some(jiff::SignedDuration::from_secs(seconds as i64)),
     };
     let mut options = users.options()?;
+    if let Some(jwt) = &options.jwt {
+        jwt.configuration.refuse(&issuers).map_err(anyhow::Error::msg)?;
+    }
     if options.anonymous == Anonymous::On && authorization.has(Mode::AlwaysAllow) {
         tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
         options.anonymous = Anonymous::Off;

@@ -11,6 +11,7 @@ use super::{
     cache::Cache,
     issuer::Issuer,
     join,
+    jwt::{JwtOptions, Reload},
     keys::{SigningKey, VerifyingKey},
     tokens::{Refusal, TokenError, Verified, Verifier},
     webhook::TokenWebhook,
@@ -45,6 +46,8 @@ pub struct Options {
     pub bootstrap_tokens: bool,
     /// `--token-auth-file`, read by [`bearer::fixed_tokens`].
     pub fixed_tokens: HashMap<String, Arc<User>>,
+    /// Issuers of JSON web tokens (`--authentication-config`, `--oidc-…`).
+    pub jwt: Option<JwtOptions>,
     /// Who is asked of tokens that nobody here knows (`--authentication-token-webhook-config-file`).
     pub webhook: Option<WebhookOptions>,
 }
@@ -73,14 +76,15 @@ pub struct Authenticator {
     issuers: Vec<String>,
     verifier: Verifier,
     issuer: Option<Issuer>,
+    jwt: Option<Reload>,
     webhook: Option<TokenWebhook>,
     recent: Cache<Verified>,
     reader: Arc<dyn Reader>,
 }
 
 impl Authenticator {
-    /// Builds it; `reader` is where accounts, pods, nodes and secrets are looked up.
-    pub fn new(options: Options, reader: Arc<dyn Reader>) -> Self {
+    /// Builds it; `reader` is where accounts, pods, nodes and secrets are looked up. The error is of the configuration of issuers.
+    pub fn new(options: Options, reader: Arc<dyn Reader>) -> Result<Self, String> {
         let Options { issuers, mut audiences, signing_key, mut verifying_keys, .. } = options;
         if audiences.is_empty() {
             audiences.clone_from(&issuers);
@@ -96,7 +100,7 @@ impl Authenticator {
             extend: options.extend_tokens,
             reader: reader.clone(),
         });
-        Self {
+        Ok(Self {
             authorities: options.authorities,
             front_proxy: options.front_proxy,
             anonymous: options.anonymous,
@@ -105,11 +109,19 @@ impl Authenticator {
             fixed_tokens: options.fixed_tokens,
             webhook: options.webhook.map(|webhook| TokenWebhook::new(webhook, audiences.clone())),
             recent: Cache::new(),
-            audiences,
+            jwt: options.jwt.map(|jwt| Reload::new(jwt, &issuers)).transpose()?,
             issuers: issuers.clone(),
-            verifier: Verifier::new(issuers, verifying_keys, reader.clone()),
+            verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone()),
+            audiences,
             issuer,
             reader,
+        })
+    }
+
+    /// Follows the configuration of issuers for ever.
+    pub async fn follow(&self) {
+        if let Some(jwt) = &self.jwt {
+            jwt.follow().await;
         }
     }
 
@@ -198,6 +210,12 @@ impl Authenticator {
                 return Ok(Verified::new(user, ours));
             }
         }
+        // After service accounts: an issuer may have to be asked for its keys first.
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| is_ours)
+            && let Some(verified) = refusal.unless(jwt.authenticate(token, &ours, now).await)
+        {
+            return Ok(verified);
+        }
         if let Some(webhook) = &self.webhook
             && let Some(verified) = refusal.unless(webhook.authenticate(token, audiences, now).await)
         {
@@ -236,7 +254,7 @@ mod tests {
     fn authenticator(anonymous: Anonymous) -> Authenticator {
         let fixed_tokens = bearer::fixed_tokens("secret,jane,u1").unwrap();
         let options = Options { anonymous, fixed_tokens, issuers: vec!["https://i".into()], ..Options::default() };
-        Authenticator::new(options, Arc::new(FakeReader::default()))
+        Authenticator::new(options, Arc::new(FakeReader::default())).unwrap()
     }
 
     fn headers(token: Option<&str>) -> HeaderMap {
@@ -303,7 +321,7 @@ mod tests {
         let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let signing_key = Some(SigningKey::from_pem(pem.as_bytes()).unwrap());
         let options = Options { signing_key, issuers: vec!["https://i".into()], ..Options::default() };
-        let a = Authenticator::new(options, reader.clone());
+        let a = Authenticator::new(options, reader.clone()).unwrap();
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let request = crate::registry::Object::new(json!({"spec": {}})).unwrap();
         let issued = a.issuer().unwrap().issue("ns", "a", request, now, &mut Vec::new()).await.unwrap();

@@ -85,7 +85,7 @@ pub enum FormError {
 }
 
 /// The signed, compact form; `None` only when the system has no randomness to sign with.
-pub fn seal(claims: &Claims, key: &SigningKey) -> Option<String> {
+pub fn seal(claims: &impl Serialize, key: &SigningKey) -> Option<String> {
     let header = Header { alg: key.public().algorithm.name().to_owned(), kid: key.public().id.clone() };
     let encode = |json: serde_json::Result<Vec<u8>>| json.ok().map(|j| URL_SAFE_NO_PAD.encode(j));
     let mut token = encode(serde_json::to_vec(&header))?;
@@ -111,12 +111,12 @@ pub fn issuer(token: &str) -> Option<String> {
 }
 
 /// The claims of a token whose signature one of `keys` made: the one its key id names, or any when it names none of them.
-pub fn open(token: &str, keys: &[VerifyingKey]) -> Result<Claims, FormError> {
+pub fn open<T: serde::de::DeserializeOwned>(token: &str, keys: &[VerifyingKey]) -> Result<T, FormError> {
     let (signed, signature) = token.rsplit_once('.').ok_or(FormError::NotAToken)?;
     let (header, payload) = signed.split_once('.').ok_or(FormError::NotAToken)?;
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| FormError::NotAToken);
     let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| FormError::NotAToken)?;
-    let claims: Claims = serde_json::from_slice(&decode(payload)?).map_err(|_| FormError::NotAToken)?;
+    let claims: T = serde_json::from_slice(&decode(payload)?).map_err(|_| FormError::NotAToken)?;
     let signature = decode(signature)?;
     let named = keys.iter().any(|k| k.id == header.kid);
     let fits = |k: &&VerifyingKey| k.algorithm.name() == header.alg && (!named || k.id == header.kid);
@@ -125,7 +125,7 @@ pub fn open(token: &str, keys: &[VerifyingKey]) -> Result<Claims, FormError> {
 }
 
 /// `aud` is a text or a list of texts (RFC 7519).
-fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Audience {
@@ -164,7 +164,7 @@ mod tests {
         let (mine, other) = (key(), key());
         let token = seal(&claims(), &mine).unwrap();
         assert_eq!(open(&token, &[other.public().clone(), mine.public().clone()]), Ok(claims()));
-        assert_eq!(open(&token, &[other.public().clone()]), Err(FormError::Signature));
+        assert_eq!(open::<Claims>(&token, &[other.public().clone()]), Err(FormError::Signature));
     }
 
     #[test]
@@ -176,10 +176,10 @@ mod tests {
         forged.sub = "system:serviceaccount:kube-system:root".into();
         let body = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&forged).unwrap());
         let keys = [key.public().clone()];
-        assert_eq!(open(&format!("{}.{body}.{}", parts[0], parts[2]), &keys), Err(FormError::Signature));
+        assert_eq!(open::<Claims>(&format!("{}.{body}.{}", parts[0], parts[2]), &keys), Err(FormError::Signature));
         let none = URL_SAFE_NO_PAD.encode(br#"{"alg":"none"}"#);
-        assert_eq!(open(&format!("{none}.{body}."), &keys), Err(FormError::Signature));
-        assert_eq!(open("abc", &keys), Err(FormError::NotAToken));
+        assert_eq!(open::<Claims>(&format!("{none}.{body}."), &keys), Err(FormError::Signature));
+        assert_eq!(open::<Claims>("abc", &keys), Err(FormError::NotAToken));
     }
 
     #[test]

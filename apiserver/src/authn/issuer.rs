@@ -262,7 +262,7 @@ mod tests {
         let (answer, _) = issue(&issuer, json!({})).await.unwrap();
         assert_eq!(answer.value()["spec"], json!({"audiences": ["api"], "expirationSeconds": 3600}));
         assert_eq!(answer.text("/status/expirationTimestamp"), "2026-11-21T13:00:00Z");
-        let verifier = Verifier::new(vec![issuer.name.clone()], vec![issuer.key.public().clone()], issuer.reader.clone());
+        let verifier = Verifier::new(vec![issuer.name.clone()], vec![issuer.key.public().clone()], Vec::new(), issuer.reader.clone());
         let verified = verifier.verify(answer.text("/status/token"), &["api".into()], now()).await.unwrap().unwrap();
         assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
     }
@@ -272,7 +272,7 @@ mod tests {
         let issuer = issuer(None);
         let spec = json!({"expirationSeconds": 3607, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p-1"}});
         let (answer, _) = issue(&issuer, spec).await.unwrap();
-        let claims = claims::open(answer.text("/status/token"), &[issuer.key.public().clone()]).unwrap();
+        let claims: Claims = claims::open(answer.text("/status/token"), &[issuer.key.public().clone()]).unwrap();
         assert_eq!(claims.kubernetes.pod, Some(Reference { name: "p".into(), uid: "p-1".into() }));
         assert_eq!(claims.kubernetes.node, Some(Reference { name: "n".into(), uid: "node-1".into() }));
         assert_eq!(claims.kubernetes.warnafter, Some(now().as_second() + 3607));

@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::User;
+use super::{User, tokens::same};
 use crate::{registry::Reader, wire::Status};
 
 /// The group of everyone who has a bootstrap token.
@@ -64,11 +64,6 @@ impl Secret {
             None => true,
         }
     }
-}
-
-/// Compares in a time that does not tell where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 
 #[cfg(test)]

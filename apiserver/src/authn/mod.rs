@@ -5,7 +5,9 @@ pub mod certificates;
 pub mod claims;
 pub mod issuer;
 pub mod join;
+pub mod jwt;
 pub mod keys;
+pub mod legacy;
 pub mod possession;
 pub mod reviews;
 pub mod tokens;
@@ -22,6 +24,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use authenticator::{Anonymous, Authenticator, Options};
 pub use authorities::{Authorities, Peer};
 pub use frontproxy::FrontProxy;
+pub(crate) use jwt::domain_prefixed_path;
 pub use webhook::{Version, WebhookOptions};
 
 /// The extra that names the credential itself (`JTI=…`, `X509SHA256=…`).

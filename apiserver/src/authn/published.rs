@@ -145,7 +145,7 @@ mod tests {
         let front_proxy =
             FrontProxy { allowed_names: vec!["front".into()], username_headers: vec!["X-Remote-User".into()], ..Default::default() };
         let options = Options { authorities: authorities.clone(), front_proxy: Some(front_proxy), ..Options::default() };
-        let authenticator = Arc::new(Authenticator::new(options, reader.clone()));
+        let authenticator = Arc::new(Authenticator::new(options, reader.clone()).unwrap());
         let publisher = Publisher { authenticator, reader: reader.clone(), writer: reader.clone() };
         publisher.publish(now).await.unwrap();
         assert!(reader.look("", "configmaps", NAMESPACE, NAME).is_none(), "nothing to tell");

@@ -69,7 +69,7 @@ mod tests {
     async fn review(spec: Value) -> Result<Value, Status> {
         let fixed_tokens = bearer::fixed_tokens("secret,jane,u1,devs").unwrap();
         let options = Options { fixed_tokens, issuers: vec!["api".into()], ..Options::default() };
-        let authenticator = Authenticator::new(options, Arc::new(FakeReader::default()));
+        let authenticator = Authenticator::new(options, Arc::new(FakeReader::default())).unwrap();
         let review = Object::new(json!({"spec": spec})).unwrap();
         token_review(&authenticator, review, Timestamp::UNIX_EPOCH).await.map(|o| o.value()["status"].clone())
     }

@@ -10,6 +10,7 @@ use super::{
     CREDENTIAL_ID, User,
     claims::{self, Binding, Claims, FormError, Reference},
     keys::VerifyingKey,
+    legacy,
 };
 use crate::{registry::Reader, wire::Status};
 
@@ -61,9 +62,9 @@ pub enum TokenError {
     /// The lookup failed.
     #[error("cannot check the token now: {0}")]
     Lookup(Status),
-    /// The webhook could not be asked, or said why the token is not good.
+    /// What others said of it who are asked: issuers, the webhook.
     #[error("{0}")]
-    Webhook(String),
+    Other(String),
 }
 
 /// A good token.
@@ -117,13 +118,15 @@ pub struct Verifier {
     /// Accepted `iss` values, the current one first.
     issuers: Vec<String>,
     keys: Vec<VerifyingKey>,
+    /// Those of a token that names none: the API server's.
+    implicit: Vec<String>,
     reader: Arc<dyn Reader>,
 }
 
 impl Verifier {
-    /// A verifier over these issuers and keys.
-    pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, reader: Arc<dyn Reader>) -> Self {
-        Self { issuers, keys, reader }
+    /// A verifier over these issuers and keys; `implicit` are the audiences of old tokens, which name none.
+    pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, implicit: Vec<String>, reader: Arc<dyn Reader>) -> Self {
+        Self { issuers, keys, implicit, reader }
     }
 
     /// The keys tokens are verified with.
@@ -133,11 +136,14 @@ impl Verifier {
 
     /// Whose token it is, when it is good for one of the `wanted` audiences; `None` when it is of none of our issuers.
     pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Option<Verified>, TokenError> {
-        let Some(issuer) = claims::issuer(token).filter(|issuer| self.issuers.contains(issuer)) else { return Ok(None) };
-        if self.keys.is_empty() {
+        let Some(issuer) = claims::issuer(token).filter(|_| !self.keys.is_empty()) else { return Ok(None) };
+        if issuer == legacy::ISSUER {
+            return self.verify_legacy(token, wanted).await.map(Some);
+        }
+        if !self.issuers.contains(&issuer) {
             return Ok(None);
         }
-        let claims = claims::open(token, &self.keys)?;
+        let claims: Claims = claims::open(token, &self.keys)?;
         if claims.iss != issuer {
             return Err(TokenError::Issuer(claims.iss));
         }
@@ -145,6 +151,17 @@ impl Verifier {
         self.check_bound(&claims.kubernetes, now).await?;
         let verified = meet(user(&claims)?, &claims.aud, wanted)?;
         Ok(Some(Verified { until: Some(after(expires, LEEWAY)), ..verified }))
+    }
+
+    async fn verify_legacy(&self, token: &str, wanted: &[String]) -> Result<Verified, TokenError> {
+        let claims: legacy::Claims = claims::open(token, &self.keys)?;
+        if claims.iss != legacy::ISSUER {
+            return Err(TokenError::Issuer(claims.iss));
+        }
+        let audiences = if claims.aud.is_empty() { &self.implicit } else { &claims.aud };
+        let verified = meet(User::default(), audiences, wanted)?;
+        let user = legacy::user(&claims, token, &*self.reader).await?;
+        Ok(Verified { user: Arc::new(user), ..verified })
     }
 
     async fn check_bound(&self, bound: &Binding, now: Timestamp) -> Result<(), TokenError> {
@@ -200,6 +217,11 @@ struct Metadata {
     #[serde(default)]
     uid: String,
     deletion_timestamp: Option<String>,
+}
+
+/// Compares in a time that does not tell where the difference is.
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 
 /// `time + span`, at the end of time when that is later.
@@ -275,7 +297,7 @@ mod tests {
         let reader = Arc::new(FakeReader::default());
         reader.put("", "serviceaccounts", json!({"metadata": {"name": "a", "namespace": "ns", "uid": "sa-1"}}));
         reader.put("", "pods", json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pod-1"}}));
-        let verifier = Verifier::new(vec!["https://issuer".into()], vec![key.public().clone()], reader.clone());
+        let verifier = Verifier::new(vec!["https://issuer".into()], vec![key.public().clone()], vec!["api".into()], reader.clone());
         Fixture { key, reader, verifier, now: "2026-11-21T12:00:00Z".parse().unwrap() }
     }
 
@@ -348,6 +370,48 @@ mod tests {
         assert!(f.verifier.verify(&token, &wanted, f.now).await.unwrap().is_some());
         f.reader.remove("", "pods", "ns", "p");
         assert!(matches!(f.verifier.verify(&token, &wanted, f.now).await, Err(TokenError::Invalidated)));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_secret_dies_with_it_and_with_its_account() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let f = fixture();
+        let good = legacy::Claims {
+            iss: legacy::ISSUER.into(),
+            sub: "system:serviceaccount:ns:a".into(),
+            namespace: "ns".into(),
+            secret: "s".into(),
+            account: "a".into(),
+            uid: "sa-1".into(),
+            ..legacy::Claims::default()
+        };
+        let outcome = async |claims: &legacy::Claims, labels: serde_json::Value, stored: Option<&str>| {
+            let token = claims::seal(claims, &f.key).unwrap();
+            let data = json!({"token": STANDARD.encode(stored.unwrap_or(&token))});
+            f.reader.put("", "secrets", json!({"metadata": {"name": "s", "namespace": "ns", "labels": labels}, "data": data}));
+            let verified = f.verifier.verify(&token, &["api".into()], f.now).await.map_err(|e| e.to_string())?;
+            verified.map(|v| v.user.name.to_string()).ok_or_else(|| "not ours".to_owned())
+        };
+        assert_eq!(outcome(&good, json!({}), None).await, Ok("system:serviceaccount:ns:a".into()));
+        type Case = (fn(&mut legacy::Claims), &'static str);
+        let cases: [Case; 5] = [
+            (|c| c.uid = "sa-0".into(), "ServiceAccount UID (sa-1) does not match claim (sa-0)"),
+            (|c| c.sub = "system:serviceaccount:ns:b".into(), "sub claim is invalid"),
+            (|c| c.secret = "other".into(), "Token has been invalidated"),
+            (|c| c.aud = vec!["else".into()], "is invalid for the target audiences"),
+            (|c| c.secret.clear(), "secretName claim is missing"),
+        ];
+        for (change, expected) in cases {
+            let mut claims = good.clone();
+            change(&mut claims);
+            let refused = outcome(&claims, json!({}), None).await.unwrap_err();
+            assert!(refused.contains(expected), "{expected}: {refused}");
+        }
+        assert_eq!(outcome(&good, json!({}), Some("other")).await, Err("Token does not match server's copy".into()));
+        let marked = outcome(&good, json!({"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}), None).await.unwrap_err();
+        assert!(marked.contains("has been marked invalid"), "{marked}");
+        f.reader.remove("", "serviceaccounts", "ns", "a");
+        assert_eq!(outcome(&good, json!({}), None).await, Err("serviceaccounts \"a\" not found".into()));
     }
 
     #[tokio::test]

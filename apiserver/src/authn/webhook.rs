@@ -88,22 +88,22 @@ impl TokenWebhook {
         let answer = self.webhook.review(review.to_string().into(), TERMS, Backoff::REVIEWS).await;
         let status = answer.and_then(|body| self.read(&body)).map_err(|why| {
             error!(why, "Failed to make webhook authenticator request");
-            TokenError::Webhook(why)
+            TokenError::Other(why)
         })?;
         let known = if status.audiences.is_empty() { &self.implicit } else { &status.audiences };
-        let audiences: Vec<String> = wanted.iter().filter(|wanted| known.contains(wanted)).cloned().collect();
+        let audiences: Vec<String> = known.iter().filter(|known| wanted.contains(known)).cloned().collect();
         if !wanted.is_empty() && audiences.is_empty() {
             return Ok(None);
         }
         match (status.authenticated, status.error) {
             (false, error) if error.is_empty() => Ok(None),
-            (false, error) => Err(TokenError::Webhook(error)),
+            (false, error) => Err(TokenError::Other(error)),
             (true, _) => Ok(Some(Verified::new(status.user.into(), audiences))),
         }
     }
 
     fn read(&self, body: &[u8]) -> Result<Status, String> {
-        let review: Review = serde_json::from_slice(body).map_err(|e| format!("the answer is no TokenReview: {e}"))?;
+        let review: Review = serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
         let expected = self.version.api_version();
         if review.api_version.as_deref().is_some_and(|version| version != expected)
             || review.kind.as_deref().is_some_and(|k| k != "TokenReview")

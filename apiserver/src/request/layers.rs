@@ -18,7 +18,7 @@ use tracing::{debug, error};
 
 use super::{
     Query, RequestInfo,
-    impersonate::impersonate,
+    impersonate::{Modes, impersonate},
     limits::{self, Limits, Slot},
     paths::Paths,
     trail::{self, Track},
@@ -98,6 +98,8 @@ pub struct Layers {
     pub limits: Limits,
     /// How long a request may take that is neither a watch nor a stream.
     pub timeout: Duration,
+    /// How callers were allowed to act as others.
+    pub modes: Modes,
     /// Everything that is not an API object.
     pub paths: Paths,
 }
@@ -173,7 +175,7 @@ impl Layers {
             let (mut parts, body) = request.into_parts();
             let user = self.recognise(origin, &parts, info, track).await?;
             self.api.authenticator.clear(&mut parts.headers);
-            let acting = impersonate(Arc::clone(&user), &parts.headers, &self.api.authorizer).await?;
+            let acting = impersonate(Arc::clone(&user), &mut parts.headers, info, &self.api.authorizer, &self.modes).await?;
             let place = match self.let_in(limited, &acting, info, &query, track).await {
                 Ok(place) => place,
                 Err(refused) => {

@@ -53,6 +53,8 @@ pub(crate) type Question = UnsyncBoxBody<Bytes, io::Error>;
 /// Where systems keep the certificates they trust.
 const SYSTEM: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
+/// What is shown of an answer that is none, in bytes.
+const SHOWN: usize = 512;
 /// As Go's clients.
 const REDIRECTS: usize = 10;
 /// How often a webhook may say `Retry-After` (client-go's default).
@@ -148,6 +150,11 @@ impl Webhook {
         Self { config, file: Some(file), line: Mutex::default(), reader: None }
     }
 
+    /// Somebody who is no service of this cluster.
+    pub(crate) fn outside(config: ClientConfig) -> Self {
+        Self { config, file: None, line: Mutex::default(), reader: None }
+    }
+
     /// How it is reached.
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.config
@@ -162,22 +169,33 @@ impl Webhook {
     pub(crate) async fn post(&self, body: Bytes, terms: Terms) -> Result<Said, String> {
         let until = Instant::now() + terms.timeout;
         for _ in 0..RETRIES {
-            let said = self.follow(body.clone(), terms, until).await?;
+            let said = self.follow(Method::POST, body.clone(), terms, until).await?;
             match words::retry_after(&said).map(|pause| Instant::now() + pause) {
                 Some(again) if again < until => tokio::time::sleep_until(again).await,
                 _ => return Ok(said),
             }
         }
-        self.follow(body, terms, until).await
+        self.follow(Method::POST, body, terms, until).await
+    }
+
+    /// Reads what stands at its address. The error is what Go's client says, or the answer's code and words.
+    pub(crate) async fn get(&self, terms: Terms) -> Result<Bytes, String> {
+        let said = self.follow(Method::GET, Bytes::new(), terms, Instant::now() + terms.timeout).await?;
+        if said.code == StatusCode::OK {
+            return Ok(said.body);
+        }
+        Err(format!("{}: {}", said.code, String::from_utf8_lossy(&said.body[..said.body.len().min(SHOWN)])))
     }
 
     /// Asks, and goes where it is sent to. A redirect may lead to another path, not to somebody else: the question holds objects.
-    async fn follow(&self, mut body: Bytes, terms: Terms, until: Instant) -> Result<Said, String> {
-        let mut place = Place::of(&self.config, terms.timeout).map_err(|why| format!("Post {:?}: {why}", place::url(&self.config)))?;
+    async fn follow(&self, mut method: Method, mut body: Bytes, terms: Terms, until: Instant) -> Result<Said, String> {
+        let timeout = (method == Method::POST).then_some(terms.timeout);
+        let failed = |why| format!("{} {:?}: {why}", words::verb(&method), place::url(&self.config));
+        let mut place = Place::of(&self.config, timeout).map_err(failed)?;
         if let Some(name) = self.file.as_ref().and_then(|file| file.name.as_ref()) {
             place.name.clone_from(name);
         }
-        let (mut method, mut from) = (Method::POST, None);
+        let mut from = None;
         for _ in 0..=REDIRECTS {
             let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
             let asked = self.ask(&place, &method, from.as_deref(), body.clone(), terms.largest);

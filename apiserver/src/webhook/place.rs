@@ -74,12 +74,15 @@ pub(super) fn authority(host: &str, port: u16) -> String {
 }
 
 impl Place {
-    /// The place of a webhook, which is told how long it may take.
-    pub(super) fn of(config: &ClientConfig, timeout: Duration) -> Result<Self, String> {
+    /// The place of a webhook, which is told how long it may take; without a time it is one to read at, as it stands in the configuration.
+    pub(super) fn of(config: &ClientConfig, timeout: Option<Duration>) -> Result<Self, String> {
         let uri: Uri = url(config).parse().map_err(|e| format!("invalid URL: {e}"))?;
         let host = uri.host().unwrap_or_default();
         let given = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let path = format!("{}?timeout={}s", clean(uri.path()), timeout.as_secs());
+        let path = match timeout {
+            Some(timeout) => format!("{}?timeout={}s", clean(uri.path()), timeout.as_secs()),
+            None => uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned(),
+        };
         let name = host.trim_matches(['[', ']']).to_owned();
         let plain = uri.scheme_str() == Some("http");
         let (scheme, port) = if plain { ("http", 80) } else { ("https", 443) };
@@ -201,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn a_service_is_reached_at_its_ready_endpoints() {
         let config = config(json!({"service": {"namespace": "ns", "name": "hook", "path": "/convert/", "port": 9443}}));
-        let place = Place::of(&config, SECONDS).unwrap();
+        let place = Place::of(&config, Some(SECONDS)).unwrap();
         assert_eq!(
             (place.name.as_str(), place.authority.as_str(), place.path.as_str()),
             ("hook.ns.svc", "hook.ns.svc:9443", "/convert?timeout=10s")
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_url_keeps_its_host_and_loses_what_go_would_clean_away() {
-        let place = Place::of(&config(json!({"url": "https://[::1]:8/a//b/../c/"})), SECONDS).unwrap();
+        let place = Place::of(&config(json!({"url": "https://[::1]:8/a//b/../c/"})), Some(SECONDS)).unwrap();
         assert_eq!(place.url(), "https://[::1]:8/a/c?timeout=10s");
         assert_eq!((place.name.as_str(), place.port), ("::1", 8));
         assert!(is_local(&config(json!({"url": "https://localhost/x"}))) && !is_local(&config(json!({"url": "https://example.com/x"}))));
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_to_another_path_only() {
-        let place = Place::of(&config(json!({"url": "https://h:1/a/b"})), SECONDS).unwrap();
+        let place = Place::of(&config(json!({"url": "https://h:1/a/b"})), Some(SECONDS)).unwrap();
         assert_eq!(place.redirected("/c?d").unwrap().url(), "https://h:1/c?d");
         assert_eq!(place.redirected("https://h:1/c").unwrap().url(), "https://h:1/c");
         assert!(place.redirected("https://169.254.169.254/").is_err());

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod body;
+pub(crate) mod configuration;
 pub mod gzip;
 pub mod negotiate;
 pub mod pretty;
