@@ -240,8 +240,8 @@ impl AuthenticationFlags {
             given => given.to_owned(),
         };
         let username = Prefixed { claim: self.oidc_username_claim.clone(), prefix: Some(prefix), expression: String::new() };
-        let mut of = JwtAuthenticator::default();
-        of.issuer = Issuer { url: url.to_owned(), audiences: vec![client.to_owned()], ..Issuer::default() };
+        let issuer = Issuer { url: url.to_owned(), audiences: vec![client.to_owned()], ..Issuer::default() };
+        let mut of = JwtAuthenticator { issuer, ..JwtAuthenticator::default() };
         of.claim_mappings.username = username;
         if let Some(claim) = self.oidc_groups_claim.clone().filter(|claim| !claim.is_empty()) {
             let prefix = Some(self.oidc_groups_prefix.clone().unwrap_or_default());

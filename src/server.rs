@@ -190,11 +190,11 @@ fn start_rooms(
             root_ca: Some(certificates.authority.clone()),
             ..Default::default()
         };
+        let key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
+        tokens::start(clients.user("system:kube-controller-manager", &[]), key, certificates.authority.clone(), rooms, stop);
         let clients = clients.clone();
         let controllers = Controllers::build(&(Arc::new(move |name: &str| clients.controller(name)) as _), settings)?;
         rooms.spawn(controllers.run(stop.clone()));
-        let key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
-        tokens::start(clients.user("system:kube-controller-manager", &[]), key, certificates.authority.clone(), rooms, stop);
     }
     if setup.scheduler {
         let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());

@@ -168,7 +168,7 @@ mod tests {
         SigningKey::from_pem(rcgen::KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap()
     }
 
-    fn secret(annotations: serde_json::Value) -> Secret {
+    fn secret(annotations: &serde_json::Value) -> Secret {
         serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "ns", "annotations": annotations}, "type": TYPE})).unwrap()
     }
 
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_secret_that_asks_for_a_token_gets_one_and_is_left_alone_then() {
         let key = key();
-        let Step::Write(made) = plan(secret(json!({ACCOUNT: "a"})), Some(&account()), &key, "PEM") else { panic!("written") };
+        let Step::Write(made) = plan(secret(&json!({ACCOUNT: "a"})), Some(&account()), &key, "PEM") else { panic!("written") };
         let text = |field: &str| String::from_utf8(made.data.as_ref().unwrap()[field].0.clone()).unwrap();
         assert_eq!((text("namespace"), text("ca.crt"), made.annotations()[UID].as_str()), ("ns".into(), "PEM".into(), "u"));
         let claims: legacy::Claims = claims::open(&text("token"), &[key.public().clone()]).unwrap();
@@ -190,10 +190,10 @@ mod tests {
     #[test]
     fn a_secret_of_no_account_goes_and_other_secrets_are_not_touched() {
         let key = key();
-        assert_eq!(plan(secret(json!({ACCOUNT: "a"})), None, &key, "PEM"), Step::Delete);
-        assert_eq!(plan(secret(json!({ACCOUNT: "a", UID: "other"})), Some(&account()), &key, "PEM"), Step::Delete);
-        assert_eq!(plan(secret(json!({})), None, &key, "PEM"), Step::Nothing);
-        let opaque = Secret { type_: Some("Opaque".to_owned()), ..secret(json!({ACCOUNT: "a"})) };
+        assert_eq!(plan(secret(&json!({ACCOUNT: "a"})), None, &key, "PEM"), Step::Delete);
+        assert_eq!(plan(secret(&json!({ACCOUNT: "a", UID: "other"})), Some(&account()), &key, "PEM"), Step::Delete);
+        assert_eq!(plan(secret(&json!({})), None, &key, "PEM"), Step::Nothing);
+        let opaque = Secret { type_: Some("Opaque".to_owned()), ..secret(&json!({ACCOUNT: "a"})) };
         assert_eq!(plan(opaque, None, &key, "PEM"), Step::Nothing);
     }
 }

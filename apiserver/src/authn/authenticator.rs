@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     tokens::{Refusal, TokenError, Verified, Verifier},
     webhook::TokenWebhook,
 };
-use crate::{registry::Reader, wire::Status};
+use crate::{metrics::tokens as series, registry::Reader, wire::Status};
 
 /// A token that was good is believed for this long without another look (`TokenSuccessCacheTTL`).
 const CACHED: SignedDuration = SignedDuration::from_secs(10);
@@ -183,11 +184,22 @@ impl Authenticator {
 
     /// Whose token it is, and for which of the `audiences`.
     pub async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, Refusal> {
+        let started = Instant::now();
+        let told = |status: &str| {
+            series::REQUESTS.inc([status]);
+            series::REQUEST_TIMES.took([status], started.elapsed());
+        };
         let key = self.recent.key(token, audiences);
         if let Some(known) = self.recent.get(&key, now) {
+            told("hit");
             return Ok(known);
         }
-        let found = self.look_up(token, audiences, now).await?;
+        let fetching = series::FETCHING.hold(["in_flight"]);
+        let found = self.look_up(token, audiences, now).await;
+        drop(fetching);
+        series::FETCHES.inc([if found.is_ok() { "ok" } else { "error" }]);
+        told("miss");
+        let found = found?;
         self.recent.put(key, found.clone(), now, CACHED, found.until);
         Ok(found)
     }

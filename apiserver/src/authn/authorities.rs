@@ -10,7 +10,11 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{User, certificates, possession::ClientCertificates};
+use super::{
+    User,
+    certificates::{self, CertificateError},
+    possession::ClientCertificates,
+};
 
 /// A certificate that was verified is taken as good for this long, in seconds, if it lasts as long.
 const VERIFIED: i64 = 60;
@@ -82,7 +86,7 @@ pub(super) struct Known {
     generation: u64,
     from: i64,
     until: i64,
-    /// The user, when it stands under the authorities of clients. `None`: there are none.
+    /// The user, when it stands under the authorities of clients. `None`: there are none, or it names nobody.
     pub(super) user: Option<Result<Arc<User>, String>>,
     /// The common name, when it stands under the authorities of front proxies. `None`: there are none.
     pub(super) proxy: Option<Result<String, String>>,
@@ -118,10 +122,12 @@ impl Peer {
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0)));
         let (leaf, rest) = (&self.leaf, &self.rest);
         let verify = |authorities: &ClientCertificates| authorities.verify(leaf, rest, time).map_err(|why| why.to_string());
-        let user = current
-            .clients
-            .as_ref()
-            .map(|clients| verify(clients).and_then(|()| certificates::user(leaf).map(Arc::new).map_err(|why| why.to_string())));
+        let user = current.clients.as_ref().and_then(|clients| match verify(clients).map(|()| certificates::user(leaf)) {
+            // A good certificate without a name is as if none was shown.
+            Ok(Err(CertificateError::NoCommonName)) => None,
+            Ok(user) => Some(user.map(Arc::new).map_err(|why| why.to_string())),
+            Err(why) => Some(Err(why)),
+        });
         let proxy = current.proxies.as_ref().map(|proxies| verify(proxies).map(|()| common_name(leaf)));
         let good = matches!(user, Some(Ok(_))) || matches!(proxy, Some(Ok(_)));
         let end =

@@ -13,14 +13,20 @@ const PROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 /// The token of a request, from `Authorization: Bearer` or the WebSocket protocols.
 pub fn token(headers: &HeaderMap) -> Option<String> {
     let authorization = headers.get(header::AUTHORIZATION).map(|v| String::from_utf8_lossy(v.as_bytes()));
-    if let Some((scheme, token)) = authorization.as_deref().and_then(|a| a.trim().split_once(' ')) {
-        let token = token.trim();
-        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+    if let Some(token) = authorization.as_deref().and_then(after_bearer) {
+        return Some(token.to_owned());
     }
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mut all = protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
     let encoded = all.find_map(|p| p.strip_prefix(PROTOCOL_PREFIX))?;
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok().filter(|t| !t.is_empty())
+}
+
+/// What stands behind one space after `Bearer`, up to the next.
+fn after_bearer(authorization: &str) -> Option<&str> {
+    let mut parts = authorization.trim().splitn(3, ' ');
+    let (scheme, token) = (parts.next()?, parts.next()?);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// Takes the token out of a request's headers, before they are passed on to somebody else.
@@ -66,7 +72,8 @@ mod tests {
     #[test]
     fn bearer_tokens_are_found_whatever_the_case_of_the_scheme() {
         assert_eq!(of(header::AUTHORIZATION, "bearer abc").as_deref(), Some("abc"));
-        assert_eq!(of(header::AUTHORIZATION, "Bearer  abc").as_deref(), Some("abc"));
+        assert_eq!(of(header::AUTHORIZATION, "Bearer abc def").as_deref(), Some("abc"));
+        assert_eq!(of(header::AUTHORIZATION, "Bearer  abc"), None, "as upstream");
         assert_eq!(of(header::AUTHORIZATION, "Basic abc"), None);
         assert_eq!(of(header::AUTHORIZATION, "Bearer "), None);
     }
@@ -75,6 +82,10 @@ mod tests {
     fn websocket_protocols_may_carry_the_token() {
         let value = format!("v5.channel.k8s.io, {PROTOCOL_PREFIX}{}", URL_SAFE_NO_PAD.encode("abc"));
         assert_eq!(of(header::SEC_WEBSOCKET_PROTOCOL, &value).as_deref(), Some("abc"));
+        let mut both = HeaderMap::new();
+        both.insert(header::AUTHORIZATION, "Basic YTpi".parse().unwrap());
+        both.insert(header::SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap());
+        assert_eq!(token(&both).as_deref(), Some("abc"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn user(leaf: &[u8]) -> Result<User, CertificateError> {
     Ok(user)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
         // Writing to a String cannot fail.

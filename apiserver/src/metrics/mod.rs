@@ -19,6 +19,7 @@ mod page;
 mod process;
 pub(crate) mod requests;
 pub(crate) mod series;
+pub(crate) mod tokens;
 
 use std::{str::SplitWhitespace, sync::Arc};
 
@@ -48,7 +49,7 @@ static HEALTH_TOTAL: Counters<3> = Counters::new(
 );
 
 /// Families that are counted as things happen, by file.
-static ALL: [&[&dyn Family]; 4] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL];
+static ALL: [&[&dyn Family]; 5] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL, &tokens::ALL];
 
 /// `/metrics`
 pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {

@@ -26,6 +26,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use configuration::{
@@ -38,9 +39,10 @@ pub(crate) use validation::domain_prefixed_path;
 
 use self::{mapping::Mapping, provider::Provider};
 use super::{
-    claims,
+    certificates, claims,
     tokens::{TokenError, Verified},
 };
+use crate::metrics::tokens::JWT_TIMES;
 
 /// What is asked of JSON web tokens of others.
 #[derive(Clone, Default)]
@@ -68,6 +70,8 @@ pub(super) struct Jwt {
 /// Recognises tokens of one issuer.
 struct One {
     issuer: Issuer,
+    /// What series call it.
+    hash: String,
     algorithms: Vec<Algorithm>,
     mapping: Mapping,
     provider: Provider,
@@ -81,7 +85,8 @@ impl Jwt {
         for authenticator in &configuration.jwt {
             let mapping = validation::one(authenticator, disallowed)?;
             let provider = Provider::new(&authenticator.issuer)?;
-            issuers.push(Arc::new(One { issuer: authenticator.issuer.clone(), algorithms: algorithms.to_vec(), mapping, provider }));
+            let hash = format!("sha256:{}", certificates::hex(&Sha256::digest(&authenticator.issuer.url)));
+            issuers.push(Arc::new(One { issuer: authenticator.issuer.clone(), hash, algorithms: algorithms.to_vec(), mapping, provider }));
         }
         for one in &issuers {
             let (one, stop) = (one.clone(), stop.clone());
@@ -112,7 +117,10 @@ impl Jwt {
             GOOGLE[1].clone_into(&mut issuer);
         }
         let Some(one) = self.issuers.iter().find(|one| one.issuer.url == issuer) else { return Ok(None) };
-        let verified = one.authenticate(token, now).await.map_err(TokenError::Other)?;
+        let started = tokio::time::Instant::now();
+        let verified = one.authenticate(token, now).await.map_err(TokenError::Other);
+        JWT_TIMES.took([if verified.is_ok() { "success" } else { "failure" }, &one.hash], started.elapsed());
+        let verified = verified?;
         Ok(Some(Verified { audiences: audiences.to_vec(), ..verified }))
     }
 }

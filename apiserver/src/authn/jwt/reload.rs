@@ -7,7 +7,10 @@ use parking_lot::RwLock;
 use tracing::{error, info};
 
 use super::{Configuration, Jwt, JwtOptions, keys::Algorithm};
-use crate::authn::tokens::{TokenError, Verified};
+use crate::{
+    authn::tokens::{TokenError, Verified},
+    metrics::tokens::{RELOADED, RELOADS},
+};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -57,6 +60,7 @@ impl Reload {
                 Ok(Ok(bytes)) if bytes != tracked => bytes,
                 Ok(Err(why)) => {
                     error!(%why, "failed to read authentication config file");
+                    count("failure");
                     continue;
                 }
                 _ => continue,
@@ -64,10 +68,12 @@ impl Reload {
             match self.take(&bytes).await {
                 Ok(()) => {
                     info!("reloaded authentication config");
+                    count("success");
                     tracked = bytes;
                 }
                 Err((why, lasting)) => {
                     error!(why, "failed to update authentication config");
+                    count("failure");
                     if lasting {
                         tracked = bytes;
                     }
@@ -96,4 +102,10 @@ impl Reload {
         *self.current.write() = Arc::new(next);
         Ok(())
     }
+}
+
+/// Counts a change of the file, and when it was.
+fn count(status: &str) {
+    RELOADS.inc([status]);
+    RELOADED.set([status], Timestamp::now().as_second());
 }
