@@ -231,7 +231,8 @@ fn after(time: Timestamp, span: SignedDuration) -> Timestamp {
 
 /// When the token expires, if it is valid now.
 fn check_time(claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
-    let at = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
+    let end = |seconds: i64| if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    let at = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(end(seconds));
     let expires = at(claims.exp);
     if after(expires, LEEWAY) < now {
         return Err(TokenError::Expired);
