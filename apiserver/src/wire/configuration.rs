@@ -131,7 +131,7 @@ mod tests {
             ("{apiVersion: g.io/v1, kind: Other}", "expected Thing, got *apiserver.Other"),
             (
                 "{apiVersion: g.io/v1, kind: Thing, x: 1, items: [{name: a}, {nam: b}]}",
-                "strict decoding error: unknown field \"x\", unknown field \"items[1].nam\"",
+                "strict decoding error: unknown field \"items[1].nam\", unknown field \"x\"",
             ),
             ("{apiVersion: g.io/v1, kind: Thing, items: [], items: []}", "strict decoding error: yaml: unmarshal errors:\n  line 1: key"),
             ("{apiVersion: g.io/v1, kind: Thing, items: a}", "invalid type"),
