@@ -63,6 +63,11 @@ async fn until(house: &House, path: &str, done: impl Fn(&crate::house::Reply) ->
     panic!("{path}: {} {}", last.code, String::from_utf8_lossy(&last.body));
 }
 
+/// Defines widgets of `example.com/v1`.
+pub(crate) async fn define_widgets(house: &House) {
+    define(house, &crd(&[version("v1", true, &spec())])).await;
+}
+
 #[tokio::test]
 async fn a_kind_is_served_discoverable_and_published_when_its_definition_is_answered() {
     let house = House::new().await;

@@ -27,6 +27,7 @@ pub(crate) struct Asked {
     /// `HTTP/1.1`
     pub(crate) protocol: String,
     pub(crate) body: Value,
+    pub(crate) headers: http::HeaderMap,
 }
 
 /// The webhook, and what it was asked.
@@ -88,9 +89,10 @@ impl Hook {
 async fn said(request: Request<Incoming>, answer: &Answer, asked: &Mutex<Vec<Asked>>) -> Response<Full<Bytes>> {
     let path = request.uri().path_and_query().unwrap().to_string();
     let protocol = format!("{:?}", request.version());
+    let headers = request.headers().clone();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    asked.lock().unwrap().push(Asked { path: path.clone(), protocol, body: body.clone() });
+    asked.lock().unwrap().push(Asked { path: path.clone(), protocol, body: body.clone(), headers });
     match answer(&path, &body) {
         Some(response) => response,
         None => std::future::pending().await,

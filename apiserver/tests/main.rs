@@ -3,6 +3,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod atrest;
 mod audit;
 mod authorizers;
@@ -12,6 +13,7 @@ mod crud;
 mod encodings;
 mod every_kind;
 mod extensions;
+mod fairness;
 mod hook;
 mod hostile;
 mod house;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's clients against a binary: `run.sh BINARY quick|all [FOLDER]`.
 #   quick  an operator under controller-runtime's test environment, and client-go
-#   all    also the Python client, Helm, both kubectls over the kubectl scenarios, and controller-runtime's own tests, counted against expected.txt
+#   all    also the Python client, Helm, the sample-apiserver behind it (needs etcd), both kubectls over the kubectl scenarios, and controller-runtime's own tests, counted against expected.txt
 # FOLDER keeps what was downloaded and built (default: a temporary one that goes away). ASSETS names a folder with another kube-apiserver
 # and etcd to run controller-runtime's tests with, to see what upstream's pair makes of them; our flags are then compared with theirs.
 set -euo pipefail
@@ -29,6 +29,9 @@ echo "== the Python client"
 
 echo "== Helm"
 "$here/helm.sh" "$binary" "$work"
+
+echo "== the sample-apiserver"
+for how in server pair; do "$here/aggregation.sh" "$binary" "$work/sample" "$how"; done
 
 echo "== controller-runtime's own tests"
 module=sigs.k8s.io/controller-runtime@$(cd "$here/go" && go list -m -f '{{.Version}}' sigs.k8s.io/controller-runtime)

@@ -108,8 +108,8 @@ mod tests {
         ServiceReference { namespace: "ns".into(), name: "api".into(), path: None, port: Some(443) }
     }
 
-    fn reason(service: Option<Value>, slices: &[Value]) -> (String, String) {
-        absent(&of(), service.as_ref(), slices).map(|v| (v.reason.to_owned(), v.message)).unwrap_or_default()
+    fn reason(service: Option<&Value>, slices: &[Value]) -> (String, String) {
+        absent(&of(), service, slices).map(|v| (v.reason.to_owned(), v.message)).unwrap_or_default()
     }
 
     #[test]
@@ -117,14 +117,14 @@ mod tests {
         let service = |port: u16| Some(json!({"spec": {"type": "ClusterIP", "ports": [{"port": port, "name": "https"}]}}));
         let said = |reason: &str, message: &str| (reason.to_owned(), message.to_owned());
         assert_eq!(reason(None, &[]), said("ServiceNotFound", "service/api in \"ns\" is not present"));
-        assert_eq!(reason(service(80), &[]), said("ServicePortError", "service/api in \"ns\" is not listening on port 443"));
-        assert_eq!(reason(service(443), &[]), said("EndpointsNotFound", "cannot find endpointslices for service/api in \"ns\""));
+        assert_eq!(reason(service(80).as_ref(), &[]), said("ServicePortError", "service/api in \"ns\" is not listening on port 443"));
+        assert_eq!(reason(service(443).as_ref(), &[]), said("EndpointsNotFound", "cannot find endpointslices for service/api in \"ns\""));
         let slice = |ready: bool, name: &str| json!({"endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}], "ports": [{"name": name, "port": 8443}]});
         let missing = said("MissingEndpoints", "endpointslices for service/api in \"ns\" have no addresses with port name \"https\"");
-        assert_eq!(reason(service(443), &[slice(false, "https")]), missing);
-        assert_eq!(reason(service(443), &[slice(true, "http")]), missing);
-        assert_eq!(reason(service(443), &[slice(false, "https"), slice(true, "https")]), said("", ""));
-        assert_eq!(reason(Some(json!({"spec": {"type": "ExternalName"}})), &[]), said("", ""));
+        assert_eq!(reason(service(443).as_ref(), &[slice(false, "https")]), missing);
+        assert_eq!(reason(service(443).as_ref(), &[slice(true, "http")]), missing);
+        assert_eq!(reason(service(443).as_ref(), &[slice(false, "https"), slice(true, "https")]), said("", ""));
+        assert_eq!(reason(Some(&json!({"spec": {"type": "ExternalName"}})), &[]), said("", ""));
     }
 
     #[test]

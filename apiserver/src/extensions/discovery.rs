@@ -25,6 +25,9 @@ pub struct Others {
     pub versions: Vec<Arc<Foreign>>,
 }
 
+/// What is served in a group here, and elsewhere.
+type Both = (Vec<Arc<Served>>, Vec<Arc<Foreign>>);
+
 /// What is served in a group, and how that is shown.
 struct Shown {
     served: Vec<Arc<Served>>,
@@ -61,7 +64,7 @@ impl View {
             return Vec::new();
         }
         self.revision = Some(revision);
-        let mut all: HashMap<Arc<str>, (Vec<Arc<Served>>, Vec<Arc<Foreign>>)> = HashMap::new();
+        let mut all: HashMap<Arc<str>, Both> = HashMap::new();
         for one in catalog.custom() {
             all.entry(Arc::clone(&one.stored.gvk.group)).or_default().0.push(Arc::clone(one));
         }

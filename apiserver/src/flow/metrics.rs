@@ -219,12 +219,16 @@ pub(super) fn write_schemas(out: &mut String, all: &BTreeMap<(String, String), A
     });
     let length = "Length of queue in the API Priority and Fairness subsystem, as seen by each request after it is enqueued";
     family(out, ("request_queue_length_after_enqueue", "histogram", length), &series, |out, name, labels, c| {
-        c.lengths.write(out, name, labels)
+        c.lengths.write(out, name, labels);
     });
     let seats = "Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and Fairness";
-    family(out, ("work_estimated_seats", "histogram", seats), &series, |out, name, labels, c| c.seats.write(out, name, labels));
+    family(out, ("work_estimated_seats", "histogram", seats), &series, |out, name, labels, c| {
+        c.seats.write(out, name, labels);
+    });
     let watches = "count of watchers for mutating requests in API Priority and Fairness";
-    family(out, ("watch_count_samples", "histogram", watches), &series, |out, name, labels, c| c.watches.write(out, name, labels));
+    family(out, ("watch_count_samples", "histogram", watches), &series, |out, name, labels, c| {
+        c.watches.write(out, name, labels);
+    });
 }
 
 /// The part of `/metrics` about levels.

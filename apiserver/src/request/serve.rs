@@ -60,6 +60,10 @@ const STREAMS: u32 = 250;
 /// would fit the way to each client costs a ping and its answer for every few requests.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes of an answer that wait for a client to take them, at most.
+const SEND_BUFFER: usize = 128 << 10;
+/// A client that takes nothing of what was sent to it for this long is gone, or not worth waiting for.
+const STUCK: u32 = 180_000;
 /// Requests in flight have this long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -158,7 +162,8 @@ fn prepare(stream: &TcpStream) {
     let [first, again] = ALIVE;
     let asked = sockopt::set_socket_keepalive(stream, true)
         .and_then(|()| sockopt::set_tcp_keepidle(stream, first))
-        .and_then(|()| sockopt::set_tcp_keepintvl(stream, again));
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, again))
+        .and_then(|()| sockopt::set_tcp_user_timeout(stream, STUCK));
     if let (Err(error), _) | (_, Err(error)) = (stream.set_nodelay(true), asked.map_err(io::Error::from)) {
         debug!(%error, "cannot set up a connection");
     }
@@ -174,6 +179,7 @@ fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD)
         .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(30))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);

@@ -1,0 +1,219 @@
+//! Another API server behind this one.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::{
+    hook::{Answer, Hook},
+    house::{House, Reply},
+};
+
+const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const ONE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1.other.example.com";
+const AGGREGATED: [(&str, &str); 1] = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+
+/// What the other server answers: one resource, told in the plain form of discovery, and objects.
+fn other() -> Answer {
+    Arc::new(|path, body| {
+        let made = |code: u16, kind: &str, text: String| {
+            let response = Response::builder().status(code).header("content-type", kind).header("x-other", "told");
+            Some(response.header("access-control-allow-origin", "*").body(Full::new(Bytes::from(text))).unwrap())
+        };
+        let json = |value: Value| made(200, "application/json", value.to_string());
+        match path.split('?').next().unwrap_or_default() {
+            "/apis/other.example.com/v1" => json(json!({"kind": "APIResourceList", "resources": [
+                {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"]},
+            ]})),
+            "/openapi/v3" => json(json!({"paths": {
+                "apis/other.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/other.example.com/v1?hash=ABC"},
+                "apis/apps/v1": {"serverRelativeURL": "/openapi/v3/apis/apps/v1?hash=DEF"},
+            }})),
+            "/openapi/v3/apis/other.example.com/v1" => json(json!({"openapi": "3.0.0", "told": "by the other"})),
+            "/openapi/v2" => json(json!({
+                "paths": {"/apis/other.example.com/v1/things": {"get": {"schema": {"$ref": "#/definitions/Thing"}}}, "/version": {}},
+                "definitions": {"Thing": {"type": "object"}, "Unused": {}},
+            })),
+            "/apis/other.example.com/v1/namespaces/a/things" => json(json!({"got": body})),
+            "/apis/other.example.com/v1/away" => {
+                Some(Response::builder().status(302).header("location", "https://elsewhere.example.com/").body(Full::default()).unwrap())
+            }
+            _ => made(404, "text/plain", "404 page not found".to_owned()),
+        }
+    })
+}
+
+struct World {
+    house: House,
+    hook: Hook,
+}
+
+impl World {
+    async fn new(protocols: &[&str]) -> Self {
+        let hook = Hook::start(protocols, other()).await;
+        Self { house: House::new().await, hook }
+    }
+
+    async fn register(&self, trust: &Value) {
+        let mut spec = json!({
+            "group": "other.example.com", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15,
+            "service": {"namespace": "default", "name": "hook", "port": self.hook.port},
+        });
+        spec.as_object_mut().unwrap().extend(trust.as_object().unwrap().clone());
+        let metadata = json!({"name": "v1.other.example.com"});
+        let object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": metadata, "spec": spec});
+        self.house.post(SERVICES, &object).await.ok();
+    }
+
+    async fn service(&self) {
+        let spec = json!({"type": "ExternalName", "externalName": "localhost"});
+        let metadata = json!({"name": "hook"});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
+        self.house.post("/api/v1/namespaces/default/services", &service).await.ok();
+    }
+
+    async fn until(&self, path: &str, headers: &[(&str, &str)], done: impl Fn(&Reply) -> bool) -> Reply {
+        let settled = async {
+            loop {
+                let reply = self.house.ask(Method::GET, path, headers, "").await;
+                if done(&reply) {
+                    return reply;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), settled).await.expect("it never came to be so")
+    }
+
+    async fn until_said(&self, status: &str, reason: &str) -> Value {
+        let said = |reply: &Reply| {
+            let condition = &reply.json()["status"]["conditions"][0];
+            condition["status"] == status && condition["reason"] == reason
+        };
+        self.until(ONE, &[], said).await.json()["status"]["conditions"][0].clone()
+    }
+}
+
+#[tokio::test]
+async fn another_server_is_checked_asked_and_shown() {
+    let world = World::new(&["h2", "http/1.1"]).await;
+    world.register(&json!({"caBundle": world.hook.bundle})).await;
+    let condition = world.until_said("False", "ServiceNotFound").await;
+    assert_eq!(condition["message"], "service/hook in \"default\" is not present");
+    let down = world.house.get("/apis/other.example.com/v1/namespaces/a/things").await;
+    assert_eq!((down.code, &*down.body), (StatusCode::SERVICE_UNAVAILABLE, &b"service unavailable\n"[..]));
+    let stale = |reply: &Reply| String::from_utf8_lossy(&reply.body).contains("\"freshness\":\"Stale\"");
+    world.until("/apis", &AGGREGATED, stale).await;
+
+    world.service().await;
+    let condition = world.until_said("True", "Passed").await;
+    assert_eq!(condition["message"], "all checks passed");
+    let shown = |reply: &Reply| {
+        let all = reply.json();
+        let group = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "other.example.com").cloned();
+        group.is_some_and(|g| g["versions"][0]["freshness"] == "Current" && g["versions"][0]["resources"][0]["resource"] == "things")
+    };
+    world.until("/apis", &AGGREGATED, shown).await;
+    let group = world.house.get("/apis/other.example.com").await.ok();
+    assert_eq!(group["preferredVersion"]["groupVersion"], "other.example.com/v1");
+
+    let index = world.until("/openapi/v3", &[], |reply| reply.json()["paths"]["apis/other.example.com/v1"].is_object()).await.json();
+    assert_eq!(index["paths"]["apis/other.example.com/v1"]["serverRelativeURL"], "/openapi/v3/apis/other.example.com/v1?hash=ABC");
+    assert!(!index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().ends_with("DEF"), "ours is told by us");
+    let document = world.house.get("/openapi/v3/apis/other.example.com/v1?hash=ABC").await.ok();
+    assert_eq!(document["told"], "by the other");
+    let merged = world.until("/openapi/v2", &[], |reply| reply.json()["definitions"]["Thing"].is_object()).await.json();
+    assert!(merged["paths"]["/apis/other.example.com/v1/things"].is_object() && merged["definitions"].get("Unused").is_none());
+    assert!(merged["paths"]["/version/"].is_object() || merged["paths"]["/api/v1/pods"].is_object());
+
+    world.house.delete(ONE).await.ok();
+    world.until("/apis/other.example.com/v1", &[], |reply| reply.code == StatusCode::NOT_FOUND).await;
+    assert_eq!(world.house.get("/apis/other.example.com").await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_request_is_passed_on_with_who_asks_and_without_what_the_client_says_of_it() {
+    for protocol in ["h2", "http/1.1"] {
+        let world = World::new(&[protocol]).await;
+        world.service().await;
+        world.register(&json!({"insecureSkipTLSVerify": true})).await;
+        world.until_said("True", "Passed").await;
+        world.hook.take();
+        let path = "/apis/other.example.com/v1/namespaces/a/things?limit=5&x=%2F";
+        let headers = [
+            ("authorization", "Bearer secret"),
+            ("x-remote-user", "root"),
+            ("x-remote-group", "system:masters"),
+            ("x-remote-extra-a", "b"),
+            ("impersonate-user", "jo"),
+            ("impersonate-group", "dev"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("x-kept", "2"),
+            ("audit-id", "the-id"),
+        ];
+        let admin = json!({"kind": "ClusterRoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "jo"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jo"}]});
+        world.house.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &admin).await.ok();
+        let settled = async {
+            loop {
+                let reply = world.house.ask(Method::POST, path, &headers, r#"{"a":1}"#).await;
+                if reply.code != StatusCode::FORBIDDEN {
+                    return reply;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let reply = tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
+        assert_eq!(reply.json()["got"], json!({"a": 1}));
+        assert_eq!((reply.headers["x-other"].to_str().unwrap(), reply.headers.get("access-control-allow-origin")), ("told", None));
+        let asked = world.hook.take().into_iter().find(|asked| asked.path == path).unwrap();
+        let all = |name: &str| asked.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(all("x-remote-user"), ["jo"]);
+        assert_eq!(all("x-remote-group"), ["dev", "system:authenticated"]);
+        assert_eq!(
+            (all("x-kept"), all("audit-id"), all("x-forwarded-for")),
+            (vec!["2".into()], vec!["the-id".into()], vec!["127.0.0.1".into()])
+        );
+        assert_eq!(all("x-forwarded-uri"), ["/apis/other.example.com/v1/namespaces/a/things"]);
+        for gone in ["authorization", "x-remote-extra-a", "impersonate-user", "impersonate-group", "x-hop"] {
+            assert!(all(gone).is_empty(), "{gone}");
+        }
+        let away = world.house.get("/apis/other.example.com/v1/away").await;
+        assert_eq!(away.code, StatusCode::BAD_GATEWAY);
+        assert_eq!(&*away.body, b"the backend attempted to redirect this request, which is not permitted");
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_the_wrong_certificate_is_not_asked() {
+    let world = World::new(&["h2"]).await;
+    world.service().await;
+    let stranger = Hook::start(&["h2"], other()).await;
+    world.register(&json!({"caBundle": stranger.bundle})).await;
+    let condition = world.until_said("False", "FailedDiscoveryCheck").await;
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.starts_with("failing or missing response from https://localhost:"), "{message}");
+    assert!(message.contains("tls: failed to verify certificate: x509: certificate signed by unknown authority"), "{message}");
+}
+
+#[tokio::test]
+async fn a_custom_version_has_an_object_as_long_as_it_is_served() {
+    let world = World::new(&["h2"]).await;
+    let path = format!("{SERVICES}/v1.example.com");
+    crate::extensions::define_widgets(&world.house).await;
+    let made =
+        world.until(&path, &[], |reply| reply.code == StatusCode::OK && reply.json()["status"]["conditions"].is_array()).await.json();
+    assert_eq!(made["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"], "true");
+    assert_eq!((&made["spec"]["groupPriorityMinimum"], &made["spec"]["versionPriority"]), (&json!(1000), &json!(100)));
+    assert_eq!(made["status"]["conditions"][0]["reason"], "Local");
+    let uid = made["metadata"]["uid"].clone();
+    world.house.delete(&path).await.ok();
+    world.until(&path, &[], |reply| reply.code == StatusCode::OK && reply.json()["metadata"]["uid"] != uid).await;
+    world.house.delete("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com").await.ok();
+    world.until(&path, &[], |reply| reply.code == StatusCode::NOT_FOUND).await;
+}
