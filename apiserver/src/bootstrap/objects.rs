@@ -157,7 +157,7 @@ fn api_services(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
             "type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available",
             "lastTransitionTime": time(facts),
         });
-        let wanted = object("apiservices", service, Care::Same(&["/spec"]));
+        let wanted = object("apiservices", service, Care::Automanaged(&["/spec"]));
         Some(Wanted { status: json!({"conditions": [condition]}), ..wanted })
     });
     known.collect()

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::authz::policy::{Rule, uncovered};
+use crate::{
+    aggregator::AUTOMANAGED,
+    authz::policy::{Rule, uncovered},
+};
 
 /// An object that should be there.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub enum Care {
     Binding,
     /// These members, by JSON pointer, are made as wanted.
     Same(&'static [&'static str]),
+    /// The same, unless somebody took off the label that says that this server keeps the object.
+    Automanaged(&'static [&'static str]),
 }
 
 /// The next write, if any.
@@ -61,7 +66,8 @@ pub fn settle(now: Option<&Value>, wanted: &Wanted) -> Step {
             add_metadata(&mut next, &wanted.object);
             add_missing(&mut next, &wanted.object, "subjects");
         }
-        Care::Same(pointers) => {
+        Care::Automanaged(_) if !is_automanaged(now) => return Step::Nothing,
+        Care::Same(pointers) | Care::Automanaged(pointers) => {
             for pointer in pointers {
                 let value = wanted.object.pointer(pointer).unwrap_or(&Value::Null);
                 if !contains(now.pointer(pointer).unwrap_or(&Value::Null), value) {
@@ -76,7 +82,15 @@ pub fn settle(now: Option<&Value>, wanted: &Wanted) -> Step {
 /// Whether the status of an object that is there is not as wanted.
 pub fn status_differs(now: Option<&Value>, wanted: &Wanted) -> bool {
     let there = now.and_then(|n| n.get("status")).unwrap_or(&Value::Null);
+    if matches!(wanted.care, Care::Automanaged(_)) && now.is_some_and(|now| !is_automanaged(now)) {
+        return false;
+    }
     !wanted.status.is_null() && !contains(there, &without_times(&wanted.status))
+}
+
+/// Whether this server keeps an `APIService`.
+fn is_automanaged(object: &Value) -> bool {
+    matches!(object["metadata"]["labels"][AUTOMANAGED].as_str(), Some("onstart" | "true"))
 }
 
 /// Adds labels and annotations that are not there; those that are stay as they are.
@@ -189,6 +203,18 @@ mod tests {
         let wider = role(json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]));
         assert_eq!(settle(Some(&wider), &want), Step::Nothing);
         assert_eq!(settle(Some(&json!({})), &wanted(Care::Keep, json!({"a": 1}))), Step::Nothing);
+    }
+
+    #[test]
+    fn an_api_service_somebody_took_over_is_left_alone() {
+        let object = |labels: Value, service: Value| json!({"metadata": {"name": "v1.g", "labels": labels}, "spec": {"service": service}});
+        let kept = json!({AUTOMANAGED: "onstart"});
+        let status = json!({"conditions": [{"type": "Available", "reason": "Local"}]});
+        let want = Wanted { status, ..wanted(Care::Automanaged(&["/spec"]), object(kept.clone(), Value::Null)) };
+        let (spoiled, theirs) = (object(kept, json!({"name": "x"})), object(json!({}), json!({"name": "x"})));
+        assert_eq!(settle(Some(&spoiled), &want), Step::Update(want.object.clone()));
+        assert!(status_differs(Some(&spoiled), &want));
+        assert_eq!((settle(Some(&theirs), &want), status_differs(Some(&theirs), &want)), (Step::Nothing, false));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn handshake(error: &std::io::Error) -> String {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "x509: certificate signed by unknown authority".to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => "x509: certificate signed by unknown authority".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
             let (now, then) = (instant(*time), instant(*not_after));
             format!("x509: certificate has expired or is not yet valid: current time {now} is after {then}")
