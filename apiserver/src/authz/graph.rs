@@ -22,6 +22,7 @@ pub enum Vertex {
     ResourceClaim,
     Attachment,
     Slice,
+    CertificateRequest,
 }
 
 /// An object; the namespace is empty for cluster kinds.
@@ -123,16 +124,16 @@ impl Graph {
     /// Takes in an object that names its node itself: a volume attachment or a resource slice.
     pub(super) fn put_owned(&mut self, vertex: Vertex, json: &[u8]) {
         let Ok(owned) = serde_json::from_slice::<Owned>(json) else { return };
-        let id = (vertex, "".into(), owned.metadata.name.as_str().into());
+        let id = (vertex, owned.metadata.namespace.as_str().into(), owned.metadata.name.as_str().into());
         match owned.spec.node_name.as_str() {
             "" => self.owned.remove(&id),
             node => self.owned.insert(id, node.into()),
         };
     }
 
-    /// Forgets an attachment or slice.
-    pub(super) fn remove_owned(&mut self, vertex: Vertex, name: &str) {
-        self.owned.remove(&(vertex, "".into(), name.into()));
+    /// Forgets an attachment, a slice or a certificate request.
+    pub(super) fn remove_owned(&mut self, vertex: Vertex, namespace: &str, name: &str) {
+        self.owned.remove(&(vertex, namespace.into(), name.into()));
     }
 
     /// Whether the node has to do with the object.
@@ -141,7 +142,7 @@ impl Graph {
         let by_pod = |id: &Id| self.referred.get(id).is_some_and(|nodes| nodes.contains_key(node));
         let by_volume = |volume: &Arc<str>| self.volumes.get(volume).is_some_and(|(claim, _)| by_pod(claim));
         match vertex {
-            Vertex::Attachment | Vertex::Slice => self.owned.get(&id).is_some_and(|n| &**n == node),
+            Vertex::Attachment | Vertex::Slice | Vertex::CertificateRequest => self.owned.get(&id).is_some_and(|n| &**n == node),
             Vertex::Volume => by_volume(&id.2),
             Vertex::Secret => by_pod(&id) || self.secret_volumes.get(&id).is_some_and(|all| all.iter().any(by_volume)),
             _ => by_pod(&id),

@@ -39,11 +39,12 @@ pub struct NodeAuthorizer {
 pub struct Changes(Vec<(Vertex, BoxStream<'static, Change>)>);
 
 /// What feeds the graph.
-const SOURCES: [(Vertex, &str, &str); 4] = [
+const SOURCES: [(Vertex, &str, &str); 5] = [
     (Vertex::Pod, "", "pods"),
     (Vertex::Volume, "", "persistentvolumes"),
     (Vertex::Attachment, "storage.k8s.io", "volumeattachments"),
     (Vertex::Slice, "resource.k8s.io", "resourceslices"),
+    (Vertex::CertificateRequest, "certificates.k8s.io", "podcertificaterequests"),
 ];
 
 /// The name of the node a user is; `None` when it is none. Empty when it is in the nodes' group without a node's name.
@@ -80,7 +81,7 @@ impl NodeAuthorizer {
                 (Some(object), _) => put(&mut graph, vertex, object),
                 (None, Vertex::Pod) => graph.remove_pod(&change.namespace, &change.name),
                 (None, Vertex::Volume) => graph.remove_volume(&change.name),
-                (None, _) => graph.remove_owned(vertex, &change.name),
+                (None, _) => graph.remove_owned(vertex, &change.namespace, &change.name),
             }
         }
     }
@@ -100,6 +101,7 @@ impl NodeAuthorizer {
                 ("coordination.k8s.io", "leases") => return lease(node, request),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, request),
                 ("resource.k8s.io", "resourceslices") => return self.slice(node, request),
+                ("certificates.k8s.io", "podcertificaterequests") => return self.certificate_request(node, request),
                 ("", "nodes") => return own_node(node, request),
                 ("", "pods") => return self.pod(node, request),
                 _ => {}
@@ -148,6 +150,20 @@ impl NodeAuthorizer {
                 "can only list/watch/deletecollection resourceslices with nodeName field selector",
             ),
             _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection".into()),
+        }
+    }
+
+    fn certificate_request(&self, node: &str, request: &RequestInfo) -> Result<(), String> {
+        require(request.subresource.is_empty(), "nodes may not access the status subresource of PodCertificateRequests")?;
+        match request.verb.as_str() {
+            // NodeRestriction looks into the new object.
+            "create" => Ok(()),
+            "get" => self.related(node, Vertex::CertificateRequest, request),
+            "list" | "watch" => require(
+                request.fields.requires("spec.nodeName") == Some(node),
+                "can only list/watch podcertificaterequests with nodeName field selector",
+            ),
+            verb => Err(format!("nodes may not {verb} podcertificaterequests")),
         }
     }
 
@@ -244,6 +260,10 @@ mod tests {
         let spec = json!({"nodeName": "a", "serviceAccountName": "robot", "imagePullSecrets": [{"name": "pull"}]});
         reader.put("", "pods", json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}));
         reader.put("storage.k8s.io", "volumeattachments", json!({"metadata": {"name": "va"}, "spec": {"nodeName": "a"}}));
+        for (name, node) in [("mine", "a"), ("theirs", "b")] {
+            let request = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"nodeName": node}});
+            reader.put("certificates.k8s.io", "podcertificaterequests", request);
+        }
         let services = json!({"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]});
         let authorizer = NodeAuthorizer::new(vec![serde_json::from_value(services).unwrap()]);
         authorizer.load(&reader).await.unwrap();
@@ -300,6 +320,13 @@ mod tests {
             ("update coordination.k8s.io leases kube-node-lease b", false),
             ("create coordination.k8s.io leases kube-node-lease -", true),
             ("get coordination.k8s.io leases ns a", false),
+            ("create certificates.k8s.io podcertificaterequests ns -", true),
+            ("get certificates.k8s.io podcertificaterequests ns mine", true),
+            ("get certificates.k8s.io podcertificaterequests ns theirs", false),
+            ("get certificates.k8s.io podcertificaterequests other mine", false),
+            ("list certificates.k8s.io podcertificaterequests - - a", true),
+            ("list certificates.k8s.io podcertificaterequests - -", false),
+            ("update certificates.k8s.io podcertificaterequests/status ns mine", false),
             ("list - services - -", true),
             ("list apps deployments - -", false),
         ] {

@@ -1,6 +1,6 @@
 //! `proxy` of pods, services and nodes: the rest of the path is asked of the object itself.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use coracle_store::cache::Freshness;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -13,6 +13,9 @@ use crate::{
     verbs::{Api, Call},
     wire::{Answer, Body, Status, answer},
 };
+
+/// How long the name of a node's machine may take to be looked up.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// `name`, `name:port` or `scheme:name:port` of a proxy request.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +87,7 @@ async fn target(api: &Api, call: &Call, kind: &Arc<Kind>, address: &Address<'_>)
     match &*kind.id.resource {
         "nodes" => {
             let agent = Target::of_node(&object)?;
+            check_host(&agent.host).await?;
             match address.port {
                 "" => Ok(agent),
                 port if port == agent.port.to_string() => Ok(agent),
@@ -95,10 +99,38 @@ async fn target(api: &Api, call: &Call, kind: &Arc<Kind>, address: &Address<'_>)
     }
 }
 
+/// What is said of places no proxy leads to.
+const NOT_ALLOWED: &str = "address not allowed";
+
+/// Whether a proxy may lead there: neither to this machine nor to its neighbours, whom nobody else reaches (Go's `IsGlobalUnicast`).
+fn is_reachable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_link_local()),
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()),
+    }
+}
+
+/// Every address of a node's name must be one that proxies may lead to.
+async fn check_host(host: &str) -> Result<(), Status> {
+    let found = match host.parse::<IpAddr>() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, 0))).await;
+            let found = lookup.map_err(|_| Status::bad_request(format!("lookup {host}: i/o timeout")))?;
+            found.map_err(|e| Status::bad_request(format!("lookup {host}: {e}")))?.map(|address| address.ip()).collect()
+        }
+    };
+    match found.is_empty() {
+        true => Err(Status::bad_request("no addresses for hostname")),
+        false if found.into_iter().all(is_reachable) => Ok(()),
+        false => Err(Status::bad_request(NOT_ALLOWED)),
+    }
+}
+
 fn of_pod(pod: &Object, address: &Address<'_>) -> Result<Target, Status> {
     let host = pod.text("/status/podIP");
-    if host.is_empty() {
-        return Err(Status::bad_request("address not allowed"));
+    if !host.parse().is_ok_and(is_reachable) {
+        return Err(Status::bad_request(NOT_ALLOWED));
     }
     let containers = pod.value().pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
     let mut ports = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten());
@@ -157,6 +189,35 @@ mod tests {
         assert_eq!(after_proxy("/api/v1/namespaces/proxy/pods/proxy/proxy/a/b%2Fc", true), "/a/b%2Fc");
         assert_eq!(after_proxy("/api/v1/nodes/n/proxy/", false), "/");
         assert_eq!(after_proxy("/api/v1/nodes/n/proxy", false), "");
+    }
+
+    #[test]
+    fn proxies_lead_neither_to_this_machine_nor_to_its_neighbours() {
+        for no in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!is_reachable(no.parse().unwrap()), "{no}");
+        }
+        for yes in ["10.42.0.7", "192.168.1.1", "8.8.8.8", "fd00::1", "2001:db8::1"] {
+            assert!(is_reachable(yes.parse().unwrap()), "{yes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_name_leads_to_this_machine_is_not_proxied() {
+        assert_eq!(check_host("localhost").await.unwrap_err().message, NOT_ALLOWED);
+        assert_eq!(check_host("127.0.0.1").await.unwrap_err().code, 400);
+        assert!(check_host("192.0.2.1").await.is_ok());
     }
 
     #[test]

@@ -76,7 +76,11 @@ pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &
     if call.method == Method::GET {
         let mut info = RequestInfo::clone(&call.info);
         "create".clone_into(&mut info.verb);
-        api.authorizer.authorize(&call.user, &info).await?;
+        let verdict = api.authorizer.decide(&call.user, &info).await;
+        if !verdict.is_allowed() {
+            // In fewer words than the authorization filter, as upstream (`registry/core/pod/rest/authorize.go`).
+            return Err(Status::forbidden(kind.subject(&info.name), verdict.reason()));
+        }
     }
     let pod = pod(api, &call, kind).await?;
     let path = agent_path(&pod, &call, part)?;
