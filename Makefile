@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz
+.PHONY: cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz
 
 build:
 	$(CARGO) build --release
@@ -42,6 +42,7 @@ e2e:
 	$(CARGO) test --package coracle --no-fail-fast -- --test-threads=1
 	$(CARGO) build --package coracle --package coracle-conformance
 	target/debug/coracle-conformance run --binary target/debug/coracle
+	target/debug/coracle-conformance access --binary target/debug/coracle
 
 # Other people's clients against the finished binary: an operator under controller-runtime's test environment, and client-go.
 compat-quick:
@@ -54,9 +55,14 @@ golden:
 	cd schema/testdata/golden && go run . ../../../api ../../../target/golden/golden.gz
 	cmp <(zcat target/golden/golden.gz) <(zcat schema/testdata/golden.gz)
 
+# Policies in Cedar: code that only builds with that feature have, and their tests. Its dependencies take minutes to compile.
+cedar:
+	$(CARGO) clippy --package coracle --package coracle-apiserver --all-targets --features cedar --quiet -- -D warnings
+	$(CARGO) test --package coracle-apiserver --features cedar --lib cedar
+
 # All of it: also the Python client, kubectl of this machine and of Debian sid, and controller-runtime's own tests through the drop-in pair.
 # COMPAT=DIR keeps what is downloaded and built.
-test-compat: golden
+test-compat: golden cedar
 	$(CARGO) build --package coracle --package coracle-conformance
 	conformance/clients/run.sh target/debug/coracle all $(COMPAT)
 

@@ -1,5 +1,6 @@
 //! Drives a finished `coracle` binary from outside: starts it, runs suites against it, writes a report. Imports nothing of the product.
 
+mod access;
 mod cluster;
 mod differential;
 mod report;
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Run a suite: scenario files (kubectl commands with their golden answers), or upstream's own conformance tests.
     Run(Box<RunOptions>),
+    /// Try every verb on every resource as many identities, and whatever might get one further than one may.
+    Access(access::Options),
     /// Ask the binary and kube-apiserver the same things, for every kind, and compare the answers.
     Diff(differential::Options),
 }
@@ -68,6 +71,7 @@ enum Suite {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Access(options) => Ok(if access::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Diff(options) => Ok(if differential::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }

@@ -18,7 +18,7 @@ use rustls::{
 };
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,6 +56,8 @@ pub(crate) struct Reply {
 /// A connection, opened when first needed and again when it was lost.
 pub(crate) struct Connection {
     server: Arc<Server>,
+    /// Headers of every request.
+    headers: Vec<(&'static str, String)>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -90,6 +92,16 @@ impl Server {
     }
 }
 
+impl Server {
+    /// A connection on which nothing was said yet.
+    pub(crate) async fn dial(&self) -> Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::from(self.address.ip());
+        Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?)
+    }
+}
+
 /// The certificates that may vouch for the server; leaves in the file are passed over.
 fn roots(pem: &[u8]) -> Result<RootCertStore> {
     let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>()?;
@@ -104,7 +116,12 @@ fn roots(pem: &[u8]) -> Result<RootCertStore> {
 impl Connection {
     /// To be opened.
     pub(crate) fn new(server: &Arc<Server>) -> Self {
-        Self { server: Arc::clone(server), sender: None }
+        Self::acting(server, Vec::new())
+    }
+
+    /// To be opened; every request carries these headers.
+    pub(crate) fn acting(server: &Arc<Server>, headers: Vec<(&'static str, String)>) -> Self {
+        Self { server: Arc::clone(server), headers, sender: None }
     }
 
     /// Asks; a connection that the server has closed is opened again. A server that breaks off twice, as one that panics does, has
@@ -132,13 +149,16 @@ impl Connection {
             self.sender = Some(self.open().await?);
         }
         let sender = self.sender.as_mut().context("no connection")?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(question.method)
             .uri(&question.path)
             .header(header::HOST, self.server.address.to_string())
             .header(header::USER_AGENT, "differential/1")
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, question.content_type);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
         sender.ready().await?;
         let response = sender.send_request(request.body(Full::new(Bytes::from(question.body.clone())))?).await?;
         let (head, body) = response.into_parts();
@@ -149,10 +169,7 @@ impl Connection {
     }
 
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(self.server.address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::from(self.server.address.ip());
-        let stream = TlsConnector::from(Arc::clone(&self.server.tls)).connect(name, stream).await?;
+        let stream = self.server.dial().await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // Its end shows as a closed sender.

@@ -1,13 +1,13 @@
 //! The differential suite: the same requests to this server and to kube-apiserver, and what differs in their answers.
 
 mod accepted;
-mod api;
+pub(crate) mod api;
 mod cases;
 mod compare;
 mod corpus;
-mod http;
+pub(crate) mod http;
 mod mutate;
-mod peer;
+pub(crate) mod peer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -84,6 +84,7 @@ impl Peer {
                 format!("--secure-port={}", secure.port()),
                 "--service-cluster-ip-range=10.43.0.0/16".into(),
                 "--authorization-mode=Node,RBAC".into(),
+                "--enable-admission-plugins=NodeRestriction".into(),
                 "--allow-privileged=true".into(),
                 format!("--cert-dir={}", at("certificates")),
                 format!("--client-ca-file={}", at("clients.crt")),
