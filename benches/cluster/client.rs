@@ -39,17 +39,30 @@ pub struct Access {
 pub struct Client {
     sender: http2::SendRequest<Full<Bytes>>,
     authority: String,
+    token: Option<String>,
 }
 
 impl Client {
     pub async fn connect(access: &Access) -> Result<Self> {
+        Self::reach(access, None).await
+    }
+
+    /// With a token instead of the certificate.
+    pub async fn with_token(access: &Access, token: String) -> Result<Self> {
+        Self::reach(access, Some(token)).await
+    }
+
+    async fn reach(access: &Access, token: Option<String>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(access.authority.as_bytes())?)?;
         let chain = CertificateDer::pem_slice_iter(access.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(access.key.as_bytes())?)?;
+            .with_root_certificates(roots);
+        let mut tls = match token {
+            Some(_) => tls.with_no_client_auth(),
+            None => tls.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(access.key.as_bytes())?)?,
+        };
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let stream = TcpStream::connect(access.address).await?;
         stream.set_nodelay(true)?;
@@ -59,7 +72,7 @@ impl Client {
         builder.initial_stream_window_size(4 << 20).initial_connection_window_size(16 << 20);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Self { sender, authority: access.address.to_string() })
+        Ok(Self { sender, authority: access.address.to_string(), token })
     }
 
     /// Sends a body; the body of a good answer.
@@ -79,7 +92,11 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, accept: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(format!("https://{}{path}", self.authority)).header(header::ACCEPT, accept)
+        let request = Request::builder().method(method).uri(format!("https://{}{path}", self.authority)).header(header::ACCEPT, accept);
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     async fn answer(&self, path: &str, request: Request<Full<Bytes>>) -> Result<Bytes> {

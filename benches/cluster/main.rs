@@ -1,6 +1,6 @@
 //! What the finished binary costs: start, idle, writes, lists, definitions, 3,000 pods on 100 hollow nodes, and pods with containers.
 //!
-//! `cargo bench --bench cluster [-- start idle write list crds pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
+//! `cargo bench --bench cluster [-- start idle write list crds gates pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
 //! the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
 //! the figures, and only against a peer of the same run.
 
@@ -9,6 +9,7 @@
 mod client;
 mod containers;
 mod definitions;
+mod gates;
 mod server;
 mod writes;
 
@@ -45,6 +46,9 @@ async fn main() -> Result<()> {
     }
     if runs("crds") {
         definitions::definitions().await?;
+    }
+    if runs("gates") {
+        gates::gates().await?;
     }
     if runs("pods") {
         pods().await?;
