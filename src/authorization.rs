@@ -49,6 +49,11 @@ pub(crate) struct AuthorizationFlags {
     /// How long its refusals are remembered. Default: 30s.
     #[arg(long, value_name = "DURATION")]
     pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<String>,
+
+    /// A folder of Cedar policies (*.cedar), beside those that are objects; needs the mode Cedar.
+    #[cfg(feature = "cedar")]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cedar_policy_dir: Option<PathBuf>,
 }
 
 impl AuthorizationFlags {
@@ -65,6 +70,8 @@ impl AuthorizationFlags {
             authorization_webhook_version: text("authorization-webhook-version"),
             authorization_webhook_cache_authorized_ttl: text("authorization-webhook-cache-authorized-ttl"),
             authorization_webhook_cache_unauthorized_ttl: text("authorization-webhook-cache-unauthorized-ttl"),
+            #[cfg(feature = "cedar")]
+            cedar_policy_dir: std::env::var_os("CORACLE_CEDAR_POLICY_DIR").map(PathBuf::from),
         }
     }
 
@@ -76,17 +83,32 @@ impl AuthorizationFlags {
                     "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined"
                 );
             }
-            return Options::read(file).map_err(|why| anyhow!("--authorization-config: {why}"));
+            return self.with_cedar(Options::read(file).map_err(|why| anyhow!("--authorization-config: {why}"))?);
         }
         let modes = self.modes(default)?;
         let authorizers: Result<Vec<Configured>> = modes.into_iter().map(|mode| self.configured(mode)).collect();
         let read =
             |file| abac::Policies::read(file).map_err(|why| anyhow!("--authorization-policy-file: invalid authorization config: {why}"));
-        Ok(Options {
+        self.with_cedar(Options {
             configuration: Configuration { authorizers: authorizers? },
-            file: None,
             policies: self.authorization_policy_file.as_deref().map(read).transpose()?,
+            ..Options::of(&[])
         })
+    }
+
+    #[cfg(feature = "cedar")]
+    fn with_cedar(&self, mut options: Options) -> Result<Options> {
+        if self.cedar_policy_dir.is_some() && !options.has(Mode::Cedar) {
+            bail!("cannot specify --cedar-policy-dir without mode Cedar");
+        }
+        options.cedar.folder.clone_from(&self.cedar_policy_dir);
+        Ok(options)
+    }
+
+    #[cfg(not(feature = "cedar"))]
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "with Cedar it may fail")]
+    fn with_cedar(&self, options: Options) -> Result<Options> {
+        Ok(options)
     }
 
     fn names_modes(&self) -> bool {
@@ -103,8 +125,7 @@ impl AuthorizationFlags {
         for name in &self.authorization_mode {
             match Mode::named(name) {
                 Some(mode) => modes.push(mode),
-                None => wrong
-                    .push(format!("authorization-mode {name:?} is not a valid mode; allowed: {}", Mode::ALL.map(Mode::name).join(", "))),
+                None => wrong.push(format!("authorization-mode {name:?} is not a valid mode; allowed: {}", names())),
             }
         }
         let modes = if self.authorization_mode.is_empty() { default.to_vec() } else { modes };
@@ -147,6 +168,11 @@ impl AuthorizationFlags {
         };
         Ok(Configured { name: WEBHOOK.to_owned(), mode, webhook: Some(webhook) })
     }
+}
+
+/// The modes there are in this build.
+fn names() -> String {
+    Mode::ALL.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// A span of time as Go writes it; what is negative is none.

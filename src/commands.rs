@@ -24,7 +24,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr(), "coracle: {error:#}");
 }
 
-fn say(text: impl std::fmt::Display) -> Result<()> {
+pub(crate) fn say(text: impl std::fmt::Display) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("standard output")
 }
 

@@ -21,6 +21,7 @@ mod renewal;
 mod server;
 mod setup;
 mod tokens;
+mod whocan;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Kubeconfig(options) => commands::kubeconfig(&options),
         Command::Token(options) => commands::token(&options),
         Command::Secrets(options) => commands::secrets(&options),
+        Command::WhoCan(options) => whocan::run(&options),
         Command::Version => commands::version(),
     });
     match result {

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Token(TokenOptions),
     /// Look after what is encrypted in the store.
     Secrets(SecretsOptions),
+    /// Print who may do something, and why: coracle who-can get secrets -n default.
+    WhoCan(WhoCanOptions),
     /// Print the version.
     Version,
 }
@@ -228,6 +230,26 @@ pub(crate) struct TokenOptions {
     /// Seconds until the token expires (at least 600).
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i64).range(600..=31_536_000))]
     pub(crate) expiration: i64,
+    /// Folder the server was started with.
+    #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Flags of `coracle who-can`.
+#[derive(Args, Debug)]
+pub(crate) struct WhoCanOptions {
+    /// What is done: get, list, create, … .
+    #[arg(value_name = "VERB")]
+    pub(crate) verb: String,
+    /// To what: pods, deployments.apps/scale, or a path such as /metrics.
+    #[arg(value_name = "RESOURCE")]
+    pub(crate) resource: String,
+    /// One object of this name. Default: any.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where. Default: in all namespaces at once.
+    #[arg(long, short)]
+    pub(crate) namespace: Option<String>,
     /// Folder the server was started with.
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub(crate) data_dir: PathBuf,

@@ -46,7 +46,11 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
     let roles_count = options.authorization.has(Mode::Rbac);
+    #[cfg(feature = "cedar")]
+    let cedar = cedar(&options.authorization)?;
     let authorizers = Authorizers {
+        #[cfg(feature = "cedar")]
+        cedar: cedar.clone(),
         nodes: nodes.clone(),
         rbac: rbac.clone(),
         policies: options.authorization.policies.clone().map(Arc::new),
@@ -70,6 +74,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         writer: writer.clone(),
         authorizer: authorizer.clone(),
         rbac: roles_count.then(|| rbac.clone()),
+        #[cfg(feature = "cedar")]
+        cedar: cedar.clone(),
         enable: options.enable_admission,
         disable: options.disable_admission,
     };
@@ -112,6 +118,10 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     spawn(nodes.clone().follow(node_changes).boxed());
     if let Some(reload) = reload {
         spawn(reload.follow().boxed());
+    }
+    #[cfg(feature = "cedar")]
+    if let Some(cedar) = cedar {
+        spawn(crate::authz::cedar::follow(cedar, reader.clone()).boxed());
     }
     let policy_changes = policies.policies.load(&*reader).await?;
     spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
@@ -156,6 +166,17 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     });
     layers.paths.set_started();
     Ok(Server { layers, tasks, stop })
+}
+
+/// Policies in Cedar, if they are asked; those in files are there from the start.
+#[cfg(feature = "cedar")]
+fn cedar(options: &crate::authz::Options) -> Result<Option<Arc<crate::authz::cedar::Cedar>>, Error> {
+    if !options.has(Mode::Cedar) {
+        return Ok(None);
+    }
+    let cedar = crate::authz::cedar::Cedar::new(options.cedar.clone()).map_err(Error::Options)?;
+    cedar.read_files().map_err(Error::Options)?;
+    Ok(Some(Arc::new(cedar)))
 }
 
 /// What admission policies are asked with.

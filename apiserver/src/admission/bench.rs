@@ -14,30 +14,30 @@ use crate::{
 };
 
 /// Objects around the attempt, and who makes it.
-pub(super) struct Bench {
-    pub(super) reader: Arc<FakeReader>,
-    pub(super) user: User,
+pub(crate) struct Bench {
+    pub(crate) reader: Arc<FakeReader>,
+    pub(crate) user: User,
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { reader: Arc::new(FakeReader::default()), user: User::new("jane", &[]) }
     }
 
     /// `at` is `resource[.group][/subresource] namespace name`, `-` for empty. The object as it leaves the plugin.
-    pub(super) async fn create(&self, plugin: &dyn Admission, at: &str, new: Value) -> Result<Value, Status> {
+    pub(crate) async fn create(&self, plugin: &dyn Admission, at: &str, new: Value) -> Result<Value, Status> {
         self.run(plugin, Operation::Create, at, Some(new), None).await
     }
 
-    pub(super) async fn update(&self, plugin: &dyn Admission, at: &str, old: Value, new: Value) -> Result<Value, Status> {
+    pub(crate) async fn update(&self, plugin: &dyn Admission, at: &str, old: Value, new: Value) -> Result<Value, Status> {
         self.run(plugin, Operation::Update, at, Some(new), Some(old)).await
     }
 
-    pub(super) async fn delete(&self, plugin: &dyn Admission, at: &str) -> Result<Value, Status> {
+    pub(crate) async fn delete(&self, plugin: &dyn Admission, at: &str) -> Result<Value, Status> {
         self.run(plugin, Operation::Delete, at, None, Some(json!({}))).await
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         plugin: &dyn Admission,
         operation: Operation,
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     /// What the client is warned of.
-    pub(super) async fn warnings(
+    pub(crate) async fn warnings(
         &self,
         plugin: &dyn Admission,
         operation: Operation,
@@ -85,7 +85,7 @@ impl Bench {
 }
 
 /// A small pod.
-pub(super) fn pod() -> Value {
+pub(crate) fn pod() -> Value {
     json!({"metadata": {"name": "web", "namespace": "live"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
 }
 

@@ -47,6 +47,9 @@ pub struct Options {
     pub authorizer: authz::Chain,
     /// The role index, when RBAC is on: roles are then guarded against escalation.
     pub rbac: Option<Arc<Rbac>>,
+    /// Policies in Cedar, if they count.
+    #[cfg(feature = "cedar")]
+    pub(crate) cedar: Option<Arc<crate::authz::cedar::Cedar>>,
     /// What policies are asked with.
     pub policies: policy::Engine,
     /// What webhooks are asked with.
@@ -83,6 +86,10 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
     plugins.push(Arc::new(policy::Expressions));
     plugins.push(Arc::new(PodCertificateSigning { authorizer: options.authorizer.clone() }));
     plugins.push(Arc::new(DeviceAccess { reader: options.reader.clone(), authorizer: options.authorizer.clone() }));
+    #[cfg(feature = "cedar")]
+    if let Some(cedar) = options.cedar.clone() {
+        plugins.push(Arc::new(crate::authz::cedar::CedarPolicies(cedar)));
+    }
     if let Some(rbac) = options.rbac.clone() {
         let check = Escalation { rbac, chain: options.authorizer.clone() };
         plugins.push(Arc::new(RoleEscalation(check)));
@@ -160,6 +167,8 @@ mod tests {
             writer: reader,
             authorizer: authz::Chain::default(),
             rbac: Some(Arc::new(Rbac::default())),
+            #[cfg(feature = "cedar")]
+            cedar: None,
             enable: texts(enable),
             disable: texts(disable),
         };

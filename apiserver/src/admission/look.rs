@@ -28,7 +28,7 @@ pub(super) async fn all<T: DeserializeOwned>(reader: &dyn Reader, group: &str, r
 }
 
 /// Objects as they are listed, as far as a plugin looks at them.
-pub(super) fn read_all<T: DeserializeOwned>(resource: &str, found: &[Bytes]) -> Result<Vec<T>, Status> {
+pub(crate) fn read_all<T: DeserializeOwned>(resource: &str, found: &[Bytes]) -> Result<Vec<T>, Status> {
     found.iter().map(|bytes| serde_json::from_slice(bytes).map_err(|e| unreadable(resource, "", &e))).collect()
 }
 
@@ -37,7 +37,7 @@ fn unreadable(resource: &str, name: &str, error: &serde_json::Error) -> Status {
 }
 
 /// The 403 of a plugin, about the object of the attempt (`admission.NewForbidden`).
-pub(super) fn forbidden(attempt: &Attempt<'_>, new: Option<&Object>, why: &str) -> Status {
+pub(crate) fn forbidden(attempt: &Attempt<'_>, new: Option<&Object>, why: &str) -> Status {
     let request = attempt.request;
     let name = match (request.name.as_str(), new) {
         ("", Some(object)) if !object.name().is_empty() => object.name(),
@@ -49,18 +49,18 @@ pub(super) fn forbidden(attempt: &Attempt<'_>, new: Option<&Object>, why: &str) 
 }
 
 /// Whether the attempt is on the main resource `group/resource`.
-pub(super) fn is(attempt: &Attempt<'_>, group: &str, resource: &str) -> bool {
+pub(crate) fn is(attempt: &Attempt<'_>, group: &str, resource: &str) -> bool {
     let request = attempt.request;
     request.subresource.is_empty() && request.resource == resource && request.group == group
 }
 
 /// The list at a JSON pointer; empty when absent.
-pub(super) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     object::at(value, pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The list member `name` of an object, made when absent; `None` only when `parent` is no object.
-pub(super) fn list_mut<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
+pub(crate) fn list_mut<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
     let slot = parent.as_object_mut()?.entry(name).or_insert_with(|| Value::Array(Vec::new()));
     if slot.is_null() {
         *slot = Value::Array(Vec::new());
@@ -69,7 +69,7 @@ pub(super) fn list_mut<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut 
 }
 
 /// The text member of a value; empty when absent.
-pub(super) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 

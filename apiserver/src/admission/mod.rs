@@ -24,13 +24,13 @@ pub mod tolerations;
 pub mod topology;
 pub mod webhook;
 
-mod look;
+pub(crate) mod look;
 mod mirror;
 mod request;
 mod resources;
 
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 
 use std::sync::Arc;
 

@@ -29,6 +29,9 @@ pub struct Options {
     pub file: Option<(PathBuf, Vec<u8>)>,
     /// The policies of [`Mode::Abac`].
     pub policies: Option<abac::Policies>,
+    /// Where the policies of [`Mode::Cedar`] are.
+    #[cfg(feature = "cedar")]
+    pub cedar: super::cedar::Options,
 }
 
 /// What authorizers are made of that outlasts configurations.
@@ -36,6 +39,8 @@ pub(crate) struct Authorizers {
     pub(crate) nodes: Arc<node::NodeAuthorizer>,
     pub(crate) rbac: Arc<rbac::Rbac>,
     pub(crate) policies: Option<Arc<abac::Policies>>,
+    #[cfg(feature = "cedar")]
+    pub(crate) cedar: Option<Arc<super::cedar::Cedar>>,
     pub(crate) clock: Clock,
 }
 
@@ -55,13 +60,19 @@ impl Options {
     /// These modes in order; none of them is a webhook or needs a file.
     pub fn of(modes: &[Mode]) -> Self {
         let authorizers = modes.iter().copied().map(Configured::of).collect();
-        Self { configuration: Configuration { authorizers }, file: None, policies: None }
+        Self {
+            configuration: Configuration { authorizers },
+            file: None,
+            policies: None,
+            #[cfg(feature = "cedar")]
+            cedar: Default::default(),
+        }
     }
 
     /// What a configuration file says.
     pub fn read(file: &Path) -> Result<Self, String> {
         let (configuration, bytes) = Configuration::load(file)?;
-        Ok(Self { configuration, file: Some((file.to_owned(), bytes)), policies: None })
+        Ok(Self { configuration, file: Some((file.to_owned(), bytes)), ..Self::of(&[]) })
     }
 
     /// Whether one of the authorizers is of this mode.
@@ -95,6 +106,10 @@ impl Authorizers {
                 self.policies.clone().ok_or("authorizer type ABAC is not allowed if it was not enabled at initial server startup")?,
             ),
             (Mode::Webhook, Some(settings)) => Link::Remote(Arc::new(WebhookAuthorizer::new(one, settings, self.clock.clone())?)),
+            #[cfg(feature = "cedar")]
+            (Mode::Cedar, _) => Link::Local(
+                self.cedar.clone().ok_or("authorizer type Cedar is not allowed if it was not enabled at initial server startup")?,
+            ),
             (Mode::Webhook, None) => return Err(format!("authorizer {:?} says nothing of its webhook", one.name)),
         })
     }
@@ -146,7 +161,8 @@ impl Reload {
         if !missing.is_empty() {
             return Err(format!("missing required types: [{}]", missing.join(" ")));
         }
-        let added = |mode: &&Mode| matches!(mode, Mode::Node | Mode::Rbac | Mode::Abac) && !self.lasting.contains(*mode);
+        let always = [Mode::AlwaysAllow, Mode::AlwaysDeny];
+        let added = |mode: &&Mode| !always.contains(mode) && !self.lasting.contains(*mode);
         match modes.iter().find(added) {
             Some(mode) => Err(format!("authorizer type {} is not allowed if it was not enabled at initial server startup", mode.name())),
             None => Ok(next),
@@ -168,6 +184,8 @@ mod tests {
             nodes: Arc::new(node::NodeAuthorizer::new(Vec::new())),
             rbac: Arc::default(),
             policies: None,
+            #[cfg(feature = "cedar")]
+            cedar: None,
             clock: Arc::new(jiff::Timestamp::now),
         };
         let (chain, reload) = authorizers.start(Options::read(file.path()).unwrap()).unwrap();

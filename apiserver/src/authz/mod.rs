@@ -2,6 +2,8 @@
 
 pub mod abac;
 pub mod aggregation;
+#[cfg(feature = "cedar")]
+pub mod cedar;
 pub mod configuration;
 pub mod escalation;
 pub mod graph;
@@ -90,11 +92,23 @@ pub enum Mode {
     Abac,
     /// Somebody else decides.
     Webhook,
+    /// Policies in Cedar.
+    #[cfg(feature = "cedar")]
+    Cedar,
 }
 
 impl Mode {
     /// All there are, in the order in which upstream tells them.
-    pub const ALL: [Self; 6] = [Self::AlwaysAllow, Self::AlwaysDeny, Self::Abac, Self::Webhook, Self::Rbac, Self::Node];
+    pub const ALL: &[Self] = &[
+        Self::AlwaysAllow,
+        Self::AlwaysDeny,
+        Self::Abac,
+        Self::Webhook,
+        Self::Rbac,
+        Self::Node,
+        #[cfg(feature = "cedar")]
+        Self::Cedar,
+    ];
 
     /// As flags and files name it.
     pub fn name(self) -> &'static str {
@@ -105,12 +119,14 @@ impl Mode {
             Self::AlwaysDeny => "AlwaysDeny",
             Self::Abac => "ABAC",
             Self::Webhook => "Webhook",
+            #[cfg(feature = "cedar")]
+            Self::Cedar => "Cedar",
         }
     }
 
     /// The mode of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mode| mode.name() == name)
+        Self::ALL.iter().copied().find(|mode| mode.name() == name)
     }
 }
 
