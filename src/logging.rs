@@ -2,11 +2,12 @@
 
 use std::{
     io::IsTerminal,
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
-use anyhow::{Context, Result};
-use coracle_apiserver::LogLevels;
+use anyhow::{Context, Result, anyhow};
+use coracle_apiserver::{LogLevels, TracingOptions};
 use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The log of this process, once it is started.
@@ -29,6 +30,13 @@ pub(crate) fn start(levels: &str) -> Result<()> {
 /// What changes the levels of this process.
 pub(crate) fn levels() -> Option<Arc<dyn LogLevels>> {
     LOG.get().map(|log| Arc::clone(log) as Arc<dyn LogLevels>)
+}
+
+/// `--tracing-config-file`
+pub(crate) fn tracing(file: Option<&Path>) -> Result<Option<TracingOptions>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("--tracing-config-file: cannot read {}", file.display()))?;
+    TracingOptions::parse(&text).map(Some).map_err(|why| anyhow!("--tracing-config-file: {why}"))
 }
 
 /// `--v` as our levels.

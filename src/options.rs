@@ -135,6 +135,10 @@ pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) encryption: EncryptionFlags,
 
+    /// Where spans of requests are sent, over OTLP: an apiserver.config.k8s.io/v1 TracingConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tracing_config_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) front: FrontFlags,
 

@@ -146,6 +146,7 @@ fn server_options(
         disable_admission: Vec::new(),
         audit: options.audit.clone().options()?,
         log_levels: logging::levels(),
+        tracing: logging::tracing(options.tracing_config_file.as_deref())?,
         encryption: options.encryption.clone().options()?,
         agent_tls: Some(renewal.agent_client()),
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,

@@ -25,6 +25,7 @@ use crate::{
         claims::Claims,
     },
     request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
+    trace::Tracer,
     verbs::{Api, connect::Agents},
 };
 
@@ -163,6 +164,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         timeout: options.flow.timeout,
         modes: Modes::default(),
         paths: Paths::new(discovery::built_in(&tables), address, options.log_levels),
+        tracer: options.tracing.as_ref().map(|tracing| Arc::new(Tracer::start(tracing))),
     });
     layers.paths.set_started();
     Ok(Server { layers, tasks, stop })

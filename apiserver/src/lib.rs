@@ -20,6 +20,7 @@ pub mod wire;
 
 mod build;
 mod metrics;
+mod trace;
 mod webhook;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use registry::claims::Ranges;
 pub use request::flags::LogLevels;
 pub use request::serve::{Service, Tls, tls_config};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
+pub use trace::Options as TracingOptions;
 pub use verbs::Clock;
 pub use webhook::Kubeconfig;
 
@@ -57,6 +59,8 @@ pub struct Options {
     pub disable_admission: Vec<String>,
     /// What is written down of requests.
     pub audit: audit::Options,
+    /// Where spans of requests are sent (`--tracing-config-file`); `None`: nowhere.
+    pub tracing: Option<TracingOptions>,
     /// What changes the levels of the log while the server runs (`/debug/flags`).
     pub log_levels: Option<Arc<dyn LogLevels>>,
     /// What is encrypted in the store; `None`: nothing (`--encryption-provider-config`).

@@ -48,6 +48,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         audit: coracle_apiserver::audit::Options::default(),
         encryption: None,
         log_levels: None,
+        tracing: None,
         agent_tls: None,
         aggregator: Default::default(),
         flow: Default::default(),

@@ -77,6 +77,7 @@ impl House {
             audit: audit::Options::default(),
             encryption: None,
             log_levels: None,
+            tracing: None,
             agent_tls: None,
             aggregator: Default::default(),
             flow: Default::default(),

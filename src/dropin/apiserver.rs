@@ -3,12 +3,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
+    path::Path,
     sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges, aggregator, atrest, audit,
+    Ranges, TracingOptions, aggregator, atrest, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     flow,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags,
-    machine,
+    logging, machine,
 };
 
 /// Upstream's defaults.
@@ -45,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) disable_admission: Vec<String>,
     pub(crate) audit: audit::Options,
     pub(crate) encryption: Option<atrest::Options>,
+    pub(crate) tracing: Option<TracingOptions>,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) aggregator: aggregator::Options,
     pub(crate) flow: flow::Options,
@@ -97,6 +99,7 @@ impl Settings {
             enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
             disable_admission: owned(&flags.list("disable-admission-plugins")),
             audit: AuditFlags::of(|name| flags.last(name))?.options()?,
+            tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
             encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,

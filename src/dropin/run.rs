@@ -125,6 +125,7 @@ fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>)
         disable_admission: settings.disable_admission,
         audit: settings.audit,
         log_levels: logging::levels(),
+        tracing: settings.tracing,
         encryption: settings.encryption,
         agent_tls,
         aggregator: settings.aggregator,

@@ -11,11 +11,14 @@ use super::{
     chain::{Opened, Secret},
     ciphers::{self, Gcm, Seed},
     config,
-    grpc::{Client, Fault},
-    messages::{self, Annotations, Envelope, Said, Writer},
+    messages::{self, Annotations, Envelope, Said},
     together,
 };
-use crate::metrics::atrest as metrics;
+use crate::{
+    metrics::atrest as metrics,
+    webhook::grpc::{Client, Fault},
+    wire::message::Writer,
+};
 
 /// After a good answer the service is asked again after this long, after a bad one sooner.
 const GOOD: Duration = Duration::from_secs(20);
@@ -210,7 +213,7 @@ impl Service {
     async fn learn(&self, envelope: &Envelope, digest: [u8; 32]) -> Result<Arc<Unsealer>, String> {
         metrics::CACHE_MISSES.inc([]);
         let message = Writer::default().bytes(1, &envelope.source).bytes(2, uid().as_bytes()).bytes(3, envelope.key_id.as_bytes());
-        let message = message.annotations(4, &envelope.annotations).finish();
+        let message = messages::put_annotations(message, 4, &envelope.annotations).finish();
         let said = self.call("Decrypt", &message, messages::decrypted).await.map_err(|e| format!("failed to decrypt DEK, error: {e}"))?;
         let unsealer = match envelope.source_type {
             OF_SEED => Unsealer::Seed(Seed::new(said.key)?),

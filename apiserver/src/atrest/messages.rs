@@ -2,99 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::wire::message::{Field, Writer, fields};
+
 /// What a service adds to an encrypted key, by domain names.
 pub(super) type Annotations = BTreeMap<String, Vec<u8>>;
 
-/// A message that is written.
-#[derive(Default)]
-pub(super) struct Writer(Vec<u8>);
-
-impl Writer {
-    /// Text or bytes; what is empty is left out.
-    pub(super) fn bytes(mut self, number: u32, value: &[u8]) -> Self {
-        if !value.is_empty() {
-            self.put(u64::from(number << 3 | 2));
-            self.put(value.len() as u64);
-            self.0.extend_from_slice(value);
-        }
-        self
+/// A map, each entry a message of its own.
+pub(super) fn put_annotations(mut message: Writer, number: u32, annotations: &Annotations) -> Writer {
+    for (key, value) in annotations {
+        message = message.message(number, Writer::default().bytes(1, key.as_bytes()).bytes(2, value));
     }
-
-    pub(super) fn number(mut self, number: u32, value: u64) -> Self {
-        if value != 0 {
-            self.put(u64::from(number << 3));
-            self.put(value);
-        }
-        self
-    }
-
-    /// A map, each entry a message of its own.
-    pub(super) fn annotations(mut self, number: u32, annotations: &Annotations) -> Self {
-        for (key, value) in annotations {
-            let entry = Self::default().bytes(1, key.as_bytes()).bytes(2, value).finish();
-            self = self.bytes(number, &entry);
-        }
-        self
-    }
-
-    pub(super) fn finish(self) -> Vec<u8> {
-        self.0
-    }
-
-    fn put(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-}
-
-/// A field that was read.
-pub(super) enum Field<'m> {
-    Number(u64),
-    Bytes(&'m [u8]),
-}
-
-/// The fields of a message; `None` when it is none.
-pub(super) fn fields(mut message: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
-    let mut fields = Vec::new();
-    while !message.is_empty() {
-        let tag = varint(&mut message)?;
-        let field = match tag & 7 {
-            0 => Field::Number(varint(&mut message)?),
-            2 => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                let (bytes, rest) = message.split_at_checked(length)?;
-                message = rest;
-                Field::Bytes(bytes)
-            }
-            1 => {
-                message = message.get(8..)?;
-                continue;
-            }
-            5 => {
-                message = message.get(4..)?;
-                continue;
-            }
-            _ => return None,
-        };
-        fields.push((tag >> 3, field));
-    }
-    Some(fields)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (first, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
+    message
 }
 
 /// What a service answers to all three of its questions; each fills some of it.
@@ -174,7 +92,7 @@ impl Envelope {
     pub(super) fn write(&self) -> Vec<u8> {
         let Self { data, key_id, source, annotations, source_type } = self;
         let message = Writer::default().bytes(1, data).bytes(2, key_id.as_bytes()).bytes(3, source);
-        message.annotations(4, annotations).number(5, *source_type).finish()
+        put_annotations(message, 4, annotations).number(5, *source_type).finish()
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `config` | the file that says what is encrypted with what, and what is wrong with it |
 //! | `ciphers` | AES-GCM, AES-CBC and secretbox as upstream lays their values out |
 //! | `chain` | providers in order: the first writes, all read |
-//! | `kms`, `grpc`, `messages` | keys kept elsewhere (KMS v2) |
+//! | `kms`, `messages` | keys kept elsewhere (KMS v2) |
 //! | `sealed` | the store as everybody above sees it: plaintext |
 //! | `keeper` | reload, and what could not be read tried again |
 //! | `rewrite` | everything written anew with the first provider |
@@ -17,7 +17,6 @@
 mod chain;
 mod ciphers;
 mod config;
-mod grpc;
 mod keeper;
 mod kms;
 mod messages;

@@ -11,8 +11,11 @@ use hyper::{body::Frame, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sha2::{Digest, Sha256};
 
-use super::{ciphers::Gcm, messages::Writer, *};
-use crate::registry::catalog::{self, Odd};
+use super::{ciphers::Gcm, *};
+use crate::{
+    registry::catalog::{self, Odd},
+    wire::message::{self, Field, Writer},
+};
 
 /// Keys of the store and what kube-apiserver 1.37.1 wrote there with the configuration of [`vectors_are_read_and_what_is_written_reads_back`].
 const VECTORS: &str = include_str!("vectors.txt");
@@ -63,12 +66,12 @@ async fn service(socket: &Path, id: Arc<RwLock<String>>, calls: Arc<AtomicUsize>
 
 type Answered = http::Response<http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>>;
 
-fn answered(method: &str, message: &[u8], id: &str) -> Answered {
+fn answered(method: &str, asked: &[u8], id: &str) -> Answered {
     let gcm = |id: &str| Gcm::new(&Sha256::digest(id)).unwrap();
     let mut trailers = http::HeaderMap::new();
     let field = |number| {
-        messages::fields(message).unwrap().into_iter().find_map(|(found, field)| match field {
-            messages::Field::Bytes(bytes) if found == number => Some(bytes.to_vec()),
+        message::fields(asked).unwrap().into_iter().find_map(|(found, field)| match field {
+            Field::Bytes(bytes) if found == number => Some(bytes.to_vec()),
             _ => None,
         })
     };
@@ -77,7 +80,7 @@ fn answered(method: &str, message: &[u8], id: &str) -> Answered {
         "Encrypt" => {
             let sealed = gcm(id).seal(&field(1).unwrap(), b"").unwrap();
             let annotations = [("length.kms.coracle.example".to_owned(), b"32".to_vec())].into();
-            Ok(Writer::default().bytes(1, &sealed).bytes(2, id.as_bytes()).annotations(3, &annotations).finish())
+            Ok(messages::put_annotations(Writer::default().bytes(1, &sealed).bytes(2, id.as_bytes()), 3, &annotations).finish())
         }
         _ => {
             let id = String::from_utf8(field(3).unwrap()).unwrap();
@@ -295,8 +298,8 @@ async fn a_changed_configuration_is_taken_and_a_bad_one_is_not() {
 fn what_is_no_message_is_refused_and_nothing_else_happens() {
     let hostile: [&[u8]; 5] =
         [b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0b", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x09\x00"];
-    for message in hostile {
-        assert!(messages::fields(message).is_none(), "{message:?}");
+    for bytes in hostile {
+        assert!(message::fields(bytes).is_none(), "{bytes:?}");
     }
     let envelope = messages::Envelope {
         data: vec![1, 2],

@@ -154,7 +154,10 @@ impl Watch {
 
     /// The step is over.
     pub(crate) fn end(&self, refused: bool) {
-        STEPS.took([self.step, self.operation, rejected(refused)], self.started.elapsed());
+        let took = self.started.elapsed();
+        STEPS.took([self.step, self.operation, rejected(refused)], took);
+        let name = if self.step == "admit" { "Mutating admission" } else { "Validating admission" };
+        super::requests::traced(|trace| trace.note(name, took, refused, &[("operation", self.operation)]));
     }
 }
 

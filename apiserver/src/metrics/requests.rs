@@ -18,7 +18,10 @@ use super::{
     page::{Page, Type},
     series::{Counters, Family, Gauges, Held, Histogram, Histograms, Table},
 };
-use crate::request::{Query, RequestInfo};
+use crate::{
+    request::{Query, RequestInfo},
+    trace::{Recording, Trace},
+};
 
 /// Bounds of `apiserver_request_duration_seconds`.
 const DURATIONS: &[f64] =
@@ -181,6 +184,7 @@ struct Course {
     /// It reached a route.
     routed: Cell<bool>,
     waits: Waits,
+    trace: Trace,
 }
 
 /// What a request waited for that is not ours to hasten (`request.LatencyTrackers`).
@@ -223,26 +227,34 @@ pub(crate) fn routed() {
     let _ = COURSE.try_with(|course| course.routed.set(true));
 }
 
+/// Shows the trace of the request of this task, if there is one.
+pub(crate) fn traced<T>(see: impl FnOnce(&Trace) -> T) -> Option<T> {
+    COURSE.try_with(|course| see(&course.trace)).ok()
+}
+
 /// What became of a request on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Tracked {
     /// It reached a route.
     pub(crate) routed: bool,
     /// How long it waited for others.
     pub(crate) waited: Duration,
+    /// What was recorded of it.
+    pub(crate) recording: Option<Recording>,
 }
 
-/// Runs a request.
-pub(crate) async fn tracked<T>(request: impl Future<Output = T>) -> (T, Tracked) {
+/// Runs a request that belongs to this trace.
+pub(crate) async fn tracked<T>(trace: Trace, request: impl Future<Output = T>) -> (T, Tracked) {
     let counted = async {
         let made = request.await;
-        let tracked = COURSE.with(|Course { routed, waits }| Tracked {
+        let tracked = COURSE.with(|Course { routed, waits, trace }| Tracked {
             routed: routed.get(),
             waited: waits.mutating.get() + waits.validating.get() + waits.queued.get(),
+            recording: trace.finish(),
         });
         (made, tracked)
     };
-    COURSE.scope(Course::default(), counted).await
+    COURSE.scope(Course { trace, ..Course::default() }, counted).await
 }
 
 /// What a request is counted as.
@@ -424,7 +436,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_others_took_does_not_count_against_the_indicator() {
-        let ((), Tracked { waited: others, routed: false }) = tracked(async {
+        let ((), Tracked { waited: others, routed: false, recording: None }) = tracked(Trace::default(), async {
             waited(Wait::Mutating, Duration::from_millis(30));
             waited(Wait::Mutating, Duration::from_millis(20));
             waited(Wait::Validating, Duration::from_millis(40));

@@ -16,7 +16,7 @@ use coracle_store::{
 };
 use parking_lot::RwLock;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     convert::Conversion,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     atrest::{AtRest, Sealed, corrupt},
+    metrics::requests::traced,
     wire::Status,
 };
 
@@ -241,7 +242,10 @@ impl Storage {
             Some(Conversion::Versions(versions)) => bytes(&versions.write(&object).await.map_err(WriteError::Status)?)?,
         };
         drop(object);
-        let revision = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await.map_err(WriteError::Store)?;
+        let started = Instant::now();
+        let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await;
+        traced(|trace| trace.note("Store commit", started.elapsed(), committed.is_err(), &[("resource", &kind.id.resource)]));
+        let revision = committed.map_err(WriteError::Store)?;
         if kind.id.is(DEFINITIONS) {
             self.defined.fetch_max(revision.0, Ordering::AcqRel);
         }

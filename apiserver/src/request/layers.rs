@@ -33,6 +33,7 @@ use crate::{
         access,
         requests::{self, Labels, Tracked, UnderWay},
     },
+    trace::{self, Trace, Tracing},
     verbs::{self, Api, Call, render},
     wire::{Answer, Status, answer, negotiate},
 };
@@ -102,6 +103,8 @@ pub struct Layers {
     pub modes: Modes,
     /// Everything that is not an API object.
     pub paths: Paths,
+    /// What sends spans of requests, if something does.
+    pub(crate) tracer: Tracing,
 }
 
 impl Layers {
@@ -133,8 +136,9 @@ impl Layers {
         };
         let track = Track::new(request.headers());
         let labels = Labels::of(&info, request.method(), &query, request.headers());
+        let (trace, method) = (Trace::taken(request.headers()), request.method().clone());
         let passing = AssertUnwindSafe(self.pass(origin, request, &info, query, (&track, labels))).catch_unwind();
-        let (passed, Tracked { routed, waited }) = requests::tracked(passing).await;
+        let (passed, Tracked { routed, waited, recording }) = requests::tracked(trace, passing).await;
         let (made, status, stage) = match passed {
             Ok(Ok(made)) => (made, None, Stage::ResponseComplete),
             Ok(Err(status)) => (render::error(tables, encoding, &status), Some(status), Stage::ResponseComplete),
@@ -153,6 +157,16 @@ impl Layers {
             ticket.tell(made.headers_mut());
         }
         let id = &track.id;
+        if let (Some(tracer), Some(recording)) = (&self.tracer, recording) {
+            let code = made.status().as_u16();
+            let attributes = vec![
+                ("http.request.method", method.to_string()),
+                ("url.path", info.path.clone()),
+                ("http.response.status_code", code.to_string()),
+                ("audit-id", id.clone()),
+            ];
+            tracer.end(recording, trace::name(&method, &info), attributes, code >= 500);
+        }
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
         if let Ok(id) = HeaderValue::from_str(id) {
             made.headers_mut().insert("audit-id", id);
@@ -278,6 +292,13 @@ impl Layers {
             }
         };
         recognised(&found, started);
+        if let (Some(tracer), Ok(user)) = (&self.tracer, &found) {
+            let took = started.elapsed();
+            requests::traced(|trace| {
+                trace.decide(tracer, user, took);
+                trace.note("Authentication", took, false, &[]);
+            });
+        }
         if let Some(audit) = &self.audit {
             track.begin(audit, &found, (parts, info), address, now).await?;
             if let (Some(trail), Err(status)) = (track.trail(), &found) {
@@ -354,7 +375,9 @@ fn decided(verdict: &Verdict, started: Instant) {
         (Decision::NoOpinion(_), None) => "no-opinion",
     };
     access::AUTHORIZATIONS.inc([result]);
-    access::AUTHORIZATION_TIMES.took([result], started.elapsed());
+    let took = started.elapsed();
+    access::AUTHORIZATION_TIMES.took([result], took);
+    requests::traced(|trace| trace.note("Authorization", took, result == "error", &[("decision", result)]));
 }
 
 /// Counts who came in.

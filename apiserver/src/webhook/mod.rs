@@ -16,6 +16,7 @@
 
 mod connection;
 pub(crate) mod forward;
+pub(crate) mod grpc;
 mod kubeconfig;
 mod place;
 mod retry;
@@ -45,7 +46,11 @@ use self::{
     place::Place,
     trust::{Anyone, Bundle},
 };
-use crate::registry::Reader;
+use crate::{
+    metrics::requests::traced,
+    registry::Reader,
+    trace::{Trace, context::TRACEPARENT},
+};
 
 /// What is asked: bytes, or what streams in from somebody else.
 pub(crate) type Question = UnsyncBoxBody<Bytes, io::Error>;
@@ -225,6 +230,7 @@ impl Webhook {
     ) -> Result<Said, connection::Fault> {
         let line = self.line().map_err(connection::Fault::Before)?;
         let addresses = place.addresses(&self.config, self.reader.as_deref()).await.map_err(connection::Fault::Before)?;
+        let parent = traced(Trace::parent).flatten();
         let request = || {
             let body = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
             let mut request = Request::new(body);
@@ -235,6 +241,9 @@ impl Webhook {
             }
             if self.file.is_some() {
                 headers.insert(header::USER_AGENT, http::HeaderValue::from_static("kube-apiserver/v1.37.1"));
+            }
+            if let Some(parent) = &parent {
+                headers.insert(TRACEPARENT, parent.clone());
             }
             if let Some(login) = &line.login {
                 headers.insert(header::AUTHORIZATION, login.clone());

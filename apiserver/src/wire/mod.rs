@@ -4,6 +4,7 @@ pub mod answer;
 pub mod body;
 pub(crate) mod configuration;
 pub mod gzip;
+pub(crate) mod message;
 pub mod negotiate;
 pub mod pretty;
 pub mod status;

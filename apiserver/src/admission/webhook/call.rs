@@ -17,7 +17,7 @@ use crate::{
     audit::Level,
     metrics::{
         admission::{self as metrics, Outcome},
-        requests::{Wait, waited},
+        requests::{Wait, traced, waited},
     },
     webhook::{Terms, answered},
     wire::Status,
@@ -100,6 +100,9 @@ fn note(hook: &Hook, attempt: &Attempt<'_>, answer: &Result<Answer, Failure>, mu
     let (step, wait) = if mutating { ("admit", Wait::Mutating) } else { ("validating", Wait::Validating) };
     metrics::asked(&hook.name, step, attempt.operation.name(), outcome, took);
     waited(wait, took);
+    let called = if mutating { "Call mutating webhook" } else { "Call validating webhook" };
+    let attributes = [("webhook", &*hook.name), ("configuration", &*hook.configuration), ("operation", attempt.operation.name())];
+    traced(|trace| trace.note(called, took, answer.is_err(), &attributes));
 }
 
 async fn put(

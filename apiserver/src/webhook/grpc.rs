@@ -1,4 +1,4 @@
-//! Unary gRPC calls over a unix socket: HTTP/2 with a length before each message, and how it went in the trailers.
+//! Unary gRPC calls over a unix socket or in plaintext over TCP: HTTP/2 with a length before each message, and how it went in the trailers.
 
 use std::{os::linux::net::SocketAddrExt, time::Duration};
 
@@ -7,7 +7,12 @@ use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::UnixStream, sync::Mutex, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    sync::Mutex,
+    time::Instant,
+};
 use tracing::debug;
 
 /// Largest answer, in bytes (gRPC's default).
@@ -16,19 +21,29 @@ const LARGEST: usize = 4 << 20;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// A service behind a socket.
-pub(super) struct Client {
-    /// `/path` or `@abstract`.
-    address: String,
+pub(crate) struct Client {
+    address: Address,
     /// What a call may take.
     timeout: Duration,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
+/// Where it is.
+#[derive(Clone, Debug)]
+enum Address {
+    /// A socket in the file system.
+    Path(String),
+    /// One that has only a name.
+    Abstract(String),
+    /// `host:port`
+    Tcp(String),
+}
+
 /// Why a call failed, as Go's gRPC prints it.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) code: &'static str,
-    pub(super) text: String,
+pub(crate) struct Fault {
+    pub(crate) code: &'static str,
+    pub(crate) text: String,
 }
 
 impl std::fmt::Display for Fault {
@@ -39,15 +54,23 @@ impl std::fmt::Display for Fault {
 
 impl Client {
     /// For an endpoint `unix:///path` or `unix:///@name`.
-    pub(super) fn new(endpoint: &str, timeout: Duration) -> Self {
+    pub(crate) fn new(endpoint: &str, timeout: Duration) -> Self {
         let path = endpoint.trim_start_matches("unix:").trim_start_matches("//");
-        let address = path.strip_prefix('/').filter(|name| name.starts_with('@')).unwrap_or(path);
-        Self { address: address.to_owned(), timeout, connection: Mutex::new(None) }
+        let address = match path.strip_prefix('/').unwrap_or(path).strip_prefix('@') {
+            Some(name) => Address::Abstract(name.to_owned()),
+            None => Address::Path(path.to_owned()),
+        };
+        Self { address, timeout, connection: Mutex::new(None) }
+    }
+
+    /// For a service at `host:port`, in plaintext.
+    pub(crate) fn tcp(authority: &str, timeout: Duration) -> Self {
+        Self { address: Address::Tcp(authority.to_owned()), timeout, connection: Mutex::new(None) }
     }
 
     /// Calls a method (`/v2.KeyManagementService/Status`) and returns the message it answers. A service that is not there is waited for,
     /// as long as a call may take.
-    pub(super) async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Fault> {
+    pub(crate) async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Fault> {
         let until = Instant::now() + self.timeout;
         let late = |_| Fault { code: "DeadlineExceeded", text: "context deadline exceeded".to_owned() };
         tokio::time::timeout_at(until, self.exchange(method, message)).await.map_err(late)?
@@ -57,7 +80,7 @@ impl Client {
         let mut sender = loop {
             match self.connected().await {
                 Ok(sender) => break sender,
-                Err(error) => debug!(address = self.address, %error, "failed to create connection to unix socket"),
+                Err(error) => debug!(address = ?self.address, %error, "failed to create connection"),
             }
             tokio::time::sleep(AGAIN).await;
         };
@@ -101,26 +124,35 @@ impl Client {
         if let Some(sender) = connection.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = match self.address.strip_prefix('@') {
-            Some(name) => {
+        let sender = match &self.address {
+            Address::Abstract(name) => {
                 let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
                 let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
                 stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream)?
+                spoken_over(UnixStream::from_std(stream)?).await?
             }
-            None => UnixStream::connect(&self.address).await?,
+            Address::Path(path) => spoken_over(UnixStream::connect(path).await?).await?,
+            Address::Tcp(authority) => spoken_over(TcpStream::connect(authority).await?).await?,
         };
-        let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-        let (sender, serving) = made.map_err(std::io::Error::other)?;
-        // It ends with its last sender.
-        tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                debug!(%error, "connection to a key service ended");
-            }
-        });
         *connection = Some(sender.clone());
         Ok(sender)
     }
+}
+
+/// HTTP/2 over a stream.
+async fn spoken_over<S>(stream: S) -> std::io::Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, serving) = made.map_err(std::io::Error::other)?;
+    // It ends with its last sender.
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            debug!(%error, "connection of gRPC ended");
+        }
+    });
+    Ok(sender)
 }
 
 fn internal(text: String) -> Fault {
