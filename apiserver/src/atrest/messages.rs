@@ -10,7 +10,7 @@ pub(super) type Annotations = BTreeMap<String, Vec<u8>>;
 /// A map, each entry a message of its own.
 pub(super) fn put_annotations(mut message: Writer, number: u32, annotations: &Annotations) -> Writer {
     for (key, value) in annotations {
-        message = message.message(number, Writer::default().bytes(1, key.as_bytes()).bytes(2, value));
+        message = message.message(number, &Writer::default().bytes(1, key.as_bytes()).bytes(2, value));
     }
     message
 }

@@ -59,15 +59,15 @@ async fn run(client: Client, mut waiting: mpsc::Receiver<Spans>) {
 /// `ExportTraceServiceRequest`
 fn request(batch: &[Spans], instance: &str) -> Vec<u8> {
     let resource =
-        Writer::default().message(1, attribute("service.name", "apiserver")).message(1, attribute("service.instance.id", instance));
+        Writer::default().message(1, &attribute("service.name", "apiserver")).message(1, &attribute("service.instance.id", instance));
     let scope = Writer::default().bytes(1, b"k8s.io/apiserver");
-    let mut of_scope = Writer::default().message(1, scope);
+    let mut of_scope = Writer::default().message(1, &scope);
     for (trace, spans) in batch {
         for span in spans {
-            of_scope = of_scope.message(2, message(trace, span));
+            of_scope = of_scope.message(2, &message(trace, span));
         }
     }
-    Writer::default().message(1, Writer::default().message(1, resource).message(2, of_scope)).finish()
+    Writer::default().message(1, &Writer::default().message(1, &resource).message(2, &of_scope)).finish()
 }
 
 /// `Span`; the request itself is of the kind SERVER, its parts are INTERNAL.
@@ -80,12 +80,12 @@ fn message(trace: &[u8; 16], span: &Span) -> Writer {
     }
     message = message.bytes(5, span.name.as_bytes()).number(6, kind).fixed(7, nanos(span.start)).fixed(8, nanos(span.end));
     for (name, value) in &span.attributes {
-        message = message.message(9, attribute(name, value));
+        message = message.message(9, &attribute(name, value));
     }
-    if span.failed { message.message(15, Writer::default().number(3, 2)) } else { message }
+    if span.failed { message.message(15, &Writer::default().number(3, 2)) } else { message }
 }
 
 /// `KeyValue` with a text.
 fn attribute(name: &str, value: &str) -> Writer {
-    Writer::default().bytes(1, name.as_bytes()).message(2, Writer::default().bytes(1, value.as_bytes()))
+    Writer::default().bytes(1, name.as_bytes()).message(2, &Writer::default().bytes(1, value.as_bytes()))
 }

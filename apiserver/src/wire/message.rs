@@ -32,7 +32,7 @@ impl Writer {
     }
 
     /// A message within this one.
-    pub(crate) fn message(self, number: u32, message: Self) -> Self {
+    pub(crate) fn message(self, number: u32, message: &Self) -> Self {
         self.bytes(number, &message.0)
     }
 
