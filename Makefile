@@ -63,7 +63,6 @@ cedar:
 # All of it: also the Python client, kubectl of this machine and of Debian sid, and controller-runtime's own tests through the drop-in pair.
 # COMPAT=DIR keeps what is downloaded and built.
 test-compat: golden cedar
-test-compat: golden
 	deploy/needs.sh etcd-server:etcd openssl
 	$(CARGO) build --package coracle --package coracle-conformance
 	conformance/clients/run.sh target/debug/coracle all $(COMPAT)
