@@ -247,10 +247,10 @@ mod tests {
 
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
-        let flags = parse(&KUBE_APISERVER, "--endpoint-reconciler-type=none --profiling=false --egress-selector-config-file=x").unwrap();
+        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --egress-selector-config-file=x").unwrap();
         assert_eq!(
             flags.without_effect().unwrap(),
-            "without effect in this kube-apiserver: --endpoint-reconciler-type, --egress-selector-config-file"
+            "without effect in this kube-apiserver: --goaway-chance, --egress-selector-config-file"
         );
     }
 
