@@ -98,6 +98,8 @@ pub(super) struct ObjectReference {
 
 /// Longer user agents are cut, in bytes.
 const USER_AGENT: usize = 1024;
+/// Bytes of most events without objects.
+const USUAL: usize = 1024;
 
 /// What is known of a request when it comes.
 pub struct Received<'a> {
@@ -170,7 +172,8 @@ impl Event {
 
     /// The event as a line of JSON.
     pub(super) fn line(&self) -> Option<Bytes> {
-        let mut line = serde_json::to_vec(self).ok()?;
+        let mut line = Vec::with_capacity(USUAL);
+        serde_json::to_writer(&mut line, self).ok()?;
         line.push(b'\n');
         Some(line.into())
     }

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
@@ -72,8 +73,9 @@ struct Line {
     written: Option<oneshot::Sender<bool>>,
 }
 
-/// The file's queue. Its thread ends when the queue is dropped, after all that waits was written.
+/// The file and its queue. The queue's thread ends when the queue is dropped, after all that waits was written.
 pub(super) struct Log {
+    output: Arc<Mutex<Output>>,
     lines: mpsc::Sender<Line>,
     /// Those that nobody waits for.
     queue: Option<Queue>,
@@ -93,12 +95,14 @@ impl Log {
         let place = options.path.display().to_string();
         let LogOptions { mode, batch, truncation, format, .. } = options;
         let (lines, mut queued) = mpsc::channel(LINES);
-        let mut output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
+        let output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
+        let output = Arc::new(Mutex::new(output));
+        let to = Arc::clone(&output);
         let run = move || {
             let mut group: Vec<Line> = Vec::new();
             while queued.blocking_recv_many(&mut group, GROUP) > 0 {
-                let bytes: Vec<u8> = group.iter().flat_map(|line| line.text.iter().copied()).collect();
-                let done = output.write(&bytes);
+                let texts: Vec<&[u8]> = group.iter().map(|line| &*line.text).collect();
+                let done = to.lock().write(&texts.concat());
                 if let Err(fault) = &done {
                     AUDIT_ERRORS.add(["log"], group.len() as u64);
                     error!(error = %fault, "audit events could not be written");
@@ -111,7 +115,7 @@ impl Log {
         };
         thread::Builder::new().name("audit-log".into()).spawn(run).map_err(|e| format!("audit log {place}: {e}"))?;
         let queue = (mode == Mode::Batch).then(|| Queue::start(batch, false, delivering(lines.clone())));
-        Ok(Self { lines, queue, mode, truncation, format })
+        Ok(Self { output, lines, queue, mode, truncation, format })
     }
 
     /// Takes an event; in blocking modes returns when it is written. Whether it is.
@@ -121,8 +125,24 @@ impl Log {
                 queue.take(text);
                 true
             }
-            None => write(&self.lines, text).await,
+            None => match self.write_now(&text) {
+                Some(written) => written,
+                None => write(&self.lines, text).await,
+            },
         }
+    }
+
+    /// Writes to a file that is free and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
+    /// it. `None`: it has to wait.
+    fn write_now(&self, text: &[u8]) -> Option<bool> {
+        let mut output = self.output.try_lock().filter(|output| output.has_room(text.len()))?;
+        let done = output.write(text);
+        drop(output);
+        if let Err(fault) = &done {
+            AUDIT_ERRORS.inc(["log"]);
+            error!(error = %fault, "an audit event could not be written");
+        }
+        Some(done.is_ok())
     }
 
     /// Takes an event for which nobody waits.
@@ -165,7 +185,13 @@ fn delivering(lines: mpsc::Sender<Line>) -> Deliver {
 /// Standard output or a file.
 enum Output {
     Standard,
-    File { file: File, size: u64, options: LogOptions },
+    /// `regular`: neither a pipe nor a device, whose writers wait for readers.
+    File {
+        file: File,
+        size: u64,
+        regular: bool,
+        options: LogOptions,
+    },
 }
 
 impl Output {
@@ -177,15 +203,20 @@ impl Output {
             fs::create_dir_all(folder)?;
         }
         let (file, size) = open(&options.path)?;
-        Ok(Self::File { file, size, options })
+        let regular = file.metadata()?.is_file();
+        Ok(Self::File { file, size, regular, options })
+    }
+
+    /// Whether so many bytes go to a file as it is. Of other things it is not known how long writing takes.
+    fn has_room(&self, more: usize) -> bool {
+        matches!(self, Self::File { size, regular: true, options, .. } if *size + more as u64 <= most(options))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Standard => io::stdout().lock().write_all(bytes),
-            Self::File { file, size, options } => {
-                let most = if options.max_size == 0 { u64::MAX } else { options.max_size << 20 };
-                if *size > 0 && *size + bytes.len() as u64 > most {
+            Self::File { file, size, options, .. } => {
+                if *size > 0 && *size + bytes.len() as u64 > most(options) {
                     let aside = set_aside(&options.path, Timestamp::now());
                     fs::rename(&options.path, &aside)?;
                     (*file, *size) = open(&options.path)?;
@@ -200,6 +231,11 @@ impl Output {
             }
         }
     }
+}
+
+/// Bytes a file holds before it is put aside.
+fn most(options: &LogOptions) -> u64 {
+    if options.max_size == 0 { u64::MAX } else { options.max_size << 20 }
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {

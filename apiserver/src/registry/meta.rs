@@ -349,9 +349,10 @@ fn finalizers(object: &Object, kind: &Kind, errors: &mut FieldErrors) {
 
 /// Kinds whose metadata the machinery checks alone, which knows no standard names of finalizers.
 fn by_machinery(kind: &Kind) -> bool {
-    const RESOURCES: [&str; 4] = ["poddisruptionbudgets", "runtimeclasses", "leases", "events"];
+    const RESOURCES: [&str; 3] = ["poddisruptionbudgets", "runtimeclasses", "leases"];
     const GROUPS: [&str; 3] = ["apiextensions.k8s.io", "apiregistration.k8s.io", "admissionregistration.k8s.io"];
-    kind.is_custom() || GROUPS.contains(&&*kind.gvk.group) || RESOURCES.contains(&&*kind.id.resource)
+    let (group, resource) = (&*kind.gvk.group, &*kind.id.resource);
+    kind.is_custom() || GROUPS.contains(&group) || RESOURCES.contains(&resource) || (group, resource) == ("", "events")
 }
 
 fn members<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
