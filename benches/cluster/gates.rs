@@ -43,7 +43,7 @@ pub async fn gates() -> Result<()> {
     let quiet = ["--agent=off", "--without=scheduler,controllers", "--store=memory"];
     let (policy, log) =
         (format!("--audit-policy-file={}", policy.display()), format!("--audit-log-path={}/audit.log", folder.path().display()));
-    let loud = [quiet.as_slice(), &[&policy, &log, "--audit-log-mode=batch"]].concat();
+    let loud = [quiet.as_slice(), &[&policy, &log]].concat();
     let made = measure(own(&quiet), own(&loud)).await?;
     let share = (made.gates - made.plain) / made.plain * 100.0;
     let times =
