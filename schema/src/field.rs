@@ -95,6 +95,11 @@ impl FieldErrors {
         self.push(ErrorKind::Invalid, path, joined(&format!("Invalid value: {value}"), detail));
     }
 
+    /// `path: Invalid value: detail`: the value is not shown.
+    pub fn invalid_unshown(&mut self, path: impl Into<String>, detail: &str) {
+        self.push(ErrorKind::Invalid, path, joined("Invalid value", detail));
+    }
+
     /// `path: Unsupported value: "x": supported values: "a", "b"`
     pub fn not_supported<S: AsRef<str>>(&mut self, path: impl Into<String>, value: impl fmt::Display, allowed: &[S]) {
         let allowed: Vec<String> = allowed.iter().map(|a| format!("{:?}", a.as_ref())).collect();

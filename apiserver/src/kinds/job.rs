@@ -363,7 +363,10 @@ impl Rules for CronJob {
                 errors.invalid("spec.schedule", view::quoted(text), detail);
             }
         }
-        if let Some(zone) = view::get(spec, "timeZone").and_then(Value::as_str) {
+        // A zone that was known once may stay: what a machine knows of zones changes.
+        let before = old.and_then(|old| view::get(view::member(old.value(), "spec"), "timeZone"));
+        let zone = view::get(spec, "timeZone").filter(|zone| before != Some(*zone));
+        if let Some(zone) = zone.and_then(Value::as_str) {
             time_zone(zone, &mut errors);
         }
         let counts = ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"];

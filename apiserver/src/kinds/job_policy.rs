@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::{ErrorKind, FieldErrors, name};
+use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
 use super::{template, view};
@@ -32,16 +32,11 @@ pub(super) fn failure(job: &Value, path: &str, errors: &mut FieldErrors) {
         }
         pod_conditions(conditions, &format!("{path}.onPodConditions"), errors);
         match (codes, conditions.is_empty()) {
-            (Some(_), false) => odd(errors, path, "specifying both OnExitCodes and OnPodConditions is not supported"),
-            (None, true) => odd(errors, path, "specifying one of OnExitCodes and OnPodConditions is required"),
+            (Some(_), false) => errors.invalid_unshown(path, "specifying both OnExitCodes and OnPodConditions is not supported"),
+            (None, true) => errors.invalid_unshown(path, "specifying one of OnExitCodes and OnPodConditions is required"),
             _ => {}
         }
     }
-}
-
-/// An invalid value that is not shown.
-pub(super) fn odd(errors: &mut FieldErrors, path: impl Into<String>, detail: &str) {
-    errors.push(ErrorKind::Invalid, path, format!("Invalid value: {detail}"));
 }
 
 fn action(job: &Value, rule: &Value, path: &str, errors: &mut FieldErrors) {

@@ -7,10 +7,7 @@ use std::collections::HashSet;
 use coracle_schema::FieldErrors;
 use serde_json::Value;
 
-use super::{
-    job_policy::{count_indexes, odd},
-    template, view,
-};
+use super::{job_policy::count_indexes, template, view};
 
 /// A job before or after a write of its status.
 #[derive(Clone, Copy)]
@@ -126,7 +123,7 @@ fn ends(change: &Change<'_>, errors: &mut FieldErrors) {
         ),
     ];
     for (_, _, _, _, detail) in rules.into_iter().filter(|(due, one, other, wrong, _)| *due && new.is(one) && new.is(other) == *wrong) {
-        odd(errors, PATH, detail);
+        errors.invalid_unshown(PATH, detail);
     }
 }
 
@@ -234,10 +231,10 @@ fn excluded(new: State<'_>, errors: &mut FieldErrors) {
     const PATH: &str = "status.conditions";
     let met = new.is("SuccessCriteriaMet");
     for failure in ["Failed", "FailureTarget"].into_iter().filter(|failure| met && new.is(failure)) {
-        odd(errors, PATH, &format!("cannot set SuccessCriteriaMet=True and {failure}=true conditions"));
+        errors.invalid_unshown(PATH, &format!("cannot set SuccessCriteriaMet=True and {failure}=true conditions"));
     }
     if view::get(new.spec, "successPolicy").is_some() && !met && new.is("Complete") {
-        odd(errors, PATH, "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True");
+        errors.invalid_unshown(PATH, "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True");
     }
 }
 
@@ -246,7 +243,7 @@ fn transition(change: &Change<'_>, errors: &mut FieldErrors) {
     const PATH: &str = "status.conditions";
     let (old, new) = (change.old, change.new);
     for kind in ["Failed", "Complete", "FailureTarget"].into_iter().filter(|kind| old.is(kind) && !new.is(kind)) {
-        odd(errors, PATH, &format!("cannot disable the terminal {kind}=True condition"));
+        errors.invalid_unshown(PATH, &format!("cannot disable the terminal {kind}=True condition"));
     }
     if new.count("failed") < old.count("failed") {
         errors.invalid("status.failed", new.count("failed"), "cannot decrease the failed counter");
@@ -268,10 +265,10 @@ fn transition(change: &Change<'_>, errors: &mut FieldErrors) {
         errors.invalid("status.startTime", now, "field is immutable for unsuspended job once set");
     }
     if old.is("SuccessCriteriaMet") && !new.is("SuccessCriteriaMet") {
-        odd(errors, PATH, "cannot disable the SuccessCriteriaMet=True condition");
+        errors.invalid_unshown(PATH, "cannot disable the SuccessCriteriaMet=True condition");
     }
     if old.is("Complete") && !old.is("SuccessCriteriaMet") && new.is("SuccessCriteriaMet") {
-        odd(errors, PATH, "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions");
+        errors.invalid_unshown(PATH, "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions");
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use x509_parser::{certificate::X509Certificate, certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer};
 
-use super::{conditions, job_policy::odd, view};
+use super::{conditions, view};
 
 const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
 const CHAIN_MAX: usize = 100 * 1024;
@@ -29,18 +29,18 @@ pub(super) fn status(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let same = now == before || (nothing(now) && nothing(before));
     if ENDS.iter().any(|kind| is(before, kind)) {
         if !same {
-            odd(errors, "status", "immutable after PodCertificateRequest is issued, denied, or failed");
+            errors.invalid_unshown("status", "immutable after PodCertificateRequest is issued, denied, or failed");
         }
     } else if is(now, "Denied") || is(now, "Failed") {
         if *now != json!({"conditions": list}) {
-            odd(errors, "status", "non-condition status fields must be empty when denying or failing the PodCertificateRequest");
+            errors.invalid_unshown("status", "non-condition status fields must be empty when denying or failing the PodCertificateRequest");
         }
     } else if is(now, "Issued") {
         if let Err((path, detail)) = issued(view::member(new, "spec"), now, errors) {
             errors.invalid(path, view::quoted(view::text(now, path.trim_start_matches("status."))), &detail);
         }
     } else if !same {
-        odd(errors, "status", r#"status is immutable unless transitioning to "Issued", "Denied", or "Failed""#);
+        errors.invalid_unshown("status", r#"status is immutable unless transitioning to "Issued", "Denied", or "Failed""#);
     }
 }
 

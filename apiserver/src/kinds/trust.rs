@@ -183,7 +183,7 @@ fn request(spec: &Value, errors: &mut FieldErrors) {
     }
     if text("stubPKCS10Request").is_empty() {
         let detail = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
-        return errors.push(coracle_schema::ErrorKind::Invalid, "spec", format!("Invalid value: {detail}"));
+        return errors.invalid_unshown("spec", detail);
     }
     if let Err(why) = stub(&STANDARD.decode(text("stubPKCS10Request")).unwrap_or_default()) {
         errors.push(coracle_schema::ErrorKind::Invalid, "spec.stubPKCS10Request", why);
