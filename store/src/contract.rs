@@ -1,17 +1,20 @@
 //! What every store must do. Each function is one clause; [`contract_tests`] makes a test of each for one kind of store.
 
+mod histories;
+mod linear;
+mod watches;
+
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
-use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use crate::{Entry, Event, Expect, Key, Page, Revision, Store, StoreError, Write, faulty::Chance};
+pub(crate) use self::histories::histories_hold_under_faults;
+use crate::{Entry, Event, Expect, Key, Page, Revision, Store, StoreError, Write};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -201,90 +204,8 @@ pub(crate) async fn large_values_are_kept_and_too_large_ones_refused(store: Arc<
     assert_eq!(store.revision().await.unwrap(), at);
 }
 
-pub(crate) async fn random_histories_are_consistent(store: Arc<dyn Store>) {
-    let truth = store.clone();
-    histories_are_consistent(store, truth, 7).await;
-}
-
-/// Writers at random through `store`, which may fail; then the whole history as `truth` tells it is checked against what they were told.
-pub(crate) async fn histories_are_consistent(store: Arc<dyn Store>, truth: Arc<dyn Store>, seed: u64) {
-    let start = truth.revision().await.unwrap();
-    let live = tokio::spawn(collect_until_end(truth.watch("/h/", start)));
-    let told = Arc::new(Mutex::new(Told::default()));
-    join_all((0..8).map(|writer| tokio::spawn(write_at_random(store.clone(), told.clone(), seed * 100 + writer))))
-        .await
-        .into_iter()
-        .for_each(Result::unwrap);
-    create(&*truth, "/h/end", "end").await;
-    let seen = timeout(PATIENCE, live).await.unwrap().unwrap();
-    let again = timeout(PATIENCE, collect_until_end(truth.watch("/h/", start))).await.unwrap();
-    assert_eq!(seen, again, "live and from the log");
-    let told = std::mem::take(&mut *told.lock());
-    assert!(told.acknowledged.len() > 50, "only {} writes succeeded", told.acknowledged.len());
-    let mut state: BTreeMap<Key, Entry> = BTreeMap::new();
-    let mut last = start;
-    let mut acknowledged = told.acknowledged;
-    for event in &seen {
-        assert!(event.revision > last, "revisions rise");
-        last = event.revision;
-        let value = event.after.as_ref().map(|entry| entry.value.clone());
-        match acknowledged.remove(&event.revision) {
-            Some(told) => assert_eq!(told, (event.key.clone(), value), "what was acknowledged is what happened"),
-            None if event.key.as_str() == "/h/end" => {}
-            None => assert!(told.unclear.contains(&(event.key.clone(), value)), "{event:?} was never asked for"),
-        }
-        let created = state.get(&event.key).map_or(event.revision, |entry| entry.created);
-        match &event.after {
-            Some(entry) => {
-                assert_eq!((entry.revision, entry.created), (event.revision, created));
-                state.insert(event.key.clone(), entry.clone());
-            }
-            None => assert!(state.remove(&event.key).is_some(), "only what is there is deleted"),
-        }
-    }
-    assert_eq!(acknowledged.into_iter().next(), None, "acknowledged, but not in the history");
-    assert_eq!(truth.range("/h/", Page::default()).await.unwrap().value, state.into_values().collect::<Vec<_>>());
-}
-
-/// What writers were told.
-#[derive(Default)]
-struct Told {
-    acknowledged: BTreeMap<Revision, (Key, Option<Bytes>)>,
-    /// Writes that failed in a way that leaves open whether they happened.
-    unclear: Vec<(Key, Option<Bytes>)>,
-}
-
-async fn write_at_random(store: Arc<dyn Store>, told: Arc<Mutex<Told>>, seed: u64) {
-    let mut chance = Chance(seed);
-    for round in 0..60 {
-        let key = Key::from(format!("/h/{}", chance.next() % 6));
-        let Ok(read) = store.get(&key).await else { continue };
-        let value = (!chance.next().is_multiple_of(4) || read.value.is_none()).then(|| Bytes::from(format!("{seed} {round}")));
-        let expect = read.value.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-        let write = value.clone().map_or(Write::Delete, put);
-        match store.commit(&key, expect, write).await {
-            Ok(revision) => {
-                let before = told.lock().acknowledged.insert(revision, (key, value));
-                assert_eq!(before, None, "a revision belongs to one write");
-            }
-            Err(StoreError::Unavailable(_)) => told.lock().unclear.push((key, value)),
-            Err(StoreError::Absent | StoreError::Exists { .. } | StoreError::Moved { .. }) => {}
-            Err(err) => panic!("{err}"),
-        }
-    }
-}
-
-async fn collect_until_end(mut events: crate::Events) -> Vec<Event> {
-    let mut seen = Vec::new();
-    while let Some(event) = events.next().await {
-        let event = event.unwrap();
-        let end = event.key.as_str() == "/h/end";
-        seen.push(event);
-        if end {
-            break;
-        }
-    }
-    seen
+pub(crate) async fn histories_hold_under_a_few_faults(store: Arc<dyn Store>) {
+    histories_hold_under_faults(store, 0..24).await;
 }
 
 /// Writes enough to recognise a store by; for [`is_unchanged`].
@@ -322,7 +243,7 @@ macro_rules! contract_tests {
                 revisions_rise_and_every_read_carries_one, writes_succeed_only_as_expected, ranges_are_in_key_order_and_in_pages,
                 a_watch_from_any_kept_revision_has_no_gap, compaction_forgets_history_and_nothing_else,
                 a_key_goes_when_its_time_is_over, concurrent_writers_lose_no_update, of_concurrent_creators_one_wins,
-                large_values_are_kept_and_too_large_ones_refused, random_histories_are_consistent);
+                large_values_are_kept_and_too_large_ones_refused, histories_hold_under_a_few_faults);
         }
     };
     (@ $open:expr; $($clause:ident),+) => {

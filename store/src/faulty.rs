@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::{At, Entry, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
 
@@ -17,12 +18,16 @@ pub struct Faults {
     pub before_commit: f64,
     /// Chance that a commit fails although it was written.
     pub after_commit: f64,
+    /// Chance that a commit fails at once and is done some time later, after other calls ([`Faulty::settle`] waits for these).
+    pub late_commit: f64,
     /// Chance that a read fails.
     pub read: f64,
     /// Chance, at each event, that a watch breaks instead.
     pub watch: f64,
     /// Every call takes up to this much longer.
     pub delay: Duration,
+    /// The latest revision is not known without asking.
+    pub asked: bool,
 }
 
 /// Wraps a store with [`Faults`].
@@ -30,17 +35,38 @@ pub struct Faulty {
     inner: Arc<dyn Store>,
     faults: Mutex<Faults>,
     chance: Mutex<Chance>,
+    late: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Faulty {
     /// A wrapper around `inner`.
     pub fn new(inner: Arc<dyn Store>, faults: Faults) -> Self {
-        Self { inner, faults: Mutex::new(faults), chance: Mutex::new(Chance(faults.seed)) }
+        Self { inner, faults: Mutex::new(faults), chance: Mutex::new(Chance(faults.seed)), late: Mutex::default() }
     }
 
     /// Changes what goes wrong from here on; watches that are open keep their chance.
     pub fn set(&self, faults: Faults) {
         *self.faults.lock() = faults;
+    }
+
+    /// Waits until every commit that is to be done late is done.
+    pub async fn settle(&self) {
+        let late = std::mem::take(&mut *self.late.lock());
+        for commit in late {
+            // It cannot be told to anybody any more.
+            let _ = commit.await;
+        }
+    }
+
+    fn commit_later(&self, key: Key, expect: Expect, write: Write) {
+        let (inner, longest) = (Arc::clone(&self.inner), self.faults.lock().delay.max(Duration::from_millis(1)));
+        let pause = longest.mul_f64(4.0 * self.chance.lock().fraction());
+        let commit = async move {
+            tokio::time::sleep(pause).await;
+            // Refused when somebody was faster: the client was told nothing of it in any case.
+            let _ = inner.commit(&key, expect, write).await;
+        };
+        self.late.lock().push(tokio::spawn(commit));
     }
 
     fn strikes(&self, chance: f64) -> bool {
@@ -70,7 +96,7 @@ impl Store for Faulty {
     }
 
     fn latest(&self) -> Option<Revision> {
-        self.inner.latest()
+        if self.faults.lock().asked { None } else { self.inner.latest() }
     }
 
     async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
@@ -85,9 +111,13 @@ impl Store for Faulty {
 
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
         self.dawdle().await;
-        let Faults { before_commit, after_commit, .. } = *self.faults.lock();
+        let Faults { before_commit, after_commit, late_commit, .. } = *self.faults.lock();
         if self.strikes(before_commit) {
             return Err(injected("before commit"));
+        }
+        if self.strikes(late_commit) {
+            self.commit_later(key.clone(), expect, write);
+            return Err(injected("late commit"));
         }
         let revision = self.inner.commit(key, expect, write).await?;
         self.dawdle().await;
