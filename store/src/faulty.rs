@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{At, Entry, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
+use crate::{At, Entry, Events, Expect, Key, Page, Revision, Steps, Store, StoreError, Write};
 
 /// What goes wrong, and how often. Chances are from 0 (never) to 1 (always).
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,6 +84,22 @@ impl Faulty {
         }
     }
 
+    /// The same stream, that breaks by chance at each item.
+    fn breaking<T: Send + 'static>(
+        &self,
+        items: BoxStream<'static, Result<T, StoreError>>,
+    ) -> BoxStream<'static, Result<T, StoreError>> {
+        let chance = self.faults.lock().watch;
+        let seed = self.chance.lock().next();
+        let state = Some((items, Chance(seed)));
+        stream::unfold(state, move |state| async move {
+            let (mut items, mut dice) = state?;
+            let item = items.next().await?;
+            if dice.strikes(chance) { Some((Err(injected("watch")), None)) } else { Some((item, Some((items, dice)))) }
+        })
+        .boxed()
+    }
+
     async fn before_read(&self) -> Result<(), StoreError> {
         self.dawdle().await;
         let chance = self.faults.lock().read;
@@ -125,15 +144,15 @@ impl Store for Faulty {
     }
 
     fn watch(&self, prefix: &str, from: Revision) -> Events {
-        let chance = self.faults.lock().watch;
-        let seed = self.chance.lock().next();
-        let state = Some((self.inner.watch(prefix, from), Chance(seed)));
-        stream::unfold(state, move |state| async move {
-            let (mut events, mut dice) = state?;
-            let event = events.next().await?;
-            if dice.strikes(chance) { Some((Err(injected("watch")), None)) } else { Some((event, Some((events, dice)))) }
-        })
-        .boxed()
+        self.breaking(self.inner.watch(prefix, from))
+    }
+
+    fn follow(&self, prefix: &str, from: Revision) -> Steps {
+        self.breaking(self.inner.follow(prefix, from))
+    }
+
+    fn expedite(&self, to: Revision) {
+        self.inner.expedite(to);
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

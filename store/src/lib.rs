@@ -1,7 +1,7 @@
 //! The store seam: bytes and revisions, no Kubernetes words.
 //!
 //! Every answer carries the revision at which it was true; every write carries what it expects to find. Implementations:
-//! [`embedded`] (SQLite, group commit; also without a file as the memory store), later etcd. All pass the suite in
+//! [`embedded`] (SQLite, group commit; also without a file as the memory store) and [`etcd`]. All pass the suite in
 //! `contract`, also behind [`faulty`].
 //! In front of a store stands the watch [`cache`]: persistent maps and a ring of events, from which all reads are served.
 
@@ -9,13 +9,15 @@ pub mod cache;
 #[cfg(test)]
 mod contract;
 pub mod embedded;
+pub mod etcd;
 pub mod faulty;
+pub mod grpc;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 
 /// A point in the store's single, total order of writes. The first write of an empty store gets 1 or more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -94,6 +96,20 @@ pub struct Event {
 /// The events of a watch. An `Err` ends it.
 pub type Events = BoxStream<'static, Result<Event, StoreError>>;
 
+/// What [`Store::follow`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The only write of its revision.
+    Write(Event),
+    /// All writes of one revision, of as many keys: etcd deletes what hangs on a lease at once.
+    Writes(Vec<Event>),
+    /// Every write up to here was told.
+    Reached(Revision),
+}
+
+/// The steps of a watch. An `Err` ends it.
+pub type Steps = BoxStream<'static, Result<Step, StoreError>>;
+
 /// Why the store did not do as asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -160,6 +176,12 @@ pub trait Store: Send + Sync + 'static {
     /// All events after `from` whose key starts with `prefix`, without a gap, in order. An error (`Compacted` when `from` is older
     /// than what is kept) is the last item.
     fn watch(&self, prefix: &str, from: Revision) -> Events;
+    /// As [`Store::watch`], in steps: what is written at one revision comes together, and between writes it is told how far they are.
+    fn follow(&self, prefix: &str, from: Revision) -> Steps {
+        self.watch(prefix, from).map(|event| event.map(Step::Write)).boxed()
+    }
+    /// Somebody waits until the steps of [`Store::follow`] reach this revision. A store that does not tell every write at once hurries.
+    fn expedite(&self, _to: Revision) {}
     /// How many objects there are whose key starts with `prefix`.
     async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
         let (mut count, mut after) = (0, None);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
+use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Revision, Step, Steps, Store, StoreError, Write};
 use futures::StreamExt;
 use tracing::warn;
 
@@ -139,6 +139,31 @@ impl Store for Sealed {
             }
         });
         events.boxed()
+    }
+
+    fn follow(&self, prefix: &str, from: Revision) -> Steps {
+        let rest = Arc::clone(&self.0);
+        let steps = self.0.store.follow(prefix, from).then(move |step| {
+            let rest = Arc::clone(&rest);
+            async move {
+                Ok(match step? {
+                    Step::Write(event) => Step::Write(rest.open_event(event).await),
+                    Step::Writes(events) => {
+                        let mut opened = Vec::with_capacity(events.len());
+                        for event in events {
+                            opened.push(Arc::clone(&rest).open_event(event).await);
+                        }
+                        Step::Writes(opened)
+                    }
+                    reached @ Step::Reached(_) => reached,
+                })
+            }
+        });
+        steps.boxed()
+    }
+
+    fn expedite(&self, to: Revision) {
+        self.0.store.expedite(to);
     }
 
     async fn count(&self, prefix: &str) -> Result<usize, StoreError> {

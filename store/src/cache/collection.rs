@@ -113,8 +113,14 @@ impl<F: Send + Sync + 'static> Collection<F> {
         if state.epoch != epoch {
             return Err(expired);
         }
-        let mut rest = state.ring.after(cursor).ok_or(expired)?;
-        let changes: Vec<_> = rest.by_ref().take(limit).cloned().collect();
+        let mut rest = state.ring.after(cursor).ok_or(expired)?.peekable();
+        let mut changes: Vec<_> = rest.by_ref().take(limit).cloned().collect();
+        // What happened at one revision is told at once: the cursor cannot stand in between.
+        while let (Some(last), Some(next)) = (changes.last(), rest.peek())
+            && last.revision == next.revision
+        {
+            changes.extend(rest.next().cloned());
+        }
         let revision = match (rest.next(), changes.last()) {
             (Some(_), Some(last)) => last.revision,
             _ => progress.max(state.last),
@@ -175,6 +181,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         if self.has_reached(revision) {
             return Ok(());
         }
+        self.core.store.expedite(revision);
         let mut progress = self.core.progress.subscribe();
         let reached = async {
             while !self.has_reached(revision) {
@@ -250,6 +257,34 @@ impl<F: Send + Sync + 'static> Collection<F> {
         if !state.loaded {
             return false;
         }
+        self.put(&mut state, event, before, after, now);
+        true
+    }
+
+    /// Applies the events of one revision, those of other collections aside: nobody sees some of them without the others.
+    pub(super) fn apply_together(&self, events: &[Event], now: Instant) -> bool {
+        let known = |state: &State<F>| !state.loaded || events.first().is_none_or(|event| event.revision <= state.last);
+        if known(&self.state.read()) {
+            return false;
+        }
+        let ours = events.iter().filter(|event| event.key.as_str().starts_with(&*self.prefix));
+        let decoded: Vec<_> = ours.map(|event| (event, event.after.as_ref().map(|entry| self.core.cached(entry)))).collect();
+        let mut state = self.state.write();
+        if known(&state) {
+            return false;
+        }
+        let mut news = false;
+        for (event, after) in decoded {
+            let before = state.map.get(event.key.as_str()).cloned();
+            if before.is_some() || after.is_some() {
+                self.put(&mut state, event, before, after, now);
+                news = true;
+            }
+        }
+        news
+    }
+
+    fn put(&self, state: &mut State<F>, event: &Event, before: Option<Arc<Cached<F>>>, after: Option<Arc<Cached<F>>>, now: Instant) {
         match &after {
             Some(cached) => state.map.insert(cached.key.clone(), cached.clone()),
             None => state.map.remove(event.key.as_str()),
@@ -265,7 +300,6 @@ impl<F: Send + Sync + 'static> Collection<F> {
             decode: self.core.decode.clone(),
         };
         state.ring.push(Arc::new(change), now, &self.core.limits);
-        true
     }
 
     /// Wakes the watchers, once for however many events.

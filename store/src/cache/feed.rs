@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Collection, Shared};
-use crate::{Event, Page, Revision, StoreError};
+use crate::{Page, Revision, Step, StoreError};
 
 /// Events applied before watchers are woken and progress is told.
 const CHUNK: usize = 256;
@@ -43,14 +43,16 @@ pub(super) async fn run<F: Send + Sync + 'static>(shared: Arc<Shared<F>>, stop: 
 async fn follow<F: Send + Sync + 'static>(shared: &Shared<F>) -> Result<(), StoreError> {
     let store = &shared.core.store;
     let from = store.revision().await?;
-    let mut events = store.watch("", from).ready_chunks(CHUNK);
+    // Nothing is loaded now: a store that was put back to an older state is believed.
+    shared.core.progress.send_modify(|seen| *seen = from.min(*seen));
+    let mut steps = store.follow("", from).ready_chunks(CHUNK);
     shared.load_missing().await?;
     shared.advance(from);
     let pause = shared.core.limits.age / 4;
     let mut trim_at: Option<Instant> = None;
     loop {
         tokio::select! {
-            chunk = events.next() => {
+            chunk = steps.next() => {
                 let Some(chunk) = chunk else { return Ok(()) };
                 shared.apply(chunk)?;
                 trim_at.get_or_insert_with(|| Instant::now() + pause);
@@ -81,26 +83,45 @@ impl<F: Send + Sync + 'static> Shared<F> {
         Ok(())
     }
 
-    /// Applies a run of events and then tells everybody.
-    fn apply(&self, chunk: Vec<Result<Event, StoreError>>) -> Result<(), StoreError> {
+    /// Applies a run of steps and then tells everybody.
+    fn apply(&self, chunk: Vec<Result<Step, StoreError>>) -> Result<(), StoreError> {
         let now = Instant::now();
         let mut touched: Vec<Arc<Collection<F>>> = Vec::new();
         let mut reached = Revision(0);
         let mut result = Ok(());
-        for event in chunk {
-            let event = match event {
-                Ok(event) => event,
+        let touch = |touched: &mut Vec<Arc<Collection<F>>>, collection: &Arc<Collection<F>>| {
+            if !touched.iter().any(|known| Arc::ptr_eq(known, collection)) {
+                touched.push(collection.clone());
+            }
+        };
+        for step in chunk {
+            match step {
+                Ok(Step::Write(event)) => {
+                    self.concerned(event.key.as_str(), |collection| {
+                        if collection.apply(&event, now) {
+                            touch(&mut touched, collection);
+                        }
+                    });
+                    reached = event.revision;
+                }
+                Ok(Step::Writes(events)) => {
+                    let mut concerned = Vec::new();
+                    for event in &events {
+                        self.concerned(event.key.as_str(), |collection| touch(&mut concerned, collection));
+                        reached = event.revision;
+                    }
+                    for collection in &concerned {
+                        if collection.apply_together(&events, now) {
+                            touch(&mut touched, collection);
+                        }
+                    }
+                }
+                Ok(Step::Reached(revision)) => reached = revision.max(reached),
                 Err(err) => {
                     result = Err(err);
                     break;
                 }
-            };
-            self.concerned(event.key.as_str(), |collection| {
-                if collection.apply(&event, now) && !touched.iter().any(|known| Arc::ptr_eq(known, collection)) {
-                    touched.push(collection.clone());
-                }
-            });
-            reached = event.revision;
+            }
         }
         self.core.history.lock().note(now, reached);
         self.advance(reached);

@@ -1,0 +1,242 @@
+//! Calls to whichever member answers. One connection is used for as long as it works; when it does not, the next member's turn comes.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use parking_lot::RwLock;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+use tracing::{debug, warn};
+
+use super::{
+    Options, faults, messages,
+    place::{Endpoint, TlsFiles},
+};
+use crate::grpc::{Connection, Fault, Inbox, Outbox};
+
+/// A member that answers nothing for so long is left, when a call can be made again and there are others.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a connection may take to be made.
+const DIAL: Duration = Duration::from_secs(2);
+/// Pause after all members were tried in vain.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Whether a call may be made twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Effect {
+    /// It changes nothing.
+    None,
+    /// It changes something: made again only when it was certainly not made.
+    Write,
+}
+
+/// All members, and the connection to one of them.
+pub(super) struct Client {
+    endpoints: Vec<Endpoint>,
+    tls: TlsFiles,
+    user: Option<(String, String)>,
+    token: RwLock<Option<HeaderValue>>,
+    /// The member that is spoken to.
+    at: AtomicUsize,
+    connection: Mutex<Option<(usize, Connection)>>,
+    /// What a call may take, all attempts together.
+    timeout: Duration,
+}
+
+/// A connection and which member it leads to.
+pub(super) struct Reached {
+    pub(super) member: usize,
+    pub(super) connection: Connection,
+}
+
+impl Client {
+    pub(super) fn new(options: &Options) -> Result<Self, String> {
+        let endpoints = options.endpoints.iter().map(|url| Endpoint::parse(url)).collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err("at least one URL of etcd is needed, such as http://127.0.0.1:2379".to_owned());
+        }
+        if options.tls.authorities.is_none() && endpoints.iter().any(Endpoint::is_tls) {
+            return Err("https:// needs the file of etcd's certificate authority".to_owned());
+        }
+        // Several servers begin with different members.
+        let first = std::process::id() as usize % endpoints.len();
+        Ok(Self {
+            endpoints,
+            tls: options.tls.clone(),
+            user: options.user.clone(),
+            token: RwLock::new(None),
+            at: AtomicUsize::new(first),
+            connection: Mutex::new(None),
+            timeout: options.timeout,
+        })
+    }
+
+    /// Calls a method of whichever member answers.
+    pub(super) async fn call(&self, method: &str, message: &[u8], effect: Effect) -> Result<Bytes, Fault> {
+        let until = Instant::now() + self.timeout;
+        let (mut failures, mut renewed) = (0, false);
+        loop {
+            let reached = self.connected(until).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            let patience = if effect == Effect::None && self.endpoints.len() > 1 { left.min(PATIENCE) } else { left };
+            let fault = match self.exchange(&reached, method, message, patience).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            debug!(method, member = self.endpoints[reached.member].url, %fault, "etcd did not do as asked");
+            if faults::is_stale_token(&fault) && self.user.is_some() && !renewed {
+                renewed = true;
+                *self.token.write() = None;
+                continue;
+            }
+            if !faults::is_of_member(&fault) {
+                return Err(fault);
+            }
+            self.leave(&reached).await;
+            failures += 1;
+            let again = effect == Effect::None || fault.unsent || faults::is_refused_before(&fault);
+            if !again || Instant::now() >= until {
+                return Err(fault);
+            }
+            if failures % self.endpoints.len() == 0 {
+                sleep(AGAIN.min(until.saturating_duration_since(Instant::now()))).await;
+            }
+        }
+    }
+
+    async fn exchange(&self, reached: &Reached, method: &str, message: &[u8], limit: Duration) -> Result<Bytes, Fault> {
+        let metadata = self.metadata(&reached.connection, limit).await?;
+        reached.connection.call(method, message, &metadata, limit).await
+    }
+
+    /// Opens a call that goes both ways over a connection of its own: what is not read there keeps nothing else from coming.
+    pub(super) async fn open(&self, method: &str, message: &[u8]) -> Result<(Reached, Outbox, Inbox), Fault> {
+        let member = self.at.load(Ordering::Relaxed) % self.endpoints.len();
+        let opened = async {
+            let connection = self.endpoints[member].dial(&self.tls, DIAL).await.map_err(|why| Fault::unsent("Unavailable", why))?;
+            let metadata = self.metadata(&connection, self.timeout).await?;
+            let (outbox, inbox) = connection.open(method, message, &metadata).await?;
+            Ok((Reached { member, connection }, outbox, inbox))
+        };
+        match tokio::time::timeout(self.timeout, opened).await {
+            Ok(Ok(open)) => Ok(open),
+            Ok(Err(fault)) => {
+                self.left(member, &fault);
+                Err(fault)
+            }
+            Err(_) => {
+                let fault = Fault::new("DeadlineExceeded", "the member does not answer");
+                self.left(member, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// A call that goes both ways to this member failed: the next begins with another, and a token that is no longer good is forgotten.
+    pub(super) fn left(&self, member: usize, fault: &Fault) {
+        if faults::is_stale_token(fault) {
+            *self.token.write() = None;
+        } else {
+            self.advance(member);
+        }
+    }
+
+    /// What the member that is connected says of itself.
+    pub(super) async fn status(&self) -> Result<messages::Status, Fault> {
+        messages::Status::read(&self.call(messages::STATUS, &[], Effect::None).await?)
+    }
+
+    /// The same of the member a connection leads to.
+    pub(super) async fn status_of(&self, reached: &Reached) -> Result<messages::Status, Fault> {
+        messages::Status::read(&self.exchange(reached, messages::STATUS, &[], self.timeout).await?)
+    }
+
+    /// The URL of a member.
+    pub(super) fn url(&self, member: usize) -> &str {
+        self.endpoints.get(member).map_or("", |endpoint| &endpoint.url)
+    }
+
+    /// The URLs of all members.
+    pub(super) fn urls(&self) -> String {
+        self.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The connection, made when there is none or it broke: to each member in turn until one takes it.
+    async fn connected(&self, until: Instant) -> Result<Reached, Fault> {
+        let mut kept = self.connection.lock().await;
+        if let Some((member, connection)) = kept.as_ref().filter(|(_, connection)| !connection.is_closed()) {
+            return Ok(Reached { member: *member, connection: connection.clone() });
+        }
+        *kept = None;
+        let mut said: Vec<String> = Vec::new();
+        loop {
+            let member = self.at.load(Ordering::Relaxed) % self.endpoints.len();
+            let limit = DIAL.min(until.saturating_duration_since(Instant::now()));
+            match self.endpoints[member].dial(&self.tls, limit).await {
+                Ok(connection) => {
+                    *kept = Some((member, connection.clone()));
+                    return Ok(Reached { member, connection });
+                }
+                Err(why) => {
+                    debug!(error = why, "cannot reach a member of etcd");
+                    if !said.contains(&why) {
+                        said.push(why);
+                    }
+                    self.advance(member);
+                }
+            }
+            if Instant::now() + AGAIN >= until {
+                return Err(Fault::unsent("Unavailable", format!("no member can be reached: {}", said.join("; "))));
+            }
+            if said.len() >= self.endpoints.len() || self.endpoints.len() == 1 {
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Gives up a connection that failed, unless another is in its place already.
+    async fn leave(&self, reached: &Reached) {
+        let mut kept = self.connection.lock().await;
+        if kept.as_ref().is_some_and(|(member, _)| *member == reached.member) {
+            *kept = None;
+        }
+        drop(kept);
+        self.advance(reached.member);
+    }
+
+    /// It is the turn of the member after this one.
+    fn advance(&self, from: usize) {
+        let next = (from + 1) % self.endpoints.len();
+        if self.at.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() && next != from {
+            warn!(from = self.url(from), to = self.url(next), "another member of etcd is asked now");
+        }
+    }
+
+    /// What goes with every call: a member without a leader shall say so at once, and who we are.
+    async fn metadata(&self, connection: &Connection, limit: Duration) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
+        let mut metadata = vec![(HeaderName::from_static("hasleader"), HeaderValue::from_static("true"))];
+        if let Some((user, password)) = &self.user {
+            let known = self.token.read().clone();
+            let token = match known {
+                Some(token) => token,
+                None => {
+                    let asked = messages::authenticate(user, password);
+                    let answer = connection.call(messages::AUTHENTICATE, &asked, &metadata, limit).await;
+                    let token = messages::token(&answer.map_err(|fault| Fault { unsent: true, ..fault })?)?;
+                    let mut token = HeaderValue::from_str(&token).map_err(|error| Fault::new("Internal", error))?;
+                    token.set_sensitive(true);
+                    *self.token.write() = Some(token.clone());
+                    token
+                }
+            };
+            metadata.push((HeaderName::from_static("token"), token));
+        }
+        Ok(metadata)
+    }
+}

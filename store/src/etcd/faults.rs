@@ -1,0 +1,104 @@
+//! What etcd's errors mean here (etcd `api/v3rpc/rpctypes/error.go`), and what can be done about them.
+
+use crate::{Revision, StoreError, grpc::Fault};
+
+/// Whether the token that went with a call is to be made anew.
+pub(super) fn is_stale_token(fault: &Fault) -> bool {
+    fault.text.contains("invalid auth token") || fault.text.contains("revision of auth store is old")
+}
+
+/// Whether another member might do better: this one is gone, alone, or too slow.
+pub(super) fn is_of_member(fault: &Fault) -> bool {
+    matches!(fault.code, "Unavailable" | "DeadlineExceeded" | "Canceled")
+        || fault.text.contains("not leader")
+        || fault.text.contains("server stopped")
+        || fault.text.contains("corrupt")
+}
+
+/// Whether a member refused before it did anything, so that even a write can be asked of another.
+pub(super) fn is_refused_before(fault: &Fault) -> bool {
+    ["etcdserver: no leader", "etcdserver: not leader", "etcdserver: too many requests", "rpc not supported for learner"]
+        .iter()
+        .any(|text| fault.text.contains(text))
+}
+
+/// Whether the revision asked for is compacted.
+pub(super) fn is_compacted(fault: &Fault) -> bool {
+    fault.text.contains("required revision has been compacted")
+}
+
+/// Whether the lease of a write has ended.
+pub(super) fn is_lease_gone(fault: &Fault) -> bool {
+    fault.text.contains("requested lease not found")
+}
+
+/// The store's word for a call that failed. `size` is that of the value that was written, in bytes.
+pub(super) fn store_error(fault: &Fault, size: usize) -> StoreError {
+    /// `--max-request-bytes` as etcd has it when nobody says otherwise.
+    const REQUEST: usize = 1_572_864;
+    let said = |advice: &str| StoreError::Unavailable(format!("{}; {advice}", fault.text));
+    let text = fault.text.as_str();
+    match fault.code {
+        _ if is_compacted(fault) => StoreError::Compacted { oldest: Revision(0) },
+        _ if text.contains("request is too large") || text.contains("trying to send message larger than max") => {
+            StoreError::TooLarge { size, limit: REQUEST.min(size.saturating_sub(1)) }
+        }
+        "ResourceExhausted" if text.contains("received message larger than max") => {
+            StoreError::TooLarge { size, limit: REQUEST.min(size.saturating_sub(1)) }
+        }
+        "ResourceExhausted" if text.contains("database space exceeded") => {
+            said("etcd takes no more writes: compact and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`")
+        }
+        "ResourceExhausted" => said("etcd is asked too much; try again"),
+        "PermissionDenied" => said("grant the user of --etcd-username readwrite on the prefix, or use another certificate"),
+        _ if text.contains("authentication failed") => said("check --etcd-username and the password file"),
+        _ if text.contains("user name is empty") => said("etcd wants a user: give --etcd-username and --etcd-password-file"),
+        _ if text.contains("corrupt") => said("a member's data differs from the others': replace that member"),
+        "Unavailable" | "DeadlineExceeded" if text.contains("leader") || text.contains("timed out") => {
+            said("etcd has no majority at the moment: see that most of its members run and reach one another")
+        }
+        "Unavailable" | "DeadlineExceeded" | "Canceled" => said("see that etcd runs and can be reached"),
+        _ => StoreError::Unavailable(fault.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: &'static str, text: &str) -> String {
+        store_error(&Fault::new(code, text), 9).to_string()
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        assert!(told("ResourceExhausted", "etcdserver: mvcc: database space exceeded").contains("alarm disarm"));
+        assert!(told("Unavailable", "etcdserver: no leader").contains("majority"));
+        assert!(told("Unavailable", "etcdserver: request timed out").contains("majority"));
+        assert!(told("PermissionDenied", "etcdserver: permission denied").contains("readwrite"));
+        assert!(told("Unavailable", "connection refused").contains("can be reached"));
+    }
+
+    #[test]
+    fn only_a_refusal_before_anything_was_done_lets_a_write_be_made_again() {
+        for (text, before) in [
+            ("etcdserver: no leader", true),
+            ("etcdserver: request timed out", false),
+            ("etcdserver: request timed out, possibly due to previous leader failure", false),
+            ("etcdserver: leader changed", false),
+        ] {
+            let fault = Fault::new("Unavailable", text);
+            assert!(is_of_member(&fault), "{text}");
+            assert_eq!(is_refused_before(&fault), before, "{text}");
+        }
+        assert!(!is_of_member(&Fault::new("ResourceExhausted", "etcdserver: mvcc: database space exceeded")));
+    }
+
+    #[test]
+    fn sizes_and_history_have_errors_of_their_own() {
+        let too_large = store_error(&Fault::new("InvalidArgument", "etcdserver: request is too large"), 2 << 20);
+        assert_eq!(too_large, StoreError::TooLarge { size: 2 << 20, limit: 1_572_864 });
+        let old = Fault::new("OutOfRange", "etcdserver: mvcc: required revision has been compacted");
+        assert_eq!(store_error(&old, 0), StoreError::Compacted { oldest: Revision(0) });
+    }
+}
