@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod dropin;
 mod encryption;
+mod etcd;
 mod files;
 mod front;
 mod kubeconfig;
@@ -20,6 +21,7 @@ mod remote;
 mod renewal;
 mod server;
 mod setup;
+mod store;
 mod tokens;
 mod whocan;
 

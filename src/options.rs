@@ -13,7 +13,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
-    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags,
+    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, etcd::EtcdFlags,
+    front::FrontFlags,
 };
 
 /// A Kubernetes cluster in one small binary.
@@ -78,6 +79,9 @@ pub(crate) struct ServerOptions {
     /// Where objects are kept.
     #[arg(long, value_enum, default_value_t = StoreChoice::Embedded)]
     pub(crate) store: StoreChoice,
+
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
 
     /// Run containers on this machine. Default: on as root, else off with one hollow node.
     #[arg(long, value_enum)]
@@ -265,7 +269,7 @@ pub(crate) enum StoreChoice {
     Embedded,
     /// Nothing is kept after the end.
     Memory,
-    /// An etcd cluster (a later version; says so).
+    /// An etcd cluster, laid out as kube-apiserver lays it out: see --etcd-servers.
     Etcd,
 }
 

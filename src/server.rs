@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
-use coracle_store::embedded::Embedded;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     net::TcpListener,
@@ -31,6 +30,7 @@ use crate::{
     options::{ServerOptions, StoreChoice},
     renewal::Renewal,
     setup::Setup,
+    store::Opened,
     tokens,
 };
 
@@ -61,8 +61,8 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let now = jiff::Timestamp::now().as_second();
     let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
     let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
-    let store = Arc::new(open_store(options)?);
-    let api = server_options(options, &setup, &certificates, &renewal, store.clone())?;
+    let store = open_store(options).await?;
+    let api = server_options(options, &setup, &certificates, &renewal, &store)?;
     let tls = renewal.serving(&options.users, api.authentication.authorities.clone())?;
     let server = Arc::new(Server::build(api).await?);
     renewal.write_kubeconfig(&certificates)?;
@@ -94,12 +94,13 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     result
 }
 
-fn open_store(options: &ServerOptions) -> Result<Embedded> {
-    let store = match options.store {
-        StoreChoice::Memory => coracle_store::embedded::Options::memory(),
-        _ => coracle_store::embedded::Options::at(options.data_dir.join("store")),
-    };
-    Embedded::open(&store).context("--data-dir")
+async fn open_store(options: &ServerOptions) -> Result<Opened> {
+    use coracle_store::embedded::Options;
+    match options.store {
+        StoreChoice::Memory => Opened::embedded(&Options::memory(), "--store"),
+        StoreChoice::Embedded => Opened::embedded(&Options::at(options.data_dir.join("store")), "--data-dir"),
+        StoreChoice::Etcd => Opened::etcd(&options.etcd.options()?, options.etcd.media()).await,
+    }
 }
 
 fn server_options(
@@ -107,7 +108,7 @@ fn server_options(
     setup: &Setup,
     certificates: &Certificates,
     renewal: &Renewal,
-    store: Arc<Embedded>,
+    store: &Opened,
 ) -> Result<coracle_apiserver::Options> {
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let signing_key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
@@ -128,7 +129,8 @@ fn server_options(
     }
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     Ok(coracle_apiserver::Options {
-        store,
+        store: store.store(),
+        media_type: store.media_type(),
         authentication,
         authorization,
         service_ranges: Ranges {
@@ -205,7 +207,7 @@ fn start_rooms(
 }
 
 /// SIGTERM or Ctrl-C is a good end, a store that failed for good is not.
-async fn until_told(store: &Embedded) -> Result<()> {
+async fn until_told(store: &Opened) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     tokio::select! {
@@ -239,7 +241,8 @@ fn say_started(options: &ServerOptions, setup: &Setup, nodes: &Nodes, started: I
     let mut out = std::io::stdout().lock();
     let store = match options.store {
         StoreChoice::Memory => "memory".to_owned(),
-        _ => options.data_dir.display().to_string(),
+        StoreChoice::Embedded => options.data_dir.display().to_string(),
+        StoreChoice::Etcd => format!("etcd at {}", options.etcd.etcd_servers.join(",")),
     };
     let parts = [("scheduler", setup.scheduler), ("controllers", setup.controllers)];
     let parts: Vec<&str> = parts.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();

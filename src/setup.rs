@@ -33,8 +33,8 @@ pub(crate) const DNS_OFFSET: u32 = 10;
 
 impl Setup {
     pub(crate) fn new(options: &ServerOptions) -> Result<Self> {
-        if options.store == StoreChoice::Etcd {
-            bail!("--store=etcd is not in this version; `embedded` and `memory` are");
+        if options.store != StoreChoice::Etcd && !options.etcd.etcd_servers.is_empty() {
+            bail!("--etcd-servers needs --store=etcd");
         }
         if options.store == StoreChoice::Memory && options.agent == Some(Switch::On) {
             bail!("--store=memory with --agent=on would forget pods whose containers go on; use --store=embedded");

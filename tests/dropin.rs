@@ -54,8 +54,19 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// An etcd as started by a test environment, and its URL.
+fn etcd(folder: &Path) -> (Running, String) {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let child = Command::new(folder.join("etcd"))
+        .args([format!("--listen-client-urls={url}"), format!("--data-dir={}", folder.join("data").display())])
+        .args(["--listen-peer-urls=http://127.0.0.1:0", "--unsafe-no-fsync=true"])
+        .stderr(Stdio::null())
+        .spawn();
+    (Running(child.unwrap()), url)
+}
+
 /// A kube-apiserver with its own certificate directory and log, as started by a test environment; waits until anybody may see it healthy.
-fn api_server(folder: &Path, name: &str, more: &[&str]) -> (Running, u16) {
+fn api_server(folder: &Path, name: &str, etcd: &str, more: &[&str]) -> (Running, u16) {
     let port = free_port();
     let certificates = folder.join(name);
     let log = File::create(folder.join(format!("{name}.log"))).unwrap();
@@ -67,7 +78,8 @@ fn api_server(folder: &Path, name: &str, more: &[&str]) -> (Running, u16) {
             "--service-cluster-ip-range=10.0.0.0/24",
         ])
         .args([format!("--secure-port={port}"), format!("--cert-dir={}", certificates.display())])
-        .args(["--etcd-servers=http://127.0.0.1:1", "--disable-admission-plugins=ServiceAccount"])
+        .arg(format!("--etcd-servers={etcd}"))
+        .args(["--disable-admission-plugins=ServiceAccount"])
         .arg(format!("--token-auth-file={}", folder.join("tokens").display()))
         .args(more)
         .stdin(Stdio::null())
@@ -119,15 +131,10 @@ fn their_flags_are_listed_and_others_refused_with_the_nearest() {
 #[test]
 fn etcd_says_that_it_is_well_and_ends_when_told() {
     let folder = assets();
-    let port = free_port();
-    let child = Command::new(folder.path().join("etcd"))
-        .args([format!("--listen-client-urls=http://127.0.0.1:{port}"), format!("--data-dir={}", folder.path().join("data").display())])
-        .args(["--listen-peer-urls=http://127.0.0.1:0", "--unsafe-no-fsync=true"])
-        .stderr(Stdio::null())
-        .spawn();
-    let mut etcd = Running(child.unwrap());
+    let (mut etcd, url) = etcd(folder.path());
+    let address = url.trim_start_matches("http://");
     let ask = |path: &str| -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let mut stream = TcpStream::connect(address).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -144,7 +151,8 @@ fn etcd_says_that_it_is_well_and_ends_when_told() {
 fn the_api_server_serves_warns_of_a_shared_etcd_and_ends_when_told() {
     let folder = assets();
     let path = folder.path();
-    let (mut first, port) = api_server(path, "first", &["--egress-selector-config-file=x", "--tls-curve-preferences=29"]);
+    let (mut store, url) = etcd(path);
+    let (mut first, port) = api_server(path, "first", &url, &["--egress-selector-config-file=x", "--tls-curve-preferences=29"]);
     let as_admin = |arguments: &[&str]| kubectl(path, "first", port, Some("secret"), arguments);
     assert_eq!(as_admin(&["create", "configmap", "a", "--from-literal=k=v"]).unwrap(), "configmap/a created\n");
     assert!(kubectl(path, "first", port, Some("wrong"), &["get", "--raw=/api/v1/configmaps"]).unwrap_err().contains("Unauthorized"));
@@ -153,18 +161,19 @@ fn the_api_server_serves_warns_of_a_shared_etcd_and_ends_when_told() {
     let log = std::fs::read_to_string(path.join("first.log")).unwrap();
     assert!(log.contains("without effect in this kube-apiserver: --egress-selector-config-file, --tls-curve-preferences"), "{log}");
 
-    let (mut second, second_port) = api_server(path, "second", &[]);
+    let (mut second, second_port) = api_server(path, "second", &url, &[]);
     assert!(kubectl(path, "second", second_port, Some("secret"), &["get", "configmap", "a"]).unwrap_err().contains("NotFound"));
     let log = std::fs::read_to_string(path.join("second.log")).unwrap();
     assert!(log.contains("another kube-apiserver names it, too"), "{log}");
-    assert!(first.stop() && second.stop(), "SIGTERM is a good end");
+    assert!(first.stop() && second.stop() && store.stop(), "SIGTERM is a good end");
 }
 
 #[test]
 fn controllers_and_nodes_run_beside_the_api_when_asked_for() {
     let folder = assets();
     let path = folder.path();
-    let (_server, port) = api_server(path, "with", &["--controllers=*", "--hollow-nodes=1", "--enable-admission-plugins=NodeRestriction"]);
+    let (_server, port) =
+        api_server(path, "with", "memory", &["--controllers=*", "--hollow-nodes=1", "--enable-admission-plugins=NodeRestriction"]);
     let as_admin = |arguments: &[&str]| kubectl(path, "with", port, Some("secret"), arguments);
     as_admin(&["create", "namespace", "shop"]).unwrap();
     as_admin(&["-n", "shop", "create", "deployment", "web", "--image=registry.example/web:1"]).unwrap();

@@ -23,6 +23,7 @@ use crate::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
         claims::Claims,
+        values::Codec,
     },
     request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
     trace::Tracer,
@@ -34,13 +35,12 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit).map_err(Error::Options)?;
     let tables = Arc::new(Tables::load()?);
     let kinds = catalog::built_in(&tables, odd);
-    let storage = match options.encryption {
-        Some(encryption) => {
-            let at_rest = AtRest::open(encryption, options.store, &kinds).await.map_err(Error::Encryption)?;
-            Storage::start_sealed(at_rest, kinds)
-        }
-        None => Storage::start(options.store, kinds),
+    let at_rest = match options.encryption {
+        Some(encryption) => Some(AtRest::open(encryption, options.store.clone(), &kinds).await.map_err(Error::Encryption)?),
+        None => None,
     };
+    let values = options.media_type.map(|media| (Codec::new(tables.clone(), &kinds), media));
+    let storage = Storage::start_over(options.store, at_rest, values, kinds);
     let reader: Arc<dyn Reader> = storage.clone();
     let rows = bootstrap::table::rows().map_err(Error::Options)?;
     let rbac = Arc::new(Rbac::default());
@@ -210,6 +210,13 @@ fn equivalents(storage: &Arc<Storage>) -> Equivalents {
         let all = catalog.kinds().iter().chain(catalog.custom().flat_map(|served| &served.kinds));
         all.filter(|other| other.prefix == kind.prefix && other.gvk != kind.gvk).cloned().collect()
     })
+}
+
+/// What makes the values kube-apiserver keeps of ours, and ours of them; for tools that look into stores.
+pub(crate) fn codec() -> Result<Codec, Error> {
+    let tables = Arc::new(Tables::load()?);
+    let kinds = catalog::built_in(&tables, odd);
+    Ok(Codec::new(tables, &kinds))
 }
 
 /// What the kinds have of their own.

@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::FEATURE_GATES;
 pub use registry::claims::Ranges;
+pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
 pub use request::flags::LogLevels;
 pub use request::serve::{Service, Tls, tls_config};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
@@ -45,6 +46,8 @@ use request::layers::Layers;
 pub struct Options {
     /// Where objects are kept.
     pub store: Arc<dyn Store>,
+    /// In which form objects are kept there, where that is shared with kube-apiserver (`--storage-media-type`); `None`: in our own.
+    pub media_type: Option<StorageMediaType>,
     /// How users are recognised, and how tokens are issued.
     pub authentication: authn::Options,
     /// Who may what, in order (`--authorization-mode`, `--authorization-config`).
@@ -93,6 +96,11 @@ pub enum Error {
     /// The store did not answer, or refused what every start writes.
     #[error("start: {0}")]
     Start(#[from] wire::Status),
+}
+
+/// What makes the values kube-apiserver keeps of those a store of our own keeps, and back; for tools that look into stores.
+pub fn storage_codec() -> Result<StorageCodec, Error> {
+    build::codec()
 }
 
 /// A server: ready to answer in-process; serves the network while [`Server::run`] runs.

@@ -51,7 +51,7 @@ proxy=(--proxy-client-cert-file "$lab/front.crt" --proxy-client-key-file "$lab/f
 if [ "$how" = pair ]; then
   openssl ecparam -name prime256v1 -genkey -noout -out sa.key
   ln -s "$binary" kube-apiserver
-  CORACLE_TEST=1 ./kube-apiserver --etcd-servers "http://127.0.0.1:1" --bind-address 127.0.0.1 --secure-port "$port" --cert-dir "$lab/certs" --client-ca-file client-ca.crt \
+  CORACLE_TEST=1 ./kube-apiserver --etcd-servers memory --bind-address 127.0.0.1 --secure-port "$port" --cert-dir "$lab/certs" --client-ca-file client-ca.crt \
     --authorization-mode RBAC --service-account-issuer https://kubernetes.default.svc --service-account-key-file sa.key \
     --service-account-signing-key-file sa.key --service-cluster-ip-range 10.0.0.0/24 "${proxy[@]}" ${MORE:-} >server.log 2>&1 & pids+=($!)
   export KUBECONFIG=$lab/admin.kubeconfig

@@ -22,8 +22,8 @@ use super::{
     keys,
 };
 use crate::{
-    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, front::FrontFlags,
-    logging, machine,
+    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, etcd::EtcdFlags,
+    front::FrontFlags, logging, machine,
 };
 
 /// Upstream's defaults.
@@ -50,8 +50,8 @@ pub(crate) struct Settings {
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) aggregator: aggregator::Options,
     pub(crate) flow: flow::Options,
-    /// `--etcd-servers`, as given.
-    pub(crate) stores: String,
+    /// Where objects are.
+    pub(crate) etcd: EtcdFlags,
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
@@ -104,7 +104,7 @@ impl Settings {
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,
-            stores: flags.list("etcd-servers").join(","),
+            etcd: EtcdFlags::of(|name| flags.last(name), &flags.list("etcd-servers"))?,
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
         })

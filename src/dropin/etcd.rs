@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio_util::task::TaskTracker;
 
-use super::{flags::Flags, run};
+use super::{flags::Flags, objects::OURS, run};
 
 /// A client has this long to send a request's head.
 const HEADERS: Duration = Duration::from_secs(10);
@@ -87,6 +87,8 @@ fn answer(method: &Method, path: &str) -> Response<String> {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    // By this the API server knows that nothing is kept here.
+    answer.headers_mut().insert(header::SERVER, header::HeaderValue::from_static(OURS));
     answer
 }
 

@@ -28,6 +28,8 @@ pub(crate) static KUBE_APISERVER: Program = Program {
     table: include_str!("kube-apiserver.flags"),
     own: &[
         ("controllers", "strings", "Controllers to run beside the API: * for all, a name, or -name for not this one"),
+        ("etcd-username", "string", "User of etcd, where it has users"),
+        ("etcd-password-file", "string", "File with the password of --etcd-username"),
         ("hollow-nodes", "int", "Nodes without containers to run beside the API, and a scheduler for them"),
     ],
 };

@@ -2,13 +2,14 @@
 //!
 //! The contract is envtest's (controller-runtime, `pkg/internal/testing`): `--help` lists the flags and ends well, `etcd` answers `/health`,
 //! `kube-apiserver` answers `/healthz` to anybody, SIGTERM to the group ends both at once. Objects live in the memory of the
-//! API server; `etcd` only says that it is well.
+//! API server, and `etcd` only says that it is well; before a real etcd the API server keeps them there, as upstream's does.
 
 mod apiserver;
 mod etcd;
 mod features;
 pub(crate) mod flags;
 mod keys;
+mod objects;
 mod run;
 mod sole;
 

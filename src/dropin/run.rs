@@ -1,4 +1,4 @@
-//! Runs a kube-apiserver by its settings: objects in memory, and beside it what was asked for of the controllers and hollow nodes.
+//! Runs a kube-apiserver by its settings, and beside it what was asked for of the controllers and hollow nodes.
 
 use std::{
     os::unix::fs::DirBuilderExt,
@@ -11,14 +11,13 @@ use anyhow::{Context, Result, anyhow};
 use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
-use coracle_store::embedded::{self, Embedded};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{apiserver::Settings, keys, sole::Sole};
+use super::{apiserver::Settings, keys, objects};
 use crate::{
     authn::{AuthenticationFlags, read},
     certs::{self, Pair},
@@ -28,6 +27,7 @@ use crate::{
     options::{self, Cidr, ServerOptions},
     renewal::Renewal,
     setup::Setup,
+    store::Opened,
 };
 
 /// The rooms have this long to finish what they began: tests wait for the end.
@@ -37,14 +37,13 @@ const ROOMS_GRACE: Duration = Duration::from_millis(500);
 pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let listener = TcpListener::bind(settings.listen).await;
     let listener = listener.with_context(|| format!("--secure-port: cannot listen on {}", settings.listen))?;
-    let _sole = Sole::claim(&settings.stores);
     let hollow = Hollow::new(&settings)?;
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
-    let store = Arc::new(Embedded::open(&embedded::Options::memory()).context("objects in memory")?);
+    let (store, _sole) = objects::open(&settings.etcd).await?;
     capabilities::set(settings.capabilities);
     let rooms_wanted = (settings.controllers.clone(), certificate);
-    let server = Arc::new(Server::build(options_of(settings, store.clone(), hollow.as_ref())?).await?);
+    let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);
 
     let (stop, rooms_stop, rooms) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let network = tokio::spawn({
@@ -70,6 +69,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     stop.cancel();
     network.await.context("the server's task ended badly")?;
     server.close().await;
+    store.close().await;
     result
 }
 
@@ -103,14 +103,15 @@ pub(crate) async fn until_told() -> Result<()> {
     Ok(())
 }
 
-fn options_of(settings: Settings, store: Arc<Embedded>, hollow: Option<&Hollow>) -> Result<coracle_apiserver::Options> {
+fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Result<coracle_apiserver::Options> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let agent_tls = match (settings.agent_tls, hollow) {
         (None, Some(hollow)) => Some(hollow.renewal.agent_client()),
         (given, _) => given,
     };
     Ok(coracle_apiserver::Options {
-        store,
+        store: store.store(),
+        media_type: store.media_type(),
         authentication: settings.authentication,
         authorization: settings.authorization,
         facts: bootstrap::Facts {

@@ -168,14 +168,13 @@ impl Etcd {
             return Err(OpenError::Version { version: status.version });
         }
         info!(servers = client.urls(), version = status.version, "objects are in etcd");
-        let shared =
-            Arc::new(Shared {
-                client,
-                keys,
-                wanted: watch::Sender::new(Revision(0)),
-                size: AtomicU64::new(status.size),
-                cluster: AtomicU64::new(status.cluster),
-            });
+        let shared = Arc::new(Shared {
+            client,
+            keys,
+            wanted: watch::Sender::new(Revision(0)),
+            size: AtomicU64::new(status.size),
+            cluster: AtomicU64::new(status.cluster),
+        });
         let stop = CancellationToken::new();
         let (fresh, asking) = fresh::start(shared.clone());
         let tasks = [spawned(&stop, asking), spawned(&stop, poll(shared.clone()))];

@@ -85,10 +85,7 @@ impl Faulty {
     }
 
     /// The same stream, that breaks by chance at each item.
-    fn breaking<T: Send + 'static>(
-        &self,
-        items: BoxStream<'static, Result<T, StoreError>>,
-    ) -> BoxStream<'static, Result<T, StoreError>> {
+    fn breaking<T: Send + 'static>(&self, items: BoxStream<'static, Result<T, StoreError>>) -> BoxStream<'static, Result<T, StoreError>> {
         let chance = self.faults.lock().watch;
         let seed = self.chance.lock().next();
         let state = Some((items, Chance(seed)));

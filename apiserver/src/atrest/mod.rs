@@ -27,7 +27,7 @@ mod sealed;
 mod tests;
 
 pub(crate) use keeper::follow;
-pub(crate) use sealed::{Sealed, corrupt};
+pub(crate) use sealed::{UNTRANSFORMABLE, corrupt};
 
 use std::{
     collections::{BTreeMap, HashMap},

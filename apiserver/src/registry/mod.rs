@@ -14,6 +14,8 @@ pub mod reader;
 pub mod rules;
 pub mod selector;
 pub mod served;
+pub(crate) mod translated;
+pub mod values;
 pub mod writer;
 
 #[cfg(test)]

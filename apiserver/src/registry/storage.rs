@@ -24,9 +24,11 @@ use super::{
     kind::Kind,
     object::Object,
     served::{Catalog, Served},
+    translated::Translated,
+    values::{Codec, MediaType, UNDECODABLE, Values},
 };
 use crate::{
-    atrest::{AtRest, Sealed, corrupt},
+    atrest::{AtRest, UNTRANSFORMABLE, corrupt},
     metrics::requests::traced,
     wire::Status,
 };
@@ -39,6 +41,8 @@ pub struct Storage {
     catalog: RwLock<Arc<Catalog>>,
     /// What encrypts the store's values; `None` where nothing does.
     at_rest: Option<Arc<AtRest>>,
+    /// What makes upstream's values of ours; `None` where they are kept as they are.
+    values: Option<Arc<Values>>,
     /// The last write of a CRD here: whoever serves CRDs has to catch up with it.
     defined: AtomicU64,
     /// How far it is.
@@ -68,15 +72,25 @@ pub struct Written {
 impl Storage {
     /// Starts the cache over a store. Must be called within a tokio runtime.
     pub fn start(store: Arc<dyn Store>, catalog: Catalog) -> Arc<Self> {
-        Self::start_over(store, None, catalog)
+        Self::start_over(store, None, None, catalog)
     }
 
-    /// The same over a store whose values are encrypted.
-    pub(crate) fn start_sealed(at_rest: Arc<AtRest>, catalog: Catalog) -> Arc<Self> {
-        Self::start_over(Arc::new(Sealed(Arc::clone(&at_rest))), Some(at_rest), catalog)
-    }
-
-    fn start_over(store: Arc<dyn Store>, at_rest: Option<Arc<AtRest>>, catalog: Catalog) -> Arc<Self> {
+    /// The same over a store whose values are encrypted, or kept as kube-apiserver keeps them, or both.
+    pub(crate) fn start_over(
+        store: Arc<dyn Store>,
+        at_rest: Option<Arc<AtRest>>,
+        values: Option<(Codec, MediaType)>,
+        catalog: Catalog,
+    ) -> Arc<Self> {
+        let store = match &at_rest {
+            Some(at_rest) => Arc::new(Translated(Arc::clone(at_rest))),
+            None => store,
+        };
+        let values = values.map(|(codec, media)| Arc::new(Values::new(Arc::clone(&store), codec, media)));
+        let store = match &values {
+            Some(values) => Arc::new(Translated(Arc::clone(values))),
+            None => store,
+        };
         let items = Arc::new(Items::new(&catalog));
         let cache = Cache::start(Arc::clone(&store), items.clone());
         Arc::new(Self {
@@ -85,6 +99,7 @@ impl Storage {
             items,
             catalog: RwLock::new(Arc::new(catalog)),
             at_rest,
+            values,
             defined: AtomicU64::new(0),
             served: watch::Sender::new(0),
             kinds: watch::Sender::new(0),
@@ -113,9 +128,11 @@ impl Storage {
 
     /// Refuses to list and watch a kind of which an object cannot be decrypted: the list would lack it.
     pub(crate) fn readable(&self, kind: &Kind) -> Result<(), Status> {
-        let fault = self.at_rest.as_ref().and_then(|rest| rest.fault_under(kind.prefix.as_deref()?));
-        let Some((key, why)) = fault else { return Ok(()) };
-        let (resource, why) = (&kind.id.resource, corrupt(key.as_str(), &why));
+        let prefix = || kind.prefix.as_deref();
+        let sealed = || Some((self.at_rest.as_ref()?.fault_under(prefix()?)?, UNTRANSFORMABLE));
+        let encoded = || Some((self.values.as_ref()?.fault_under(prefix()?)?, UNDECODABLE));
+        let Some(((key, why), what)) = sealed().or_else(encoded) else { return Ok(()) };
+        let (resource, why) = (&kind.id.resource, corrupt(key.as_str(), what, &why));
         let why = format!(
             "storage is (re)initializing: failed to list <unspecified>: failed to read one or more {resource} from the storage: {why}"
         );
@@ -206,13 +223,20 @@ impl Storage {
     ) -> Result<Option<Arc<Cached<Facts>>>, Status> {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
         let found = self.collection(kind)?.get(key.as_str(), freshness).await.map_err(read_error)?;
-        if let (None, Some(rest)) = (&found.value, &self.at_rest)
-            && let Some(why) = rest.fault(&key)
+        if found.value.is_none()
+            && let Some((why, what)) = self.fault(&key)
         {
             let key = key.as_str();
-            return Err(caused(&corrupt(key.strip_prefix("/registry").unwrap_or(key), &why)));
+            return Err(caused(&corrupt(key.strip_prefix("/registry").unwrap_or(key), what, &why)));
         }
         Ok(found.value)
+    }
+
+    /// Why an object is there and cannot be read, and in what way.
+    fn fault(&self, key: &Key) -> Option<(String, &'static str)> {
+        let sealed = || Some((self.at_rest.as_ref()?.fault(key)?, UNTRANSFORMABLE));
+        let encoded = || Some((self.values.as_ref()?.fault(key)?, UNDECODABLE));
+        sealed().or_else(encoded)
     }
 
     /// One object, parsed, in the kind's version.

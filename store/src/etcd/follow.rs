@@ -151,7 +151,9 @@ impl Following {
                 return cancelled(at.member, watched, *reached, queue).await;
             }
             if watched.created {
-                if watched.revision < reached.0 && let Err(end) = is_rewound(fresh, at.member, *reached, queue).await {
+                if watched.revision < reached.0
+                    && let Err(end) = is_rewound(fresh, at.member, *reached, queue).await
+                {
                     return end;
                 }
                 continue;
@@ -174,12 +176,7 @@ impl Following {
 }
 
 /// Hands over writes, revision by revision; whether anybody takes them.
-async fn hand_over(
-    shared: &Shared,
-    changes: Vec<Changed>,
-    reached: &mut Revision,
-    queue: &mpsc::Sender<Result<Step, StoreError>>,
-) -> bool {
+async fn hand_over(shared: &Shared, changes: Vec<Changed>, reached: &mut Revision, queue: &mpsc::Sender<Result<Step, StoreError>>) -> bool {
     let mut changes = changes.into_iter().peekable();
     while let Some(first) = changes.next() {
         let revision = first.entry.modified;
@@ -230,15 +227,14 @@ async fn cancelled(member: usize, watched: Watched, reached: Revision, queue: &m
 }
 
 /// A member is behind what we have seen: it may only be slow, but when etcd as a whole is, it is not the etcd it was.
-async fn is_rewound(
-    fresh: &Fresh,
-    member: usize,
-    reached: Revision,
-    queue: &mpsc::Sender<Result<Step, StoreError>>,
-) -> Result<(), End> {
+async fn is_rewound(fresh: &Fresh, member: usize, reached: Revision, queue: &mpsc::Sender<Result<Step, StoreError>>) -> Result<(), End> {
     match fresh.revision().await {
         Ok(latest) if latest < reached => {
-            warn!(latest = latest.0, seen = reached.0, "etcd has gone back: was it restored from an older backup? Everything is read again");
+            warn!(
+                latest = latest.0,
+                seen = reached.0,
+                "etcd has gone back: was it restored from an older backup? Everything is read again"
+            );
             let why = format!("etcd has gone back from revision {reached} to {latest}: everything is read again");
             let _ = queue.send(Err(StoreError::Unavailable(why))).await;
             Err(End::Over)

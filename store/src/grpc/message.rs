@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let inner = Writer::default().number(1, 300);
-        let message = Writer::default().bytes(1, b"key").bytes(2, b"").fixed(3, 9).message(4, &inner).choice(5, &Writer::default()).finish();
+        let message =
+            Writer::default().bytes(1, b"key").bytes(2, b"").fixed(3, 9).message(4, &inner).choice(5, &Writer::default()).finish();
         let read: Vec<_> = fields(&message)
             .unwrap()
             .into_iter()

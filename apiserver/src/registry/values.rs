@@ -1,0 +1,271 @@
+//! Values as kube-apiserver keeps them in etcd: built-in kinds as protobuf (or JSON, `--storage-media-type`), custom resources as JSON.
+//! Above this everything is the JSON of `items`; a store that is ours alone keeps that as it is and needs nothing of this.
+//!
+//! What is read may have been written by kube-apiserver, of this or an earlier version: either form, any version of the kind, with fields
+//! that are known no more and without those that came later, which are defaulted as upstream's decoder does.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coracle_schema::{
+    SchemaRef, Tables,
+    decode::{self, FieldValidation},
+    default, proto,
+};
+use coracle_store::{Entry, Key, Store, StoreError};
+use parking_lot::RwLock;
+use serde_json::Value;
+use tracing::warn;
+
+use super::{convert::Conversion, items, kind::Kind, object::Object, served::Catalog, translated::Translate};
+use crate::atrest::corrupt;
+
+/// In which form built-in kinds are written (`--storage-media-type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum MediaType {
+    /// `application/vnd.kubernetes.protobuf`
+    #[default]
+    Protobuf,
+    /// `application/json`
+    Json,
+}
+
+/// Both directions between what upstream keeps under a key and the canonical JSON of `items`, which is what a store of our own keeps.
+pub struct Codec {
+    places: HashMap<Arc<str>, Place>,
+    tables: Arc<Tables>,
+}
+
+/// The kinds whose objects have keys with one prefix.
+struct Place {
+    /// In the version that is written.
+    stored: Arc<Kind>,
+    /// In others that may be found.
+    others: Vec<Arc<Kind>>,
+    /// What the canonical JSON of the stored version begins with.
+    head: Vec<u8>,
+}
+
+impl Codec {
+    /// For the built-in kinds of a catalog; what is kept besides (allocations of ports, addresses of servers) goes by the tables.
+    pub fn new(tables: Arc<Tables>, catalog: &Catalog) -> Self {
+        let mut places = HashMap::new();
+        for stored in catalog.kinds().iter().filter(|kind| kind.conversion.is_none()) {
+            let Some(prefix) = stored.prefix.clone() else { continue };
+            let same = |kind: &&Arc<Kind>| kind.prefix.as_ref() == Some(&prefix) && kind.conversion.is_some();
+            let others = catalog.kinds().iter().filter(same).cloned().collect();
+            let head = format!(r#"{{"apiVersion":"{}","kind":"{}","metadata":{{"#, stored.api_version(), stored.gvk.kind).into_bytes();
+            places.insert(prefix, Place { stored: Arc::clone(stored), others, head });
+        }
+        Self { places, tables }
+    }
+
+    /// The canonical JSON of what is kept under a key, in whichever form and version. The error says why it cannot be made.
+    pub fn json(&self, key: &Key, kept: &Bytes) -> Result<Bytes, String> {
+        match self.place(key.as_str()) {
+            Some(place) => place.json(kept),
+            None if kept.starts_with(b"{") => custom_json(kept),
+            None if kept.starts_with(proto::MAGIC) => {
+                let (api_version, kind) = proto::type_of(kept).map_err(|error| error.to_string())?;
+                let schema = self.message(&api_version, &kind);
+                let schema = schema.ok_or_else(|| format!("no kind {kind:?} is registered for version {api_version:?}"))?;
+                let value = proto::decode(kept, &schema).map_err(|error| error.to_string())?;
+                let decoded = decode::from_value(value, &schema, FieldValidation::Ignore).map_err(|error| error.to_string())?;
+                canonical(decoded.value)
+            }
+            // No object: a key of somebody else's.
+            None => Ok(kept.clone()),
+        }
+    }
+
+    /// What is kept of an object's canonical JSON. The error says why it cannot be made.
+    pub fn kept(&self, key: &Key, json: &Bytes, media: MediaType) -> Result<Bytes, String> {
+        let (api_version, kind, schema) = match (media, self.place(key.as_str())) {
+            (MediaType::Json, _) => return Ok(as_go_writes(json)),
+            (MediaType::Protobuf, Some(Place { stored, .. })) => (stored.api_version(), &*stored.gvk.kind, Some((*stored.schema).clone())),
+            (MediaType::Protobuf, None) => {
+                let Some((api_version, kind)) = head(json) else { return Ok(json.clone()) };
+                (api_version.to_owned(), kind, self.message(api_version, kind))
+            }
+        };
+        match schema.filter(SchemaRef::has_protobuf) {
+            Some(schema) => {
+                let message = proto::message(json, &schema).map_err(|error| error.to_string())?;
+                Ok(proto::envelope(&api_version, kind, &message).into())
+            }
+            None => Ok(as_go_writes(json)),
+        }
+    }
+
+    fn place(&self, key: &str) -> Option<&Place> {
+        key.match_indices('/').find_map(|(at, _)| self.places.get(&key[..=at]))
+    }
+
+    fn message(&self, api_version: &str, kind: &str) -> Option<SchemaRef> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.tables.kind(group, version, kind)
+    }
+}
+
+/// A store with upstream's values.
+pub(crate) struct Values {
+    store: Arc<dyn Store>,
+    codec: Codec,
+    media: MediaType,
+    /// Objects that cannot be read, by their keys, and why.
+    unreadable: RwLock<BTreeMap<Key, String>>,
+}
+
+impl Values {
+    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, media: MediaType) -> Self {
+        Self { store, codec, media, unreadable: RwLock::default() }
+    }
+
+    /// Why an object cannot be read, if that is so.
+    pub(crate) fn fault(&self, key: &Key) -> Option<String> {
+        self.unreadable.read().get(key).cloned()
+    }
+
+    /// The first object under a prefix that cannot be read, and why.
+    pub(crate) fn fault_under(&self, prefix: &str) -> Option<(Key, String)> {
+        let unreadable = self.unreadable.read();
+        let (key, why) = unreadable.range(Key::from(prefix)..).next()?;
+        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+    }
+}
+
+#[async_trait]
+impl Translate for Values {
+    fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    async fn open(&self, entry: Entry) -> Option<Entry> {
+        match self.codec.json(&entry.key, &entry.value) {
+            Ok(value) => {
+                self.forget(&entry.key);
+                Some(Entry { value, ..entry })
+            }
+            Err(why) => {
+                warn!(key = entry.key.as_str(), error = why, "failed to decode data");
+                self.unreadable.write().insert(entry.key, why);
+                None
+            }
+        }
+    }
+
+    fn close(&self, key: &Key, value: &Bytes) -> Result<Bytes, StoreError> {
+        self.codec.kept(key, value, self.media).map_err(StoreError::Value)
+    }
+
+    fn forget(&self, key: &Key) {
+        // Most of the time there is nothing to take a lock for.
+        if !self.unreadable.read().is_empty() {
+            self.unreadable.write().remove(key);
+        }
+    }
+
+    fn unreadable(&self, key: &Key) -> StoreError {
+        StoreError::Value(corrupt(key.as_str(), UNDECODABLE, &self.fault(key).unwrap_or_default()))
+    }
+}
+
+/// As upstream says of a value it cannot decode (`storage/etcd3/decoder.go`).
+pub(crate) const UNDECODABLE: &str = "object not decodable";
+
+impl Place {
+    fn json(&self, kept: &Bytes) -> Result<Bytes, String> {
+        let value = if kept.starts_with(proto::MAGIC) {
+            let (api_version, _) = proto::type_of(kept).map_err(|error| error.to_string())?;
+            proto::decode(kept, &self.written_as(&api_version).schema).map_err(|error| error.to_string())?
+        } else if kept.starts_with(&self.head) && !kept.ends_with(b"\n") {
+            return Ok(kept.clone());
+        } else {
+            serde_json::from_slice(kept).map_err(|error| error.to_string())?
+        };
+        let object = self.current(value)?;
+        items::stored_bytes(&object).map_err(|error| error.to_string())
+    }
+
+    /// The kind of the version a value says it is of. Versions that are served no more had the fields of the one that is.
+    fn written_as(&self, api_version: &str) -> &Arc<Kind> {
+        self.others.iter().find(|kind| kind.api_version() == api_version).unwrap_or(&self.stored)
+    }
+
+    /// The object in the version that is stored, with defaults.
+    fn current(&self, value: Value) -> Result<Object, String> {
+        let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let mut value = self.decoded(value, self.written_as(&api_version))?;
+        if let Some(Conversion::Renaming(renaming)) = &self.written_as(&api_version).conversion {
+            (renaming.to_stored)(&mut value);
+            value = self.decoded(value, &self.stored)?;
+        }
+        value["apiVersion"] = self.stored.api_version().into();
+        value["kind"] = (*self.stored.gvk.kind).into();
+        Object::new(value).ok_or_else(|| "it is no object".to_owned())
+    }
+
+    fn decoded(&self, value: Value, kind: &Kind) -> Result<Value, String> {
+        let decoded = decode::from_value(value, &kind.schema, FieldValidation::Ignore).map_err(|error| error.to_string())?;
+        let mut object = Object::new(decoded.value).ok_or_else(|| "it is no object".to_owned())?;
+        default::apply(object.value_mut(), &kind.schema);
+        kind.rules.default(&mut object);
+        Ok(object.into_value())
+    }
+}
+
+/// A custom resource with its head first and no line end, as `items` cuts into it.
+fn custom_json(kept: &Bytes) -> Result<Bytes, String> {
+    let kept = kept.slice(..kept.trim_ascii_end().len());
+    if head(&kept).is_some() {
+        return Ok(kept);
+    }
+    canonical(serde_json::from_slice(&kept).map_err(|error| error.to_string())?)
+}
+
+fn canonical(value: Value) -> Result<Bytes, String> {
+    let object = Object::new(value).ok_or_else(|| "it is no object".to_owned())?;
+    items::stored_bytes(&object).map_err(|error| error.to_string())
+}
+
+/// `apiVersion` and `kind` of canonical JSON; `None`: it is none.
+fn head(json: &[u8]) -> Option<(&str, &str)> {
+    let (api_version, rest) = text(json.strip_prefix(br#"{"apiVersion":""#)?)?;
+    let (kind, rest) = text(rest.strip_prefix(br#","kind":""#)?)?;
+    rest.starts_with(br#","metadata":{"#).then_some((api_version, kind))
+}
+
+/// A text without escapes up to its closing quote, and what follows.
+fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let end = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    let rest = bytes[end..].strip_prefix(b"\"")?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, rest))
+}
+
+/// JSON as Go's encoder writes it: letters that mean something in HTML escaped, and a line end behind. Upstream compares bytes to tell
+/// whether an object changes.
+fn as_go_writes(json: &Bytes) -> Bytes {
+    let mut out = Vec::with_capacity(json.len() + 16);
+    let mut rest = &json[..];
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2)) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let (escape, length): (&[u8], usize) = match rest {
+            [b'<', ..] => (b"\\u003c", 1),
+            [b'>', ..] => (b"\\u003e", 1),
+            [b'&', ..] => (b"\\u0026", 1),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            _ => (&rest[..1], 1),
+        };
+        out.extend_from_slice(escape);
+        rest = &rest[length..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'\n');
+    out.into()
+}
