@@ -11,6 +11,9 @@ use crate::{authn::User, request::RequestInfo};
 /// The version that has a kind; what has none is older, and read in another way.
 const VERSION: &str = "abac.authorization.kubernetes.io/v1beta1";
 
+/// Everybody who is somebody.
+const AUTHENTICATED: &str = "system:authenticated";
+
 /// All policies of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policies(Vec<Policy>);
@@ -56,21 +59,25 @@ impl Policy {
             (VERSION, "Policy") => {
                 let spec = value.get("spec").cloned().unwrap_or_default();
                 let spec: Option<Self> = serde_json::from_value(spec).map_err(|e| e.to_string())?;
-                Ok(spec.unwrap_or_default())
+                Ok(spec.unwrap_or_default().of_everybody())
             }
-            ("", "") => serde_json::from_value(value).map(Self::of_old).map_err(|e| e.to_string()),
+            ("", "") => serde_json::from_value(value).map(|old: Self| old.of_everybody().of_old()).map_err(|e| e.to_string()),
             (version, kind) => Err(format!("no kind {kind:?} is registered for version {version:?}; known: {VERSION} Policy")),
         }
     }
 
-    /// Without a version, what is left out means everything.
-    fn of_old(mut self) -> Self {
-        const AUTHENTICATED: &str = "system:authenticated";
-        if self.user.is_empty() && self.group.is_empty() {
-            self.group = AUTHENTICATED.to_owned();
-        }
+    /// `*` is all who are somebody: anonymous users are not among them.
+    fn of_everybody(mut self) -> Self {
         if self.user == "*" || self.group == "*" {
             (self.user, self.group) = (String::new(), AUTHENTICATED.to_owned());
+        }
+        self
+    }
+
+    /// Without a version, what is left out means everything.
+    fn of_old(mut self) -> Self {
+        if self.user.is_empty() && self.group.is_empty() {
+            self.group = AUTHENTICATED.to_owned();
         }
         let all = "*".to_owned();
         self.path = if self.namespace.is_empty() && self.resource.is_empty() { all.clone() } else { String::new() };
@@ -87,8 +94,7 @@ impl Policy {
         if self.user.is_empty() && self.group.is_empty() {
             return false;
         }
-        let by_name = self.user.is_empty() || self.user == "*" || *self.user == *user.name;
-        by_name && (self.group.is_empty() || self.group == "*" || user.in_group(&self.group))
+        (self.user.is_empty() || *self.user == *user.name) && (self.group.is_empty() || user.in_group(&self.group))
     }
 
     fn allows(&self, request: &RequestInfo) -> bool {
@@ -174,5 +180,17 @@ mod tests {
         assert!(allows(r#"{"readonly": true}"#, &user, &ask("get", "dev", "pods")));
         assert!(!allows(r#"{"readonly": true}"#, &User::anonymous(), &ask("get", "dev", "pods")));
         assert_eq!(Policies::parse("#\nfoo").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn everybody_is_who_is_somebody() {
+        let head = r#"{"apiVersion": "abac.authorization.kubernetes.io/v1beta1", "kind": "Policy", "spec": "#;
+        let all = r#""namespace": "*", "resource": "*", "apiGroup": "*"}"#;
+        for whom in [r#"{"user": "*", "#, r#"{"group": "*", "#] {
+            for policy in [format!("{head}{whom}{all}}}"), format!("{whom}{all}")] {
+                assert!(allows(&policy, &User::new("bob", &[]), &ask("delete", "dev", "pods")), "{policy}");
+                assert!(!allows(&policy, &User::anonymous(), &ask("get", "dev", "pods")), "{policy}");
+            }
+        }
     }
 }
