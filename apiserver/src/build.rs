@@ -120,10 +120,6 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     if let Some(reload) = reload {
         spawn(reload.follow().boxed());
     }
-    #[cfg(feature = "cedar")]
-    if let Some(cedar) = cedar {
-        spawn(crate::authz::cedar::follow(cedar, reader.clone()).boxed());
-    }
     let policy_changes = policies.policies.load(&*reader).await?;
     spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
     let webhook_changes = webhooks.webhooks.load(&reader).await?;
@@ -142,6 +138,11 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let registering = following.clone();
     let (follower, definitions) = Follower::start(api.clone(), reader.clone(), following).await?;
     spawn(follower.run(definitions).boxed());
+    #[cfg(feature = "cedar")]
+    if let Some(cedar) = cedar {
+        cedar.read_objects(&*reader).await;
+        spawn(crate::authz::cedar::follow(cedar, reader.clone()).boxed());
+    }
     let flow = if options.flow.fair {
         let flow = Arc::new(Flow::new(&options.flow));
         let (follower, changes) = flow::Follower::start(flow.clone(), api.clone(), &*reader, registering.clone()).await?;

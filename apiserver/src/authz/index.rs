@@ -69,7 +69,8 @@ impl Level {
             Subject::Group(name) => (&mut self.groups, name),
         };
         let grants = of.entry(name.clone()).or_default();
-        if !grants.iter().any(|known| Arc::ptr_eq(known, grant)) {
+        // A grant names a subject twice at most in a row: those of other bindings are never the same.
+        if !grants.last().is_some_and(|last| Arc::ptr_eq(last, grant)) {
             grants.push(grant.clone());
         }
     }

@@ -14,8 +14,8 @@ use crate::{
     wire::Status,
 };
 
-/// Namespaces that no policy closes: the cluster's own, and that of the project's webhook.
-const OPEN: [&str; 2] = ["kube-system", "cedar-k8s-authz-system"];
+/// The namespace that no policy closes: the cluster's own.
+const OPEN: &str = "kube-system";
 
 /// The plugin.
 pub(crate) struct CedarPolicies(pub(crate) Arc<Cedar>);
@@ -53,7 +53,7 @@ impl CedarPolicies {
 
     /// The policies that forbid the write.
     fn forbidden(&self, attempt: &Attempt<'_>, new: Option<&Object>) -> Option<String> {
-        if is_internal(attempt.user) || OPEN.contains(&attempt.request.namespace.as_str()) {
+        if is_internal(attempt.user) || attempt.request.namespace == OPEN {
             return None;
         }
         let action = match attempt.operation {
@@ -69,8 +69,8 @@ impl CedarPolicies {
         let (principal, mut all) = entities::user(attempt.user)?;
         let (resource, objects) = entities::object(attempt, object.value(), old.map(Object::value))?;
         all.extend(objects);
-        let every = entities::action("k8s::admission::Action", "all")?;
-        let action = entities::action("k8s::admission::Action", action)?;
+        let every = entities::uid("k8s::admission::Action", "all")?;
+        let action = entities::uid("k8s::admission::Action", action)?;
         all.push(Entity::new_no_attrs(every.clone(), std::collections::HashSet::new()));
         all.push(Entity::new_no_attrs(action.clone(), std::collections::HashSet::from([every])));
         let response = self.0.ask(principal, action, resource, all)?;

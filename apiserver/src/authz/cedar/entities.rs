@@ -23,11 +23,6 @@ pub(super) fn uid(of: &str, id: &str) -> Option<EntityUid> {
     Some(EntityUid::from_type_name_and_id(EntityTypeName::from_str(of).ok()?, EntityId::new(id)))
 }
 
-/// `k8s::Action::"get"`
-pub(super) fn action(of: &str, verb: &str) -> Option<EntityUid> {
-    uid(of, verb)
-}
-
 fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
 }
@@ -178,9 +173,19 @@ pub(super) fn type_of(group: &str, version: &str, kind: &str) -> String {
     let place = match (group, group.strip_suffix(".k8s.io")) {
         ("", _) => "core".to_owned(),
         (_, Some(own)) => own.split('.').next().unwrap_or(own).to_owned(),
-        (other, None) => other.split('.').rev().collect::<Vec<_>>().join("::"),
+        (other, None) => other.split('.').rev().map(spelled).collect::<Vec<_>>().join("::"),
     };
     format!("{}::{version}::{kind}", place.replace('-', "_"))
+}
+
+/// A part of a group as Cedar can spell it: names begin with no digit and are none of its own words.
+fn spelled(part: &str) -> String {
+    const OWN: [&str; 8] = ["true", "false", "if", "then", "else", "in", "is", "like"];
+    match part {
+        own if OWN.contains(&own) || own == "has" => format!("{own}_"),
+        part if part.starts_with(|first: char| first.is_ascii_digit()) => format!("_{part}"),
+        part => part.to_owned(),
+    }
 }
 
 /// The object of a write with all its fields, and when there is one, the object it replaces under `oldObject`.

@@ -25,6 +25,16 @@ impl Cedar {
         Ok(())
     }
 
+    /// Takes the objects there are, if their kind is served: what they forbid is forbidden from the first request on.
+    pub(crate) async fn read_objects(&self, reader: &dyn Reader) {
+        let Ok(objects) = reader.list(GROUP, POLICIES, "").await else { return };
+        for object in objects {
+            let parsed: Value = serde_json::from_slice(&object).unwrap_or_default();
+            let name = parsed.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            self.take_object(&Change { namespace: String::new(), name, object: Some(object) });
+        }
+    }
+
     fn take_object(&self, change: &Change) {
         let source = Source::Object(change.name.clone());
         let Some(object) = &change.object else { return self.put(source, Vec::new()) };

@@ -22,7 +22,7 @@ use parking_lot::RwLock;
 use tracing::warn;
 
 pub(crate) use self::{admission::CedarPolicies, follow::follow};
-use super::{Authorizer, Decision, rules::Known};
+use super::{Authorizer, Decision, Verdict, rules::Known};
 use crate::{authn::User, request::RequestInfo};
 
 /// Group and resource of policies that are objects.
@@ -111,8 +111,13 @@ impl Cedar {
         }
         let mut set = PolicySet::new();
         for policy in sources.values().flatten() {
-            if let Err(error) = set.add(policy.clone()) {
-                warn!(policy = %policy.id(), %error, "a Cedar policy is left out");
+            let (name, mut same, mut policy) = (policy.id().to_string(), 1, policy.clone());
+            while set.policy(policy.id()).is_some() {
+                same += 1;
+                policy = policy.new_id(PolicyId::new(format!("{name}#{same}")));
+            }
+            if let Err(error) = set.add(policy) {
+                warn!(policy = name, %error, "a Cedar policy is left out");
             }
         }
         *self.policies.write() = Arc::new(set);
@@ -151,13 +156,16 @@ impl Cedar {
 
     /// Permitted or forbidden, and by which policies; nothing when none speaks of it.
     fn judge(&self, user: &User, request: &RequestInfo) -> Option<(bool, String)> {
-        if is_internal(user) {
+        if is_internal(user) || self.policies.read().is_empty() {
             return None;
         }
         let (principal, mut all) = entities::user(user)?;
         let (resource, entity) = entities::request(request)?;
-        all.push(entity);
-        let action = entities::action("k8s::Action", &request.verb)?;
+        // Whoever asks to act as themselves is already there, with their groups.
+        if resource != principal {
+            all.push(entity);
+        }
+        let action = entities::uid("k8s::Action", &request.verb)?;
         let response = self.ask(principal, action, resource, all)?;
         let by = named(&response);
         (!by.is_empty()).then(|| (response.decision() == Word::Allow, by))
@@ -175,9 +183,19 @@ fn named(response: &Response) -> String {
     }
 }
 
-/// The system's own users are no matter of policies, save nodes and service accounts: a cluster must not lock itself out.
+/// The system's own users are no matter of policies: a cluster must not lock itself out. Nodes, service accounts and who is nobody are none.
 fn is_internal(user: &User) -> bool {
-    user.name.starts_with("system:") && !user.name.starts_with("system:serviceaccount:") && !user.name.starts_with("system:node:")
+    const OTHERS: [&str; 2] = ["serviceaccount:", "node:"];
+    let own = user.name.strip_prefix("system:").filter(|name| *name != "anonymous");
+    own.is_some_and(|name| !OTHERS.iter().any(|other| name.starts_with(other)))
+}
+
+fn word(judged: Option<(bool, String)>) -> Decision {
+    match judged {
+        None => Decision::NoOpinion(String::new()),
+        Some((true, _)) => Decision::Allow,
+        Some((false, by)) => Decision::Deny(format!("Cedar: forbidden by {by}")),
+    }
 }
 
 impl Authorizer for Cedar {
@@ -186,17 +204,13 @@ impl Authorizer for Cedar {
     }
 
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
-        match self.judge(user, request) {
-            None => Decision::NoOpinion(String::new()),
-            Some((true, _)) => Decision::Allow,
-            Some((false, by)) => Decision::Deny(format!("Cedar: forbidden by {by}")),
-        }
+        word(self.judge(user, request))
     }
 
-    fn grounds(&self, user: &User, request: &RequestInfo) -> String {
+    fn explain(&self, user: &User, request: &RequestInfo) -> Verdict {
         match self.judge(user, request) {
-            Some((true, by)) => format!("Cedar: permitted by {by}"),
-            _ => String::new(),
+            Some((true, by)) => Verdict { grounds: format!("Cedar: permitted by {by}"), ..Verdict::allowed() },
+            other => word(other).into(),
         }
     }
 

@@ -42,7 +42,7 @@ fn policies_permit_forbid_or_say_nothing_and_reasons_name_them() {
     let cedar = cedar();
     let jane = User::new("jane", &[]);
     assert_eq!(cedar.decide(&jane, &ask("get", "configmaps", "")), Decision::Allow);
-    assert_eq!(cedar.grounds(&jane, &ask("get", "configmaps", "")), r#"Cedar: permitted by policy "demo.0""#);
+    assert_eq!(cedar.explain(&jane, &ask("get", "configmaps", "")).grounds, r#"Cedar: permitted by policy "demo.0""#);
     assert_eq!(cedar.decide(&jane, &ask("get", "secrets", "")), Decision::NoOpinion(String::new()));
     assert_eq!(cedar.decide(&User::new("joe", &[]), &ask("get", "configmaps", "")), Decision::NoOpinion(String::new()));
     let bound = User::new("jane", &["requires-labels"]);
@@ -75,6 +75,9 @@ fn kinds_have_the_names_of_the_projects_schema() {
     assert_eq!(entities::type_of("rbac.authorization.k8s.io", "v1", "Role"), "rbac::v1::Role");
     assert_eq!(entities::type_of("apps", "v1", "Deployment"), "apps::v1::Deployment");
     assert_eq!(entities::type_of("cedar.k8s.aws", "v1alpha1", "Policy"), "aws::k8s::cedar::v1alpha1::Policy");
+    for group in ["1password.com", "example.in", "if.has-like.io", "a.b-c.io"] {
+        assert!(entities::uid(&entities::type_of(group, "v1", "Thing"), "x").is_some(), "{group}");
+    }
 }
 
 #[tokio::test]
