@@ -86,7 +86,7 @@ async fn compare(options: &Options) -> Result<bool> {
         prepare(server).await?;
     }
     if let Some(other) = &other {
-        aggregate(&server, other).await?;
+        aggregate(other).await?;
     }
     let api = Api::read(&mut Connection::new(&server)).await?;
     let questions = questions::all(&api);
@@ -126,16 +126,21 @@ async fn prepare(server: &Arc<Server>) -> Result<()> {
     Ok(())
 }
 
-/// Fills in the peer's aggregated roles, which it has no controller manager for, with the rules that are ours.
-async fn aggregate(server: &Arc<Server>, peer: &Arc<Server>) -> Result<()> {
+/// Fills in the peer's aggregated roles, which it has no controller manager for, from its own roles that are labelled for them.
+async fn aggregate(peer: &Arc<Server>) -> Result<()> {
     let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
-    let (mut ours, mut theirs) = (Connection::new(server), Connection::new(peer));
+    let mut admin = Connection::new(peer);
+    // In this order: each takes in the one before.
     for role in ["view", "edit", "admin"] {
-        let whole = ours.get(&format!("{path}/{role}")).await.body;
-        let body = serde_json::json!({"rules": whole.get("rules")}).to_string();
+        let all = admin.get(path).await.body;
+        let label = format!("rbac.authorization.k8s.io/aggregate-to-{role}");
+        let items = all["items"].as_array().into_iter().flatten();
+        let parts = items.filter(|part| part["metadata"]["labels"][&label] == "true");
+        let rules: Vec<&Value> = parts.flat_map(|part| part["rules"].as_array().into_iter().flatten()).collect();
+        let body = serde_json::json!({"rules": rules}).to_string();
         let question = Question { method: "PATCH", path: format!("{path}/{role}"), content_type: "application/merge-patch+json", body };
-        let reply = theirs.ask(&question).await;
-        if reply.code != 200 {
+        let reply = admin.ask(&question).await;
+        if reply.code != 200 || rules.is_empty() {
             bail!("{path}/{role}: {} {}", reply.code, reply.body);
         }
     }

@@ -2,14 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use coracle_store::cache::Freshness;
+use coracle_store::cache::{Freshness, Snapshot};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::Value;
 
 use super::agent::{Target, kept, passed_on};
 use crate::{
-    registry::{Kind, Object, names, storage},
+    registry::{Kind, Object, items::Facts, names, storage},
     verbs::{Api, Call},
     wire::{Answer, Body, Status, answer},
 };
@@ -144,6 +144,27 @@ fn of_pod(pod: &Object, address: &Address<'_>) -> Result<Target, Status> {
     Ok(Target { host: host.to_owned(), port, tls: address.scheme == "https" })
 }
 
+/// The pods there are, to know whose an address is.
+struct Pods<'a> {
+    kind: &'a Kind,
+    snapshot: Snapshot<Facts>,
+}
+
+impl Pods<'_> {
+    /// The endpoint's address, if it is one of the pod it names. Slices are written by people, too: other addresses lead to where nobody was
+    /// let in (`isValidAddress` of `core/service/storage/storage.go`).
+    fn address(&self, endpoint: &Value, namespace: &str) -> Option<String> {
+        let (pod, address) = (&endpoint["targetRef"], endpoint["addresses"][0].as_str()?);
+        if pod["namespace"] != namespace || !address.parse().is_ok_and(is_reachable) {
+            return None;
+        }
+        let key = self.kind.key(namespace, pod["name"].as_str()?)?;
+        let pod = storage::parse(self.kind, &self.snapshot.get(key.as_str())?.wire).ok()?;
+        let mut own = pod.value().pointer("/status/podIPs")?.as_array()?.iter();
+        own.any(|own| own["ip"] == address).then(|| address.to_owned())
+    }
+}
+
 /// A ready endpoint of the service's port.
 async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Result<Target, Status> {
     let none = || Status::unavailable(format!("no endpoints available for service {:?}", service.name()));
@@ -158,6 +179,8 @@ async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Resul
     let catalog = api.storage.catalog();
     let kind = catalog.get("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
     let snapshot = api.storage.collection(kind)?.snapshot(Freshness::Latest).await.map_err(storage::read_error)?;
+    let pods = catalog.get("", "v1", "pods").ok_or_else(none)?;
+    let pods = Pods { kind: pods, snapshot: api.storage.collection(pods)?.snapshot(Freshness::Latest).await.map_err(storage::read_error)? };
     let mut found = Vec::new();
     for cached in snapshot.range(&kind.list_prefix(service.namespace()), None) {
         if cached.facts.label("kubernetes.io/service-name") != Some(service.name()) {
@@ -169,7 +192,7 @@ async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Resul
             continue;
         };
         let ready = slice.value()["endpoints"].as_array().into_iter().flatten().filter(|e| e["conditions"]["ready"] != false);
-        found.extend(ready.filter_map(|e| Some((e["addresses"][0].as_str()?.to_owned(), port))));
+        found.extend(ready.filter_map(|endpoint| pods.address(endpoint, service.namespace())).map(|host| (host, port)));
     }
     let pick = usize::from(uuid::Uuid::new_v4().as_bytes()[0]) % found.len().max(1);
     let (host, port) = found.into_iter().nth(pick).ok_or_else(none)?;
