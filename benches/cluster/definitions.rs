@@ -33,7 +33,7 @@ struct Figures {
 pub async fn definitions() -> Result<()> {
     let peer = match peers() {
         Some(binaries) => {
-            let server = Server::start(Program::Peer(binaries)).await?;
+            let server = Server::start(Program::Peer(binaries, Vec::new())).await?;
             Some(compare(&server, &server.client().await?, "kube-apiserver + etcd").await?)
         }
         None => None,
@@ -101,7 +101,7 @@ async fn install(client: &Client, which: std::ops::Range<usize>) -> Result<()> {
 }
 
 /// Lets a server finish what installing left to do.
-async fn settle() {
+pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_secs(20)).await;
 }
 

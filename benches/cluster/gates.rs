@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Body, Client},
+    definitions::settle,
     own,
     server::{Program, Server, peers},
 };
@@ -18,7 +19,7 @@ const ROLES: usize = 1_000;
 const BINDINGS: usize = 5_000;
 /// Requests of each sort that are measured, and before them some that are not.
 const COUNT: usize = 20_000;
-const REVIEWS: usize = 500;
+const REVIEWS: usize = 10_000;
 const BEFORE: usize = 1_000;
 const AT_ONCE: usize = 16;
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -33,17 +34,21 @@ struct Made {
 
 /// CPU of a GET without and with the gates, and of a SelfSubjectRulesReview.
 pub async fn gates() -> Result<()> {
-    let peer = match peers() {
-        Some(binaries) => Some(measure(Program::Peer(binaries), Program::Peer(peers().context("no peer")?)).await?),
-        None => None,
-    };
     let folder = tempfile::tempdir()?;
     let policy = folder.path().join("policy.yaml");
     std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n")?;
-    let quiet = ["--agent=off", "--without=scheduler,controllers", "--store=memory"];
-    let (policy, log) =
-        (format!("--audit-policy-file={}", policy.display()), format!("--audit-log-path={}/audit.log", folder.path().display()));
-    let loud = [quiet.as_slice(), &[&policy, &log]].concat();
+    let quiet = ["--agent=off", "--without=scheduler,controllers"];
+    let audit = |log: &str| {
+        [format!("--audit-policy-file={}", policy.display()), format!("--audit-log-path={}", folder.path().join(log).display())]
+    };
+    let peer = match peers() {
+        Some(binaries) => {
+            Some(measure(Program::Peer(binaries.clone(), Vec::new()), Program::Peer(binaries, audit("peer.log").to_vec())).await?)
+        }
+        None => None,
+    };
+    let written = audit("audit.log");
+    let loud = [quiet.as_slice(), &written.each_ref().map(String::as_str)].concat();
     let made = measure(own(&quiet), own(&loud)).await?;
     let share = (made.gates - made.plain) / made.plain * 100.0;
     let times =
@@ -63,6 +68,7 @@ async fn measure(plain: Program, gates: Program) -> Result<Made> {
     let server = Server::start(plain).await?;
     let admin = server.client().await?;
     measured_map(&admin).await?;
+    settle().await;
     let plain = cost(&server, &admin, COUNT, MAP, None).await?;
     drop(server);
 
@@ -70,6 +76,7 @@ async fn measure(plain: Program, gates: Program) -> Result<Made> {
     let admin = server.client().await?;
     measured_map(&admin).await?;
     load(&admin).await?;
+    settle().await;
     let robot = Client::with_token(&server.access, token(&admin).await?).await?;
     crate::until(async || Ok(robot.get(MAP).await.is_ok())).await?;
     let with_gates = cost(&server, &robot, COUNT, MAP, None).await?;
@@ -104,7 +111,7 @@ async fn cost(server: &Server, client: &Client, count: usize, path: &str, body: 
     Ok((server.cpu()? - before) / count as f64 * 1e3)
 }
 
-/// Roles and bindings of many subjects; one in the namespace and some at cluster level are the robot's.
+/// Roles and bindings of many subjects; some of either level are the robot's.
 async fn load(admin: &Client) -> Result<()> {
     let local = |resource: &str| format!("{RBAC}/namespaces/default/{resource}");
     let rules =
@@ -122,8 +129,8 @@ async fn load(admin: &Client) -> Result<()> {
         };
         let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": if n % 2 == 0 { "ClusterRole" } else { "Role" }, "name": format!("bench-{}", n % ROLES)});
         let subject = match n {
-            // Nine of the robot, the rest of others.
-            n if n % 600 == 7 => json!({"kind": "ServiceAccount", "namespace": "default", "name": "robot"}),
+            // Nine of the robot, of either level, the rest of others.
+            n if n % 601 == 7 => json!({"kind": "ServiceAccount", "namespace": "default", "name": "robot"}),
             n => json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": format!("user-{n}")}),
         };
         let metadata = json!({"name": format!("bench-{n}")});

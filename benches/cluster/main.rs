@@ -66,7 +66,7 @@ fn own(flags: &[&str]) -> Program {
 /// exec to the first good answer of /readyz, on an empty folder and again on what it left: medians of wall and CPU milliseconds.
 async fn start() -> Result<()> {
     let peer = match peers() {
-        Some(binaries) => Some(starts(Program::Peer(binaries), 2).await?),
+        Some(binaries) => Some(starts(Program::Peer(binaries, Vec::new()), 2).await?),
         None => None,
     };
     if let Some([first, again]) = peer {
@@ -106,7 +106,7 @@ async fn starts(program: Program, rounds: usize) -> Result<[(f64, f64); 2]> {
 /// Memory and CPU of a server that nobody asks anything.
 async fn idle() -> Result<()> {
     let peer = match peers() {
-        Some(binaries) => Some(rest(Program::Peer(binaries)).await?),
+        Some(binaries) => Some(rest(Program::Peer(binaries, Vec::new())).await?),
         None => None,
     };
     if let Some((mib, share)) = peer {
@@ -136,7 +136,7 @@ async fn rest(program: Program) -> Result<(f64, f64)> {
 /// 10,000 creations and LISTs of them: CPU.
 async fn list() -> Result<()> {
     let peer = match peers() {
-        Some(binaries) => Some(many(Program::Peer(binaries), "kube-apiserver + etcd", 3).await?),
+        Some(binaries) => Some(many(Program::Peer(binaries, Vec::new()), "kube-apiserver + etcd", 3).await?),
         None => None,
     };
     let (create, list) = many(own(&["--agent=off", "--without=scheduler,controllers"]), "coracle", 10).await?;

@@ -26,8 +26,8 @@ pub const CORACLE: &str = env!("CARGO_BIN_EXE_coracle");
 pub enum Program {
     /// This project's binary with these flags.
     Own(Vec<String>),
-    /// kube-apiserver and etcd from this folder.
-    Peer(PathBuf),
+    /// kube-apiserver, with these flags more, and etcd from this folder.
+    Peer(PathBuf, Vec<String>),
 }
 
 /// A running server in a folder of its own.
@@ -52,7 +52,7 @@ impl Server {
             Program::Own(_) => {
                 Access { address: free_address()?, authority: String::new(), certificate: String::new(), key: String::new() }
             }
-            Program::Peer(_) => certificates(folder.path())?,
+            Program::Peer(..) => certificates(folder.path())?,
         };
         let mut server = Self { folder, program, processes: Vec::new(), access, ready_after: Duration::ZERO };
         server.spawn().await?;
@@ -89,10 +89,12 @@ impl Server {
                 }
                 self.access = read_kubeconfig(&kubeconfig, self.access.address)?;
             }
-            Program::Peer(binaries) => {
+            Program::Peer(binaries, flags) => {
                 let etcd = free_address()?;
                 self.run(etcd_command(&binaries, &folder, etcd)?)?;
-                self.run(apiserver_command(&binaries, &folder, etcd, self.access.address))?;
+                let mut apiserver = apiserver_command(&binaries, &folder, etcd, self.access.address);
+                apiserver.args(&flags);
+                self.run(apiserver)?;
             }
         }
         loop {

@@ -29,7 +29,7 @@ const WAYS: [&str; 5] = ["create, protobuf", "create, JSON", "apply, absent", "a
 /// CPU seconds of 1,000 writes of each kind.
 pub async fn writes() -> Result<()> {
     let peer = match peers() {
-        Some(binaries) => Some(measure(Program::Peer(binaries)).await?),
+        Some(binaries) => Some(measure(Program::Peer(binaries, Vec::new())).await?),
         None => None,
     };
     let made = measure(own(&["--agent=off", "--without=scheduler,controllers"])).await?;
