@@ -174,7 +174,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admission::bench::Bench;
+    use crate::{
+        admission::bench::Bench,
+        authz::{Authorizer, Decision},
+    };
 
     #[tokio::test]
     async fn administrators_access_is_for_namespaces_that_say_so_and_a_status_for_those_who_may() {
@@ -193,6 +196,40 @@ mod tests {
             (json!({"metadata": {"name": "c"}}), json!({"metadata": {"name": "c"}, "status": {"reservedFor": [{"name": "p"}]}}));
         let refused = b.update(&plugin, "resourceclaims.resource.k8s.io/status live c", old, new).await.unwrap_err();
         assert!(refused.message.contains("resourceclaims/binding"), "{refused:?}");
+    }
+
+    /// Allows what drivers of this node may say of one driver's devices.
+    struct OfDriver(&'static str);
+
+    impl Authorizer for OfDriver {
+        fn name(&self) -> &str {
+            "of-driver"
+        }
+
+        fn decide(&self, _: &User, request: &RequestInfo) -> Decision {
+            let asked = (request.verb.as_str(), request.subresource.as_str(), request.name.as_str());
+            if asked == ("associated-node:update", "driver", self.0) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_on_the_claims_node_says_how_its_own_devices_are_and_no_others() {
+        let mut b = Bench::new();
+        b.user = User::new("system:serviceaccount:kube-system:driver", &[]);
+        b.user.extra.insert(NODE_NAME.into(), vec!["n1".into()]);
+        let plugin = DeviceAccess { reader: b.reader.clone(), authorizer: Chain::new(vec![Arc::new(OfDriver("a"))]) };
+        let selector = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]});
+        let claim = |devices: Value| {
+            let status = json!({"allocation": {"nodeSelector": selector}, "devices": devices});
+            json!({"metadata": {"name": "c"}, "status": status})
+        };
+        let device = |driver: &str| json!([{"driver": driver, "pool": "p", "device": "0"}]);
+        let at = "resourceclaims.resource.k8s.io/status live c";
+        b.update(&plugin, at, claim(json!([])), claim(device("a"))).await.unwrap();
+        let refused = b.update(&plugin, at, claim(json!([])), claim(device("b"))).await.unwrap_err();
+        assert!(refused.message.contains("verb=\"[associated-node:update arbitrary-node:update]\""), "{refused:?}");
+        b.user.extra.clear();
+        assert!(b.update(&plugin, at, claim(json!([])), claim(device("a"))).await.is_err());
     }
 
     #[test]

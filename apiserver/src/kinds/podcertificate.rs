@@ -1,10 +1,13 @@
-//! What a signer may answer to a pod's certificate request (upstream `ValidatePodCertificateRequestStatusUpdate`, KEP-4317).
+//! What a signer may answer to a pod's certificate request (upstream `ValidatePodCertificateRequestStatusUpdate`, KEP-4317). That a certificate
+//! begins within five minutes of now is not checked: rules of kinds know no clock.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use x509_parser::{certificate::X509Certificate, certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate, certification_request::X509CertificationRequest, extensions::GeneralName, pem::Pem, prelude::FromDer,
+};
 
 use super::{conditions, view};
 
@@ -88,9 +91,41 @@ fn issued(spec: &Value, status: &Value, errors: &mut FieldErrors) -> Result<(), 
     if key.is_ok_and(|key| key != leaf.public_key().raw) {
         return Err(fault("leaf certificate was not issued to the requested public key"));
     }
+    names(&leaf, errors);
     times(spec, status, &leaf, errors)?;
     let others_parse = blocks.iter().skip(1).all(|block| X509Certificate::from_der(&block.contents).is_ok());
     if others_parse { Ok(()) } else { Err(fault("intermediate certificate does not parse as valid X.509")) }
+}
+
+/// The alternative names of a leaf: every one that cannot be a name.
+fn names(leaf: &X509Certificate<'_>, errors: &mut FieldErrors) {
+    let names = leaf.subject_alternative_name().ok().flatten();
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::DNSName("") => {
+                errors.invalid(CHAIN, view::quoted(""), "leaf certificate should not contain empty DNSName");
+            }
+            GeneralName::DNSName(name) => {
+                if name.contains("..") {
+                    errors.invalid(CHAIN, view::quoted(name), "leaf certificate's DNSName should not contain '..'");
+                }
+                if name.starts_with('.') || name.ends_with('.') {
+                    errors.invalid(CHAIN, view::quoted(name), "leaf certificate's DNSName should not start or end with '.'");
+                }
+            }
+            GeneralName::RFC822Name(name) if !is_address(name) => {
+                errors.invalid(CHAIN, view::quoted(name), "leaf certificate should not contain invalid EmailAddress");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a text is an address of mail as certificates have them: `local@domain` (RFC 5280, 4.2.1.6).
+fn is_address(name: &str) -> bool {
+    let plain =
+        |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || "<>()[],;:\\\"@".contains(c));
+    name.rsplit_once('@').is_some_and(|(local, domain)| plain(local) && plain(domain) && !domain.starts_with('.') && !domain.ends_with('.'))
 }
 
 fn times(spec: &Value, status: &Value, leaf: &X509Certificate<'_>, errors: &mut FieldErrors) -> Result<(), Fault> {
@@ -146,6 +181,22 @@ mod tests {
         assert!(lonely[0].contains("unless transitioning"), "{lonely:?}");
         let odd = told(json!({}), json!({"conditions": condition("Odd")}));
         assert!(odd[0].contains("Unsupported value: \"Odd\""), "{odd:?}");
+    }
+
+    #[test]
+    fn names_in_a_leaf_are_names() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let dns = |name: &str| rcgen::SanType::DnsName(name.try_into().unwrap());
+        let mail = |name: &str| rcgen::SanType::Rfc822Name(name.try_into().unwrap());
+        params.subject_alt_names = vec![dns("a.b"), dns("a..b"), dns(".c"), dns("d."), mail("jane@example.org"), mail("jane"), mail("@x")];
+        let leaf = params.self_signed(&key).unwrap();
+        let (_, leaf) = X509Certificate::from_der(leaf.der()).unwrap();
+        let mut errors = FieldErrors::none();
+        names(&leaf, &mut errors);
+        let told: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        let named = |name: &str| told.iter().filter(|error| error.contains(&format!("Invalid value: {name:?}"))).count();
+        assert_eq!(["a.b", "a..b", ".c", "d.", "jane@example.org", "jane", "@x"].map(named), [0, 1, 1, 1, 0, 1, 1], "{told:?}");
     }
 
     #[test]
