@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     registry::{Object, Reader},
-    wire::Status,
+    wire::{Status, status::aggregate},
 };
 
 /// Tells which defaults were filled in.
@@ -58,11 +58,7 @@ impl Admission for LimitRanger {
             } else {
                 limits.iter().filter(|l| text(l, "type") == "PersistentVolumeClaim").flat_map(|l| claim_errors(l, object.value())).collect()
             };
-            let why = match errors.as_slice() {
-                [] => continue,
-                [one] => one.clone(),
-                many => format!("[{}]", many.join(", ")),
-            };
+            let Some(why) = aggregate(errors) else { continue };
             return Err(look::forbidden(attempt, new, &why));
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{ciphers::Cipher, config, kms, together};
-use crate::metrics::atrest as metrics;
+use super::{ciphers::Cipher, config, kms};
+use crate::{metrics::atrest as metrics, wire::status::aggregate};
 
 /// What a provider makes of a value.
 pub(super) type Secret = Vec<u8>;
@@ -120,7 +120,7 @@ impl Keys {
                 Err(why) => faults.push(why),
             }
         }
-        Err(if faults.is_empty() { self.unknown.to_owned() } else { together(&faults) })
+        Err(aggregate(faults).unwrap_or_else(|| self.unknown.to_owned()))
     }
 
     fn seal(&self, data: &[u8], context: &[u8]) -> Result<Secret, String> {
@@ -155,7 +155,7 @@ impl Chain {
                 Err(why) => faults.push(why),
             }
         }
-        Err(if faults.is_empty() { self.unknown.to_owned() } else { together(&faults) })
+        Err(aggregate(faults).unwrap_or_else(|| self.unknown.to_owned()))
     }
 
     /// Writes a value with the first provider.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{quoted, together};
+use super::quoted;
+use crate::wire::status::aggregate;
 
 /// What is encrypted with what.
 #[derive(Deserialize, Debug)]
@@ -140,8 +141,7 @@ pub(super) fn parse(path: &Path, text: &str, reload: bool) -> Result<Configurati
             return Err(undecodable(why));
         }
     }
-    let faults = faults(&read, reload);
-    if faults.is_empty() { Ok(read) } else { Err(together(&faults)) }
+    aggregate(faults(&read, reload)).map_or(Ok(read), Err)
 }
 
 /// The fields of an object, and what is below them.

@@ -12,12 +12,11 @@ use super::{
     ciphers::{self, Gcm, Seed},
     config,
     messages::{self, Annotations, Envelope, Said},
-    together,
 };
 use crate::{
     metrics::atrest as metrics,
     webhook::grpc::{Client, Fault},
-    wire::message::Writer,
+    wire::{message::Writer, status::aggregate},
 };
 
 /// After a good answer the service is asked again after this long, after a bad one sooner.
@@ -134,10 +133,7 @@ impl Service {
                 }
             }
         }
-        if faults.is_empty() {
-            return Ok(());
-        }
-        Err(format!("kmsv2 Provider {} is not healthy, error: {}", self.name, together(&faults)))
+        aggregate(faults).map_or(Ok(()), |why| Err(format!("kmsv2 Provider {} is not healthy, error: {why}", self.name)))
     }
 
     /// Goes on with the seed there is if the key is the same, else has a new one encrypted. When that fails, the old one stays as long as it

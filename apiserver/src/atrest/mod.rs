@@ -43,7 +43,7 @@ use self::{
     chain::{Chain, Opened, Secret},
     config::Configuration,
 };
-use crate::registry::Catalog;
+use crate::{registry::Catalog, wire::status::aggregate};
 
 /// `--encryption-provider-config` and what belongs to it.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ impl AtRest {
                 faults.push(format!("kms-provider-{at}: {why}"));
             }
         }
-        Some(if faults.is_empty() { Ok(()) } else { Err(together(&faults)) })
+        Some(aggregate(faults).map_or(Ok(()), Err))
     }
 
     /// The providers for a key, and its resource's name.
@@ -247,20 +247,6 @@ impl Places {
             let (group, resource, _) = (parts.next()?, parts.next()?, parts.next()?);
             group.contains('.').then(|| Place { group: group.to_owned(), resource: resource.to_owned(), ttl: None })
         })
-    }
-}
-
-/// Several reasons as Go's aggregates say them: each once.
-fn together(faults: &[String]) -> String {
-    let mut told: Vec<&str> = Vec::new();
-    for fault in faults {
-        if !told.contains(&fault.as_str()) {
-            told.push(fault);
-        }
-    }
-    match told.as_slice() {
-        [only] => (*only).to_owned(),
-        many => format!("[{}]", many.join(", ")),
     }
 }
 

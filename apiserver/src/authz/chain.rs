@@ -5,7 +5,11 @@ use std::{ops::Deref, sync::Arc};
 use parking_lot::RwLock;
 
 use super::{Authorizer, Decision, MASTERS, Remote, forbidden, rules::Known};
-use crate::{authn::User, request::RequestInfo, wire::Status};
+use crate::{
+    authn::User,
+    request::RequestInfo,
+    wire::{Status, status::aggregate},
+};
 
 /// What came out of asking, with everything there is to tell about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,20 +124,6 @@ impl Said {
     }
 }
 
-/// Several errors as one (apimachinery `util/errors/errors.go`).
-pub(super) fn aggregate(errors: Vec<String>) -> Option<String> {
-    let mut once: Vec<String> = Vec::new();
-    for error in errors {
-        if !once.contains(&error) {
-            once.push(error);
-        }
-    }
-    match once.len() {
-        0 | 1 => once.pop(),
-        _ => Some(format!("[{}]", once.join(", "))),
-    }
-}
-
 impl Default for Chain {
     fn default() -> Self {
         Self::new(Vec::new())
@@ -231,11 +221,7 @@ impl Chain {
 }
 
 fn local(authorizer: &dyn Authorizer, user: &User, request: &RequestInfo, grounds: bool) -> Verdict {
-    let mut verdict: Verdict = authorizer.decide(user, request).into();
-    if grounds && verdict.is_allowed() {
-        verdict.grounds = authorizer.grounds(user, request);
-    }
-    verdict
+    if grounds { authorizer.explain(user, request) } else { authorizer.decide(user, request).into() }
 }
 
 #[cfg(test)]
@@ -282,25 +268,15 @@ mod tests {
         Decision::NoOpinion(String::new())
     }
 
-    fn request() -> RequestInfo {
-        RequestInfo {
-            is_resource: true,
-            verb: "list".into(),
-            resource: "pods".into(),
-            namespace: "default".into(),
-            ..RequestInfo::default()
-        }
-    }
-
     #[tokio::test]
     async fn the_first_that_allows_or_denies_wins() {
         let jane = User::new("jane", &[]);
-        let ask = async |decisions| chain(decisions).authorize(&jane, &request()).await;
+        let ask = async |decisions| chain(decisions).authorize(&jane, &RequestInfo::default()).await;
         assert!(ask(vec![none(), Decision::Allow, Decision::Deny("no".into())]).await.is_ok());
         assert!(ask(vec![none(), Decision::Deny("no".into()), Decision::Allow]).await.is_err());
         assert!(ask(vec![]).await.is_err());
         let root = User::new("root", &[MASTERS]);
-        assert!(chain(vec![Decision::Deny("no".into())]).authorize(&root, &request()).await.is_ok());
+        assert!(chain(vec![Decision::Deny("no".into())]).authorize(&root, &RequestInfo::default()).await.is_ok());
     }
 
     #[tokio::test]
@@ -311,10 +287,10 @@ mod tests {
         ];
         let chain = Chain::of(links);
         let jane = User::new("jane", &[]);
-        let verdict = chain.decide(&jane, &request()).await;
+        let verdict = chain.decide(&jane, &RequestInfo::default()).await;
         assert_eq!(verdict.reason(), "says: not me\nbroken: nor me");
         assert_eq!(verdict.error.as_deref(), Some("cut"));
-        assert_eq!(chain.judge_now(&jane, &request()), None);
+        assert_eq!(chain.judge_now(&jane, &RequestInfo::default()), None);
         let known = chain.rules(&jane, "default");
         assert!(known.incomplete && known.errors == ["who knows"]);
     }
@@ -325,9 +301,9 @@ mod tests {
         let chain = Chain::reloaded(vec![local(Decision::Allow), Link::Remote(Arc::new(Broken(Decision::Deny("no".into()))))]);
         let clone = chain.clone();
         let jane = User::new("jane", &[]);
-        assert!(clone.judge_now(&jane, &request()).unwrap().is_allowed());
+        assert!(clone.judge_now(&jane, &RequestInfo::default()).unwrap().is_allowed());
         chain.replace(vec![Link::Remote(Arc::new(Broken(Decision::Deny("no".into()))))]);
-        let verdict = clone.decide(&jane, &request()).await;
+        let verdict = clone.decide(&jane, &RequestInfo::default()).await;
         assert_eq!((verdict.decision, verdict.error.as_deref()), (Decision::Deny("no".into()), Some("cut")));
     }
 }

@@ -3,6 +3,8 @@
 use coracle_cel::{Activation, Decl, Env, Listing, ObjectType, Program, Type, Val, display, limits};
 use serde_json::Value;
 
+use crate::wire::status::aggregate;
+
 /// Expressions over a SubjectAccessReview's spec, all of which must hold.
 pub(super) struct Conditions(Vec<(String, Program)>);
 
@@ -39,7 +41,7 @@ impl Conditions {
                 Err(error) => errors.push(format!("cel evaluation error: expression '{text}' resulted in error: {error}")),
             }
         }
-        super::chain::aggregate(errors).map_or(Ok(true), Err)
+        aggregate(errors).map_or(Ok(true), Err)
     }
 }
 

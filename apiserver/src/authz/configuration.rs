@@ -9,15 +9,10 @@ use std::{
 
 use coracle_schema::{FieldErrors, name, proto::duration};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Mode, conditions::Conditions};
-use crate::wire::yaml;
+use crate::wire::{configuration::Format, status::aggregate};
 
-/// What an API version of these files begins with.
-const GROUP: &str = "apiserver.config.k8s.io/";
-/// The versions that are read; they do not differ in what they say of authorizers.
-const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 /// Conditions of one webhook at most.
 const MOST_CONDITIONS: usize = 64;
 /// Longest a webhook may be waited for.
@@ -98,28 +93,25 @@ impl Configuration {
 
     /// Reads and checks what stands in a file. The error is upstream's.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file = read(bytes).map_err(|why| format!("failed to load AuthorizationConfiguration from file: {why}"))?;
+        // An empty file says nothing.
+        let file = if bytes.is_empty() { Ok(File::default()) } else { FORMAT.read(bytes) };
+        let file: File = file.map_err(|why| format!("failed to load AuthorizationConfiguration from file: {why}"))?;
         let mut errors = FieldErrors::none();
         let configuration = check(&file, &mut errors);
         if !errors.is_empty() {
-            return Err(aggregate(errors.0.iter().map(ToString::to_string).collect()));
+            return Err(aggregate(errors.0.iter().map(ToString::to_string)).unwrap_or_default());
         }
         let named = configuration.authorizers.iter().filter(|one| one.mode != Mode::Webhook).filter_map(|one| {
             let (expected, kind) = (one.mode.name().to_lowercase(), one.mode.name());
             (one.name != expected).then(|| format!("expected name {expected} for authorizer {kind} instead of {}", one.name))
         });
-        let wrong: Vec<String> = named.collect();
-        if wrong.is_empty() { Ok(configuration) } else { Err(aggregate(wrong)) }
+        aggregate(named).map_or(Ok(configuration.clone()), Err)
     }
 
     /// The modes that are not webhooks: a later configuration must have them, too, for what they need is made once.
     pub(super) fn lasting(&self) -> HashSet<Mode> {
         self.authorizers.iter().map(|one| one.mode).filter(|mode| *mode != Mode::Webhook).collect()
     }
-}
-
-fn aggregate(errors: Vec<String>) -> String {
-    super::chain::aggregate(errors).unwrap_or_default()
 }
 
 #[derive(Deserialize, Default)]
@@ -166,80 +158,34 @@ struct Condition {
     expression: String,
 }
 
-/// The fields there are, by where they stand.
-const FIELDS: [(&str, &[&str]); 5] = [
-    ("", &["apiVersion", "kind", "authorizers"]),
-    ("authorizers", &["type", "name", "webhook"]),
-    (
-        "authorizers.webhook",
-        &[
-            "authorizedTTL",
-            "cacheAuthorizedRequests",
-            "unauthorizedTTL",
-            "cacheUnauthorizedRequests",
-            "timeout",
-            "subjectAccessReviewVersion",
-            "matchConditionSubjectAccessReviewVersion",
-            "failurePolicy",
-            "connectionInfo",
-            "matchConditions",
-        ],
-    ),
-    ("authorizers.webhook.connectionInfo", &["type", "kubeConfigFile"]),
-    ("authorizers.webhook.matchConditions", &["expression"]),
-];
-
-/// Decodes strictly: what is not known is refused, all of it at once. An empty file says nothing.
-fn read(bytes: &[u8]) -> Result<File, String> {
-    if bytes.is_empty() {
-        return Ok(File::default());
-    }
-    let document = yaml::read(bytes)?;
-    let text = |name: &str| document.value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (version, kind) = (text("apiVersion"), text("kind"));
-    for (field, missing) in [("Kind", kind.is_empty()), ("apiVersion", version.is_empty())] {
-        if missing {
-            return Err(format!("Object '{field}' is missing in '{}'", String::from_utf8_lossy(&bytes[..bytes.len().min(2048)])));
-        }
-    }
-    if !version.strip_prefix(GROUP).is_some_and(|version| VERSIONS.contains(&version)) || kind != "AuthorizationConfiguration" {
-        return Err(match kind {
-            "AuthenticationConfiguration" => "expected AuthorizationConfiguration, got *apiserver.AuthenticationConfiguration".to_owned(),
-            _ => format!("no kind {kind:?} is registered for version {version:?}; known: {GROUP}v1 AuthorizationConfiguration"),
-        });
-    }
-    if let Some(doubled) = document.doubled {
-        return Err(format!("strict decoding error: yaml: unmarshal errors:\n  {doubled}"));
-    }
-    let mut unknown = Vec::new();
-    collect_unknown(&document.value, "", "", &mut unknown);
-    let file = serde_json::from_value(document.value).map_err(|e| e.to_string())?;
-    if unknown.is_empty() { Ok(file) } else { Err(format!("strict decoding error: {}", unknown.join(", "))) }
-}
-
-/// Fields nobody knows; `place` is where they stand in [`FIELDS`], `path` where in the file.
-fn collect_unknown(value: &Value, place: &str, path: &str, unknown: &mut Vec<String>) {
-    match value {
-        Value::Array(items) => {
-            for (at, item) in items.iter().enumerate() {
-                collect_unknown(item, place, &format!("{path}[{at}]"), unknown);
-            }
-        }
-        Value::Object(fields) => {
-            let Some((_, known)) = FIELDS.iter().find(|(known, _)| *known == place) else { return };
-            let below = |of: &str, field: &str| if of.is_empty() { field.to_owned() } else { format!("{of}.{field}") };
-            for (field, value) in fields {
-                let path = below(path, field);
-                if known.contains(&field.as_str()) {
-                    collect_unknown(value, &below(place, field), &path, unknown);
-                } else {
-                    unknown.push(format!("unknown field {path:?}"));
-                }
-            }
-        }
-        _ => {}
-    }
-}
+/// What the file may be. The versions do not differ in what they say of authorizers.
+const FORMAT: Format = Format {
+    group: "apiserver.config.k8s.io",
+    versions: &["v1", "v1beta1", "v1alpha1"],
+    kind: "AuthorizationConfiguration",
+    others: &["AdmissionConfiguration", "AuthenticationConfiguration", "EncryptionConfiguration", "TracingConfiguration"],
+    fields: &[
+        ("", &["apiVersion", "kind", "authorizers"]),
+        ("authorizers", &["type", "name", "webhook"]),
+        (
+            "authorizers.webhook",
+            &[
+                "authorizedTTL",
+                "cacheAuthorizedRequests",
+                "unauthorizedTTL",
+                "cacheUnauthorizedRequests",
+                "timeout",
+                "subjectAccessReviewVersion",
+                "matchConditionSubjectAccessReviewVersion",
+                "failurePolicy",
+                "connectionInfo",
+                "matchConditions",
+            ],
+        ),
+        ("authorizers.webhook.connectionInfo", &["type", "kubeConfigFile"]),
+        ("authorizers.webhook.matchConditions", &["expression"]),
+    ],
+};
 
 /// `ValidateAuthorizationConfiguration`
 fn check(file: &File, errors: &mut FieldErrors) -> Configuration {

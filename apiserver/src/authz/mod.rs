@@ -53,9 +53,9 @@ pub trait Authorizer: Send + Sync {
     /// Decides over what it has in memory; never waits.
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision;
 
-    /// Why it allows the request, for reviews; empty when there is nothing to tell.
-    fn grounds(&self, _user: &User, _request: &RequestInfo) -> String {
-        String::new()
+    /// As [`Authorizer::decide`], with why it allows, where there is something to tell.
+    fn explain(&self, user: &User, request: &RequestInfo) -> Verdict {
+        self.decide(user, request).into()
     }
 
     /// What it allows the user in a namespace, for SelfSubjectRulesReview.

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tracing::warn;
 
 use super::{
-    Authorizer, Decision,
+    Authorizer, Decision, Verdict,
     index::{Grant, Index, RoleKey, Through},
     mirror,
     policy::Rule,
@@ -18,7 +18,7 @@ use crate::{
     authn::User,
     registry::{Change, Reader},
     request::RequestInfo,
-    wire::Status,
+    wire::{Status, status::aggregate},
 };
 
 /// Group of all RBAC kinds.
@@ -110,25 +110,26 @@ impl Authorizer for Rbac {
     }
 
     fn decide(&self, user: &User, request: &RequestInfo) -> Decision {
-        match self.grant(user, request, |_, _| ()) {
-            Ok(()) => Decision::Allow,
-            Err(missing) if missing.is_empty() => Decision::NoOpinion(String::new()),
-            Err(mut missing) => {
-                missing.sort();
-                let text = super::chain::aggregate(missing).unwrap_or_default();
-                Decision::NoOpinion(format!("RBAC: {text}"))
-            }
-        }
+        self.grant(user, request, |_, _| ()).map_or_else(no_opinion, |()| Decision::Allow)
     }
 
-    fn grounds(&self, user: &User, request: &RequestInfo) -> String {
-        self.grant(user, request, describe).unwrap_or_default()
+    fn explain(&self, user: &User, request: &RequestInfo) -> Verdict {
+        match self.grant(user, request, describe) {
+            Ok(grounds) => Verdict { grounds, ..Verdict::allowed() },
+            Err(missing) => no_opinion(missing).into(),
+        }
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Known {
         let (rules, missing) = self.index.read().rules_of(user, namespace);
-        Known { rules, incomplete: false, errors: super::chain::aggregate(missing).into_iter().collect() }
+        Known { rules, incomplete: false, errors: aggregate(missing).into_iter().collect() }
     }
+}
+
+/// Nobody allows it; roles that are bound but are not there may be why.
+fn no_opinion(mut missing: Vec<String>) -> Decision {
+    missing.sort();
+    Decision::NoOpinion(aggregate(missing).map_or_else(String::new, |text| format!("RBAC: {text}")))
 }
 
 fn put(index: &mut Index, source: Source, object: &Bytes) {
@@ -230,7 +231,7 @@ mod tests {
         let (_, rbac, _) = fixture().await;
         let jane = User::new("jane", &[]);
         assert_eq!(
-            rbac.grounds(&jane, &request("get", "dev", "pods")),
+            rbac.explain(&jane, &request("get", "dev", "pods")).grounds,
             r#"RBAC: allowed by RoleBinding "jane/dev" of ClusterRole "reader" to User "jane""#
         );
         let joe = rbac.decide(&User::new("joe", &[]), &request("get", "dev", "pods"));

@@ -234,7 +234,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::authz::Authorizer;
+    use crate::authz::{Authorizer, Verdict};
 
     /// Allows jane to read pods of node a in ns, and denies joe everything.
     struct Rule;
@@ -253,8 +253,10 @@ mod tests {
             }
         }
 
-        fn grounds(&self, _: &User, _: &RequestInfo) -> String {
-            "because".into()
+        fn explain(&self, user: &User, request: &RequestInfo) -> Verdict {
+            let verdict: Verdict = self.decide(user, request).into();
+            let grounds = if verdict.is_allowed() { "because".to_owned() } else { String::new() };
+            Verdict { grounds, ..verdict }
         }
     }
 

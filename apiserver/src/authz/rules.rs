@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Chain, chain::aggregate, policy::Rule};
-use crate::{authn::User, registry::Object, wire::Status};
+use super::{Chain, policy::Rule};
+use crate::{
+    authn::User,
+    registry::Object,
+    wire::{Status, status::aggregate},
+};
 
 /// What authorizers allow a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,10 @@ use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{Kind, Object, meta, storage::WriteError},
     request::query::WriteOptions,
-    wire::{Answer, Status, answer, status::Subject},
+    wire::{
+        Answer, Status, answer,
+        status::{Subject, aggregate},
+    },
 };
 
 const RETRIES: usize = 30;
@@ -84,12 +87,7 @@ fn check(binding: &Object) -> Result<(), Status> {
     } else if kind.is_empty() || kind == "Node" {
         errors.invalid_each("target.name", node, name::subdomain(node));
     }
-    let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-    match texts.as_slice() {
-        [] => Ok(()),
-        [one] => Err(Status::new(500, "", one.as_str())),
-        many => Err(Status::new(500, "", format!("[{}]", many.join(", ")))),
-    }
+    aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), |all| Err(Status::new(500, "", all)))
 }
 
 /// Gives the pod its node; `Err` says why it cannot have it.

@@ -94,11 +94,7 @@ impl Status {
 
     /// 422 with a cause for each refused field. `subject.resource` is the kind.
     pub fn invalid(subject: Subject<'_>, errors: &FieldErrors) -> Self {
-        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-        let text = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let text = aggregate(errors.0.iter().map(ToString::to_string)).unwrap_or_default();
         let mut details = subject.details();
         let cause = |e: &coracle_schema::FieldError| json!({"reason": e.kind.reason(), "message": e.message, "field": e.path});
         details["causes"] = errors.0.iter().map(cause).collect();
@@ -194,5 +190,18 @@ impl Status {
             value["metadata"]["continue"] = token.into();
         }
         value
+    }
+}
+/// Several errors as one, each once; `None` when there are none (apimachinery `util/errors/errors.go`).
+pub(crate) fn aggregate(errors: impl IntoIterator<Item = String>) -> Option<String> {
+    let mut once: Vec<String> = Vec::new();
+    for error in errors {
+        if !once.contains(&error) {
+            once.push(error);
+        }
+    }
+    match once.len() {
+        0 | 1 => once.pop(),
+        _ => Some(format!("[{}]", once.join(", "))),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         look::{self, list, text},
     },
     registry::Object,
-    wire::Status,
+    wire::{Status, status::aggregate},
 };
 
 /// The plugin.
@@ -66,11 +66,7 @@ impl Admission for AlwaysPullImages {
                 see(format!("spec.volumes[{at}].image.pullPolicy"), text(image, "pullPolicy"));
             }
         }
-        match wrong.as_slice() {
-            [] => Ok(()),
-            [one] => Err(Status { details: json!({}), ..Status::new(500, "", one.as_str()) }),
-            all => Err(Status { details: json!({}), ..Status::new(500, "", format!("[{}]", all.join(", "))) }),
-        }
+        aggregate(wrong).map_or(Ok(()), |all| Err(Status { details: json!({}), ..Status::new(500, "", all) }))
     }
 }
 

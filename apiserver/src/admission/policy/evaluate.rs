@@ -18,6 +18,7 @@ use crate::{
     authn::User,
     authz::{self, Verdict},
     request::RequestInfo,
+    wire::status::aggregate,
 };
 
 /// Answers what expressions ask of `authorizer`. Expressions cannot wait, authorizers may have to be waited for: what they have not said yet
@@ -204,10 +205,9 @@ pub(in crate::admission) fn conditions(scene: &Scene<'_>) -> Result<bool, String
             Err(error) => errors.push(error),
         }
     }
-    match errors.len() {
-        0 => Ok(true),
-        _ if !super::fails_closed(&policy.spec) => Ok(false),
-        1 => Err(errors.swap_remove(0)),
-        _ => Err(format!("[{}]", errors.join(", "))),
+    match aggregate(errors) {
+        None => Ok(true),
+        Some(_) if !super::fails_closed(&policy.spec) => Ok(false),
+        Some(error) => Err(error),
     }
 }

@@ -9,6 +9,7 @@ use super::{
     expressions::Expression,
     mapping::Mapping,
 };
+use crate::wire::status::aggregate;
 
 /// Issuers at most.
 const MOST: usize = 64;
@@ -46,15 +47,8 @@ pub(super) fn one(of: &JwtAuthenticator, disallowed: &[String]) -> Result<Mappin
     told(&errors).map(|()| mapping)
 }
 
-/// As Go's aggregates print: each once, in brackets when there are several.
 fn told(errors: &FieldErrors) -> Result<(), String> {
-    let mut seen = HashSet::new();
-    let all: Vec<String> = errors.0.iter().map(ToString::to_string).filter(|error| seen.insert(error.clone())).collect();
-    match all.as_slice() {
-        [] => Ok(()),
-        [one] => Err(one.clone()),
-        many => Err(format!("[{}]", many.join(", "))),
-    }
+    aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), Err)
 }
 
 fn quoted(text: &str) -> String {
