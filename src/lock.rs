@@ -47,6 +47,14 @@ pub(crate) fn take(data_dir: &Path) -> Result<Lock> {
     Ok(Lock { _file: file })
 }
 
+/// Whether no server runs in a data directory.
+pub(crate) fn is_free(data_dir: &Path) -> bool {
+    match File::open(data_dir.join(NAME)) {
+        Ok(file) => flock(&file, FlockOperation::NonBlockingLockShared).is_ok(),
+        Err(_) => true,
+    }
+}
+
 /// Ends the server of a data directory with SIGTERM and waits for it; whether one was running.
 pub(crate) fn stop_holder(data_dir: &Path, patience: Duration) -> Result<bool> {
     let path = data_dir.join(NAME);

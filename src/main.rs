@@ -6,11 +6,14 @@ mod authorization;
 mod certs;
 mod clients;
 mod commands;
+mod db;
 mod dropin;
 mod encryption;
 mod etcd;
 mod files;
+mod fork;
 mod front;
+mod history;
 mod kubeconfig;
 mod lock;
 mod logging;
@@ -19,10 +22,13 @@ mod nodes;
 mod options;
 mod remote;
 mod renewal;
+mod schedule;
 mod server;
 mod setup;
+mod snapshot;
 mod store;
 mod tokens;
+mod upstream;
 mod whocan;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};
@@ -53,6 +59,10 @@ fn main() -> ExitCode {
         Command::Kubeconfig(options) => commands::kubeconfig(&options),
         Command::Token(options) => commands::token(&options),
         Command::Secrets(options) => commands::secrets(&options),
+        Command::Snapshot(options) => snapshot::run(&options),
+        Command::Db(options) => db::run(&options),
+        Command::Fork(options) => fork::run(&options, started),
+        Command::History(options) => history::run(&options),
         Command::WhoCan(options) => whocan::run(&options),
         Command::Version => commands::version(),
     });

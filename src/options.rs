@@ -13,8 +13,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
-    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, etcd::EtcdFlags,
+    audit::AuditFlags,
+    authn::AuthenticationFlags,
+    authorization::AuthorizationFlags,
+    db::DbOptions,
+    encryption::EncryptionFlags,
+    etcd::EtcdFlags,
+    fork::{Fork, ForkOptions},
     front::FrontFlags,
+    history::HistoryOptions,
+    schedule::KeepingFlags,
+    snapshot::SnapshotOptions,
 };
 
 /// A Kubernetes cluster in one small binary.
@@ -42,6 +51,14 @@ pub(crate) enum Command {
     Token(TokenOptions),
     /// Look after what is encrypted in the store.
     Secrets(SecretsOptions),
+    /// Save everything the cluster keeps to a file, restore it, or look into such a file (also one of etcd).
+    Snapshot(SnapshotOptions),
+    /// Check, compact or export the database of the embedded store.
+    Db(DbOptions),
+    /// Start a second, isolated copy of a running cluster's state, for trying something out.
+    Fork(ForkOptions),
+    /// Print what was changed of an object lately, when and by whom: coracle history deployment/web -n shop.
+    History(HistoryOptions),
     /// Print who may do something, and why: coracle who-can get secrets -n default.
     WhoCan(WhoCanOptions),
     /// Print the version.
@@ -82,6 +99,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+
+    #[command(flatten)]
+    pub(crate) keeping: KeepingFlags,
 
     /// Run containers on this machine. Default: on as root, else off with one hollow node.
     #[arg(long, value_enum)]
@@ -149,6 +169,10 @@ pub(crate) struct ServerOptions {
     /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub(crate) log: String,
+
+    /// Set by `coracle fork`: begin with what another cluster holds.
+    #[arg(skip)]
+    pub(crate) fork: Option<Fork>,
 }
 
 /// Flags of `coracle agent`.
@@ -420,26 +444,39 @@ fn edits(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// Options of a server, of its flags.
+pub(crate) fn server_of(flags: &[String]) -> Result<ServerOptions> {
+    let line = ["coracle", "server"].into_iter().map(str::to_owned).chain(flags.iter().cloned());
+    match Cli::try_parse_from(line)?.command {
+        Command::Server(options) => Ok(*options),
+        _ => bail!("these are no flags of a server"),
+    }
+}
+
 /// Options of a server that only lends its hollow nodes to another API server of this process.
 pub(crate) fn for_hollow_nodes(count: u32, folder: &Path, listen: SocketAddr, service_cidr: Cidr) -> Result<ServerOptions> {
-    let cli = Cli::try_parse_from(["coracle", "server", "--store=memory", "--agent=off", "--without=scheduler,controllers"])
-        .context("options of hollow nodes")?;
-    let Command::Server(mut options) = cli.command else { bail!("no server command") };
+    let flags = ["--store=memory", "--agent=off", "--without=scheduler,controllers"].map(str::to_owned);
+    let mut options = server_of(&flags).context("options of hollow nodes")?;
     options.hollow_nodes = Some(count);
     options.data_dir = folder.to_owned();
     options.listen = Some(listen);
     options.service_cidr = service_cidr;
-    Ok(*options)
+    Ok(options)
 }
 
 /// `/var/lib/coracle` for root, else `~/.local/share/coracle`.
-fn default_data_dir() -> PathBuf {
+pub(crate) fn default_data_dir() -> PathBuf {
     if is_root() {
         return "/var/lib/coracle".into();
     }
     let home = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
     home.unwrap_or_else(|| ".".into()).join("coracle")
+}
+
+/// Where the embedded store is in a data directory.
+pub(crate) fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
 }
 
 /// Whether this process may set up containers.

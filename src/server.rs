@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
+use coracle_store::Store;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     net::TcpListener,
@@ -25,9 +26,10 @@ use crate::{
     authn::AuthenticationFlags,
     certs::{self, Certificates, Pair},
     clients::InProcess,
+    fork::{self, Fork},
     lock, logging,
     nodes::Nodes,
-    options::{ServerOptions, StoreChoice},
+    options::{ServerOptions, StoreChoice, store_dir},
     renewal::Renewal,
     setup::Setup,
     store::Opened,
@@ -61,7 +63,12 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let now = jiff::Timestamp::now().as_second();
     let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
     let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
+    let opening = Instant::now();
     let store = open_store(options).await?;
+    if let Some(fork) = &options.fork {
+        say_forked(fork, &*store.store(), opening).await?;
+        fork::isolate(&*store.store(), fork).await?;
+    }
     let api = server_options(options, &setup, &certificates, &renewal, &store)?;
     let tls = renewal.serving(&options.users, api.authentication.authorities.clone())?;
     let server = Arc::new(Server::build(api).await?);
@@ -76,10 +83,15 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let clients = InProcess::new(server.service());
     start_rooms(options, &setup, &certificates, &clients, &rooms, &rooms_stop)?;
     rooms.spawn(renewal.clone().run(rooms_stop.clone()));
+    if let (Opened::Embedded(store), StoreChoice::Embedded) = (&store, options.store) {
+        let keeping = options.keeping.clone();
+        rooms.spawn(keeping.run(options.data_dir.clone(), store.clone(), rooms_stop.clone()));
+    }
     let nodes = Nodes::start(options, &setup, renewal.agent_server(), &clients).await?;
     say_started(options, &setup, &nodes, started)?;
 
-    let result = until_told(&store).await;
+    let lifetime = options.fork.as_ref().and_then(|fork| fork.lifetime);
+    let result = until_told(&store, lifetime).await;
     server.unready();
     rooms_stop.cancel();
     rooms.close();
@@ -96,9 +108,12 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
 
 async fn open_store(options: &ServerOptions) -> Result<Opened> {
     use coracle_store::embedded::Options;
+    if let Some(fork) = &options.fork {
+        return Opened::embedded(&Options::copy_of(&fork.of), "--data-dir");
+    }
     match options.store {
         StoreChoice::Memory => Opened::embedded(&Options::memory(), "--store"),
-        StoreChoice::Embedded => Opened::embedded(&Options::at(options.data_dir.join("store")), "--data-dir"),
+        StoreChoice::Embedded => Opened::embedded(&options.keeping.options(store_dir(&options.data_dir)), "--data-dir"),
         StoreChoice::Etcd => Opened::etcd(&options.etcd.options()?, options.etcd.media()).await,
     }
 }
@@ -150,7 +165,8 @@ fn server_options(
         log_levels: logging::levels(),
         tracing: logging::tracing(options.tracing_config_file.as_deref())?,
         encryption: options.encryption.clone().options()?,
-        agent_tls: Some(renewal.agent_client()),
+        // A fork reaches no agent: what runs there is another cluster's.
+        agent_tls: options.fork.is_none().then(|| renewal.agent_client()),
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
         clock,
@@ -206,13 +222,14 @@ fn start_rooms(
     Ok(())
 }
 
-/// SIGTERM or Ctrl-C is a good end, a store that failed for good is not.
-async fn until_told(store: &Opened) -> Result<()> {
+/// SIGTERM, Ctrl-C or the end of its time is a good end, a store that failed for good is not.
+async fn until_told(store: &Opened, lifetime: Option<Duration>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        () = tokio::time::sleep(lifetime.unwrap_or(Duration::MAX)), if lifetime.is_some() => Ok(()),
         why = store.failed() => bail!("the store stopped: {why}"),
     }
 }
@@ -234,6 +251,15 @@ pub(crate) fn client(authority: &str, pair: &Pair) -> Result<rustls::ClientConfi
 
 pub(crate) fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("the certificate is unreadable")
+}
+
+/// How long the copy took.
+async fn say_forked(fork: &Fork, store: &dyn Store, opening: Instant) -> Result<()> {
+    let took = opening.elapsed();
+    let (objects, revision) = (store.count("").await?, store.revision().await?);
+    let millis = took.as_secs_f64() * 1e3;
+    writeln!(std::io::stdout(), "forked {}: {objects} objects at revision {revision}, copied in {millis:.1} ms", fork.of.display())?;
+    Ok(())
 }
 
 /// What runs, how long it took, and the line to copy.

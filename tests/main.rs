@@ -7,5 +7,6 @@ mod cluster;
 mod containers;
 mod dropin;
 mod hollow;
+mod operations;
 mod options;
 mod tidy;

@@ -219,6 +219,11 @@ impl<F: Send + Sync + 'static> Cache<F> {
         collection
     }
 
+    /// The collection of `prefix` if somebody asked for it before; makes none.
+    pub fn known(&self, prefix: &str) -> Option<Arc<Collection<F>>> {
+        self.shared.collections.read().get(prefix).cloned()
+    }
+
     /// Loads the collection of `prefix` again: its watchers expire, reads wait.
     pub fn reload(&self, prefix: &str) {
         if let Some(collection) = self.shared.collections.read().get(prefix) {

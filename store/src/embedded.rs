@@ -6,12 +6,16 @@
 //! Invariants: a write is answered after its transaction is on disk (`synchronous=FULL`); the index holds committed writes only; events
 //! are published in revision order before the write is answered. Without a path it is the memory store: same engine, no file, no sync.
 
+mod check;
 mod compaction;
+mod dump;
 mod expiry;
 mod group;
 mod index;
 mod log;
+mod meters;
 mod open;
+mod past;
 mod room;
 mod tail;
 mod writer;
@@ -20,7 +24,7 @@ mod writer;
 mod tests;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,13 +38,18 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
-pub use self::open::OpenError;
+pub use self::{
+    check::Checked,
+    dump::{Dump, Restore},
+    open::OpenError,
+};
 use self::{
     index::{Index, Slot},
+    meters::Meters,
     open::Opened,
     writer::Ask,
 };
-use crate::{At, Entry, Event, Events, Expect, Key, Page, Revision, Store, StoreError, Write};
+use crate::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Store, StoreError, Write};
 
 /// Writes that may wait for the writer at a time; more wait to be queued.
 const QUEUE: usize = 1024;
@@ -54,10 +63,16 @@ const ATTEMPTS: usize = 8;
 pub struct Options {
     /// The directory of the database, made when missing; `None`: in memory.
     pub path: Option<PathBuf>,
+    /// The store in memory begins as a copy of the one in this directory, whether or not a server has that open.
+    pub copy_of: Option<PathBuf>,
     /// The largest value taken, in bytes. 3 MiB, as the largest request upstream takes.
     pub value_limit: usize,
     /// How long superseded versions are kept for watches. Five minutes, as upstream's etcd compaction.
     pub keep: Duration,
+    /// They are kept this long, and what was deleted is, as long as no more than `history_bytes` were written since.
+    pub history: Duration,
+    /// See `history`.
+    pub history_bytes: u64,
     /// How often versions that are old enough are looked for.
     pub compact_every: Duration,
     /// Bytes on disk set aside, given up when the disk is full so that there is room to delete and compact. 0: none.
@@ -73,13 +88,21 @@ impl Options {
     pub fn memory() -> Self {
         Self {
             path: None,
+            copy_of: None,
             value_limit: 3 << 20,
             keep: Duration::from_secs(300),
+            history: Duration::ZERO,
+            history_bytes: 0,
             compact_every: Duration::from_secs(60),
             ballast: 8 << 20,
             size_limit: None,
             clock: SystemTime::now,
         }
+    }
+
+    /// A store in memory that begins with what the store in the directory `path` holds.
+    pub fn copy_of(path: impl Into<PathBuf>) -> Self {
+        Self { copy_of: Some(path.into()), ..Self::memory() }
     }
 
     /// A store in the directory `path`.
@@ -101,6 +124,8 @@ pub struct Embedded {
 struct Shared {
     /// For messages: the database file, or "memory".
     name: String,
+    on_disk: bool,
+    meters: Meters,
     /// The keys and where their values are in the log; changed by the writer only, after each commit.
     index: RwLock<Index>,
     /// The index's revision, readable without the lock.
@@ -121,6 +146,8 @@ impl Embedded {
         let (queue, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             name,
+            on_disk: engine.on_disk,
+            meters: Meters::default(),
             head: AtomicU64::new(index.head().0),
             index: RwLock::new(index),
             reads,
@@ -139,6 +166,14 @@ impl Embedded {
     /// Whether writes can succeed; the reason if the store stopped because its disk failed.
     pub fn health(&self) -> Result<(), StoreError> {
         self.shared.health()
+    }
+
+    /// Everything that is there now, to be read while the store goes on. Blocks as long as reading all keys takes.
+    pub fn dump(&self) -> Result<Dump, OpenError> {
+        match Path::new(&self.shared.name).parent().filter(|_| self.shared.on_disk) {
+            Some(dir) => Dump::open(dir),
+            None => Dump::copy(&self.shared.reads.lock()),
+        }
     }
 
     /// Waits until the store stops for good because its disk failed, and says why. The process should end then and start from disk.
@@ -215,9 +250,25 @@ impl Store for Embedded {
         Ok(self.shared.index.read().count(prefix))
     }
 
+    async fn past(&self, key: &Key) -> Result<Past, StoreError> {
+        let key = key.clone();
+        self.read(move |shared| shared.past(&key)).await
+    }
+
     fn size(&self) -> Option<u64> {
         // In memory there is no such file.
         std::fs::metadata(&self.shared.name).ok().map(|file| file.len())
+    }
+
+    async fn stats(&self) -> Stats {
+        let durations = Some(self.shared.meters.durations()).filter(|_| self.shared.on_disk);
+        let pages = self.read(|shared| Ok(log::pages(&shared.reads.lock()).ok())).await.ok().flatten();
+        let log = std::fs::metadata(format!("{}-wal", self.shared.name)).ok().map(|file| file.len());
+        Stats { size: self.size(), used: pages, log, commits: durations }
+    }
+
+    fn alarm(&self) -> Option<String> {
+        self.shared.meters.is_full().then(|| self.shared.full())
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {
@@ -230,6 +281,16 @@ impl Store for Embedded {
 impl Shared {
     fn head(&self) -> Revision {
         Revision(self.head.load(Ordering::Acquire))
+    }
+
+    /// What is to be done on a full disk.
+    fn full(&self) -> String {
+        let place = Path::new(&self.name).parent().unwrap_or(Path::new("")).display();
+        format!(
+            "{}: no room on the disk, only deletes are taken until there is. Make room on the file system of {place}, or delete objects; \
+             writes are taken again by themselves a second later",
+            self.name
+        )
     }
 
     fn health(&self) -> Result<(), StoreError> {
@@ -248,6 +309,19 @@ impl Shared {
     fn range(&self, prefix: &str, page: &Page) -> Result<At<Vec<Entry>>, StoreError> {
         self.health()?;
         self.consistently(|index| index.range(prefix, page.after.as_ref(), page.limit))
+    }
+
+    /// On disk over a connection of its own: it takes longer than other reads may wait.
+    fn past(&self, key: &Key) -> Result<Past, StoreError> {
+        self.health()?;
+        let last = self.index.read().get(key.as_str()).map(|slot| slot.revision);
+        let named = |err: log::LogError| err.naming(&self.name);
+        if !self.on_disk {
+            return past::read(&self.reads.lock(), key, last).map_err(named);
+        }
+        let db = open::connect(Path::new(&self.name)).map_err(|err| named(err.into()))?;
+        db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;").map_err(|err| named(err.into()))?;
+        past::read(&db, key, last).map_err(named)
     }
 
     /// Reads the values of the keys `select` names, all as of one revision. A row can vanish between index and log only when it was

@@ -10,7 +10,7 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{At, Entry, Events, Expect, Key, Page, Revision, Steps, Store, StoreError, Write};
+use crate::{At, Entry, Events, Expect, Key, Page, Past, Revision, Stats, Steps, Store, StoreError, Write};
 
 /// What goes wrong, and how often. Chances are from 0 (never) to 1 (always).
 #[derive(Clone, Copy, Debug, Default)]
@@ -150,6 +150,19 @@ impl Store for Faulty {
 
     fn expedite(&self, to: Revision) {
         self.inner.expedite(to);
+    }
+
+    async fn past(&self, key: &Key) -> Result<Past, StoreError> {
+        self.before_read().await?;
+        self.inner.past(key).await
+    }
+
+    async fn stats(&self) -> Stats {
+        self.inner.stats().await
+    }
+
+    fn alarm(&self) -> Option<String> {
+        self.inner.alarm()
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

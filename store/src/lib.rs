@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod faulty;
 pub mod grpc;
+pub mod snapshot;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
@@ -91,6 +92,52 @@ pub struct Event {
     pub revision: Revision,
     /// What is there now; `None` after a delete.
     pub after: Option<Entry>,
+}
+
+/// A version of an object that a store still has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The revision of the write that made it.
+    pub revision: Revision,
+    /// The revision that created the object; for a deletion, that of what was deleted.
+    pub created: Revision,
+    /// When it was written, in milliseconds of Unix time, if the store knows.
+    pub at: Option<i64>,
+    /// Its bytes; `None`: the write was a deletion.
+    pub value: Option<Bytes>,
+}
+
+/// What a store still has of one key's past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Oldest first.
+    pub versions: Vec<Version>,
+    /// Every version after this revision is among them.
+    pub since: Revision,
+}
+
+/// How long something took, many times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// Upper bounds in seconds, rising, each with how many took at most as long.
+    pub bounds: Vec<(f64, u64)>,
+    /// The sum of all.
+    pub seconds: f64,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// What a store tells of itself, for metrics; what it does not know is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Bytes of its database, free pages included.
+    pub size: Option<u64>,
+    /// Bytes of it that are used.
+    pub used: Option<u64>,
+    /// Bytes of the log that is not yet in the database.
+    pub log: Option<u64>,
+    /// How long commits took to be on disk.
+    pub commits: Option<Durations>,
 }
 
 /// The events of a watch. An `Err` ends it.
@@ -194,8 +241,20 @@ pub trait Store: Send + Sync + 'static {
             }
         }
     }
+    /// What is still there of a key's past: the versions since the last compaction, and the one that was there then.
+    async fn past(&self, key: &Key) -> Result<Past, StoreError> {
+        Err(StoreError::Unavailable(format!("this store cannot tell the history of {key}")))
+    }
     /// Bytes it takes on disk, where that can be told.
     fn size(&self) -> Option<u64> {
+        None
+    }
+    /// What there is to be told of it. Takes a moment: reads the database.
+    async fn stats(&self) -> Stats {
+        Stats { size: self.size(), ..Stats::default() }
+    }
+    /// Why it does not take all writes at present though it answers, and what is to be done about it.
+    fn alarm(&self) -> Option<String> {
         None
     }
     /// Forget versions superseded at or before `to` (at most the latest revision); a watch can then start at `to` or later.

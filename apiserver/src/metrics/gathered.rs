@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{gates, page::Page};
+use super::{gates, page::Page, store};
 use crate::request::{
     layers::Layers,
     paths::{self, GIT_VERSION},
@@ -42,10 +42,7 @@ async fn objects(page: &mut Page, layers: &Layers) {
         let count = storage.count(prefix).await.map_or(-1.0, |count| count as f64);
         page.gauge(NAME, HELP, &[("group", &kind.id.group), ("resource", &kind.id.resource)], count);
     }
-    if let Some(size) = storage.size() {
-        let help = "[STABLE] Size of the storage database file physically allocated in bytes.";
-        page.gauge("apiserver_storage_size_bytes", help, &[("storage_cluster_id", STORE)], size as f64);
-    }
+    store::write(page, storage, STORE).await;
 }
 
 fn version(page: &mut Page) {

@@ -5,6 +5,7 @@
 //! | `series` | families of counters, gauges and histograms, and how a series is found without a lock |
 //! | `page` | the text format |
 //! | `requests`, `admission`, `access`, `atrest` | what is counted as it happens |
+//! | `store` | the store and the cache before it, both as it happens and when asked |
 //! | `gathered` | what is looked up when somebody asks: objects, requests in flight, versions |
 //! | `process` | memory, time and files of this process |
 //!
@@ -19,6 +20,7 @@ mod page;
 mod process;
 pub(crate) mod requests;
 pub(crate) mod series;
+pub(crate) mod store;
 pub(crate) mod tokens;
 
 use std::{str::SplitWhitespace, sync::Arc};
@@ -49,7 +51,7 @@ static HEALTH_TOTAL: Counters<3> = Counters::new(
 );
 
 /// Families that are counted as things happen, by file.
-static ALL: [&[&dyn Family]; 5] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL, &tokens::ALL];
+static ALL: [&[&dyn Family]; 6] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL, &store::ALL, &tokens::ALL];
 
 /// `/metrics`
 pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {

@@ -81,12 +81,17 @@ impl Lines<'_> {
             return;
         }
         let pairs: Vec<_> = names.iter().copied().zip(values.iter().map(AsRef::as_ref)).collect();
-        let labels = labels(&pairs);
         let (buckets, sum, count) = histogram.read();
+        self.buckets(&pairs, (&buckets, sum, count));
+    }
+
+    /// The same of bounds with how many were below, the sum and the count of all.
+    pub(crate) fn buckets(&mut self, pairs: &[(&str, &str)], (buckets, sum, count): (&[(f64, u64)], f64, u64)) {
+        let labels = labels(pairs);
         let (mut lines, name) = (String::new(), self.name);
         let comma = if labels.is_empty() { "" } else { "," };
         for (bound, below) in buckets {
-            let _ = writeln!(lines, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {below}", number(bound));
+            let _ = writeln!(lines, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {below}", number(*bound));
         }
         let _ = writeln!(lines, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
         let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };

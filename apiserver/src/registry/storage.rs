@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use coracle_schema::decode::MAX_NESTING;
 use coracle_store::{
-    Expect, Key, Revision, Store, StoreError, Write,
+    Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
     cache::{Cache, Cached, Collection, Error, Freshness},
 };
 use parking_lot::RwLock;
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     atrest::{AtRest, UNTRANSFORMABLE, corrupt},
-    metrics::requests::traced,
+    metrics::{self, requests::traced},
     wire::Status,
 };
 
@@ -152,9 +152,24 @@ impl Storage {
         self.store.count(prefix).await
     }
 
-    /// Bytes the store takes on disk, if it can tell.
-    pub fn size(&self) -> Option<u64> {
-        self.store.size()
+    /// What the store tells of itself.
+    pub async fn stats(&self) -> Stats {
+        self.store.stats().await
+    }
+
+    /// Why the store does not take all writes at present, if so.
+    pub fn alarm(&self) -> Option<String> {
+        self.store.alarm()
+    }
+
+    /// By how many revisions the cache is behind the store, where that is known without asking anybody.
+    pub fn lag(&self) -> Option<u64> {
+        self.store.latest().map(|latest| latest.0.saturating_sub(self.cache.seen().0))
+    }
+
+    /// The cached objects of a kind, if somebody asked for them before.
+    pub(crate) fn known(&self, prefix: &str) -> Option<Arc<Collection<Facts>>> {
+        self.cache.known(prefix)
     }
 
     /// The kinds there are now.
@@ -246,6 +261,18 @@ impl Storage {
         Ok(Some(Stored { object: parse_wire(&wire)?, revision: cached.revision }))
     }
 
+    /// What is still there of an object's past, in the kind's version; values carry their resource version.
+    pub async fn past(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Past, Status> {
+        let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
+        let Past { mut versions, since } = self.store.past(&key).await.map_err(|error| store_error(&error))?;
+        let stored = versions.iter().filter_map(|version| Some(items::splice(version.value.as_ref()?, version.revision))).collect();
+        let mut wires = Self::wires_of(kind, stored).await?.into_iter();
+        for version in versions.iter_mut().filter(|version| version.value.is_some()) {
+            version.value = wires.next();
+        }
+        Ok(Past { versions, since })
+    }
+
     /// Writes an object (of the kind's version) under its key. It is gone before the wait for the disk: hundreds of writes may wait at a
     /// time, and each is freed by the thread that made it, which costs half.
     pub async fn put(&self, kind: &Kind, key: &Key, expect: Expect, object: Object, ttl: Option<Duration>) -> Result<Written, WriteError> {
@@ -268,7 +295,9 @@ impl Storage {
         drop(object);
         let started = Instant::now();
         let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await;
-        traced(|trace| trace.note("Store commit", started.elapsed(), committed.is_err(), &[("resource", &kind.id.resource)]));
+        let took = started.elapsed();
+        traced(|trace| trace.note("Store commit", took, committed.is_err(), &[("resource", &kind.id.resource)]));
+        metrics::store::asked(if expect == Expect::Absent { "create" } else { "update" }, &kind.id, took, &committed);
         let revision = committed.map_err(WriteError::Store)?;
         if kind.id.is(DEFINITIONS) {
             self.defined.fetch_max(revision.0, Ordering::AcqRel);
@@ -277,8 +306,11 @@ impl Storage {
     }
 
     /// Removes an object.
-    pub async fn delete(&self, key: &Key, at: Revision) -> Result<Revision, WriteError> {
-        self.store.commit(key, Expect::At(at), Write::Delete).await.map_err(WriteError::Store)
+    pub async fn delete(&self, kind: &Kind, key: &Key, at: Revision) -> Result<Revision, WriteError> {
+        let started = Instant::now();
+        let committed = self.store.commit(key, Expect::At(at), Write::Delete).await;
+        metrics::store::asked("delete", &kind.id, started.elapsed(), &committed);
+        committed.map_err(WriteError::Store)
     }
 
     /// Whether a client of `kind` sees a cached object's bytes as they are.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Revision, Step, Steps, Store, StoreError, Write};
+use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Step, Steps, Store, StoreError, Version, Write};
 use futures::StreamExt;
 
 /// Both directions of a form.
@@ -121,6 +121,30 @@ impl<T: Translate> Store for Translated<T> {
 
     fn expedite(&self, to: Revision) {
         self.0.store().expedite(to);
+    }
+
+    async fn past(&self, key: &Key) -> Result<Past, StoreError> {
+        let Past { versions, since } = self.0.store().past(key).await?;
+        let mut opened = Vec::with_capacity(versions.len());
+        for version in versions {
+            let value = match version.value {
+                None => None,
+                Some(value) => {
+                    let entry = Entry { key: key.clone(), value, revision: version.revision, created: version.created };
+                    Some(self.0.open(entry).await.ok_or_else(|| self.0.unreadable(key))?.value)
+                }
+            };
+            opened.push(Version { value, ..version });
+        }
+        Ok(Past { versions: opened, since })
+    }
+
+    async fn stats(&self) -> Stats {
+        self.0.store().stats().await
+    }
+
+    fn alarm(&self) -> Option<String> {
+        self.0.store().alarm()
     }
 
     async fn count(&self, prefix: &str) -> Result<usize, StoreError> {

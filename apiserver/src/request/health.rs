@@ -49,7 +49,14 @@ async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
     let store = |name| Check::new(name, alive, "the store does not answer");
     let mut checks = vec![Check::new("ping", true, ""), Check::new("log", true, ""), store("etcd")];
     if ready {
-        checks.push(store("etcd-readiness"));
+        // A store that answers and takes no writes: the log says why, and how to get out of it.
+        let readiness = layers
+            .api
+            .storage
+            .alarm()
+            .filter(|_| alive)
+            .map_or_else(|| store("etcd-readiness"), |why| Check { name: "etcd-readiness", found: Err(why) });
+        checks.push(readiness);
         checks.push(Check::new("informer-sync", started, "informers not started yet"));
     }
     if endpoint != "livez"

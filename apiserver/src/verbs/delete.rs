@@ -300,7 +300,7 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
             Ok(Deleted::Leaving(wire))
         }
         Plan::Remove(last) => {
-            let revision = if dry_run { old.revision } else { api.storage.delete(&key, old.revision).await? };
+            let revision = if dry_run { old.revision } else { api.storage.delete(kind, &key, old.revision).await? };
             if !dry_run {
                 api.claims.release(kind, &old.object);
             }

@@ -2,7 +2,7 @@
 
 use coracle_store::{Revision, cache::Freshness};
 
-use super::{Api, Call, render};
+use super::{Api, Call, history, render};
 use crate::{
     registry::Kind,
     wire::{Answer, Status},
@@ -10,6 +10,9 @@ use crate::{
 
 /// Answers with the object; 404 when it is not there.
 pub async fn get(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
+    if call.query.get(history::PARAMETER).is_some() {
+        return history::history(api, call, kind).await;
+    }
     let wanted = render::wanted(call, kind)?;
     let found = api.storage.cached(kind, call.namespace_of(kind), &call.info.name, freshness(call.query.text("resourceVersion"))?).await?;
     let cached = found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?;

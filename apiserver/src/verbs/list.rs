@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Api, Call, filter::Filter, render};
 use crate::{
+    metrics,
     registry::{Kind, Storage, items::Facts, storage::read_error},
     request::query::{ListOptions, VersionMatch},
     wire::{Answer, Body, Encoding, Form, Status, Wanted, answer, negotiate},
@@ -51,6 +52,7 @@ pub async fn list(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     let wanted = render::wanted(call, kind)?;
     let options = ListOptions::parse(&call.query, false)?;
     let page = page(api, call, kind, &options).await?;
+    metrics::store::listed(&kind.id, page.items.len());
     show(api, call, kind, wanted, &page_meta(&page), &page.items).await
 }
 

@@ -9,6 +9,7 @@ pub mod events;
 pub mod eviction;
 pub mod filter;
 pub mod get;
+pub mod history;
 pub mod list;
 pub mod patch;
 pub mod render;

@@ -316,7 +316,7 @@ impl<'a> Writing<'a> {
         let (kind, revision) = (self.kind, old.revision);
         let lost = |error| lost(error, &self.call.info.name);
         if ends_with_change(kind, &object, &old.object) {
-            let revision = self.api.storage.delete(key, revision).await.map_err(lost)?;
+            let revision = self.api.storage.delete(kind, key, revision).await.map_err(lost)?;
             self.api.claims.release(kind, &old.object);
             return Ok(Outcome { wire: items::splice(&unversioned(&object)?, revision), created: false });
         }

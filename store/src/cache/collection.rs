@@ -1,7 +1,10 @@
 //! One prefix of keys: its objects, its recent changes, and the reads of both.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,8 @@ pub struct Collection<F> {
     prefix: Arc<str>,
     core: Arc<Core<F>>,
     state: RwLock<State<F>>,
+    received: AtomicU64,
+    initialized: AtomicU64,
     /// Signalled once per run of events that concerned this collection, and when it is loaded or forgotten.
     changed: watch::Sender<()>,
 }
@@ -39,7 +44,13 @@ struct State<F> {
 impl<F: Send + Sync + 'static> Collection<F> {
     pub(super) fn new(prefix: Arc<str>, core: Arc<Core<F>>) -> Self {
         let state = State { map: OrdMap::new(), ring: Ring::new(Revision(0)), last: Revision(0), loaded: false, closed: false, epoch: 0 };
-        Self { prefix, core, state: RwLock::new(state), changed: watch::channel(()).0 }
+        let (received, initialized) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { prefix, core, state: RwLock::new(state), received, initialized, changed: watch::channel(()).0 }
+    }
+
+    /// How often it was loaded, and how many events came since the first time.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.initialized.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 
     /// The prefix, with its trailing `/`.
@@ -215,6 +226,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         state.last = read.revision;
         state.loaded = true;
         drop(state);
+        self.initialized.fetch_add(1, Ordering::Relaxed);
         self.changed.send_replace(());
     }
 
@@ -300,6 +312,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
             decode: self.core.decode.clone(),
         };
         state.ring.push(Arc::new(change), now, &self.core.limits);
+        self.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Wakes the watchers, once for however many events.

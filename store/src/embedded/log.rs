@@ -49,11 +49,11 @@ impl LogError {
     }
 }
 
-/// Appends one write.
-pub(super) fn append(db: &Connection, row: &Row) -> rusqlite::Result<()> {
+/// Appends one write, made at `at` (milliseconds of Unix time).
+pub(super) fn append(db: &Connection, row: &Row, at: Option<i64>) -> rusqlite::Result<()> {
     let value = row.value.as_deref();
     db.prepare_cached(
-        "INSERT INTO log(rev, k, create_rev, version, prev_rev, del, exp, crc, v) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO log(rev, k, create_rev, version, prev_rev, del, exp, crc, v, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         number(row.slot.revision),
@@ -65,6 +65,7 @@ pub(super) fn append(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         row.slot.expires,
         checksum(row.slot.revision, row.key.as_str().as_bytes(), value.unwrap_or_default()),
         value,
+        at,
     ])?;
     Ok(())
 }
@@ -84,13 +85,20 @@ pub(super) fn index(db: &Connection) -> rusqlite::Result<Index> {
 
 /// The values of these keys, in their order; `None` when a row is gone (superseded and compacted since the index was read).
 pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option<Vec<Entry>>, LogError> {
+    // One transaction: otherwise each row takes and gives back the file locks.
+    let snapshot = db.unchecked_transaction()?;
+    let found = read(&snapshot, slots)?;
+    snapshot.finish()?;
+    Ok(found)
+}
+
+/// The same within a transaction that is under way.
+pub(super) fn read(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option<Vec<Entry>>, LogError> {
     // Neighbours by revision share pages: read in that order, each page is fetched once.
     let mut order: Vec<usize> = (0..slots.len()).collect();
     order.sort_unstable_by_key(|at| slots[*at].1.revision);
     let mut values = vec![Bytes::new(); slots.len()];
-    // One transaction: otherwise each row takes and gives back the file locks.
-    let snapshot = db.unchecked_transaction()?;
-    let mut statement = snapshot.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
+    let mut statement = db.prepare_cached("SELECT crc, v FROM log WHERE rev = ?1 AND del = 0")?;
     for at in order {
         let (key, slot) = &slots[at];
         let found = statement
@@ -103,8 +111,6 @@ pub(super) fn entries(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option
         let Some(value) = found else { return Ok(None) };
         values[at] = value.ok_or(LogError::Checksum(slot.revision))?;
     }
-    drop(statement);
-    snapshot.finish()?;
     let entry = |((key, slot), value): ((Key, Slot), Bytes)| Entry { key, value, revision: slot.revision, created: slot.created };
     Ok(Some(slots.into_iter().zip(values).map(entry).collect()))
 }
@@ -200,6 +206,32 @@ pub(super) fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
+/// Bytes of the pages that hold something.
+pub(super) fn pages(db: &Connection) -> rusqlite::Result<u64> {
+    let number = |sql: &str| db.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0)).map(u64::from);
+    let (count, free, size) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?, number("PRAGMA page_size")?);
+    Ok(count.saturating_sub(free) * size)
+}
+
+/// Where the log stood at about regular moments since it was compacted: revision, milliseconds of Unix time, bytes of values written after
+/// `after` until then.
+pub(super) fn marks(db: &Connection, after: Revision, every_ms: i64) -> rusqlite::Result<Vec<(Revision, i64, u64)>> {
+    // The length of a value is known without reading it.
+    let mut statement = db.prepare("SELECT rev, at, ifnull(length(v), 0) FROM log WHERE rev > ?1 AND at IS NOT NULL ORDER BY rev")?;
+    let mut rows = statement.query([number(after)])?;
+    let (mut marks, mut bytes): (Vec<(Revision, i64, u64)>, u64) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let (at, written) = (revision(row, 0)?, row.get::<_, i64>(1)?);
+        bytes += u64::from(row.get::<_, u32>(2)?);
+        match marks.last_mut() {
+            // The last write of each moment.
+            Some(last) if written - last.1 < every_ms => (last.0, last.2) = (at, bytes),
+            _ => marks.push((at, written, bytes)),
+        }
+    }
+    Ok(marks)
+}
+
 /// The revision up to which the log is compacted.
 pub(super) fn compacted(db: &Connection) -> rusqlite::Result<Revision> {
     db.prepare_cached("SELECT v FROM meta WHERE k = 'compact_rev'")?.query_row([], |row| revision(row, 0))
@@ -207,19 +239,19 @@ pub(super) fn compacted(db: &Connection) -> rusqlite::Result<Revision> {
 
 fn event(row: &SqlRow<'_>) -> Result<Event, LogError> {
     let (at, key) = (revision(row, 0)?, key(row, 1)?);
-    let value = row.get_ref(5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
-    if row.get::<_, u32>(4)? != checksum(at, key.as_str().as_bytes(), value.unwrap_or_default()) {
+    let value = sound(row, 4, at, key.as_str().as_bytes())?;
+    let (created, deleted) = (revision(row, 2)?, row.get::<_, bool>(3)?);
+    let after = (!deleted).then(|| Entry { key: key.clone(), value, revision: at, created });
+    Ok(Event { key, revision: at, after })
+}
+
+/// The value of a row, which stands behind its checksum in `column`, if that is right.
+pub(super) fn sound(row: &SqlRow<'_>, column: usize, at: Revision, key: &[u8]) -> Result<Bytes, LogError> {
+    let value = row.get_ref(column + 1)?.as_blob_or_null().map_err(rusqlite::Error::from)?.unwrap_or_default();
+    if row.get::<_, u32>(column)? != checksum(at, key, value) {
         return Err(LogError::Checksum(at));
     }
-    let deleted: bool = row.get(3)?;
-    let after = (!deleted).then(|| Entry {
-        key: key.clone(),
-        value: Bytes::copy_from_slice(value.unwrap_or_default()),
-        revision: at,
-        created: Revision(0),
-    });
-    let created = revision(row, 2)?;
-    Ok(Event { key, revision: at, after: after.map(|entry| Entry { created, ..entry }) })
+    Ok(Bytes::copy_from_slice(value))
 }
 
 /// CRC-32 over revision, key and value: a row that was torn, or that stands in another's place, does not match.
@@ -232,16 +264,16 @@ fn checksum(revision: Revision, key: &[u8], value: &[u8]) -> u32 {
 }
 
 /// SQLite's integers are signed; revisions stay far below the difference.
-fn number(revision: Revision) -> i64 {
+pub(super) fn number(revision: Revision) -> i64 {
     i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
-fn revision(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Revision> {
+pub(super) fn revision(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Revision> {
     let number: i64 = row.get(column)?;
     u64::try_from(number).map(Revision).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
 
-fn key(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Key> {
+pub(super) fn key(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Key> {
     let bytes = row.get_ref(column)?.as_blob()?;
     let text = std::str::from_utf8(bytes).map_err(|err| rusqlite::Error::Utf8Error(column, err))?;
     Ok(Key::from(text))

@@ -12,21 +12,31 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::{Options, index::Index, log, room::Room};
+use super::{
+    Options,
+    dump::{self, FILE},
+    index::Index,
+    log,
+    room::Room,
+};
 use crate::Revision;
 
-/// The layout this program writes. A database of a later one is refused.
-const SCHEMA: i64 = 1;
-const PAGE_SIZE: u64 = 8192;
+/// The layout this program writes. A database of an earlier one is brought to it when it is opened, one of a later one is refused.
+/// 1: without the time of each write. 2: with it.
+pub(super) const SCHEMA: i64 = 2;
+pub(super) const PAGE_SIZE: u64 = 8192;
 /// Earlier versions can lose commits when the write-ahead log is reset.
 const SQLITE_NEEDED: (i32, &str) = (3_051_003, "3.51.3");
 
 const TABLES: &str = "
     CREATE TABLE log(rev INTEGER PRIMARY KEY, k BLOB NOT NULL, create_rev INT NOT NULL, version INT NOT NULL, prev_rev INT NOT NULL,
-                     del INT NOT NULL, exp INT, crc INT NOT NULL, v BLOB) STRICT;
+                     del INT NOT NULL, exp INT, at INT, crc INT NOT NULL, v BLOB) STRICT;
     CREATE TABLE meta(k TEXT PRIMARY KEY, v ANY) STRICT;
-    INSERT INTO meta(k, v) VALUES ('id', lower(hex(randomblob(16)))), ('compact_rev', 1), ('schema', 1);
+    INSERT INTO meta(k, v) VALUES ('id', lower(hex(randomblob(16)))), ('compact_rev', 1), ('schema', 2);
 ";
+
+/// From schema 1: rows that are there keep no time. A step either happens as a whole or not at all.
+const FROM_1: &str = "BEGIN IMMEDIATE; ALTER TABLE log ADD COLUMN at INT; UPDATE meta SET v = 2 WHERE k = 'schema'; COMMIT;";
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +58,27 @@ pub enum OpenError {
         holder: String,
     },
     /// The database was written by a later version of this program.
-    #[error("{path} has schema {found}, this version knows {SCHEMA}: it was written by a newer version")]
+    #[error(
+        "{path} has format {found}, this version knows up to {SCHEMA}: a newer version of this program wrote it. Start that version, \
+         or restore a snapshot with this one"
+    )]
     Newer {
         /// The database.
         path: PathBuf,
         /// Its schema.
         found: i64,
+    },
+    /// There is no database where one is to be read.
+    #[error("{path}: there is no database here")]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// There is a database already where one is to be made.
+    #[error("{path}: there is a database already")]
+    Exists {
+        /// The directory.
+        path: PathBuf,
     },
     /// The linked SQLite is too old to be trusted.
     #[error("SQLite {found} is linked, at least {} is needed: earlier ones can lose commits", SQLITE_NEEDED.1)]
@@ -104,14 +129,19 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
 
 fn open_memory(options: &Options) -> Result<Opened, OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: "memory".into(), source };
-    let db = Connection::open_in_memory().map_err(sqlite)?;
+    let mut db = Connection::open_in_memory().map_err(sqlite)?;
+    if let Some(dir) = &options.copy_of {
+        dump::duplicate(&dump::source(dir)?, &mut db).map_err(sqlite)?;
+        upgrade(&db, &dir.join(FILE))?;
+    } else {
+        let make = format!("PRAGMA page_size={PAGE_SIZE}; PRAGMA auto_vacuum=INCREMENTAL; {TABLES}");
+        db.execute_batch(&make).map_err(sqlite)?;
+    }
     let start = || -> rusqlite::Result<_> {
-        db.execute_batch(&format!("PRAGMA page_size={PAGE_SIZE}; PRAGMA auto_vacuum=INCREMENTAL; {TABLES}"))?;
         settle(&db, options)?;
-        Ok((id(&db)?, log::compacted(&db)?))
+        Ok((id(&db)?, log::compacted(&db)?, log::index(&db)?))
     };
-    let (id, compacted) = start().map_err(sqlite)?;
-    let mut index = Index::default();
+    let (id, compacted, mut index) = start().map_err(sqlite)?;
     index.advance(compacted);
     let db = Arc::new(Mutex::new(db));
     let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, _lock: None };
@@ -125,7 +155,7 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
     let lock = lock(&dir.join("lock"))?;
-    let path = dir.join("state.db");
+    let path = dir.join(FILE);
     let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
     // Made here so that only its owner can read it; SQLite gives its other files the same mode.
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
@@ -139,10 +169,7 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
             CreateError::Sqlite(source) => OpenError::Sqlite { path: path.clone(), source },
         })?;
     }
-    let found: i64 = db.query_row("SELECT v FROM meta WHERE k = 'schema'", [], |row| row.get(0)).map_err(sqlite)?;
-    if found != SCHEMA {
-        return Err(OpenError::Newer { path: path.clone(), found });
-    }
+    upgrade(&db, &path)?;
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
         let (id, compacted, mut index) = (id(&db)?, log::compacted(&db)?, log::index(&db)?);
@@ -157,7 +184,23 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     Ok(Opened { name: path.display().to_string(), id, index, compacted, engine, reads: Arc::new(Mutex::new(reads)) })
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// Brings an earlier layout to the one this program writes.
+fn upgrade(db: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let found = schema(db).map_err(sqlite)?;
+    match found {
+        SCHEMA => Ok(()),
+        1 => db.execute_batch(FROM_1).map_err(sqlite),
+        _ => Err(OpenError::Newer { path: path.to_owned(), found }),
+    }
+}
+
+/// The layout of a database.
+pub(super) fn schema(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("SELECT v FROM meta WHERE k = 'schema'", [], |row| row.get(0))
+}
+
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // No mutex: each connection stands behind one of ours.
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(Duration::from_secs(5))?;
@@ -177,14 +220,14 @@ fn settle(db: &Connection, options: &Options) -> rusqlite::Result<()> {
     Ok(())
 }
 
-enum CreateError {
+pub(super) enum CreateError {
     Io(io::Error),
     Sqlite(rusqlite::Error),
 }
 
 /// Makes a new database. SQLite's own syncs are off, since nothing is acknowledged yet; then file and directory are synced once, so that
 /// no later write-ahead log can stand beside an empty database (SQLite would discard it).
-fn create(db: &Connection, dir: &Path, path: &Path) -> Result<(), CreateError> {
+pub(super) fn create(db: &Connection, dir: &Path, path: &Path) -> Result<(), CreateError> {
     db.execute_batch(&format!(
         "PRAGMA page_size={PAGE_SIZE}; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY;
          BEGIN; {TABLES} COMMIT; PRAGMA journal_mode=WAL;"
@@ -201,7 +244,8 @@ fn create(db: &Connection, dir: &Path, path: &Path) -> Result<(), CreateError> {
     sync().map_err(CreateError::Io)
 }
 
-fn id(db: &Connection) -> rusqlite::Result<String> {
+/// The identity of a database.
+pub(super) fn id(db: &Connection) -> rusqlite::Result<String> {
     db.query_row("SELECT v FROM meta WHERE k = 'id'", [], |row| row.get(0))
 }
 

@@ -112,14 +112,33 @@ async fn only_the_owner_can_read_the_files() {
 }
 
 #[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let filled = contract::fill(&store).await;
+    store.close().await;
+    drop(store);
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    db.execute_batch("ALTER TABLE log DROP COLUMN at; UPDATE meta SET v = 1 WHERE k = 'schema'").unwrap();
+    drop(db);
+    assert_eq!(Dump::open(dir.path()).unwrap().revision(), filled.1, "the first version can be read as it is");
+    let store = open(dir.path());
+    contract::is_unchanged(&store, &filled).await;
+    create(&store, "/new", "x").await;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    assert_eq!(db.query_row("SELECT v FROM meta WHERE k = 'schema'", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    assert!(db.query_row("SELECT at FROM log ORDER BY rev DESC LIMIT 1", [], |row| row.get::<_, i64>(0)).unwrap() > 0);
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let dir = tempdir().unwrap();
     open(dir.path()).close().await;
     let db = Connection::open(dir.path().join("state.db")).unwrap();
-    db.execute("UPDATE meta SET v = 2 WHERE k = 'schema'", []).unwrap();
+    db.execute("UPDATE meta SET v = 3 WHERE k = 'schema'", []).unwrap();
     drop(db);
     let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
-    assert!(refused.contains("state.db has schema 2, this version knows 1"), "{refused}");
+    assert!(refused.contains("state.db has format 3, this version knows up to 2"), "{refused}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     OpenError, Options, Shared,
-    compaction::Compaction,
+    compaction::{Compaction, Keeping, Mark},
     expiry::Expiry,
     group::{Answer, Group},
     log,
@@ -91,6 +91,8 @@ pub(super) fn spawn(
         }
     }
     let now = Instant::now();
+    let keeping = Keeping { least: options.keep, most: options.history.max(options.keep), bytes: options.history_bytes };
+    let marks = past_marks(&engine, compacted, options, now)?;
     let writer = Writer {
         ballast_at: (engine.on_disk && options.ballast > 0).then_some(now + BALLAST_DELAY),
         shared,
@@ -98,7 +100,7 @@ pub(super) fn spawn(
         inbox,
         events: Some(events),
         expiry,
-        compaction: Compaction::new(options.compact_every, options.keep, compacted, now),
+        compaction: Compaction::new(options.compact_every, keeping, compacted, marks, now),
         compacted,
         compactors: Vec::new(),
         clock: options.clock,
@@ -109,6 +111,25 @@ pub(super) fn spawn(
     let path = options.path.clone().unwrap_or_default();
     let spawned = thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
     spawned.map(drop).map_err(|source| OpenError::Io { path, source })
+}
+
+/// Where the log stood while earlier processes wrote it: what they kept goes when its time is over, whatever was started again meanwhile.
+fn past_marks(engine: &Engine, compacted: Revision, options: &Options, now: Instant) -> Result<Vec<Mark>, OpenError> {
+    let every_ms = i64::try_from(options.compact_every.as_millis()).unwrap_or(i64::MAX);
+    let found = log::marks(&engine.writes.lock(), compacted, every_ms);
+    let found = found.map_err(|source| OpenError::Sqlite { path: options.path.clone().unwrap_or_default(), source })?;
+    let now_ms = unix_ms(options.clock);
+    let mark = |(revision, at, written)| {
+        let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0));
+        // A machine that was just started has no such moment: it is as old as that machine.
+        Mark { at: now.checked_sub(age).unwrap_or(now), revision, written }
+    };
+    Ok(found.into_iter().map(mark).collect())
+}
+
+fn unix_ms(clock: fn() -> SystemTime) -> i64 {
+    let since = clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Writer {
@@ -185,7 +206,7 @@ impl Writer {
     fn accepts(&self, write: &Write) -> Result<(), StoreError> {
         self.shared.health()?;
         if self.engine.room.is_full() && matches!(write, Write::Put { .. }) {
-            return Err(StoreError::Unavailable(self.full()));
+            return Err(StoreError::Unavailable(self.shared.full()));
         }
         Ok(())
     }
@@ -219,6 +240,7 @@ impl Writer {
         }
         self.ballast_at = match self.engine.room.restore() {
             Ok(()) => {
+                self.shared.meters.set_full(false);
                 if was_full {
                     info!(store = %self.shared.name, "there is room on the disk again, writes are taken");
                 }
@@ -249,7 +271,7 @@ impl Writer {
                 self.publish(&group);
                 group.answer();
             }
-            Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.full())),
+            Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.shared.full())),
             Err(Trouble::Busy(reason)) => group.fail(&StoreError::Unavailable(format!("{}: {reason}", self.shared.name))),
             Err(Trouble::Fatal(reason)) => self.stop(&reason, group),
         }
@@ -258,18 +280,21 @@ impl Writer {
     /// One transaction: on disk when this returns. Answers the revision the log is compacted to.
     fn transact(&self, group: &Group) -> Result<Revision, Trouble> {
         let target = self.compaction.pending(self.compacted);
+        let at = Some(self.now_ms());
         let mut db = self.engine.writes.lock();
         let run = |db: &mut Connection| -> rusqlite::Result<Revision> {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for row in &group.rows {
-                log::append(&transaction, row)?;
+                log::append(&transaction, row, at)?;
             }
             let mut compacted = self.compacted;
             if let Some(target) = target {
                 compacted = log::compact_piece(&transaction, compacted, target)?;
                 log::give_back(&transaction, FREE_PAGES, VACUUM_PAGES)?;
             }
+            let started = Instant::now();
             transaction.commit()?;
+            self.shared.meters.committed(started.elapsed());
             Ok(compacted)
         };
         run(&mut db).map_err(|err| classify(&err))
@@ -280,6 +305,7 @@ impl Writer {
         if group.rows.is_empty() {
             return;
         }
+        self.compaction.wrote(group.rows.iter().map(|row| row.value.as_ref().map_or(0, bytes::Bytes::len) as u64).sum());
         let mut index = self.shared.index.write();
         for row in &group.rows {
             if let Some(old) = index.get(row.key.as_str())
@@ -323,15 +349,12 @@ impl Writer {
     /// The disk is full: gives the ballast up and compacts everything that can be.
     fn make_room(&mut self, reason: &str) {
         if !self.engine.room.is_full() {
-            warn!(store = %self.shared.name, reason, "no room on the disk: only deletes are taken until there is");
+            warn!(reason, "{}", self.shared.full());
         }
+        self.shared.meters.set_full(true);
         self.engine.room.release();
         self.compaction.ask(self.shared.head());
         self.ballast_at = Some(Instant::now() + RETRY);
-    }
-
-    fn full(&self) -> String {
-        format!("{}: no room on the disk, only deletes are taken until there is", self.shared.name)
     }
 
     /// After an I/O error nobody knows what is on disk: only reading it anew tells. Everything is refused from here on.
@@ -364,8 +387,7 @@ impl Writer {
     }
 
     fn now_ms(&self) -> i64 {
-        let since = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        unix_ms(self.clock)
     }
 }
 
