@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz
+.PHONY: cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak
 
 build:
 	$(CARGO) build --release
@@ -36,6 +36,12 @@ deny:
 unit:
 	$(CARGO) test --workspace --exclude coracle --no-fail-fast
 	deploy/small-disk.sh $(CARGO) test --package coracle-store --lib -- --ignored
+
+# Kills, power cuts, full and failing disks, damaged files and histories under faults, in turn, for so long; prints what was counted.
+# SOAK_SEED=N runs the same again.
+MINUTES ?= 10
+soak:
+	SOAK_MINUTES=$(MINUTES) deploy/small-disk.sh $(CARGO) test --package coracle-store --lib -- --ignored --exact --nocapture embedded::tests::crash::soak
 
 # The finished binary, driven from outside by the real kubectl: tests, then scenarios with their golden answers.
 e2e:

@@ -6,6 +6,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ use crate::{
     authn::AuthenticationFlags,
     authorization::AuthorizationFlags,
     db::DbOptions,
+    dropin,
     encryption::EncryptionFlags,
     etcd::EtcdFlags,
     fork::{Fork, ForkOptions},
@@ -102,6 +104,11 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) keeping: KeepingFlags,
+
+    /// Heartbeats of nodes (Leases in kube-node-lease) and Events wait so long at most until they are on disk, many at once; a power cut
+    /// takes what waits, and nothing else. 0: they are on disk before they are answered, like everything else.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    pub(crate) relaxed_writes_interval: Duration,
 
     /// Run containers on this machine. Default: on as root, else off with one hollow node.
     #[arg(long, value_enum)]
@@ -285,6 +292,13 @@ pub(crate) struct WhoCanOptions {
     /// Folder the server was started with.
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub(crate) data_dir: PathBuf,
+}
+
+/// A duration as Go reads it, of an hour at most.
+fn span(text: &str) -> Result<Duration, String> {
+    let read = dropin::duration(text).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let allowed = read.filter(|read| *read <= Duration::from_secs(3600));
+    allowed.ok_or_else(|| format!("{text:?} is not a duration such as 5s or 500ms, from 0 to 1h"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -113,7 +113,10 @@ async fn open_store(options: &ServerOptions) -> Result<Opened> {
     }
     match options.store {
         StoreChoice::Memory => Opened::embedded(&Options::memory(), "--store"),
-        StoreChoice::Embedded => Opened::embedded(&options.keeping.options(store_dir(&options.data_dir)), "--data-dir"),
+        StoreChoice::Embedded => {
+            let relaxed_interval = options.relaxed_writes_interval;
+            Opened::embedded(&Options { relaxed_interval, ..options.keeping.options(store_dir(&options.data_dir)) }, "--data-dir")
+        }
         StoreChoice::Etcd => Opened::etcd(&options.etcd.options()?, options.etcd.media()).await,
     }
 }

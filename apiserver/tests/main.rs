@@ -10,6 +10,7 @@ mod authorizers;
 mod conversion;
 mod credentials;
 mod crud;
+mod durability;
 mod encodings;
 mod every_kind;
 mod extensions;

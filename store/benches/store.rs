@@ -231,7 +231,7 @@ fn key(n: usize) -> Key {
 }
 
 fn put(n: usize) -> Write {
-    Write::Put { value: vec![b'a' + u8::try_from(n % 26).unwrap(); VALUE].into(), ttl: None }
+    Write::put(vec![b'a' + u8::try_from(n % 26).unwrap(); VALUE])
 }
 
 /// Resident memory in KiB.

@@ -17,10 +17,10 @@ pub(crate) use self::histories::histories_hold_under_faults;
 use crate::{Entry, Event, Expect, Key, Page, Revision, Store, StoreError, Write};
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn put(value: impl Into<Bytes>) -> Write {
-    Write::Put { value: value.into(), ttl: None }
+    Write::put(value)
 }
 
 pub(crate) async fn create(store: &dyn Store, key: &str, value: &str) -> Revision {
@@ -140,7 +140,7 @@ pub(crate) async fn compaction_forgets_history_and_nothing_else(store: Arc<dyn S
 
 pub(crate) async fn a_key_goes_when_its_time_is_over(store: Arc<dyn Store>) {
     let start = store.revision().await.unwrap();
-    let short = |value: &'static str| Write::Put { value: value.into(), ttl: Some(Duration::from_millis(30)) };
+    let short = |value: &'static str| Write::put_for(value, Duration::from_millis(30));
     let began = Instant::now();
     let mortal = store.commit(&"/t/mortal".into(), Expect::Absent, short("m")).await.unwrap();
     let saved = store.commit(&"/t/saved".into(), Expect::Absent, short("s")).await;

@@ -3,8 +3,10 @@
 //! Map: `open` (directory, lock, schema, first index), `log` (all SQL), `index` (keys in memory), `group` (which writes succeed; pure),
 //! `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `tail` (watches).
 //!
-//! Invariants: a write is answered after its transaction is on disk (`synchronous=FULL`); the index holds committed writes only; events
-//! are published in revision order before the write is answered. Without a path it is the memory store: same engine, no file, no sync.
+//! Invariants: a strict write is answered after its transaction is on disk (`synchronous=FULL`), and everything before it is then, too; the
+//! index holds committed writes only; events are published in revision order before the write is answered. Relaxed writes wait in memory
+//! for the next transaction, at most for the interval; their revisions are reserved on disk beforehand, and what was reserved is passed
+//! over when a store is opened that was not closed. Without a path it is the memory store: same engine, no file, no sync.
 
 mod check;
 mod compaction;
@@ -79,6 +81,8 @@ pub struct Options {
     pub ballast: u64,
     /// The database file never grows beyond this many bytes; at the limit the store behaves as on a full disk.
     pub size_limit: Option<u64>,
+    /// Relaxed writes wait so long at most until they are written to disk, many at once. Zero: they are as strict as the others.
+    pub relaxed_interval: Duration,
     /// The wall clock, for times to live.
     pub clock: fn() -> SystemTime,
 }
@@ -96,6 +100,7 @@ impl Options {
             compact_every: Duration::from_secs(60),
             ballast: 8 << 20,
             size_limit: None,
+            relaxed_interval: Duration::from_secs(5),
             clock: SystemTime::now,
         }
     }
@@ -141,7 +146,7 @@ struct Shared {
 impl Embedded {
     /// Opens the store, making directory and database when they are missing, and starts the writer. Blocks for a few milliseconds.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let Opened { name, id, index, compacted, engine, reads } = open::open(options)?;
+        let Opened { name, id, index, compacted, reserved, engine, reads } = open::open(options)?;
         let (events, _) = broadcast::channel(GROUPS);
         let (queue, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
@@ -154,7 +159,7 @@ impl Embedded {
             events: events.downgrade(),
             failure: watch::channel(None).0,
         });
-        writer::spawn(engine, compacted, options, inbox, events, shared.clone())?;
+        writer::spawn(engine, (compacted, reserved), options, inbox, events, shared.clone())?;
         Ok(Self { shared, queue, permits: Arc::new(Semaphore::new(QUEUE)), value_limit: options.value_limit, id })
     }
 
@@ -187,6 +192,13 @@ impl Embedded {
                 return "store is closed".to_owned();
             }
         }
+    }
+
+    /// Writes the relaxed writes that wait, unless the disk is full: whoever reads the database beside the store sees everything then.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let (answer, done) = oneshot::channel();
+        self.queue.send(Ask::Flush { answer }).map_err(|_| closed())?;
+        done.await.map_err(|_| closed())?
     }
 
     /// Writes what is queued, moves the write-ahead log into the database and gives the directory free.
@@ -252,6 +264,8 @@ impl Store for Embedded {
 
     async fn past(&self, key: &Key) -> Result<Past, StoreError> {
         let key = key.clone();
+        // The log is read, and what waits is not in it.
+        self.flush().await?;
         self.read(move |shared| shared.past(&key)).await
     }
 
@@ -328,13 +342,20 @@ impl Shared {
     /// superseded and compacted in that moment; then the answer is taken anew.
     fn consistently(&self, select: impl Fn(&Index) -> Vec<(Key, Slot)>) -> Result<At<Vec<Entry>>, StoreError> {
         for _ in 0..ATTEMPTS {
-            let (slots, revision) = {
+            let (slots, waiting, revision) = {
                 let index = self.index.read();
-                (select(&index), index.head())
+                let (slots, waiting) = apart(select(&index), &index);
+                (slots, waiting, index.head())
             };
             let connection = self.reads.lock();
             match log::entries(&connection, slots).map_err(|err| err.naming(&self.name))? {
-                Some(value) => return Ok(At { value, revision }),
+                Some(mut value) => {
+                    if !waiting.is_empty() {
+                        value.extend(waiting);
+                        value.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+                    }
+                    return Ok(At { value, revision });
+                }
                 None if self.head() == revision => {
                     return Err(StoreError::Corrupt(format!("{}: a row of the log is missing at revision {revision}", self.name)));
                 }
@@ -343,6 +364,17 @@ impl Shared {
         }
         Err(StoreError::Unavailable(format!("{}: compaction overtook the read", self.name)))
     }
+}
+
+/// What is to be read from the log, and the entries that are not there yet.
+fn apart(slots: Vec<(Key, Slot)>, index: &Index) -> (Vec<(Key, Slot)>, Vec<Entry>) {
+    let logged = index.logged_to();
+    if logged == index.head() {
+        return (slots, Vec::new());
+    }
+    let (slots, waiting): (Vec<_>, Vec<_>) = slots.into_iter().partition(|(_, slot)| slot.revision <= logged);
+    let entry = |(key, Slot { revision, created, .. })| index.waiting_value(revision).map(|value| Entry { key, value, revision, created });
+    (slots, waiting.into_iter().filter_map(entry).collect())
 }
 
 fn closed() -> StoreError {

@@ -196,8 +196,10 @@ impl Etcd {
         loop {
             let operation = match write {
                 Write::Delete => Operation::Delete,
-                Write::Put { value, ttl: None } => Operation::Put { value, lease: 0 },
-                Write::Put { value, ttl: Some(ttl) } => Operation::Put { value, lease: self.leases.of(&self.shared.client, *ttl).await? },
+                Write::Put { value, ttl: None, .. } => Operation::Put { value, lease: 0 },
+                Write::Put { value, ttl: Some(ttl), .. } => {
+                    Operation::Put { value, lease: self.leases.of(&self.shared.client, *ttl).await? }
+                }
             };
             let message = messages::transaction(key, compared, operation);
             match self.shared.client.call(messages::TXN, &message, Effect::Write).await {

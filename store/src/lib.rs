@@ -68,9 +68,35 @@ pub enum Write {
         value: Bytes,
         /// Time to live from this write on.
         ttl: Option<Duration>,
+        /// Whether it must be on disk before it is acknowledged.
+        durability: Durability,
     },
     /// Remove the object.
     Delete,
+}
+
+/// What a power cut or a crash may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing that was acknowledged.
+    #[default]
+    Strict,
+    /// The write, for a few seconds: it is on disk after the store's interval, or as soon as any strict write that follows it is. For what
+    /// is written often and made anew soon: heartbeats, events. A store may treat it as [`Durability::Strict`]. In any case revisions
+    /// that were handed out never come again.
+    Relaxed,
+}
+
+impl Write {
+    /// Store these bytes, for good and durably.
+    pub fn put(value: impl Into<Bytes>) -> Self {
+        Self::Put { value: value.into(), ttl: None, durability: Durability::Strict }
+    }
+
+    /// Store these bytes, durably, for so long.
+    pub fn put_for(value: impl Into<Bytes>, ttl: Duration) -> Self {
+        Self::Put { value: value.into(), ttl: Some(ttl), durability: Durability::Strict }
+    }
 }
 
 /// A page of a range read: keys after `after`, at most `limit`.
@@ -203,7 +229,7 @@ pub enum StoreError {
 /// Objects read at a time by stores that can count no other way.
 const COUNTED_AT_ONCE: usize = 500;
 
-/// The seam. Acknowledged means durable, for the stores that have a disk.
+/// The seam. Acknowledged means durable, for the stores that have a disk and writes that ask for no less ([`Durability`]).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// The latest revision; linearizable.

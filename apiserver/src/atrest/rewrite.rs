@@ -1,6 +1,6 @@
 //! Everything written anew that another provider or key would write now (`coracle secrets reencrypt`).
 
-use coracle_store::{Expect, Key, Page, StoreError, Write};
+use coracle_store::{Durability, Expect, Key, Page, StoreError, Write};
 use serde::Serialize;
 
 use super::{AtRest, sealed};
@@ -53,7 +53,9 @@ impl AtRest {
                     continue;
                 }
             };
-            let write = Write::Put { value: sealed.into(), ttl: sealed::time_to_live(self, key.as_str()) };
+            let ttl = sealed::time_to_live(self, key.as_str());
+            // Strict whatever it is: the key that sealed it until now may be taken away next.
+            let write = Write::Put { value: sealed.into(), ttl, durability: Durability::Strict };
             match self.store.commit(key, Expect::At(entry.revision), write).await {
                 Ok(_) => step.rewritten += 1,
                 // Somebody wrote or deleted it meanwhile: it is as it should be.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use coracle_schema::{SchemaRef, decode};
-use coracle_store::Key;
+use coracle_store::{Durability, Key};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -239,6 +239,10 @@ impl ResourceId {
     }
 }
 
+/// The resource of heartbeats, and where those of nodes are (`corev1.NamespaceNodeLease`).
+const LEASES: (&str, &str) = ("coordination.k8s.io", "leases");
+const NODE_LEASES: &str = "kube-node-lease/";
+
 impl Kind {
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
@@ -318,6 +322,19 @@ impl Kind {
     pub fn key(&self, namespace: &str, name: &str) -> Option<Key> {
         let prefix = self.prefix.as_deref()?;
         Some(Key::from(if self.is_namespaced() { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }))
+    }
+
+    /// What a crash may take of a write of an object. Heartbeats of nodes are made anew within seconds, and a node whose last one is lost is
+    /// given its whole time again; events are a courtesy that ends after an hour. Both come often, and a flash disk wears by them.
+    pub fn durability(&self, key: &Key) -> Durability {
+        let heartbeat = || {
+            let within = self.prefix.as_deref().and_then(|prefix| key.as_str().strip_prefix(prefix));
+            self.id.is(LEASES) && within.is_some_and(|rest| rest.starts_with(NODE_LEASES))
+        };
+        if self.id.is(("", "events")) || self.id.is(("events.k8s.io", "events")) || heartbeat() {
+            return Durability::Relaxed;
+        }
+        Durability::Strict
     }
 
     /// The key prefix of the objects of a namespace, or of all when it is empty.

@@ -294,7 +294,7 @@ impl Storage {
         };
         drop(object);
         let started = Instant::now();
-        let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl }).await;
+        let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl, durability: kind.durability(key) }).await;
         let took = started.elapsed();
         traced(|trace| trace.note("Store commit", took, committed.is_err(), &[("resource", &kind.id.resource)]));
         metrics::store::asked(if expect == Expect::Absent { "create" } else { "update" }, &kind.id, took, &committed);

@@ -83,7 +83,7 @@ impl<T: Translate> Store for Translated<T> {
 
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
         let write = match write {
-            Write::Put { value, ttl } => Write::Put { value: self.0.close(key, &value)?, ttl },
+            Write::Put { value, ttl, durability } => Write::Put { value: self.0.close(key, &value)?, ttl, durability },
             Write::Delete => Write::Delete,
         };
         self.0.store().commit(key, expect, write).await

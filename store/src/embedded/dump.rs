@@ -277,7 +277,7 @@ mod tests {
     };
 
     fn put(text: &str, ttl: Option<Duration>) -> Write {
-        Write::Put { value: Bytes::copy_from_slice(text.as_bytes()), ttl }
+        Write::Put { value: Bytes::copy_from_slice(text.as_bytes()), ttl, durability: crate::Durability::Strict }
     }
 
     fn records(dump: &Dump) -> Vec<Record> {

@@ -9,7 +9,7 @@ use super::{
     index::{Index, Slot},
     log::Row,
 };
-use crate::{Entry, Event, Expect, Key, Revision, StoreError, Write};
+use crate::{Durability, Event, Expect, Key, Revision, StoreError, Write};
 
 /// Where the outcome of a write goes.
 pub(super) type Answer = oneshot::Sender<Result<Revision, StoreError>>;
@@ -24,6 +24,8 @@ pub(super) struct Group {
     pub(super) rows: Vec<Row>,
     overlay: HashMap<Key, Option<Slot>>,
     bytes: usize,
+    /// Rows that must be on disk before they are told; the others need not.
+    strict: usize,
     outcomes: Vec<(Answer, Result<Revision, StoreError>, OwnedSemaphorePermit)>,
 }
 
@@ -31,6 +33,26 @@ impl Group {
     /// Whether another write may join.
     pub(super) fn has_room(&self) -> bool {
         self.outcomes.len() < OPERATIONS && self.rows.len() < OPERATIONS && self.bytes < BYTES
+    }
+
+    /// Bytes of its keys and values.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether some of its rows need not be on disk before they are told.
+    pub(super) fn has_relaxed(&self) -> bool {
+        self.strict < self.rows.len()
+    }
+
+    /// Whether all of them need not.
+    pub(super) fn is_relaxed(&self) -> bool {
+        self.strict == 0 && !self.rows.is_empty()
+    }
+
+    /// The revision of its last row.
+    pub(super) fn last(&self) -> Option<Revision> {
+        self.rows.last().map(|row| row.slot.revision)
     }
 
     /// Decides a client's write. It is told with the group: its outcome may rest on writes that are not committed yet.
@@ -41,7 +63,12 @@ impl Group {
         now_ms: i64,
         (answer, permit): (Answer, OwnedSemaphorePermit),
     ) {
+        let durability = match &write {
+            Write::Put { durability, .. } => *durability,
+            Write::Delete => Durability::Strict,
+        };
         let outcome = self.decide(index, key, expect, write, now_ms);
+        self.strict += usize::from(outcome.is_ok() && durability == Durability::Strict);
         self.outcomes.push((answer, outcome, permit));
     }
 
@@ -50,7 +77,7 @@ impl Group {
         self.outcomes.push((answer, Err(error), permit));
     }
 
-    /// Deletes a version whose time to live is over, if it is still the latest.
+    /// Deletes a version whose time to live is over, if it is still the latest. Relaxed: should that be lost, its time is still over.
     pub(super) fn expire(&mut self, index: &Index, key: &Key, revision: Revision) {
         // Moved or Absent: a write of this group was faster.
         let _ = self.decide(index, key, Expect::At(revision), Write::Delete, 0);
@@ -85,17 +112,7 @@ impl Group {
 
     /// The events of the group's writes, in order.
     pub(super) fn events(&self) -> Vec<Event> {
-        let event = |row: &Row| Event {
-            key: row.key.clone(),
-            revision: row.slot.revision,
-            after: row.value.as_ref().map(|value| Entry {
-                key: row.key.clone(),
-                value: value.clone(),
-                revision: row.slot.revision,
-                created: row.slot.created,
-            }),
-        };
-        self.rows.iter().map(event).collect()
+        self.rows.iter().map(Row::event).collect()
     }
 
     /// Tells every client its outcome; after the commit.

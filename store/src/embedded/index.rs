@@ -1,8 +1,14 @@
 //! The keys in memory: where each one's last version is in the log.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
-use crate::{Key, Revision};
+use bytes::Bytes;
+
+use super::log::Row;
+use crate::{Event, Key, Revision};
 
 /// What the index knows of a key. The value stays on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub(super) struct Slot {
 pub(super) struct Index {
     slots: BTreeMap<Key, Slot>,
     head: Revision,
+    /// The latest writes that are not in the log yet, in order: relaxed ones.
+    waiting: VecDeque<Row>,
 }
 
 impl Index {
@@ -77,6 +85,39 @@ impl Index {
             }
         }
         self.head = revision;
+    }
+
+    /// Writes that are not in the log yet.
+    pub(super) fn waiting(&self) -> impl ExactSizeIterator<Item = &Row> {
+        self.waiting.iter()
+    }
+
+    /// These writes, applied already, go to the log later.
+    pub(super) fn hold(&mut self, rows: &[Row]) {
+        self.waiting.extend(rows.iter().cloned());
+    }
+
+    /// All that waited is in the log.
+    pub(super) fn logged(&mut self) {
+        // The room of a burst is given back.
+        self.waiting = VecDeque::new();
+    }
+
+    /// Everything up to here is in the log.
+    pub(super) fn logged_to(&self) -> Revision {
+        self.waiting.front().map_or(self.head, |row| Revision(row.slot.revision.0 - 1))
+    }
+
+    /// The value written at a revision, if that is not in the log yet.
+    pub(super) fn waiting_value(&self, revision: Revision) -> Option<Bytes> {
+        let at = self.waiting.partition_point(|row| row.slot.revision < revision);
+        self.waiting.get(at).filter(|row| row.slot.revision == revision)?.value.clone()
+    }
+
+    /// The events after `from` that are not in the log yet.
+    pub(super) fn waiting_after(&self, from: Revision) -> Vec<Event> {
+        let at = self.waiting.partition_point(|row| row.slot.revision <= from);
+        self.waiting.range(at..).map(Row::event).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Slot)> {

@@ -13,6 +13,7 @@ const HISTORY_ROWS: usize = 500;
 const HISTORY_BYTES: usize = 4 << 20;
 
 /// One write, as it stands in the log.
+#[derive(Clone)]
 pub(super) struct Row {
     pub(super) key: Key,
     pub(super) slot: Slot,
@@ -20,6 +21,19 @@ pub(super) struct Row {
     pub(super) previous: Revision,
     /// `None`: a delete.
     pub(super) value: Option<Bytes>,
+}
+
+impl Row {
+    /// The write as watchers see it.
+    pub(super) fn event(&self) -> Event {
+        Event { key: self.key.clone(), revision: self.slot.revision, after: self.entry() }
+    }
+
+    /// What is there after it.
+    pub(super) fn entry(&self) -> Option<Entry> {
+        let Slot { revision, created, .. } = self.slot;
+        self.value.as_ref().map(|value| Entry { key: self.key.clone(), value: value.clone(), revision, created })
+    }
 }
 
 /// What went wrong in the log.
@@ -235,6 +249,19 @@ pub(super) fn marks(db: &Connection, after: Revision, every_ms: i64) -> rusqlite
 /// The revision up to which the log is compacted.
 pub(super) fn compacted(db: &Connection) -> rusqlite::Result<Revision> {
     db.prepare_cached("SELECT v FROM meta WHERE k = 'compact_rev'")?.query_row([], |row| revision(row, 0))
+}
+
+/// The revision below which all may have been handed out, whether or not the log knows of them: relaxed writes can be lost, their revisions
+/// do not come again.
+pub(super) fn reserved(db: &Connection) -> rusqlite::Result<Revision> {
+    let found = db.prepare_cached("SELECT v FROM meta WHERE k = 'reserved_rev'")?.query_row([], |row| revision(row, 0)).optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Reserves revisions up to this one.
+pub(super) fn reserve(db: &Connection, to: Revision) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO meta(k, v) VALUES ('reserved_rev', ?1)")?.execute([number(to)])?;
+    Ok(())
 }
 
 fn event(row: &SqlRow<'_>) -> Result<Event, LogError> {

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -25,6 +26,9 @@ use crate::Revision;
 /// 1: without the time of each write. 2: with it.
 pub(super) const SCHEMA: i64 = 2;
 pub(super) const PAGE_SIZE: u64 = 8192;
+/// How often, and after which pause, a lock that is held is tried again.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Earlier versions can lose commits when the write-ahead log is reset.
 const SQLITE_NEEDED: (i32, &str) = (3_051_003, "3.51.3");
 
@@ -102,6 +106,8 @@ pub(super) struct Opened {
     pub(super) id: String,
     pub(super) index: Index,
     pub(super) compacted: Revision,
+    /// Relaxed writes may have been given revisions up to here.
+    pub(super) reserved: Revision,
     pub(super) engine: Engine,
     /// In memory the same connection as the writer's.
     pub(super) reads: Arc<Mutex<Connection>>,
@@ -139,13 +145,13 @@ fn open_memory(options: &Options) -> Result<Opened, OpenError> {
     }
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
-        Ok((id(&db)?, log::compacted(&db)?, log::index(&db)?))
+        Ok((id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?))
     };
-    let (id, compacted, mut index) = start().map_err(sqlite)?;
-    index.advance(compacted);
+    let (id, compacted, reserved, mut index) = start().map_err(sqlite)?;
+    index.advance(compacted.max(reserved));
     let db = Arc::new(Mutex::new(db));
     let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, _lock: None };
-    Ok(Opened { name: "memory".to_owned(), id, index, compacted, engine, reads: db })
+    Ok(Opened { name: "memory".to_owned(), id, index, compacted, reserved, engine, reads: db })
 }
 
 fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -172,16 +178,16 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     upgrade(&db, &path)?;
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
-        let (id, compacted, mut index) = (id(&db)?, log::compacted(&db)?, log::index(&db)?);
-        index.advance(compacted);
+        let (id, compacted, reserved, mut index) = (id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?);
+        index.advance(compacted.max(reserved));
         let reads = connect(&path)?;
         reads.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
-        Ok((id, compacted, index, reads))
+        Ok((id, compacted, reserved, index, reads))
     };
-    let (id, compacted, index, reads) = start().map_err(sqlite)?;
+    let (id, compacted, reserved, index, reads) = start().map_err(sqlite)?;
     let room = Room::new(Some(dir.join("ballast")), options.ballast);
     let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, _lock: Some(lock) };
-    Ok(Opened { name: path.display().to_string(), id, index, compacted, engine, reads: Arc::new(Mutex::new(reads)) })
+    Ok(Opened { name: path.display().to_string(), id, index, compacted, reserved, engine, reads: Arc::new(Mutex::new(reads)) })
 }
 
 /// Brings an earlier layout to the one this program writes.
@@ -253,7 +259,17 @@ pub(super) fn id(db: &Connection) -> rusqlite::Result<String> {
 fn lock(path: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
-    match file.try_lock() {
+    // A process that was just started shares its parent's open files until it has become another program: a lock that is free may be
+    // held for a moment by nobody who means to.
+    let mut tried = file.try_lock();
+    for _ in 0..LOCK_ATTEMPTS {
+        if !matches!(tried, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        thread::sleep(LOCK_PAUSE);
+        tried = file.try_lock();
+    }
+    match tried {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();

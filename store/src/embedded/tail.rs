@@ -64,15 +64,25 @@ impl Tail {
 
     async fn read_log(&mut self) -> Result<(), StoreError> {
         let (shared, from) = (self.shared.clone(), self.cursor);
-        let head = shared.head();
-        let read = move || log::history(&mut shared.reads.lock(), from, head).map_err(|err| err.naming(&shared.name));
-        let history = tokio::task::spawn_blocking(read).await.map_err(|err| StoreError::Unavailable(err.to_string()))??;
-        if from < history.compacted {
-            return Err(StoreError::Compacted { oldest: history.compacted });
+        let (logged, head, waiting) = {
+            let index = shared.index.read();
+            (index.logged_to(), index.head(), index.waiting_after(from))
+        };
+        if from < logged {
+            let read = move || log::history(&mut shared.reads.lock(), from, logged).map_err(|err| err.naming(&shared.name));
+            let history = tokio::task::spawn_blocking(read).await.map_err(|err| StoreError::Unavailable(err.to_string()))??;
+            if from < history.compacted {
+                return Err(StoreError::Compacted { oldest: history.compacted });
+            }
+            self.take(history.events.into_iter());
+            self.cursor = self.cursor.max(history.reached);
+            if history.reached < logged {
+                return Ok(());
+            }
         }
-        self.take(history.events.into_iter());
-        self.cursor = self.cursor.max(history.reached);
-        self.behind = history.reached < head;
+        self.take(waiting.into_iter());
+        self.cursor = self.cursor.max(head);
+        self.behind = false;
         Ok(())
     }
 

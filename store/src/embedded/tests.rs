@@ -1,5 +1,8 @@
 //! The contract, and what only a store on disk can be asked: reopening, locks, damage, full disks, kill -9.
 
+mod crash;
+mod relaxed;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -78,7 +81,7 @@ async fn revisions_go_on_after_everything_was_deleted_and_compacted() {
 async fn a_time_to_live_goes_on_over_a_restart() {
     let dir = tempdir().unwrap();
     let store = open(dir.path());
-    let mortal = Write::Put { value: "m".into(), ttl: Some(Duration::from_millis(50)) };
+    let mortal = Write::put_for("m", Duration::from_millis(50));
     let written = store.commit(&"/m".into(), Expect::Absent, mortal).await.unwrap();
     store.close().await;
     let store = open(dir.path());
@@ -328,78 +331,4 @@ async fn superseded_versions_are_compacted_in_time_and_their_space_is_used_again
     let db = Connection::open(dir.path().join("state.db")).unwrap();
     let rows: u32 = db.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1);
-}
-
-/// The child of the next test: writes from eight tasks and says what was acknowledged, until it is killed.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the crash test"]
-async fn crash_child() {
-    let Ok(dir) = std::env::var("STORE_CRASH_DIR") else { return };
-    let store = Arc::new(open(Path::new(&dir)));
-    let write = |store: Arc<Embedded>, writer: u32| async move {
-        for round in 0u64.. {
-            let key = Key::from(format!("/crash/{writer}/{}", round % 5));
-            let found = store.get(&key).await.unwrap().value;
-            let expect = found.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-            let delete = found.is_some() && round % 11 == 10;
-            let value = if delete { "-".to_owned() } else { format!("{writer}.{round}.{}", "x".repeat(3000)) };
-            let write = if delete { Write::Delete } else { put(value.clone()) };
-            let revision = store.commit(&key, expect, write).await.unwrap();
-            let line = format!("\nack {key} {revision} {}\n", value.split_once(".x").map_or(value.as_str(), |(head, _)| head));
-            std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
-        }
-    };
-    join_all((0..8).map(|writer| tokio::spawn(write(store.clone(), writer)))).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_minus_nine_loses_nothing_acknowledged() {
-    let dir = tempdir().unwrap();
-    let mut acknowledged = BTreeMap::new();
-    for round in 0..6 {
-        let before = acknowledged.len();
-        write_and_be_killed(dir.path(), 60 + 40 * round, &mut acknowledged);
-        assert!(acknowledged.len() > before, "the child wrote");
-        let store = open(dir.path());
-        let head = store.revision().await.unwrap();
-        let count = usize::try_from(head.0 - 1).unwrap();
-        let history = contract::take(&store, "", Revision(1), count).await;
-        let history: BTreeMap<_, _> = history.into_iter().map(|event| (event.revision.0, event)).collect();
-        for (revision, (key, value)) in &acknowledged {
-            let event = history.get(revision).unwrap_or_else(|| panic!("{key} at {revision} was lost"));
-            assert_eq!(event.key.as_str(), key);
-            match &event.after {
-                Some(entry) => assert!(entry.value.starts_with(value.as_bytes()), "{key} at {revision}"),
-                None => assert_eq!(value, "-", "{key} at {revision}"),
-            }
-        }
-        store.close().await;
-    }
-}
-
-/// Runs the child until it has acknowledged `acks` writes, kills it, and notes all it said: revision to key and value.
-fn write_and_be_killed(dir: &Path, acks: usize, acknowledged: &mut BTreeMap<u64, (String, String)>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "embedded::tests::crash_child", "--ignored", "--nocapture"])
-        .env("STORE_CRASH_DIR", dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    let mut text = String::new();
-    let mut count = 0;
-    while count < acks && said.read_line(&mut text).unwrap() > 0 {
-        count += usize::from(text.lines().last().is_some_and(|line| line.starts_with("ack ")));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    said.read_to_string(&mut text).unwrap();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    for line in whole.lines() {
-        let mut words = line.split(' ');
-        if let (Some("ack"), Some(key), Some(revision), Some(value)) = (words.next(), words.next(), words.next(), words.next()) {
-            acknowledged.insert(revision.parse().unwrap(), (key.to_owned(), value.to_owned()));
-        }
-    }
 }

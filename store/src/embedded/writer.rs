@@ -1,5 +1,5 @@
 //! The writer: one thread that owns all changes. It takes what is waiting, decides it against the index, writes it in one transaction,
-//! and then, in this order, moves the index on, publishes the events, answers.
+//! and then, in this order, moves the index on, publishes the events, answers. A group of relaxed writes skips the transaction: its rows wait for the next one.
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
@@ -34,6 +34,10 @@ const BALLAST_DELAY: Duration = Duration::from_secs(5);
 /// Free pages in the file before some are given back, and how many at a time.
 const FREE_PAGES: u32 = 1024;
 const VACUUM_PAGES: u32 = 128;
+/// Revisions reserved on disk at a time for relaxed writes.
+const RESERVED: u64 = 4096;
+/// Bytes of relaxed writes that wait at most: what a full disk must still take with a delete, and the ballast is larger.
+const WAITING: usize = 1 << 20;
 /// Such steps at one go when the disk is full: 16 MiB.
 const SHRINK_STEPS: u32 = 16;
 
@@ -41,6 +45,7 @@ const SHRINK_STEPS: u32 = 16;
 pub(super) enum Ask {
     Commit { key: Key, expect: Expect, write: Write, answer: Answer, permit: OwnedSemaphorePermit },
     Compact { to: Revision, answer: oneshot::Sender<Result<(), StoreError>> },
+    Flush { answer: oneshot::Sender<Result<(), StoreError>> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -63,6 +68,13 @@ struct Writer {
     expiry: Expiry,
     compaction: Compaction,
     compacted: Revision,
+    /// Relaxed writes may be told revisions up to here.
+    reserved: Revision,
+    /// Zero where nothing waits.
+    relaxed_interval: Duration,
+    /// When what waits in the index is to be written, and its bytes.
+    flush_at: Option<Instant>,
+    waiting: usize,
     /// Those who asked for compaction, and up to where.
     compactors: Vec<(Revision, oneshot::Sender<Result<(), StoreError>>)>,
     clock: fn() -> SystemTime,
@@ -78,7 +90,7 @@ struct Writer {
 /// Starts the writer's thread; it ends when asked to, or when every sender to `inbox` is gone.
 pub(super) fn spawn(
     engine: Engine,
-    compacted: Revision,
+    (compacted, reserved): (Revision, Revision),
     options: &Options,
     inbox: mpsc::Receiver<Ask>,
     events: broadcast::Sender<Arc<[Event]>>,
@@ -94,6 +106,7 @@ pub(super) fn spawn(
     let keeping = Keeping { least: options.keep, most: options.history.max(options.keep), bytes: options.history_bytes };
     let marks = past_marks(&engine, compacted, options, now)?;
     let writer = Writer {
+        relaxed_interval: if engine.on_disk { options.relaxed_interval } else { Duration::ZERO },
         ballast_at: (engine.on_disk && options.ballast > 0).then_some(now + BALLAST_DELAY),
         shared,
         engine,
@@ -102,6 +115,9 @@ pub(super) fn spawn(
         expiry,
         compaction: Compaction::new(options.compact_every, keeping, compacted, marks, now),
         compacted,
+        reserved,
+        flush_at: None,
+        waiting: 0,
         compactors: Vec::new(),
         clock: options.clock,
         crowded: false,
@@ -180,6 +196,7 @@ impl Writer {
             self.compaction.pause(now, self.shared.head(), self.compacted),
             self.expiry.pause(self.now_ms()),
             self.ballast_at.map(|at| at.saturating_duration_since(now)),
+            self.flush_at.map(|at| at.saturating_duration_since(now)),
         ];
         pauses.into_iter().flatten().min()
     }
@@ -198,6 +215,11 @@ impl Writer {
                 let to = to.min(self.shared.head());
                 self.compaction.ask(to);
                 self.compactors.push((to, answer));
+            }
+            Ask::Flush { answer } => {
+                self.flush_at = self.flush_at.map(|_| Instant::now());
+                // Answered with those whose revision is compacted, after the write.
+                self.compactors.push((Revision(0), answer));
             }
             Ask::Close { answer } => self.closing = Some(answer),
         }
@@ -254,38 +276,69 @@ impl Writer {
         };
     }
 
-    /// Writes the group, and a piece of compaction with it.
+    /// Writes the group, with what waited and a piece of compaction; or, if it is relaxed, lets it wait.
     fn write(&mut self, group: Group) {
-        if self.has_failed() || (group.rows.is_empty() && self.compaction.pending(self.compacted).is_none()) {
+        let flush = self.flush_at.is_some_and(|at| at <= Instant::now());
+        let compact = self.compaction.pending(self.compacted).is_some();
+        if self.has_failed() || (group.rows.is_empty() && !flush && !compact) {
             return group.answer();
         }
-        let mut result = self.transact(&group);
+        if !flush && !compact && self.may_wait(&group) {
+            self.flush_at.get_or_insert_with(|| Instant::now() + self.relaxed_interval);
+            self.waiting += group.bytes();
+            self.publish(&group, false);
+            return group.answer();
+        }
+        let reserve = self.reservation(&group);
+        let mut result = self.transact(&group, reserve);
         if let Err(Trouble::Full(reason)) = &result {
             self.make_room(reason);
-            result = self.transact(&group);
+            result = self.transact(&group, reserve);
         }
         self.stuck = result.is_err();
         match result {
             Ok(compacted) => {
                 self.compacted = compacted;
-                self.publish(&group);
-                group.answer();
+                self.reserved = reserve.unwrap_or(self.reserved);
+                (self.flush_at, self.waiting) = (None, 0);
+                self.publish(&group, true);
+                return group.answer();
             }
             Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.shared.full())),
             Err(Trouble::Busy(reason)) => group.fail(&StoreError::Unavailable(format!("{}: {reason}", self.shared.name))),
             Err(Trouble::Fatal(reason)) => self.stop(&reason, group),
         }
+        // What was acknowledged stays until it can be written.
+        self.flush_at = self.flush_at.map(|_| Instant::now() + RETRY);
     }
 
-    /// One transaction: on disk when this returns. Answers the revision the log is compacted to.
-    fn transact(&self, group: &Group) -> Result<Revision, Trouble> {
+    /// Whether the group can be told before it is on disk.
+    fn may_wait(&self, group: &Group) -> bool {
+        group.is_relaxed()
+            && !self.relaxed_interval.is_zero()
+            && group.last().is_some_and(|last| last <= self.reserved)
+            && self.waiting + group.bytes() <= WAITING
+    }
+
+    /// Up to where revisions are to be reserved with a group; relaxed writes after it can then wait.
+    fn reservation(&self, group: &Group) -> Option<Revision> {
+        let last = group.last().filter(|last| group.has_relaxed() && !self.relaxed_interval.is_zero() && *last > self.reserved)?;
+        Some(Revision(last.0 + RESERVED))
+    }
+
+    /// One transaction: what waited, and then the group, are on disk when this returns. Answers the revision the log is compacted to.
+    fn transact(&self, group: &Group, reserve: Option<Revision>) -> Result<Revision, Trouble> {
         let target = self.compaction.pending(self.compacted);
         let at = Some(self.now_ms());
+        let index = self.shared.index.read();
         let mut db = self.engine.writes.lock();
         let run = |db: &mut Connection| -> rusqlite::Result<Revision> {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for row in &group.rows {
+            for row in index.waiting().chain(&group.rows) {
                 log::append(&transaction, row, at)?;
+            }
+            if let Some(to) = reserve {
+                log::reserve(&transaction, to)?;
             }
             let mut compacted = self.compacted;
             if let Some(target) = target {
@@ -300,13 +353,18 @@ impl Writer {
         run(&mut db).map_err(|err| classify(&err))
     }
 
-    /// After the commit: the index, the events.
-    fn publish(&mut self, group: &Group) {
+    /// After the commit, or instead of it: the index, the events.
+    fn publish(&mut self, group: &Group, logged: bool) {
+        let mut index = self.shared.index.write();
+        if logged {
+            index.logged();
+        } else {
+            index.hold(&group.rows);
+        }
         if group.rows.is_empty() {
             return;
         }
         self.compaction.wrote(group.rows.iter().map(|row| row.value.as_ref().map_or(0, bytes::Bytes::len) as u64).sum());
-        let mut index = self.shared.index.write();
         for row in &group.rows {
             if let Some(old) = index.get(row.key.as_str())
                 && let Some(deadline) = old.expires
@@ -373,6 +431,7 @@ impl Writer {
     /// Moves the write-ahead log into the database, so that the next start has nothing to recover.
     fn finish(mut self) {
         if self.engine.on_disk && !self.has_failed() {
+            self.settle();
             let db = self.engine.writes.lock();
             if let Err(err) = log::checkpoint(&db) {
                 warn!(store = %self.shared.name, error = %err, "the write-ahead log stays for the next start");
@@ -383,6 +442,24 @@ impl Writer {
         drop(self);
         if let Some(answer) = closing {
             let _ = answer.send(());
+        }
+    }
+
+    /// Writes what waits, and that no revision beyond was handed out.
+    fn settle(&mut self) {
+        let head = self.shared.head();
+        let waits = self.shared.index.read().waiting().len() > 0;
+        if !waits && self.reserved <= head {
+            return;
+        }
+        match self.transact(&Group::default(), Some(head)) {
+            Ok(compacted) => {
+                self.compacted = compacted;
+                self.shared.index.write().logged();
+            }
+            Err(Trouble::Full(err) | Trouble::Busy(err) | Trouble::Fatal(err)) => {
+                warn!(store = %self.shared.name, error = %err, "relaxed writes of the last moments could not be written");
+            }
         }
     }
 
