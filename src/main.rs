@@ -1,5 +1,6 @@
 //! The binary: options, certificates, wiring, signals. Dull on purpose.
 
+mod admission;
 mod audit;
 mod authn;
 mod authorization;

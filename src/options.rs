@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
+    admission::AdmissionFlags,
     audit::AuditFlags,
     authn::AuthenticationFlags,
     authorization::AuthorizationFlags,
@@ -159,6 +160,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) authorization: AuthorizationFlags,
+
+    #[command(flatten)]
+    pub(crate) admission: AdmissionFlags,
 
     #[command(flatten)]
     pub(crate) audit: AuditFlags,

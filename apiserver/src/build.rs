@@ -77,8 +77,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         rbac: roles_count.then(|| rbac.clone()),
         #[cfg(feature = "cedar")]
         cedar: cedar.clone(),
-        enable: options.enable_admission,
-        disable: options.disable_admission,
+        settings: options.admission,
     };
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,

@@ -56,10 +56,8 @@ pub struct Options {
     pub service_ranges: Ranges,
     /// What the system objects of a first start tell.
     pub facts: bootstrap::Facts,
-    /// Plugins beyond those that are on anyway (`--enable-admission-plugins`).
-    pub enable_admission: Vec<String>,
-    /// Plugins that are off (`--disable-admission-plugins`).
-    pub disable_admission: Vec<String>,
+    /// Which admission plugins run, and what is configured of them.
+    pub admission: admission::Settings,
     /// What is written down of requests.
     pub audit: audit::Options,
     /// Where spans of requests are sent (`--tracing-config-file`); `None`: nowhere.

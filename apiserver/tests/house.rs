@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
-use coracle_apiserver::{Options, Ranges, Server, Service, audit, authn, authn::User, authz, bootstrap::Facts};
+use coracle_apiserver::{Options, Ranges, Server, Service, admission, audit, authn, authn::User, authz, bootstrap::Facts};
 use coracle_store::{Store, embedded};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -73,8 +73,7 @@ impl House {
             authorization: authz::Options::of(&[authz::Mode::Node, authz::Mode::Rbac]),
             service_ranges: Ranges::default(),
             facts,
-            enable_admission: Vec::new(),
-            disable_admission: vec!["ServiceAccount".into()],
+            admission: admission::Settings { disable: vec!["ServiceAccount".into()], ..Default::default() },
             audit: audit::Options::default(),
             encryption: None,
             log_levels: None,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges, TracingOptions, aggregator, atrest, audit,
+    Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, Anonymous, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     flow,
@@ -22,8 +22,8 @@ use super::{
     keys,
 };
 use crate::{
-    audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags, encryption::EncryptionFlags, etcd::EtcdFlags,
-    front::FrontFlags, logging, machine,
+    admission::AdmissionFlags, audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags,
+    encryption::EncryptionFlags, etcd::EtcdFlags, front::FrontFlags, logging, machine,
 };
 
 /// Upstream's defaults.
@@ -42,8 +42,7 @@ pub(crate) struct Settings {
     pub(crate) authorization: authz::Options,
     pub(crate) capabilities: Capabilities,
     pub(crate) ranges: Ranges,
-    pub(crate) enable_admission: Vec<String>,
-    pub(crate) disable_admission: Vec<String>,
+    pub(crate) admission: admission::Settings,
     pub(crate) audit: audit::Options,
     pub(crate) encryption: Option<atrest::Options>,
     pub(crate) tracing: Option<TracingOptions>,
@@ -96,8 +95,7 @@ impl Settings {
             authorization,
             capabilities: Capabilities { allow_privileged: flags.on("allow-privileged") },
             ranges,
-            enable_admission: owned(&[flags.list("enable-admission-plugins"), flags.list("admission-control")].concat()),
-            disable_admission: owned(&flags.list("disable-admission-plugins")),
+            admission: AdmissionFlags::of(|name| flags.last(name), |name| flags.list(name))?.settings()?,
             audit: AuditFlags::of(|name| flags.last(name))?.options()?,
             tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
             encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,

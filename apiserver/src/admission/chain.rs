@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
-
 use super::{
-    Admission,
+    Admission, Settings,
     certificates::{
         CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest, PodCertificateSigning,
     },
@@ -16,16 +14,18 @@ use super::{
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
     optional::{
-        self, AlwaysAdmit, AlwaysDeny, AlwaysPullImages, DenyServiceExternalIPs, ExtendedResourceToleration,
-        LimitPodHardAntiAffinityTopology, NamespaceAutoProvision, NamespaceExists, OwnerReferencesPermissionEnforcement, PodNodeSelector,
-        PodTolerationRestriction,
+        self, AlwaysAdmit, AlwaysDeny, AlwaysPullImages, DenyServiceExternalIPs, EventRateLimit, ExtendedResourceToleration,
+        ImagePolicyWebhook, LimitPodHardAntiAffinityTopology, NamespaceAutoProvision, NamespaceExists,
+        OwnerReferencesPermissionEnforcement, PodNodeSelector, PodTolerationRestriction,
     },
     podsecurity::PodSecurity,
     policy::{self, MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     priority::Priority,
     quota::ResourceQuota,
+    resize::{NodeDeclaredFeatureValidator, PodResizeValidator},
     runtimeclass::RuntimeClass,
     serviceaccount::ServiceAccount,
+    settings,
     storage::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection},
     taints::TaintNodesByCondition,
     tolerations::DefaultTolerationSeconds,
@@ -54,35 +54,62 @@ pub struct Options {
     pub policies: policy::Engine,
     /// What webhooks are asked with.
     pub webhooks: webhook::Engine,
-    /// `--enable-admission-plugins`: beyond those that are on anyway.
-    pub enable: Vec<String>,
-    /// `--disable-admission-plugins`
-    pub disable: Vec<String>,
+    /// Which are wanted, and what is configured of them.
+    pub settings: Settings,
 }
 
-/// Upstream's plugins that do not run here: asking for one is told in the log, so that start lines made for kube-apiserver work.
-const ABSENT: &[&str] =
-    &["EventRateLimit", "ImagePolicyWebhook", "NodeDeclaredFeatureValidator", "PodGroupProtection", "PodResizeValidator"];
+/// Every plugin's name, in upstream's order.
+const ORDER: [&str; 39] = [
+    "AlwaysAdmit",
+    "NamespaceAutoProvision",
+    "NamespaceLifecycle",
+    "NamespaceExists",
+    "LimitPodHardAntiAffinityTopology",
+    "LimitRanger",
+    "ServiceAccount",
+    "NodeRestriction",
+    "TaintNodesByCondition",
+    "AlwaysPullImages",
+    "ImagePolicyWebhook",
+    "PodSecurity",
+    "PodNodeSelector",
+    "Priority",
+    "DefaultTolerationSeconds",
+    "PodTolerationRestriction",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "DefaultStorageClass",
+    "StorageObjectInUseProtection",
+    "PodGroupProtection",
+    "OwnerReferencesPermissionEnforcement",
+    "PersistentVolumeClaimResize",
+    "RuntimeClass",
+    "CertificateApproval",
+    "CertificateSigning",
+    "ClusterTrustBundleAttest",
+    "CertificateSubjectRestriction",
+    "DefaultIngressClass",
+    "DenyServiceExternalIPs",
+    "PodTopologyLabels",
+    "NodeDeclaredFeatureValidator",
+    "PodResizeValidator",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+    "ResourceQuota",
+    "AlwaysDeny",
+];
 
-/// The plugins in upstream's order. The error names an unknown one and what is known.
+/// The plugins in upstream's order. The error names an unknown one and what is known, or what is wrong with a configuration.
 pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
-    let mut plugins = built(options);
-    let known: Vec<&str> = plugins.iter().map(|p| p.name()).collect();
-    for (flag, names) in [("enable-admission-plugins", &options.enable), ("disable-admission-plugins", &options.disable)] {
-        for name in names.iter().filter(|n| !known.contains(&n.as_str())) {
-            if !ABSENT.contains(&name.as_str()) {
-                return Err(format!("{flag} plugin {name:?} is unknown; known: {}", known.join(", ")));
-            }
-            if flag.starts_with("enable") {
-                warn!(plugin = name, "admission plugin is not available here and does not run");
-            }
-        }
+    let settings = &options.settings;
+    check(settings)?;
+    let mut plugins = Vec::new();
+    for name in ORDER.into_iter().filter(|name| wants(settings, name)) {
+        let made = plugin(name, options).map_err(|why| format!("couldn't init admission plugin {name:?}: {why}"))?;
+        plugins.extend(made);
     }
-    if let Some(both) = options.enable.iter().find(|n| options.disable.contains(n)) {
-        return Err(format!("{both:?} is in both enable-admission-plugins and disable-admission-plugins"));
-    }
-    let named = |list: &[String], plugin: &dyn Admission| list.iter().any(|name| name == plugin.name());
-    plugins.retain(|p| !named(&options.disable, &**p) && (!optional::NAMES.contains(&p.name()) || named(&options.enable, &**p)));
     plugins.push(Arc::new(policy::Expressions));
     plugins.push(Arc::new(PodCertificateSigning { authorizer: options.authorizer.clone() }));
     plugins.push(Arc::new(DeviceAccess { reader: options.reader.clone(), authorizer: options.authorizer.clone() }));
@@ -97,45 +124,95 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
     Ok(plugins)
 }
 
-fn built(options: &Options) -> Vec<Arc<dyn Admission>> {
+/// Names must be known, and nobody can want and not want the same.
+fn check(settings: &Settings) -> Result<(), String> {
+    let none = Vec::new();
+    let only = settings.only.as_ref();
+    for (flag, names) in [
+        ("admission-control", only.unwrap_or(&none)),
+        ("enable-admission-plugins", &settings.enable),
+        ("disable-admission-plugins", &settings.disable),
+    ] {
+        if let Some(name) = names.iter().find(|name| !ORDER.contains(&name.as_str())) {
+            return Err(format!("{flag} plugin {name:?} is unknown; known: {}", ORDER.join(", ")));
+        }
+    }
+    if only.is_some() && !(settings.enable.is_empty() && settings.disable.is_empty()) {
+        return Err("admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive".to_owned());
+    }
+    let mut both: Vec<&str> = settings.enable.iter().filter(|name| settings.disable.contains(name)).map(String::as_str).collect();
+    both.sort_unstable();
+    both.dedup();
+    if both.is_empty() {
+        return Ok(());
+    }
+    Err(format!("[{}] in enable-admission-plugins and disable-admission-plugins overlapped", both.join(" ")))
+}
+
+fn wants(settings: &Settings, name: &str) -> bool {
+    let named = |list: &[String]| list.iter().any(|known| known == name);
+    match &settings.only {
+        Some(only) => named(only),
+        None => !named(&settings.disable) && (!optional::NAMES.contains(&name) || named(&settings.enable)),
+    }
+}
+
+/// One plugin; `None` where what it is for is behind a feature gate that is off.
+fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, String> {
     let reader = || options.reader.clone();
     let authorizer = || options.authorizer.clone();
-    vec![
-        Arc::new(AlwaysAdmit),
-        Arc::new(NamespaceAutoProvision { reader: reader(), writer: options.writer.clone() }),
-        Arc::new(NamespaceLifecycle { reader: reader() }),
-        Arc::new(NamespaceExists { reader: reader() }),
-        Arc::new(LimitPodHardAntiAffinityTopology),
-        Arc::new(LimitRanger { reader: reader() }),
-        Arc::new(ServiceAccount { reader: reader() }),
-        Arc::new(NodeRestriction { reader: reader() }),
-        Arc::new(TaintNodesByCondition),
-        Arc::new(AlwaysPullImages),
-        Arc::new(PodSecurity { reader: reader() }),
-        Arc::new(PodNodeSelector { reader: reader() }),
-        Arc::new(Priority { reader: reader() }),
-        Arc::new(DefaultTolerationSeconds::default()),
-        Arc::new(PodTolerationRestriction { reader: reader() }),
-        Arc::new(ExtendedResourceToleration),
-        Arc::new(DefaultStorageClass { reader: reader() }),
-        Arc::new(StorageObjectInUseProtection),
-        Arc::new(OwnerReferencesPermissionEnforcement { authorizer: authorizer(), resources: options.policies.resources.clone() }),
-        Arc::new(PersistentVolumeClaimResize { reader: reader() }),
-        Arc::new(RuntimeClass { reader: reader() }),
-        Arc::new(CertificateApproval { authorizer: authorizer() }),
-        Arc::new(CertificateSigning { authorizer: authorizer() }),
-        Arc::new(ClusterTrustBundleAttest { authorizer: authorizer() }),
-        Arc::new(CertificateSubjectRestriction),
-        Arc::new(DefaultIngressClass { reader: reader() }),
-        Arc::new(DenyServiceExternalIPs),
-        Arc::new(PodTopologyLabels { reader: reader() }),
-        Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
-        Arc::new(MutatingAdmissionWebhook(options.webhooks.clone())),
-        Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
-        Arc::new(ValidatingAdmissionWebhook(options.webhooks.clone())),
-        Arc::new(ResourceQuota::new(reader(), options.writer.clone())),
-        Arc::new(AlwaysDeny),
-    ]
+    let writer = || options.writer.clone();
+    let configuration = options.settings.configuration.of(name);
+    if let Some(configuration) = configuration.filter(|_| name.contains("Admission")) {
+        settings::refuse(configuration)?;
+    }
+    Ok(Some(match name {
+        "NamespaceAutoProvision" => Arc::new(NamespaceAutoProvision { reader: reader(), writer: writer() }),
+        "NamespaceLifecycle" => Arc::new(NamespaceLifecycle { reader: reader() }),
+        "NamespaceExists" => Arc::new(NamespaceExists { reader: reader() }),
+        "LimitPodHardAntiAffinityTopology" => Arc::new(LimitPodHardAntiAffinityTopology),
+        "LimitRanger" => Arc::new(LimitRanger { reader: reader() }),
+        "ServiceAccount" => Arc::new(ServiceAccount { reader: reader() }),
+        "NodeRestriction" => Arc::new(NodeRestriction { reader: reader() }),
+        "TaintNodesByCondition" => Arc::new(TaintNodesByCondition),
+        "AlwaysPullImages" => Arc::new(AlwaysPullImages),
+        "ImagePolicyWebhook" => Arc::new(ImagePolicyWebhook::new(configuration)?),
+        "PodSecurity" => Arc::new(PodSecurity::new(reader(), configuration)?),
+        "PodNodeSelector" => Arc::new(PodNodeSelector::new(reader(), configuration)?),
+        "Priority" => Arc::new(Priority { reader: reader() }),
+        "DefaultTolerationSeconds" => match options.settings.toleration_seconds {
+            Some(seconds) => Arc::new(DefaultTolerationSeconds { seconds }),
+            None => Arc::new(DefaultTolerationSeconds::default()),
+        },
+        "PodTolerationRestriction" => Arc::new(PodTolerationRestriction::new(reader(), configuration)?),
+        "EventRateLimit" => Arc::new(EventRateLimit::new(configuration)?),
+        "ExtendedResourceToleration" => Arc::new(ExtendedResourceToleration),
+        "DefaultStorageClass" => Arc::new(DefaultStorageClass { reader: reader() }),
+        "StorageObjectInUseProtection" => Arc::new(StorageObjectInUseProtection),
+        // Pod groups are not served: the gate GenericWorkload is off.
+        "PodGroupProtection" => return Ok(None),
+        "OwnerReferencesPermissionEnforcement" => {
+            Arc::new(OwnerReferencesPermissionEnforcement { authorizer: authorizer(), resources: options.policies.resources.clone() })
+        }
+        "PersistentVolumeClaimResize" => Arc::new(PersistentVolumeClaimResize { reader: reader() }),
+        "RuntimeClass" => Arc::new(RuntimeClass { reader: reader() }),
+        "CertificateApproval" => Arc::new(CertificateApproval { authorizer: authorizer() }),
+        "CertificateSigning" => Arc::new(CertificateSigning { authorizer: authorizer() }),
+        "ClusterTrustBundleAttest" => Arc::new(ClusterTrustBundleAttest { authorizer: authorizer() }),
+        "CertificateSubjectRestriction" => Arc::new(CertificateSubjectRestriction),
+        "DefaultIngressClass" => Arc::new(DefaultIngressClass { reader: reader() }),
+        "DenyServiceExternalIPs" => Arc::new(DenyServiceExternalIPs),
+        "PodTopologyLabels" => Arc::new(PodTopologyLabels { reader: reader() }),
+        "NodeDeclaredFeatureValidator" => Arc::new(NodeDeclaredFeatureValidator { reader: reader() }),
+        "PodResizeValidator" => Arc::new(PodResizeValidator { reader: reader() }),
+        "MutatingAdmissionPolicy" => Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
+        "MutatingAdmissionWebhook" => Arc::new(MutatingAdmissionWebhook(options.webhooks.clone())),
+        "ValidatingAdmissionPolicy" => Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
+        "ValidatingAdmissionWebhook" => Arc::new(ValidatingAdmissionWebhook(options.webhooks.clone())),
+        "ResourceQuota" => Arc::new(ResourceQuota::new(reader(), writer(), configuration)?),
+        "AlwaysDeny" => Arc::new(AlwaysDeny),
+        _ => Arc::new(AlwaysAdmit),
+    }))
 }
 
 #[cfg(test)]
@@ -143,9 +220,8 @@ mod tests {
     use super::*;
     use crate::registry::fake::FakeReader;
 
-    fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
+    fn names_of(settings: Settings) -> Result<Vec<&'static str>, String> {
         let reader = Arc::new(FakeReader::default());
-        let texts = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
         let policies = policy::Engine {
             policies: Arc::default(),
             reader: reader.clone(),
@@ -169,10 +245,17 @@ mod tests {
             rbac: Some(Arc::new(Rbac::default())),
             #[cfg(feature = "cedar")]
             cedar: None,
-            enable: texts(enable),
-            disable: texts(disable),
+            settings,
         };
         chain(&options).map(|plugins| plugins.iter().map(|p| p.name()).collect())
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
+        names_of(Settings { enable: texts(enable), disable: texts(disable), ..Settings::default() })
     }
 
     #[test]
@@ -203,14 +286,48 @@ mod tests {
              OwnerReferencesPermissionEnforcement PersistentVolumeClaimResize PodGroupProtection PodNodeSelector PodResizeValidator PodSecurity \
              PodTolerationRestriction PodTopologyLabels Priority ResourceQuota RuntimeClass ServiceAccount StorageObjectInUseProtection \
              TaintNodesByCondition ValidatingAdmissionPolicy ValidatingAdmissionWebhook";
-        for name in UPSTREAM.split_whitespace() {
-            assert!(names(&[name], &[]).is_ok() && names(&[], &[name]).is_ok(), "{name}");
+        let mut known = ORDER.to_vec();
+        known.sort_unstable();
+        assert_eq!(known, UPSTREAM.split_whitespace().collect::<Vec<_>>());
+        for name in known {
+            assert!(names(&[], &[name]).is_ok(), "{name}");
+            let made = names(&[name], &[]);
+            match name {
+                "EventRateLimit" | "ImagePolicyWebhook" => {
+                    assert!(made.unwrap_err().starts_with("couldn't init admission plugin"), "{name}")
+                }
+                "PodGroupProtection" => assert!(made.is_ok()),
+                _ => assert!(made.unwrap().contains(&name), "{name}"),
+            }
         }
+    }
+
+    #[test]
+    fn those_named_alone_run_alone() {
+        let only = |only: &[&str], enable: &[&str]| {
+            let settings = Settings { only: Some(texts(only)), enable: texts(enable), ..Settings::default() };
+            names_of(settings).map(|names| names[..names.len() - 4].to_vec())
+        };
+        assert_eq!(only(&["ServiceAccount", "AlwaysAdmit"], &[]).unwrap(), ["AlwaysAdmit", "ServiceAccount"]);
+        assert!(only(&["ServiceAccount"], &["Priority"]).unwrap_err().ends_with("are mutually exclusive"));
+        assert!(only(&["X"], &[]).unwrap_err().starts_with("admission-control plugin \"X\" is unknown"));
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_understood_is_refused_by_the_plugins_name() {
+        let with = |plugin: &str, text: &str| {
+            names_of(Settings { configuration: settings::Configuration::only(plugin, text), ..Settings::default() })
+        };
+        assert!(with("PodSecurity", "{kind: X}").unwrap_err().starts_with("couldn't init admission plugin \"PodSecurity\": "));
+        let hooks = "{apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, staticManifestsDir: /a}";
+        assert!(with("ValidatingAdmissionWebhook", hooks).unwrap_err().contains("staticManifestsDir"));
+        // What is off is not configured.
+        assert!(with("EventRateLimit", "x").is_ok());
     }
 
     #[test]
     fn unknown_and_contradictory_names_are_refused() {
         assert!(names(&["Nonsense"], &[]).unwrap_err().starts_with("enable-admission-plugins plugin \"Nonsense\" is unknown"));
-        assert!(names(&["Priority"], &["Priority"]).unwrap_err().contains("both"));
+        assert!(names(&["Priority"], &["Priority"]).unwrap_err().starts_with("[Priority] in enable-admission-plugins"));
     }
 }

@@ -16,8 +16,10 @@ pub mod policy;
 pub mod priority;
 pub mod quota;
 pub mod reinvocation;
+pub mod resize;
 pub mod runtimeclass;
 pub mod serviceaccount;
+pub mod settings;
 pub mod storage;
 pub mod taints;
 pub mod tolerations;
@@ -26,6 +28,7 @@ pub mod webhook;
 
 pub(crate) mod look;
 mod mirror;
+mod recent;
 mod request;
 mod resources;
 
@@ -40,6 +43,7 @@ use serde_json::Value;
 pub use attempt::{Annotations, Attempt, Given, Operation};
 pub use chain::{Options, chain};
 use coracle_schema::managed;
+pub use settings::{Configuration, Settings};
 
 use crate::{metrics::admission::Watch, registry::Object, wire::Status};
 

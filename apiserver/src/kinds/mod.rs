@@ -49,6 +49,8 @@ mod workloads;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use scheduling::tolerations;
+
 use crate::registry::{Rules, rules::PLAIN};
 
 /// The rules of a built-in resource, whatever its version; [`PLAIN`] for most.

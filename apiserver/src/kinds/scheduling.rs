@@ -11,7 +11,7 @@ const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Checks tolerations.
-pub(super) fn tolerations(list: &[Value], path: &str, errors: &mut FieldErrors) {
+pub(crate) fn tolerations(list: &[Value], path: &str, errors: &mut FieldErrors) {
     for (at, toleration) in list.iter().enumerate() {
         let path = format!("{path}[{at}]");
         let text = |name| view::text(toleration, name);

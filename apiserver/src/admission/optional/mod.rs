@@ -1,7 +1,9 @@
 //! Plugins that are off unless `--enable-admission-plugins` names them.
 
 mod always;
+mod events;
 mod externalips;
+mod imagepolicy;
 mod images;
 mod namespaces;
 mod owners;
@@ -10,7 +12,9 @@ mod selector;
 mod tolerations;
 
 pub use always::{AlwaysAdmit, AlwaysDeny};
+pub use events::EventRateLimit;
 pub use externalips::DenyServiceExternalIPs;
+pub use imagepolicy::ImagePolicyWebhook;
 pub use images::AlwaysPullImages;
 pub use namespaces::{NamespaceAutoProvision, NamespaceExists};
 pub use owners::OwnerReferencesPermissionEnforcement;
@@ -27,12 +31,14 @@ use crate::{
 };
 
 /// Their names.
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 13] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "AlwaysPullImages",
     "DenyServiceExternalIPs",
+    "EventRateLimit",
     "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
     "LimitPodHardAntiAffinityTopology",
     "NamespaceAutoProvision",
     "NamespaceExists",

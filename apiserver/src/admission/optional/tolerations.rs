@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coracle_schema::FieldErrors;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{annotation, namespace};
@@ -12,8 +14,9 @@ use crate::{
         look::{self, list, text},
         resources::{self, Half},
     },
+    kinds,
     registry::{Object, Reader},
-    wire::Status,
+    wire::{Status, configuration::Format},
 };
 
 /// Where a namespace says what is added.
@@ -21,10 +24,57 @@ const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
 /// Where it says what is allowed.
 const ALLOWED: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
 
+const FORMAT: Format = Format {
+    group: "podtolerationrestriction.admission.k8s.io",
+    versions: &["v1alpha1"],
+    kind: "Configuration",
+    others: &[],
+    // As upstream, other fields are not looked at.
+    fields: &[],
+};
+
 /// The plugin.
 pub struct PodTolerationRestriction {
-    /// Where namespaces are looked up.
-    pub reader: Arc<dyn Reader>,
+    reader: Arc<dyn Reader>,
+    configured: Configuration,
+}
+
+/// For namespaces that say nothing.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Configuration {
+    default: Vec<Value>,
+    whitelist: Vec<Value>,
+}
+
+impl PodTolerationRestriction {
+    /// Looks namespaces up through `reader`. The error says what is wrong with the configuration.
+    pub fn new(reader: Arc<dyn Reader>, configuration: Option<&[u8]>) -> Result<Self, String> {
+        let configured: Configuration = configuration.map_or_else(|| Ok(Configuration::default()), |bytes| FORMAT.read(bytes))?;
+        let mut errors = FieldErrors::none();
+        kinds::tolerations(&configured.default, "podtolerationrestriction.default", &mut errors);
+        kinds::tolerations(&configured.whitelist, "podtolerationrestriction.whitelist", &mut errors);
+        if !errors.is_empty() {
+            let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+            return Err(format!("invalid config: [{}]", texts.join(", ")));
+        }
+        Ok(Self { reader, configured })
+    }
+
+    fn check(&self, namespace: &Value, pod: &Object) -> Result<(), Status> {
+        let tolerations = list(pod.value(), "/spec/tolerations");
+        if tolerations.is_empty() {
+            return Ok(());
+        }
+        let own = read(namespace, ALLOWED)?;
+        let whose = if own.is_some() { "namespace" } else { "cluster" };
+        let allowed = own.as_ref().unwrap_or(&self.configured.whitelist);
+        if allowed.is_empty() || tolerations.iter().all(|one| allowed.iter().any(|wider| includes(wider, one))) {
+            return Ok(());
+        }
+        let why = format!("pod tolerations (possibly merged with namespace default tolerations) conflict with its {whose} whitelist");
+        Err(Status::new(500, "", why))
+    }
 }
 
 #[async_trait]
@@ -40,7 +90,10 @@ impl Admission for PodTolerationRestriction {
     async fn mutate(&self, attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
         let Some(pod) = new else { return Ok(()) };
         let namespace = namespace(&*self.reader, &attempt.request.namespace).await?;
-        let mut added = if attempt.operation == Operation::Create { read(&namespace, DEFAULTS)? } else { Vec::new() };
+        let mut added = match attempt.operation {
+            Operation::Create => read(&namespace, DEFAULTS)?.unwrap_or_else(|| self.configured.default.clone()),
+            _ => Vec::new(),
+        };
         if !is_best_effort(pod.value()) {
             added.push(json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}));
         }
@@ -49,29 +102,21 @@ impl Admission for PodTolerationRestriction {
             all.extend(added);
             pod.member_mut("spec").insert("tolerations".into(), merged(&all).into());
         }
-        check(&namespace, pod)
+        self.check(&namespace, pod)
     }
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let Some(pod) = new else { return Ok(()) };
-        check(&namespace(&*self.reader, &attempt.request.namespace).await?, pod)
+        self.check(&namespace(&*self.reader, &attempt.request.namespace).await?, pod)
     }
 }
 
-fn check(namespace: &Value, pod: &Object) -> Result<(), Status> {
-    let tolerations = list(pod.value(), "/spec/tolerations");
-    let allowed = if tolerations.is_empty() { Vec::new() } else { read(namespace, ALLOWED)? };
-    if allowed.is_empty() || tolerations.iter().all(|one| allowed.iter().any(|wider| includes(wider, one))) {
-        return Ok(());
-    }
-    let why = "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist";
-    Err(Status::new(500, "", why))
-}
-
-fn read(namespace: &Value, name: &str) -> Result<Vec<Value>, Status> {
+/// What an annotation lists; `None` when it is not there.
+fn read(namespace: &Value, name: &str) -> Result<Option<Vec<Value>>, Status> {
     match annotation(namespace, name) {
-        None | Some("") => Ok(Vec::new()),
-        Some(text) => serde_json::from_str(text).map_err(|error| Status::new(500, "", error.to_string())),
+        None => Ok(None),
+        Some("") => Ok(Some(Vec::new())),
+        Some(text) => serde_json::from_str(text).map(Some).map_err(|error| Status::new(500, "", error.to_string())),
     }
 }
 
@@ -127,7 +172,7 @@ mod tests {
     fn world(annotations: &Value) -> (Bench, PodTolerationRestriction) {
         let bench = Bench::new();
         bench.reader.put("", "namespaces", json!({"metadata": {"name": "live", "annotations": annotations}}));
-        let plugin = PodTolerationRestriction { reader: bench.reader.clone() };
+        let plugin = PodTolerationRestriction::new(bench.reader.clone(), None).unwrap();
         (bench, plugin)
     }
 
@@ -156,5 +201,30 @@ mod tests {
         assert!(create(json!({"key": "a", "operator": "Equal", "value": "1", "effect": "NoSchedule"})).await.is_ok());
         let status = create(json!({"key": "b", "operator": "Exists"})).await.unwrap_err();
         assert!(status.message.ends_with("conflict with its namespace whitelist"), "{}", status.message);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_says_nothing_has_what_is_configured() {
+        let file = json!({
+            "apiVersion": "podtolerationrestriction.admission.k8s.io/v1alpha1", "kind": "Configuration",
+            "default": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}], "whitelist": [{"key": "a", "operator": "Exists"}],
+        });
+        let configured = |annotations: Value| {
+            let (bench, _) = world(&annotations);
+            let plugin = PodTolerationRestriction::new(bench.reader.clone(), Some(file.to_string().as_bytes())).unwrap();
+            (bench, plugin)
+        };
+        let (bench, plugin) = configured(json!({}));
+        let made = bench.create(&plugin, "pods live web", pod()).await.unwrap();
+        assert_eq!(made["spec"]["tolerations"], file["default"]);
+        let mut other = pod();
+        other["spec"]["tolerations"] = json!([{"key": "b", "operator": "Exists"}]);
+        let status = bench.create(&plugin, "pods live web", other.clone()).await.unwrap_err();
+        assert!(status.message.ends_with("conflict with its cluster whitelist"), "{}", status.message);
+        // An empty annotation is an answer, too.
+        let (bench, plugin) = configured(json!({DEFAULTS: "", ALLOWED: ""}));
+        assert_eq!(bench.create(&plugin, "pods live web", other).await.unwrap()["spec"]["tolerations"][1], Value::Null);
+        let wrong = file.to_string().replace("Exists\"}", "Maybe\"}");
+        assert!(PodTolerationRestriction::new(bench.reader, Some(wrong.as_bytes())).err().unwrap().starts_with("invalid config: ["));
     }
 }

@@ -3,6 +3,7 @@
 
 mod baseline;
 mod checks;
+mod configuration;
 mod namespace;
 mod pod;
 mod restricted;
@@ -11,11 +12,13 @@ mod standard;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use coracle_schema::FieldErrors;
 use serde::Deserialize;
 use serde_json::Value;
 
 use self::{
     checks::{details, evaluate},
+    configuration::Configuration,
     pod::Pod,
     standard::{LevelVersion, Policy},
 };
@@ -31,8 +34,8 @@ const HARMLESS: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "po
 
 /// The plugin.
 pub struct PodSecurity {
-    /// Where namespaces and their pods are looked up.
-    pub reader: Arc<dyn Reader>,
+    reader: Arc<dyn Reader>,
+    configuration: Configuration,
 }
 
 /// The little of a namespace that matters here.
@@ -86,19 +89,59 @@ impl Admission for PodSecurity {
 }
 
 impl PodSecurity {
+    /// Looks namespaces and their pods up through `reader`. The error says what is wrong with the configuration.
+    pub fn new(reader: Arc<dyn Reader>, configuration: Option<&[u8]>) -> Result<Self, String> {
+        let configuration = configuration.map_or_else(|| Ok(Configuration::default()), Configuration::read)?;
+        Ok(Self { reader, configuration })
+    }
+
+    /// Whether the place or whoever asks is exempt, which the audit log is told.
+    fn exempts(&self, attempt: &Attempt<'_>) -> bool {
+        let exempt = &self.configuration.exempt;
+        let why = if exempt.namespaces.contains(&attempt.request.namespace) {
+            "namespace"
+        } else if exempt.usernames.iter().any(|name| **name == *attempt.user.name) {
+            "user"
+        } else {
+            return false;
+        };
+        annotate(attempt, "exempt", why);
+        true
+    }
+
+    /// Whether what the pod is run by is exempt.
+    fn exempts_class(&self, attempt: &Attempt<'_>, pod: &Value) -> bool {
+        let class = pod.pointer("/spec/runtimeClassName").and_then(Value::as_str);
+        let exempt = class.is_some_and(|class| self.configuration.exempt.runtime_classes.iter().any(|known| known == class));
+        if exempt {
+            annotate(attempt, "exempt", "runtimeClass");
+        }
+        exempt
+    }
+
+    fn policy_of(&self, labels: &BTreeMap<String, String>) -> (Policy, FieldErrors) {
+        Policy::of(labels, self.configuration.defaults)
+    }
+
     async fn policy(&self, namespace: &str) -> Result<Policy, Status> {
         let found: Option<Namespace> = look::one(&*self.reader, "", "namespaces", "", namespace).await?;
         let found = found.ok_or_else(|| Status::internal(format!("failed to lookup namespace {namespace:?}")))?;
-        Ok(Policy::of(&found.metadata.labels.unwrap_or_default()).0)
+        Ok(self.policy_of(&found.metadata.labels.unwrap_or_default()).0)
     }
 
     async fn check_pod(&self, attempt: &mut Attempt<'_>, pod: &Object) -> Result<(), Status> {
+        if self.exempts(attempt) {
+            return Ok(());
+        }
         let policy = self.policy(&attempt.request.namespace).await?;
         if policy.is_privileged() {
             annotate(attempt, "enforce-policy", "privileged:latest");
             return Ok(());
         }
         if attempt.old.is_some_and(|old| !images_change(old.value(), pod.value())) {
+            return Ok(());
+        }
+        if self.exempts_class(attempt, pod.value()) {
             return Ok(());
         }
         let pod_seen = Pod::of(pod.value());
@@ -123,7 +166,13 @@ impl PodSecurity {
     async fn check_template(&self, attempt: &mut Attempt<'_>, object: &Object) -> Result<(), Status> {
         let place = template_of(&attempt.request.group, &attempt.request.resource);
         let Some(template) = place.and_then(|place| object.value().pointer(place)).filter(|t| t.is_object()) else { return Ok(()) };
+        if self.exempts(attempt) {
+            return Ok(());
+        }
         let Ok(policy) = self.policy(&attempt.request.namespace).await else { return Ok(()) };
+        if self.exempts_class(attempt, template) {
+            return Ok(());
+        }
         note(attempt, policy.audit, &Pod::of(template));
         attempt.warnings.extend(warning(policy.warn, &Pod::of(template)));
         Ok(())
@@ -131,26 +180,49 @@ impl PodSecurity {
 
     /// The labels must make sense, and whoever makes them stricter is told which pods would not be let in again.
     async fn check_namespace(&self, attempt: &mut Attempt<'_>, object: &Object) -> Result<(), Status> {
-        let (policy, errors) = Policy::of(&labels(object));
-        let before = attempt.old.map(|old| Policy::of(&labels(old)));
+        let given = labels(object);
+        let (policy, errors) = self.policy_of(&given);
+        let before = attempt.old.map(|old| self.policy_of(&labels(old)));
         if !errors.is_empty() && before.as_ref().is_none_or(|(_, earlier)| earlier.0 != errors.0) {
             return Err(Status::invalid(Subject { group: "", resource: "Namespace", name: object.name() }, &errors));
         }
-        let Some((before, _)) = before else { return Ok(()) };
+        let is_exempt = self.configuration.exempt.namespaces.iter().any(|name| name == attempt.namespace(Some(object)));
+        let ignored = || self.ignored(object.name(), policy, &given);
+        let Some((before, _)) = before else {
+            attempt.warnings.extend(is_exempt.then(ignored).flatten());
+            return Ok(());
+        };
         let (now, then) = (policy.enforce, before.enforce);
         let relaxed = now.version == then.version && now.level <= then.level;
-        if now.level == standard::Level::Privileged || relaxed {
+        if now == then || now.level == standard::Level::Privileged || relaxed {
             return Ok(());
         }
-        let name = object.name().to_owned();
+        if is_exempt {
+            attempt.warnings.extend(ignored());
+            return Ok(());
+        }
+        let (name, exempt) = (object.name().to_owned(), self.configuration.exempt.runtime_classes.clone());
         let told = match self.reader.list("", "pods", &name).await {
             // There may be very many: other requests go on meanwhile.
-            Ok(pods) => tokio::task::spawn_blocking(move || namespace::warnings(&name, now, &pods)).await.ok(),
+            Ok(pods) => tokio::task::spawn_blocking(move || namespace::warnings(&name, now, &pods, &exempt)).await.ok(),
             Err(_) => None,
         };
         let failed = || vec!["failed to list pods while checking new PodSecurity enforce level".to_owned()];
         attempt.warnings.extend(told.unwrap_or_else(failed));
         Ok(())
+    }
+
+    /// What whoever labels an exempt namespace is told.
+    fn ignored(&self, namespace: &str, policy: Policy, labels: &BTreeMap<String, String>) -> Option<String> {
+        if policy.is_privileged() || policy == self.configuration.defaults {
+            return None;
+        }
+        let modes = [("enforce", policy.enforce), ("audit", policy.audit), ("warn", policy.warn)];
+        let is_said = |mode: &str| ["", "-version"].iter().any(|end| labels.contains_key(&format!("{}{mode}{end}", standard::PREFIX)));
+        let told = modes.iter().filter(|(mode, of)| of.level != standard::Level::Privileged && is_said(mode));
+        let told: Vec<String> = told.map(|(mode, of)| format!("{mode}={of}")).collect();
+        let told = told.join(", ");
+        Some(format!("namespace {namespace:?} is exempt from Pod Security, and the policy ({told}) will be ignored"))
     }
 }
 
@@ -197,7 +269,7 @@ mod tests {
     fn bench(labels: &Value) -> (Bench, PodSecurity) {
         let bench = Bench::new();
         bench.reader.put("", "namespaces", json!({"metadata": {"name": "live", "labels": labels}}));
-        let plugin = PodSecurity { reader: bench.reader.clone() };
+        let plugin = PodSecurity::new(bench.reader.clone(), None).unwrap();
         (bench, plugin)
     }
 
@@ -270,5 +342,34 @@ mod tests {
         );
         let relaxed = warned(&b, &plugin, Operation::Update, "namespaces - live", with("baseline"), Some(with("restricted"))).await;
         assert!(relaxed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_configured_counts_where_a_namespace_says_nothing_and_who_is_exempt_passes() {
+        let configuration = json!({
+            "apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+            "defaults": {"enforce": "baseline"},
+            "exemptions": {"namespaces": ["free"], "usernames": ["root"], "runtimeClasses": ["vm"]},
+        });
+        let (mut b, _) = bench(&json!({}));
+        b.reader.put("", "namespaces", json!({"metadata": {"name": "free"}}));
+        let plugin = PodSecurity::new(b.reader.clone(), Some(configuration.to_string().as_bytes())).unwrap();
+        let mut bad = pod();
+        bad["spec"]["hostPID"] = true.into();
+        let refused = b.create(&plugin, "pods live web", bad.clone()).await.unwrap_err();
+        assert!(refused.message.contains(r#"violates PodSecurity "baseline:latest""#), "{}", refused.message);
+        b.create(&plugin, "pods free web", bad.clone()).await.unwrap();
+        let mut vm = bad.clone();
+        vm["spec"]["runtimeClassName"] = "vm".into();
+        b.create(&plugin, "pods live web", vm).await.unwrap();
+        let label = |name: &str| json!({"metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+        assert_eq!(
+            warned(&b, &plugin, Operation::Create, "namespaces - free", label("free"), None).await,
+            [r#"namespace "free" is exempt from Pod Security, and the policy (enforce=restricted:latest) will be ignored"#]
+        );
+        assert!(warned(&b, &plugin, Operation::Create, "namespaces - live", label("live"), None).await.is_empty());
+        b.user = crate::authn::User::new("root", &[]);
+        b.create(&plugin, "pods live web", bad).await.unwrap();
+        assert!(PodSecurity::new(b.reader.clone(), Some(b"{}")).is_err());
     }
 }

@@ -21,9 +21,11 @@ struct Alike {
     count: usize,
 }
 
-/// The warnings for whoever makes a namespace stricter. `pods` are the namespace's, as JSON.
-pub(super) fn warnings(namespace: &str, enforce: LevelVersion, pods: &[Bytes]) -> Vec<String> {
-    let pods: Vec<Value> = pods.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect();
+/// The warnings for whoever makes a namespace stricter. `pods` are the namespace's, as JSON; those of exempt runtime classes do not count.
+pub(super) fn warnings(namespace: &str, enforce: LevelVersion, pods: &[Bytes], exempt: &[String]) -> Vec<String> {
+    let pods = pods.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok());
+    let is_exempt = |pod: &Value| pod["spec"]["runtimeClassName"].as_str().is_some_and(|class| exempt.iter().any(|known| known == class));
+    let pods: Vec<Value> = pods.filter(|pod| !is_exempt(pod)).collect();
     let mut alike: BTreeMap<String, Alike> = BTreeMap::new();
     for pod in one_of_each_first(&pods).into_iter().take(MOST) {
         let violations = evaluate(enforce, &Pod::of(pod));

@@ -95,10 +95,10 @@ impl fmt::Display for LevelVersion {
 pub(super) const PREFIX: &str = "pod-security.kubernetes.io/";
 
 impl Policy {
-    /// What the labels of a namespace ask for, and what is wrong with them. A wrong label enforces the strictest of the newest, and
+    /// What the labels of a namespace ask for beside the defaults, and what is wrong with them. A wrong label enforces the strictest of the newest, and
     /// audits and warns of nothing.
-    pub(super) fn of(labels: &BTreeMap<String, String>) -> (Self, FieldErrors) {
-        let mut policy = Self::default();
+    pub(super) fn of(labels: &BTreeMap<String, String>, defaults: Self) -> (Self, FieldErrors) {
+        let mut policy = defaults;
         let mut errors = FieldErrors::none();
         let enforces = set(&mut policy.enforce, labels, "enforce", Level::Restricted, &mut errors);
         set(&mut policy.audit, labels, "audit", Level::Privileged, &mut errors);
@@ -151,7 +151,7 @@ mod tests {
 
     fn policy(labels: &[(&str, &str)]) -> (Policy, Vec<String>) {
         let labels = labels.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned())).collect();
-        let (policy, errors) = Policy::of(&labels);
+        let (policy, errors) = Policy::of(&labels, Policy::default());
         (policy, errors.0.iter().map(ToString::to_string).collect())
     }
 

@@ -4,6 +4,7 @@
 //! at the same time cannot both take the last place. What is given back (deletes, writes that failed afterwards) is counted anew, from the
 //! objects that are there and those admitted a moment ago, when a write would otherwise be refused.
 
+mod limited;
 mod usage;
 
 use std::{
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 
+use self::limited::Limited;
 use super::{
     Admission, Attempt, Operation, look,
     resources::{self, List},
@@ -44,6 +46,7 @@ pub struct ResourceQuota {
     writer: Arc<dyn Writer>,
     locks: [Mutex<()>; LOCKS],
     pending: parking_lot::Mutex<VecDeque<Pending>>,
+    limited: Limited,
 }
 
 /// A create that was admitted and may not be in the store yet.
@@ -55,9 +58,10 @@ struct Pending {
 }
 
 impl ResourceQuota {
-    /// Looks through `reader` and counts through `writer`.
-    pub fn new(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) -> Self {
-        Self { reader, writer, locks: std::array::from_fn(|_| Mutex::new(())), pending: parking_lot::Mutex::default() }
+    /// Looks through `reader` and counts through `writer`. The error says what is wrong with the configuration.
+    pub fn new(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>, configuration: Option<&[u8]>) -> Result<Self, String> {
+        let limited = configuration.map_or_else(|| Ok(Limited::default()), Limited::read)?;
+        Ok(Self { reader, writer, locks: std::array::from_fn(|_| Mutex::new(())), pending: parking_lot::Mutex::default(), limited })
     }
 }
 
@@ -92,7 +96,7 @@ impl Admission for ResourceQuota {
             return Ok(());
         };
         let namespace = &attempt.request.namespace;
-        if self.reader.list("", "resourcequotas", namespace).await?.is_empty() {
+        if self.limited.is_empty() && self.reader.list("", "resourcequotas", namespace).await?.is_empty() {
             return Ok(());
         }
         let mut hasher = DefaultHasher::new();
@@ -116,6 +120,9 @@ impl ResourceQuota {
         let request = attempt.request;
         let (group, resource) = (request.group.as_str(), request.resource.as_str());
         let quotas: Vec<Value> = look::all(&*self.reader, "", "resourcequotas", &request.namespace).await?;
+        if !self.limited.is_empty() {
+            self.limited.check(attempt, new, &quotas)?;
+        }
         let mut charged = Vec::new();
         for mut quota in quotas {
             if !usage::in_scope(&quota, group, resource, new.value()) {
@@ -249,7 +256,7 @@ mod tests {
         let metadata = json!({"name": "q", "namespace": "live", "uid": "quota"});
         let quota = json!({"apiVersion": "v1", "metadata": metadata, "spec": {"hard": hard}});
         bench.reader.put("", "resourcequotas", quota);
-        let plugin = ResourceQuota::new(bench.reader.clone(), bench.reader.clone());
+        let plugin = ResourceQuota::new(bench.reader.clone(), bench.reader.clone(), None).unwrap();
         (bench, plugin)
     }
 
@@ -321,5 +328,46 @@ mod tests {
         assert!(b.create(&plugin, "pods elsewhere web", pod()).await.is_ok());
         assert!(b.create(&plugin, "secrets live s", json!({"metadata": {"name": "s"}})).await.is_ok());
         assert!(b.create(&plugin, "pods live web", pod()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_limited_needs_a_quota_that_covers_it() {
+        let configuration = json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+            "limitedResources": [
+                {"resource": "persistentvolumeclaims", "matchContains": ["gold.storageclass.storage.k8s.io/requests.storage"]},
+                {"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high", "higher"]}]},
+            ],
+        });
+        let b = Bench::new();
+        let plugin = ResourceQuota::new(b.reader.clone(), b.reader.clone(), Some(configuration.to_string().as_bytes())).unwrap();
+        let claim = |class: &str| {
+            let spec = json!({"storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}});
+            json!({"metadata": {"name": "c", "namespace": "live"}, "spec": spec})
+        };
+        let create = async |object: Value, at: &str| b.create(&plugin, at, object).await;
+        create(claim("tin"), "persistentvolumeclaims live c").await.unwrap();
+        assert_eq!(
+            create(claim("gold"), "persistentvolumeclaims live c").await.unwrap_err().message,
+            "persistentvolumeclaims \"c\" is forbidden: insufficient quota to consume: gold.storageclass.storage.k8s.io/requests.storage"
+        );
+        let mut high = pod();
+        high["spec"]["priorityClassName"] = "high".into();
+        create(pod(), "pods live web").await.unwrap();
+        assert_eq!(
+            create(high.clone(), "pods live web").await.unwrap_err().message,
+            "insufficient quota to match these scopes: [{PriorityClass In [high higher]}]"
+        );
+        let scope = json!({"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]});
+        for (name, spec) in [
+            ("p", json!({"hard": {"pods": "1"}, "scopeSelector": scope})),
+            ("s", json!({"hard": {"gold.storageclass.storage.k8s.io/requests.storage": "1Gi"}})),
+        ] {
+            b.reader.put("", "resourcequotas", json!({"apiVersion": "v1", "metadata": {"name": name, "namespace": "live"}, "spec": spec}));
+        }
+        create(high, "pods live web").await.unwrap();
+        create(claim("gold"), "persistentvolumeclaims live c").await.unwrap();
+        assert!(create(claim("gold"), "persistentvolumeclaims live c").await.unwrap_err().message.contains("exceeded quota: s"));
+        assert!(ResourceQuota::new(b.reader.clone(), b.reader.clone(), Some(b"{kind: X}")).is_err());
     }
 }

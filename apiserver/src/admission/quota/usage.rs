@@ -133,7 +133,8 @@ pub(super) fn in_scope(quota: &Value, group: &str, resource: &str, object: &Valu
     pods && scopes.all(|(scope, operator, values)| scope_fits(scope, operator, values, object))
 }
 
-fn scope_fits(scope: &str, operator: &str, values: &[Value], pod: &Value) -> bool {
+/// Whether a pod is within one scope.
+pub(super) fn scope_fits(scope: &str, operator: &str, values: &[Value], pod: &Value) -> bool {
     let ends = pod.pointer("/spec/activeDeadlineSeconds").is_some_and(Value::is_number);
     let best_effort = || {
         let all = ["containers", "initContainers"].into_iter().flat_map(|c| list(pod, &format!("/spec/{c}")));
