@@ -30,6 +30,7 @@ mod snapshot;
 mod store;
 mod tokens;
 mod upstream;
+mod version;
 mod whocan;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};

@@ -171,6 +171,7 @@ fn server_options(
         agent_tls: options.fork.is_none().then(|| renewal.agent_client()),
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
+        build: version::build(),
         clock,
     })
 }

@@ -34,6 +34,7 @@ pub use metrics::FEATURE_GATES;
 pub use registry::claims::Ranges;
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
 pub use request::flags::LogLevels;
+pub use request::paths::BuildInfo;
 pub use request::serve::{Service, Tls, tls_config};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use trace::Options as TracingOptions;
@@ -72,6 +73,8 @@ pub struct Options {
     pub aggregator: aggregator::Options,
     /// How many requests at a time, and who goes first.
     pub flow: flow::Options,
+    /// Of what the program was built: what `/version` tells.
+    pub build: BuildInfo,
     /// The time.
     pub clock: Clock,
 }

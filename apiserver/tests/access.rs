@@ -51,6 +51,7 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         agent_tls: None,
         aggregator: Default::default(),
         flow: Default::default(),
+        build: Default::default(),
         clock: Arc::new(jiff::Timestamp::now),
     };
     House { server: Server::build(options).await.unwrap(), user: Arc::new(User::new("admin", &["system:masters"])) }

@@ -1,15 +1,30 @@
 //! Another API server behind this one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
-use http_body_util::Full;
+use futures::{SinkExt, StreamExt};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest, handshake::derive_accept_key};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     hook::{Answer, Hook},
     house::{House, Reply},
+    network::Pki,
 };
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -216,4 +231,176 @@ async fn a_custom_version_has_an_object_as_long_as_it_is_served() {
     world.until(&path, &[], |reply| reply.code == StatusCode::OK && reply.json()["metadata"]["uid"] != uid).await;
     world.house.delete("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com").await.ok();
     world.until(&path, &[], |reply| reply.code == StatusCode::NOT_FOUND).await;
+}
+
+/// The same server, older: it tells version 2 of OpenAPI alone.
+#[tokio::test]
+async fn a_server_that_tells_openapi_v2_alone_is_told_in_v3_too() {
+    let told = other();
+    let older: Answer = Arc::new(move |path, body| {
+        let path = if path.starts_with("/openapi/v3") { "/gone" } else { path };
+        told(path, body)
+    });
+    let world = World { hook: Hook::start(&["h2"], older).await, house: House::new().await };
+    world.service().await;
+    world.register(&json!({"insecureSkipTLSVerify": true})).await;
+    let index = world.until("/openapi/v3", &[], |reply| reply.json()["paths"]["apis/other.example.com/v1"].is_object()).await.json();
+    let url = index["paths"]["apis/other.example.com/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    assert!(url.starts_with("/openapi/v3/apis/other.example.com/v1?hash="), "{url}");
+    let document = world.house.get(&url).await.ok();
+    assert_eq!(document["openapi"], "3.0.0");
+    assert_eq!(
+        document["paths"]["/apis/other.example.com/v1/things"]["get"]["schema"]["$ref"], "#/definitions/Thing",
+        "not a schema there"
+    );
+    assert_eq!(document["components"]["schemas"]["Thing"], json!({"type": "object"}));
+    assert!(document["components"]["schemas"].get("Unused").is_none());
+}
+
+/// A server that leaves HTTP when it is asked to, and then says back what it hears; it refuses those who ask at `/refused`.
+async fn echo(tls: Arc<rustls::ServerConfig>) -> (u16, Arc<Mutex<Vec<http::HeaderMap>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::<Mutex<Vec<http::HeaderMap>>>::default();
+    let seen = asked.clone();
+    tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(tls);
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, seen) = (acceptor.clone(), seen.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let serve = service_fn(move |request| {
+                    let said = echoed(request, &seen);
+                    async move { Ok::<_, hyper::Error>(said) }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).with_upgrades().await;
+            });
+        }
+    });
+    (port, asked)
+}
+
+fn echoed(mut request: Request<Incoming>, seen: &Mutex<Vec<http::HeaderMap>>) -> Response<Full<Bytes>> {
+    let Some(protocol) = request.headers().get("upgrade").cloned() else {
+        let list = json!({"kind": "APIResourceList", "resources": []}).to_string();
+        return Response::builder().header("content-type", "application/json").body(Full::new(list.into())).unwrap();
+    };
+    seen.lock().unwrap().push(request.headers().clone());
+    if request.uri().path().ends_with("/refused") {
+        return Response::builder().status(403).header("x-why", "so").body(Full::new("not you".into())).unwrap();
+    }
+    let mut answer = Response::builder().status(101).header("connection", "Upgrade").header("upgrade", protocol);
+    if let Some(key) = request.headers().get("sec-websocket-key") {
+        answer = answer.header("sec-websocket-accept", derive_accept_key(key.as_bytes()));
+        answer = answer.header("sec-websocket-protocol", "v5.channel.k8s.io");
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (mut reading, mut writing) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+        tokio::io::copy(&mut reading, &mut writing).await.ok();
+        writing.shutdown().await.ok();
+    });
+    answer.body(Full::default()).unwrap()
+}
+
+/// This server on a socket, before the echo.
+struct Front {
+    port: u16,
+    pki: Pki,
+    asked: Arc<Mutex<Vec<http::HeaderMap>>>,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Front {
+    async fn new() -> Self {
+        let (pki, house) = (Pki::new(), House::new().await);
+        let (port, asked) = echo(pki.server_config()).await;
+        let world = World { hook: Hook { port, ..Hook::start(&["h2"], other()).await }, house };
+        world.service().await;
+        world.register(&json!({"caBundle": STANDARD.encode(&pki.authority)})).await;
+        world.until_said("True", "Passed").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stop, tls, house) = (CancellationToken::new(), pki.serving(world.house.server.authorities()), world.house);
+        let end = stop.clone();
+        let running = tokio::spawn(async move { house.server.run(listener, tls, end).await });
+        Self { port, pki, asked, stop, running }
+    }
+
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(self.pki.client_config(true)).connect(name, stream).await.unwrap()
+    }
+
+    /// Asks to leave HTTP for SPDY at a path below `namespaces/a/things`.
+    async fn leave(&self, path: &str) -> Response<Incoming> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::post(format!("/apis/other.example.com/v1/namespaces/a/things/{path}"))
+            .header("host", "localhost")
+            .header("connection", "Upgrade")
+            .header("upgrade", "SPDY/3.1")
+            .header("x-stream-protocol-version", "v4.channel.k8s.io")
+            .header("authorization", "Bearer secret")
+            .header("x-remote-user", "root");
+        sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_leaves_http_through_this_server_and_ends_with_it() {
+    let front = Front::new().await;
+    let mut answer = front.leave("x/exec?command=ls").await;
+    assert_eq!((answer.status(), &answer.headers()["upgrade"]), (StatusCode::SWITCHING_PROTOCOLS, &"SPDY/3.1".parse().unwrap()));
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+    let long = vec![7; 1 << 20];
+    let (mut reading, mut writing) = tokio::io::split(&mut stream);
+    let heard = async {
+        let mut heard = vec![0; long.len()];
+        reading.read_exact(&mut heard).await.unwrap();
+        heard
+    };
+    let (heard, said) = tokio::join!(heard, writing.write_all(&long));
+    said.unwrap();
+    assert!(heard == long, "every byte, both ways");
+    let headers = front.asked.lock().unwrap()[0].clone();
+    let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (all("x-remote-user"), all("x-remote-group")),
+        (vec!["admin".into()], vec!["system:masters".into(), "system:authenticated".into()])
+    );
+    assert_eq!((all("authorization"), all("x-stream-protocol-version")), (Vec::new(), vec!["v4.channel.k8s.io".into()]));
+    // The server's end is the stream's.
+    front.stop.cancel();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("it never ended");
+    assert!(rest.is_empty(), "{ended:?}");
+    front.running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_leave_http_is_heard() {
+    let front = Front::new().await;
+    let answer = front.leave("refused").await;
+    assert_eq!((answer.status(), answer.headers()["x-why"].to_str().unwrap()), (StatusCode::FORBIDDEN, "so"));
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "not you");
+    front.stop.cancel();
+    front.running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_goes_through_this_server() {
+    let front = Front::new().await;
+    let mut request = "wss://localhost/apis/other.example.com/v1/namespaces/a/things/x/exec".into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+    let (mut socket, answer) = tokio_tungstenite::client_async(request, front.connect().await).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
+    // The echo knows no frames: what comes back are this client's own, masked as no server's may be.
+    socket.send(Message::binary(vec![1; 10])).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap().unwrap().unwrap_err();
+    assert!(refused.to_string().contains("masked"), "{refused}");
+    front.stop.cancel();
+    front.running.await.unwrap();
 }

@@ -81,6 +81,7 @@ impl House {
             agent_tls: None,
             aggregator: Default::default(),
             flow: Default::default(),
+            build: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

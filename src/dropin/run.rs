@@ -28,6 +28,7 @@ use crate::{
     renewal::Renewal,
     setup::Setup,
     store::Opened,
+    version,
 };
 
 /// The rooms have this long to finish what they began: tests wait for the end.
@@ -130,6 +131,7 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         agent_tls,
         aggregator: settings.aggregator,
         flow: settings.flow,
+        build: version::build(),
         clock,
     })
 }

@@ -10,6 +10,7 @@ use coracle_schema::{
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tracing::debug;
 
 use super::{Aggregator, remote::Remote};
@@ -29,6 +30,8 @@ pub(super) struct Told {
     pub(super) shown: Arc<Foreign>,
     /// Of its OpenAPI v3 documents: path below `/openapi/v3/` and address.
     v3: BTreeMap<String, String>,
+    /// It has none of version 3: what it tells in version 2 is told in version 3 for it.
+    converted: bool,
     v2: Option<Arc<Kept>>,
 }
 
@@ -36,6 +39,8 @@ pub(super) struct Told {
 struct Kept {
     etag: String,
     packed: Vec<u8>,
+    /// Tells documents apart.
+    hash: String,
 }
 
 /// Asks one server anew. Whether anything is told otherwise than before; the error says why it could not be asked.
@@ -149,8 +154,13 @@ async fn documents(remote: &Remote, reader: &dyn Reader) -> bool {
             let found: BTreeMap<String, String> =
                 found.filter_map(|(path, of)| Some((path.clone(), of["serverRelativeURL"].as_str()?.to_owned()))).collect();
             let mut told = remote.told.lock();
-            moved |= told.v3 != found;
-            told.v3 = found;
+            moved |= told.v3 != found || told.converted;
+            (told.v3, told.converted) = (found, false);
+        }
+        Ok(said) if said.code == StatusCode::NOT_FOUND => {
+            let mut told = remote.told.lock();
+            moved |= !told.converted;
+            (told.v3, told.converted) = (BTreeMap::new(), true);
         }
         Ok(said) => debug!(name = remote.name, code = %said.code, "no OpenAPI v3 documents"),
         Err(why) => debug!(name = remote.name, why, "no OpenAPI v3 documents"),
@@ -166,7 +176,7 @@ async fn documents(remote: &Remote, reader: &dyn Reader) -> bool {
             let packed = tokio::task::spawn_blocking(move || pack(&said.body, &prefix)).await.ok().flatten();
             let mut told = remote.told.lock();
             moved |= told.v2.as_ref().map(|kept| &kept.packed) != packed.as_ref();
-            told.v2 = packed.map(|packed| Arc::new(Kept { etag, packed }));
+            told.v2 = packed.map(|packed| Arc::new(Kept { etag, hash: hash(&packed), packed }));
         }
         Ok(said) => debug!(name = remote.name, code = %said.code, "its OpenAPI v2 document stays"),
         Err(why) => debug!(name = remote.name, why, "its OpenAPI v2 document stays"),
@@ -182,6 +192,10 @@ fn pack(body: &[u8], prefix: &str) -> Option<Vec<u8>> {
     encoder.finish().ok()
 }
 
+fn hash(packed: &[u8]) -> String {
+    Sha256::digest(packed).iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 impl Kept {
     fn document(&self) -> Option<Value> {
         let mut text = Vec::new();
@@ -195,8 +209,14 @@ impl Aggregator {
     pub(crate) fn add_to_index(&self, index: &mut Value) {
         let Some(paths) = index["paths"].as_object_mut() else { return };
         for remote in self.remotes() {
-            for (path, url) in &remote.told.lock().v3 {
+            let told = remote.told.lock();
+            for (path, url) in &told.v3 {
                 paths.entry(path.clone()).or_insert_with(|| json!({"serverRelativeURL": url}));
+            }
+            if let Some(kept) = told.v2.as_ref().filter(|_| told.converted) {
+                let path = format!("apis/{}", group_version(&remote.group, &remote.version));
+                let url = format!("/openapi/v3/{path}?hash={}", kept.hash);
+                paths.entry(path).or_insert_with(|| json!({"serverRelativeURL": url}));
             }
         }
     }
@@ -204,6 +224,16 @@ impl Aggregator {
     /// Who has the OpenAPI v3 document of this path (`apis/GROUP/VERSION`).
     pub(super) fn documented(&self, path: &str) -> Option<Arc<Remote>> {
         self.remotes().into_iter().find(|remote| remote.told.lock().v3.contains_key(path))
+    }
+
+    /// The OpenAPI v3 document of another server that tells version 2 alone.
+    pub(crate) fn converted(&self, group: &str, version: &str) -> Option<Value> {
+        let remote = self.remote(group, version)?;
+        let kept = {
+            let told = remote.told.lock();
+            told.v2.clone().filter(|_| told.converted)
+        };
+        kept?.document().map(v2::to_v3)
     }
 
     /// Adds what others say in version 2; a definition of the same name that means something else gets another name.

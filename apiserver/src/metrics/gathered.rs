@@ -14,7 +14,7 @@ const STORE: &str = "etcd-0";
 pub(super) async fn write(page: &mut Page, layers: &Arc<Layers>) {
     in_flight(page, layers);
     objects(page, layers).await;
-    version(page);
+    version(page, layers);
     features(page);
 }
 
@@ -45,9 +45,9 @@ async fn objects(page: &mut Page, layers: &Layers) {
     store::write(page, storage, STORE).await;
 }
 
-fn version(page: &mut Page) {
+fn version(page: &mut Page, layers: &Layers) {
     const HELP: &str = "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
-    let told = paths::version();
+    let told = paths::version(&layers.paths.build);
     let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
     let (commit, tree, date, go) = (text("gitCommit"), text("gitTreeState"), text("buildDate"), text("goVersion"));
     let (compiler, platform, major, minor) = (text("compiler"), text("platform"), text("major"), text("minor"));

@@ -29,6 +29,23 @@ const START: [&str; 13] = [
     "poststarthook/start-kubernetes-service-cidr-controller",
 ];
 
+/// The same, of flow control.
+const FLOW: [&str; 2] = ["poststarthook/priority-and-fairness-config-consumer", "poststarthook/priority-and-fairness-filter"];
+
+/// The same, of other API servers: their objects are followed, looked at and told of (kube-aggregator `apiserver/apiserver.go`).
+const AGGREGATOR: [&str; 9] = [
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-discovery-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    // The objects of built-in versions are among what every start writes.
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
+];
+
 /// One check and what it found.
 struct Check {
     name: &'static str,
@@ -65,7 +82,12 @@ async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
     {
         checks.push(Check { name: "kms-providers", found });
     }
-    checks.extend(START.map(|name| Check::new(name, started, "not finished")));
+    let done = |name| Check::new(name, started, "not finished");
+    checks.extend(START.map(done));
+    if layers.flow.is_some() {
+        checks.extend(FLOW.map(done));
+    }
+    checks.extend(AGGREGATOR.map(done));
     if ready {
         checks.push(Check::new("shutdown", !layers.paths.is_stopping(), "process is shutting down"));
     }

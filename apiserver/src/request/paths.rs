@@ -33,13 +33,15 @@ pub struct Paths {
     started: AtomicBool,
     stopping: AtomicBool,
     levels: Option<Arc<dyn LogLevels>>,
+    /// What `/version` tells.
+    pub(crate) build: BuildInfo,
 }
 
 impl Paths {
     /// For these built-in kinds; `address` is the `host:port` that `/api` tells, `levels` changes those of the log.
-    pub fn new(built_in: Vec<Entry>, address: String, levels: Option<Arc<dyn LogLevels>>) -> Self {
+    pub fn new(built_in: Vec<Entry>, address: String, levels: Option<Arc<dyn LogLevels>>, build: BuildInfo) -> Self {
         let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { documents: Documents::new(built_in), address, started, stopping, levels }
+        Self { documents: Documents::new(built_in), address, started, stopping, levels, build }
     }
 
     /// All that is done at a start is done.
@@ -79,7 +81,7 @@ impl Paths {
             ["healthz" | "livez" | "readyz", ..] => Ok(health::answer(layers, call, &segments).await),
             ["version"] => {
                 discovery::routed(call, JSON)?;
-                Ok(answer::value(StatusCode::OK, &version()))
+                Ok(answer::value(StatusCode::OK, &version(&self.build)))
             }
             ["debug", "flags", flag @ ..] => Ok(flags::answer(self.levels.as_deref(), call, &flag.join("/"))),
             ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
@@ -126,7 +128,8 @@ impl Paths {
                 let (layers, of, version) = (layers.clone(), seen.clone(), version.to_owned());
                 let group = key.group.clone().unwrap_or_default();
                 let made = beside(move || {
-                    let value = v3(&layers, &catalog, &of, &group, &version)?;
+                    let ours = v3(&layers, &catalog, &of, &group, &version);
+                    let value = ours.or_else(|| layers.aggregator.converted(&group, &version))?;
                     Some((value.to_string(), (!variant.is_empty()).then(|| openapi::v3::protobuf(&value))))
                 });
                 let Some((text, message)) = made.await? else { return Ok(wordless(StatusCode::NOT_FOUND)) };
@@ -315,14 +318,28 @@ fn wordless(code: StatusCode) -> Answer {
     answer
 }
 
-/// `/version`. Clients parse `gitVersion` and `minor`.
-pub(crate) fn version() -> Value {
+/// `/version`. Clients parse `gitVersion` and `minor`; the rest is what is known of this program.
+pub(crate) fn version(build: &BuildInfo) -> Value {
     let platform = format!("{}/{}", std::env::consts::OS, go_arch());
+    let date = if build.date.is_empty() { "1970-01-01T00:00:00Z" } else { &build.date };
     json!({
         "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37", "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
-        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "", "compiler": "rustc", "platform": platform,
+        "gitVersion": GIT_VERSION, "gitCommit": build.commit, "gitTreeState": build.tree_state, "buildDate": date,
+        "goVersion": build.language, "compiler": "rustc", "platform": platform,
     })
+}
+
+/// Of what and when the program was built, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct BuildInfo {
+    /// The commit, in hexadecimal digits; empty when there was none.
+    pub commit: String,
+    /// `clean` or `dirty`; empty when nobody knows.
+    pub tree_state: String,
+    /// RFC 3339, in UTC; empty when nobody knows.
+    pub date: String,
+    /// The version of the language, which upstream is Go's: `rustc 1.95.0`.
+    pub language: String,
 }
 
 fn go_arch() -> &'static str {

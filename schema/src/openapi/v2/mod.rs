@@ -4,11 +4,13 @@
 mod convert;
 mod merge;
 mod proto;
+mod upward;
 
 use serde_json::{Map, Value, json};
 
 pub use merge::{filtered, merge};
 pub use proto::protobuf;
+pub use upward::to_v3;
 
 /// The media types of the protobuf form: how it is answered, and how old clients ask for it, which is no media type in Go's eyes.
 pub const PROTOBUF_TYPES: [&str; 2] =
