@@ -110,6 +110,10 @@ pub(crate) struct AuthenticationFlags {
     #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
     pub(crate) requestheader_extra_headers_prefix: Vec<String>,
 
+    /// Where others read the keys of service-account tokens, https only: told in the discovery document instead of this server's address.
+    #[arg(long, value_name = "URL")]
+    pub(crate) service_account_jwks_uri: Option<String>,
+
     /// More certificates, each shown to those who ask for its names: CERTIFICATE,KEY or CERTIFICATE,KEY:NAME,….
     #[arg(long, value_name = "CERT,KEY[:NAME,…]")]
     pub(crate) tls_sni_cert_key: Vec<String>,
@@ -147,6 +151,7 @@ const NAMES: &[&str] = &[
     "requestheader-uid-headers",
     "requestheader-group-headers",
     "requestheader-extra-headers-prefix",
+    "service-account-jwks-uri",
     "tls-sni-cert-key",
 ];
 
@@ -181,8 +186,12 @@ impl AuthenticationFlags {
         if let Some(jwt) = &jwt {
             jwt.configuration.validate().map_err(|why| anyhow!("invalid authentication configuration: {why}"))?;
         }
+        if let Some(url) = self.service_account_jwks_uri.as_deref().filter(|url| !url.starts_with("https://")) {
+            bail!("service-account-jwks-uri requires https scheme, parsed as: {url}");
+        }
         Ok(Options {
             jwt,
+            jwks_uri: self.service_account_jwks_uri.clone(),
             anonymous,
             bootstrap_tokens: self.enable_bootstrap_token_auth.unwrap_or(false),
             fixed_tokens,

@@ -4,9 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{ArgAction, Args, Parser};
-use coracle_apiserver::{aggregator, flow};
+use coracle_apiserver::{aggregator, check_egress, flow};
 
-use crate::dropin::flags::duration;
+use crate::{authn::read, dropin::flags::duration};
 
 /// Limits, fairness, and how other API servers are spoken to.
 #[derive(Args, Debug, Clone)]
@@ -42,6 +42,10 @@ pub(crate) struct FrontFlags {
     /// Refuse answers of API servers that send clients elsewhere.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) aggregator_reject_forwarding_redirect: bool,
+
+    /// By which way others are reached: an EgressSelectorConfiguration, in which every way is Direct.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) egress_selector_config_file: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -59,7 +63,7 @@ struct Alone {
 impl FrontFlags {
     /// From flags as kube-apiserver takes them; `given` tells the value of one. The error names the flag.
     pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 9] = [
             "max-requests-inflight",
             "max-mutating-requests-inflight",
             "enable-priority-and-fairness",
@@ -68,6 +72,7 @@ impl FrontFlags {
             "proxy-client-key-file",
             "enable-aggregator-routing",
             "aggregator-reject-forwarding-redirect",
+            "egress-selector-config-file",
         ];
         let mut line = vec!["kube-apiserver".to_owned()];
         line.extend(NAMES.iter().filter_map(|name| given(name).filter(|v| !v.is_empty()).map(|value| format!("--{name}={value}"))));
@@ -90,6 +95,10 @@ impl FrontFlags {
 
     /// How other API servers are spoken to. `made` are the certificate and key that are there without flags.
     pub(crate) fn aggregator(&self, made: Option<(PathBuf, PathBuf)>) -> Result<aggregator::Options> {
+        if let Some(file) = &self.egress_selector_config_file {
+            let bytes = read("egress-selector-config-file", file)?;
+            check_egress(bytes.as_bytes()).map_err(|why| anyhow!("--egress-selector-config-file: {why}"))?;
+        }
         let client = match (&self.proxy_client_cert_file, &self.proxy_client_key_file) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => made,
@@ -129,6 +138,8 @@ mod tests {
             |name: &'static str, value: &'static str| FrontFlags::of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
         assert!(refused("request-timeout", "0s").contains("--request-timeout"));
         assert!(refused("max-requests-inflight", "-1").contains("--max-requests-inflight"));
+        let away = FrontFlags::of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
+        assert!(away.aggregator(None).unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));
         let half = FrontFlags::of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();
         assert!(half.aggregator(None).unwrap_err().to_string().contains("--proxy-client-cert-file"));
         let none = FrontFlags::of(|name| name.ends_with("inflight").then_some("0")).unwrap();

@@ -39,7 +39,7 @@ pub use request::serve::{Service, Tls, tls_config};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use trace::Options as TracingOptions;
 pub use verbs::Clock;
-pub use webhook::Kubeconfig;
+pub use webhook::{Kubeconfig, check_egress};
 
 use request::layers::Layers;
 

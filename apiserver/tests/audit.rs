@@ -107,6 +107,8 @@ async fn who_acts_for_whom_who_may_not_and_who_is_nobody_is_written() {
     let all = events(folder.path());
     let [acting, refused, nobody] = all.as_slice() else { panic!("{all:#?}") };
     assert_eq!((&acting["user"]["username"], &acting["impersonatedUser"]["username"]), (&json!("admin"), &json!("jane")));
+    assert_eq!(acting["authenticationMetadata"], json!({"impersonationConstraint": "impersonate:user-info"}));
+    assert!(refused.get("authenticationMetadata").is_none());
     assert_eq!(acting["annotations"]["authorization.k8s.io/decision"], "forbid");
     assert_eq!(
         (&refused["annotations"]["authorization.k8s.io/decision"], &refused["responseStatus"]["code"]),

@@ -240,7 +240,7 @@ mod tests {
         let settings = Settings::new(&flags).unwrap();
         assert_eq!(settings.listen, "127.0.0.1:6443".parse().unwrap());
         assert_eq!(settings.ranges.addresses, (Ipv4Addr::new(10, 0, 0, 0), 24));
-        assert_eq!(settings.disable_admission, ["ServiceAccount"]);
+        assert_eq!(settings.admission.disable, ["ServiceAccount"]);
         assert_eq!(settings.authorization.configuration.authorizers, [Configured::of(Mode::Rbac)]);
         assert!(settings.authentication.anonymous == Anonymous::On && settings.authentication.signing_key.is_some());
         let material = super::super::run::material(&settings.serving, &settings.users).unwrap();

@@ -249,10 +249,10 @@ mod tests {
 
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
-        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --egress-selector-config-file=x").unwrap();
+        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --lease-reuse-duration-seconds=60").unwrap();
         assert_eq!(
             flags.without_effect().unwrap(),
-            "without effect in this kube-apiserver: --goaway-chance, --egress-selector-config-file"
+            "without effect in this kube-apiserver: --goaway-chance, --lease-reuse-duration-seconds"
         );
     }
 

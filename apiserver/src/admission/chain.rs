@@ -294,7 +294,7 @@ mod tests {
             let made = names(&[name], &[]);
             match name {
                 "EventRateLimit" | "ImagePolicyWebhook" => {
-                    assert!(made.unwrap_err().starts_with("couldn't init admission plugin"), "{name}")
+                    assert!(made.unwrap_err().starts_with("couldn't init admission plugin"), "{name}");
                 }
                 "PodGroupProtection" => assert!(made.is_ok()),
                 _ => assert!(made.unwrap().contains(&name), "{name}"),

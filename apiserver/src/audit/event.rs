@@ -54,6 +54,8 @@ pub(super) struct Event {
     pub(super) user: Option<Arc<User>>,
     #[serde(serialize_with = "user_info", skip_serializing_if = "Option::is_none")]
     pub(super) impersonated_user: Option<Arc<User>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: Option<AuthenticationMetadata>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     pub(super) source_ips: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -72,6 +74,14 @@ pub(super) struct Event {
     pub(super) stage_timestamp: Timestamp,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// How somebody was recognised.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuthenticationMetadata {
+    /// The verb by which acting as somebody else was allowed.
+    impersonation_constraint: &'static str,
 }
 
 /// The object asked for; empty parts are not known.
@@ -141,6 +151,7 @@ impl Event {
             verb: info.verb.clone(),
             user,
             impersonated_user: None,
+            authentication_metadata: None,
             source_ips,
             user_agent: shortened(user_agent),
             object_ref,
@@ -151,6 +162,13 @@ impl Event {
             stage_timestamp: at,
             annotations: BTreeMap::new(),
         }
+    }
+
+    /// The request acts as somebody else; `constraint` is empty where everything that one may is allowed.
+    pub(super) fn impersonate(&mut self, user: &Arc<User>, constraint: &'static str) {
+        self.impersonated_user = Some(Arc::clone(user));
+        let metadata = AuthenticationMetadata { impersonation_constraint: constraint };
+        self.authentication_metadata = (!constraint.is_empty()).then_some(metadata);
     }
 
     /// What only the request's object tells of the object asked for.

@@ -114,9 +114,9 @@ impl Audit {
 }
 
 impl Trail {
-    /// The request acts as somebody else.
-    pub fn impersonate(&self, user: &Arc<User>) {
-        self.event.lock().impersonated_user = Some(Arc::clone(user));
+    /// The request acts as somebody else, by the verb of a constrained mode if there is one.
+    pub fn impersonate(&self, user: &Arc<User>, constraint: &'static str) {
+        self.event.lock().impersonate(user, constraint);
     }
 
     /// Adds a fact; the first of a key stays.

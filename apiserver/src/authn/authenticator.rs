@@ -27,6 +27,8 @@ const CACHED: SignedDuration = SignedDuration::from_secs(10);
 pub struct Options {
     /// `--service-account-issuer`: accepted issuers; the first signs new tokens.
     pub issuers: Vec<String>,
+    /// `--service-account-jwks-uri`: where the keys of tokens are read, if not here.
+    pub jwks_uri: Option<String>,
     /// `--api-audiences`; the issuers when empty.
     pub audiences: Vec<String>,
     /// `--service-account-signing-key-file`; without it no tokens are issued.
@@ -75,6 +77,7 @@ pub struct Authenticator {
     fixed_tokens: HashMap<String, Arc<User>>,
     audiences: Vec<String>,
     issuers: Vec<String>,
+    jwks_uri: Option<String>,
     verifier: Verifier,
     issuer: Option<Issuer>,
     jwt: Option<Reload>,
@@ -112,6 +115,7 @@ impl Authenticator {
             recent: Cache::new(),
             jwt: options.jwt.map(|jwt| Reload::new(jwt, &issuers)).transpose()?,
             issuers: issuers.clone(),
+            jwks_uri: options.jwks_uri.clone(),
             verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone()),
             audiences,
             issuer,
@@ -251,10 +255,11 @@ impl Authenticator {
         super::issuer::key_set(self.verifier.keys())
     }
 
-    /// The OIDC discovery document; `None` when the issuer is no https URL, as upstream then serves none.
-    pub fn discovery(&self, jwks_uri: &str) -> Option<serde_json::Value> {
+    /// The OIDC discovery document; `own` is where this server tells the keys. `None` when the issuer is no https URL, as upstream then
+    /// serves none.
+    pub fn discovery(&self, own: &str) -> Option<serde_json::Value> {
         let issuer = self.issuers.first().filter(|i| i.starts_with("https://"))?;
-        Some(super::issuer::discovery(issuer, jwks_uri, self.verifier.keys()))
+        Some(super::issuer::discovery(issuer, self.jwks_uri.as_deref().unwrap_or(own), self.verifier.keys()))
     }
 }
 

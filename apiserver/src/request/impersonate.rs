@@ -51,11 +51,16 @@ impl Mode {
 
     /// Empty: the old way.
     fn name(self) -> &'static str {
+        self.constraint().strip_prefix("impersonate:").unwrap_or_default()
+    }
+
+    /// The verb by which a constrained mode is allowed, which the audit log is told. Empty: the old way.
+    fn constraint(self) -> &'static str {
         match self {
-            Self::AssociatedNode => "associated-node",
-            Self::ArbitraryNode => "arbitrary-node",
-            Self::ServiceAccount => "serviceaccount",
-            Self::UserInfo => "user-info",
+            Self::AssociatedNode => "impersonate:associated-node",
+            Self::ArbitraryNode => "impersonate:arbitrary-node",
+            Self::ServiceAccount => "impersonate:serviceaccount",
+            Self::UserInfo => "impersonate:user-info",
             Self::Legacy => "",
         }
     }
@@ -91,6 +96,15 @@ impl Modes {
     }
 }
 
+/// As whom a request acts.
+#[derive(Debug)]
+pub struct Acting {
+    /// The user.
+    pub user: Arc<User>,
+    /// The verb of the constrained mode in which it may; empty: the old way, or nobody else.
+    pub constraint: &'static str,
+}
+
 /// The user the request acts as: the caller, or whom the headers name if the caller may act as them. The headers are taken out then.
 pub async fn impersonate(
     caller: Arc<User>,
@@ -98,8 +112,8 @@ pub async fn impersonate(
     info: &RequestInfo,
     authorizer: &Chain,
     modes: &Modes,
-) -> Result<Arc<User>, Status> {
-    let Some(wanted) = wanted(headers)? else { return Ok(caller) };
+) -> Result<Acting, Status> {
+    let Some(wanted) = wanted(headers)? else { return Ok(Acting { user: caller, constraint: "" }) };
     let last = modes.last(&caller);
     let others = Mode::ALL.into_iter().filter(|mode| Some(*mode) != last);
     let mut refusal = None;
@@ -111,7 +125,7 @@ pub async fn impersonate(
                     modes.remember(&caller, mode);
                 }
                 remove(headers);
-                return Ok(Arc::new(user));
+                return Ok(Acting { user: Arc::new(user), constraint: mode.constraint() });
             }
             Err(status) => refusal = refusal.or(Some(status)),
         }
@@ -376,7 +390,7 @@ mod tests {
         let info =
             RequestInfo { is_resource: true, verb: "list".into(), version: "v1".into(), resource: "pods".into(), ..RequestInfo::default() };
         let chain = Chain::new(vec![Arc::new(Only(rules.to_vec()))]);
-        impersonate(Arc::new(caller), &mut headers(pairs), &info, &chain, &Modes::default()).await
+        impersonate(Arc::new(caller), &mut headers(pairs), &info, &chain, &Modes::default()).await.map(|acting| acting.user)
     }
 
     async fn act(pairs: &[(&'static str, &'static str)], rules: &[&'static str]) -> Result<Arc<User>, Status> {
@@ -424,6 +438,11 @@ mod tests {
         assert!(masters.message.ends_with("impersonating the system:masters group is not allowed"), "{}", masters.message);
         let key = act(&[(USER, "bob"), ("impersonate-extra-a", "b")], &[on, be]).await.unwrap_err();
         assert!(key.message.contains("invalid key in extra is not allowed: extra.key: Invalid value: \"a\""), "{}", key.message);
+        let chain = Chain::new(vec![Arc::new(Only(vec![on, be]))]);
+        let info = RequestInfo { is_resource: true, verb: "list".into(), resource: "pods".into(), ..RequestInfo::default() };
+        let caller = Arc::new(User::new("alice", &[]));
+        let acting = impersonate(caller, &mut headers(&[(USER, "bob")]), &info, &chain, &Modes::default()).await.unwrap();
+        assert_eq!(acting.constraint, "impersonate:user-info");
         let all = [on, be, "impersonate:user-info authentication.k8s.io/groups *"];
         let four = [(USER, "bob"), (GROUP, "a"), (GROUP, "b"), (GROUP, "c"), (GROUP, "d")];
         assert!(act(&four, &all).await.unwrap().in_group("d"));
@@ -466,7 +485,7 @@ mod tests {
         let mut headers = headers(&[(USER, "system:serviceaccount:dev:robot"), ("accept", "x")]);
         let chain = Chain::new(vec![Arc::new(Only(rules))]);
         let caller = Arc::new(User::new("alice", &[]));
-        let user = impersonate(caller, &mut headers, &RequestInfo::default(), &chain, &Modes::default()).await.unwrap();
+        let user = impersonate(caller, &mut headers, &RequestInfo::default(), &chain, &Modes::default()).await.unwrap().user;
         assert!(user.in_group("system:serviceaccounts:dev"));
         assert_eq!(headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
     }

@@ -18,7 +18,7 @@ use tracing::{debug, error};
 
 use super::{
     Query, RequestInfo,
-    impersonate::{Modes, impersonate},
+    impersonate::{Acting, Modes, impersonate},
     limits::{self, Limits, Slot},
     paths::Paths,
     trail::{self, Track},
@@ -190,7 +190,7 @@ impl Layers {
             let user = self.recognise(origin, &parts, info, track).await?;
             self.api.authenticator.clear(&mut parts.headers);
             let acting = impersonate(Arc::clone(&user), &mut parts.headers, info, &self.api.authorizer, &self.modes).await?;
-            let place = match self.let_in(limited, &acting, info, &query, track).await {
+            let place = match self.let_in(limited, &acting.user, info, &query, track).await {
                 Ok(place) => place,
                 Err(refused) => {
                     given_up(labels, refused.status().as_u16());
@@ -309,15 +309,15 @@ impl Layers {
     }
 
     /// Whether the user may, as whom it acts.
-    async fn authorize(&self, user: &Arc<User>, acting: Arc<User>, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Barred> {
-        let started = Instant::now();
+    async fn authorize(&self, user: &Arc<User>, acting: Acting, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Barred> {
+        let (started, Acting { user: acting, constraint }) = (Instant::now(), acting);
         let Some(trail) = track.trail() else {
             let verdict = self.api.authorizer.decide(&acting, info).await;
             decided(&verdict, started);
             return barred(&acting, info, verdict).map(|()| acting);
         };
         if !Arc::ptr_eq(user, &acting) {
-            trail.impersonate(&acting);
+            trail.impersonate(&acting, constraint);
         }
         let verdict = self.api.authorizer.judge(&acting, info).await;
         decided(&verdict, started);

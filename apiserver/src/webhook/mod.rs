@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `place` | where a question goes: a URL, or a service at its endpoints |
 //! | `kubeconfig` | where it goes, and as whom, by a kubeconfig file |
+//! | `egress` | the configuration of ways out, of which there is one |
 //! | `trust` | whom a `caBundle` makes us believe |
 //! | `connection` | dialling, TLS and the connections kept |
 //! | `forward` | whole requests passed on to a service, and its answers streamed back |
@@ -15,6 +16,7 @@
 //! servers leave by it.
 
 mod connection;
+mod egress;
 pub(crate) mod forward;
 pub(crate) mod grpc;
 mod kubeconfig;
@@ -37,6 +39,7 @@ use rustls::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
+pub use egress::check_egress;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use retry::Backoff;
 pub(crate) use words::answered;

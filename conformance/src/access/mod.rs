@@ -2,9 +2,11 @@
 //! kube-apiserver with the same objects; then attempts to get further than one may.
 
 mod attacks;
+mod http2;
 mod identities;
 mod model;
 mod questions;
+mod secrecy;
 
 use std::{
     io::Write,
@@ -102,7 +104,9 @@ async fn compare(options: &Options) -> Result<bool> {
         let tally = judge(&model, &who, &questions, &ours, theirs.as_deref(), &mut wrong);
         rows.push((who.label, tally));
     }
-    let attempts = attacks::run(&server, &other, &mut wrong).await?;
+    let mut attempts = attacks::run(&server, &other, &mut wrong).await?;
+    attempts.push(http2::run(&server, &mut wrong).await?);
+    attempts.push(secrecy::run(&binary, &mut wrong).await?);
     report(&rows, &api, &attempts, &wrong, other.is_some(), start)?;
     Ok(wrong.is_empty())
 }

@@ -93,6 +93,13 @@ impl Server {
 }
 
 impl Server {
+    /// The same, of a protocol by its ALPN name.
+    pub(crate) async fn dial_speaking(&self, protocol: &[u8]) -> Result<TlsStream<TcpStream>> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        Self { address: self.address, tls: Arc::new(tls) }.dial().await
+    }
+
     /// A connection on which nothing was said yet.
     pub(crate) async fn dial(&self) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
