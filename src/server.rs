@@ -33,7 +33,7 @@ use crate::{
     renewal::Renewal,
     setup::Setup,
     store::Opened,
-    tokens,
+    tokens, version,
 };
 
 /// The rooms have this long to finish what they began.
