@@ -64,7 +64,7 @@ golden:
 # Policies in Cedar: code that only builds with that feature have, and their tests. Its dependencies take minutes to compile.
 cedar:
 	$(CARGO) clippy --package coracle --package coracle-apiserver --all-targets --features cedar --quiet -- -D warnings
-	$(CARGO) test --package coracle-apiserver --features cedar --lib cedar
+	$(CARGO) test --package coracle-apiserver --features cedar cedar
 
 # All of it: also the Python client, kubectl of this machine and of Debian sid, and controller-runtime's own tests through the drop-in pair.
 # COMPAT=DIR keeps what is downloaded and built.

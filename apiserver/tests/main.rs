@@ -7,6 +7,8 @@ mod aggregation;
 mod atrest;
 mod audit;
 mod authorizers;
+#[cfg(feature = "cedar")]
+mod cedar;
 mod conversion;
 mod credentials;
 mod crud;
