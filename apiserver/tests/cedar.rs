@@ -153,7 +153,11 @@ async fn policies_in_objects_count_while_they_are_there_over_requests_and_over_w
         let headers = [("content-type", "application/json")];
         let refused = world.house.ask(method.clone(), &format!("{MAPS}/locked"), &headers, body).await;
         let message = refused.json()["message"].as_str().unwrap().to_owned();
-        assert_eq!((refused.code, &*message), (StatusCode::FORBIDDEN, r#"configmaps "locked" is forbidden: Cedar: forbidden by policy "makers.locked""#), "{method}");
+        assert_eq!(
+            (refused.code, &*message),
+            (StatusCode::FORBIDDEN, r#"configmaps "locked" is forbidden: Cedar: forbidden by policy "makers.locked""#),
+            "{method}"
+        );
     }
     // A policy over admission is asked of the superuser, too.
     world.be_admin();

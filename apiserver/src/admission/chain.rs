@@ -163,7 +163,7 @@ fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, S
     let authorizer = || options.authorizer.clone();
     let writer = || options.writer.clone();
     let configuration = options.settings.configuration.of(name);
-    if let Some(configuration) = configuration.filter(|_| name.contains("Admission")) {
+    if let Some(configuration) = configuration.filter(|_| name.ends_with("AdmissionPolicy")) {
         settings::refuse(configuration)?;
     }
     Ok(Some(match name {
@@ -206,9 +206,9 @@ fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, S
         "NodeDeclaredFeatureValidator" => Arc::new(NodeDeclaredFeatureValidator { reader: reader() }),
         "PodResizeValidator" => Arc::new(PodResizeValidator { reader: reader() }),
         "MutatingAdmissionPolicy" => Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
-        "MutatingAdmissionWebhook" => Arc::new(MutatingAdmissionWebhook(options.webhooks.clone())),
+        "MutatingAdmissionWebhook" => Arc::new(MutatingAdmissionWebhook::new(options.webhooks.clone(), configuration)?),
         "ValidatingAdmissionPolicy" => Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
-        "ValidatingAdmissionWebhook" => Arc::new(ValidatingAdmissionWebhook(options.webhooks.clone())),
+        "ValidatingAdmissionWebhook" => Arc::new(ValidatingAdmissionWebhook::new(options.webhooks.clone(), configuration)?),
         "ResourceQuota" => Arc::new(ResourceQuota::new(reader(), writer(), configuration)?),
         "AlwaysDeny" => Arc::new(AlwaysDeny),
         _ => Arc::new(AlwaysAdmit),

@@ -110,15 +110,12 @@ impl Configuration {
     }
 }
 
-/// Refuses what would be configured of webhooks and policies and is not done here.
+/// Refuses what would be configured of policies and is not done here.
 pub(super) fn refuse(configuration: &[u8]) -> Result<(), String> {
-    let value = yaml::read(configuration)?.value;
-    for field in ["kubeConfigFile", "staticManifestsDir"] {
-        if value.get(field).and_then(Value::as_str).is_some_and(|given| !given.is_empty()) {
-            return Err(format!("{field} is not supported"));
-        }
+    match yaml::read(configuration)?.value.get("staticManifestsDir").and_then(Value::as_str) {
+        None | Some("") => Ok(()),
+        Some(_) => Err("staticManifestsDir is not supported".to_owned()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! (apiserver `util/webhook/webhook.go`, client-go `tools/clientcmd`).
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +17,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
+    accounts::Account,
     pem_certificates, system_roots,
     trust::{Anyone, Bundle},
 };
@@ -38,14 +39,14 @@ pub struct Kubeconfig {
 
 /// Where something secret or trusted stands.
 #[derive(Clone, Debug)]
-enum Source {
+pub(super) enum Source {
     Data(Secret),
     File(PathBuf),
 }
 
 /// Bytes that are not shown.
 #[derive(Clone)]
-struct Secret(Vec<u8>);
+pub(super) struct Secret(Vec<u8>);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,7 +56,7 @@ impl std::fmt::Debug for Secret {
 
 /// What a request says of who asks, beside the client certificate.
 #[derive(Clone, Debug)]
-enum Login {
+pub(super) enum Login {
     None,
     Bearer(Source),
     Basic(Secret),
@@ -198,37 +199,72 @@ impl Kubeconfig {
             None => config.with_no_client_auth(),
         };
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Credentials { tls: Arc::new(tls), login: self.login()?, stamp: digest.finalize().into() })
+        Ok(Credentials { tls: Arc::new(tls), login: self.login.header()?, stamp: digest.finalize().into() })
     }
 
-    fn login(&self) -> Result<Option<HeaderValue>, String> {
-        let text = match &self.login {
-            Login::None => return Ok(None),
-            Login::Bearer(source) => {
+    /// Whether anything may change while we run.
+    pub(super) fn has_files(&self) -> bool {
+        self.authority.as_ref().is_some_and(Source::is_file)
+            || self.client.as_ref().is_some_and(|(certificate, key)| certificate.is_file() || key.is_file())
+            || self.login.has_file()
+    }
+}
+
+/// The users of a kubeconfig by name, and that of the current context.
+pub(super) fn accounts(file: &Path) -> Result<(HashMap<String, Account>, Option<String>), String> {
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|e| format!("error loading config file {shown:?}: {e}"))?;
+    let read: File = serde_saphyr::from_str(&text).map_err(|e| format!("error loading config file {shown:?}: {e}"))?;
+    let (folder, mut users) = (file.parent().unwrap_or(Path::new("")), HashMap::new());
+    for NamedUser { name, user } in &read.users {
+        let user = user.clone().unwrap_or_default();
+        user.unsupported(name)?;
+        if let Some(fault) = user.faults(name, folder).first() {
+            return Err(format!("invalid configuration: {fault}"));
+        }
+        let said = |refusal| match refusal {
+            Refusal::File(why) | Refusal::Content(why) => why,
+        };
+        let account = Account { client: user.client(folder).map_err(said)?, login: user.login(folder).map_err(said)? };
+        users.insert(name.clone(), account);
+    }
+    let current = read.contexts.iter().find(|context| context.name == read.current_context);
+    let current = current.and_then(|context| context.context.as_ref()).map(|context| context.user.clone());
+    Ok((users, current.filter(|user| !user.is_empty())))
+}
+
+impl Login {
+    /// The value of `Authorization`.
+    pub(super) fn header(&self) -> Result<Option<HeaderValue>, String> {
+        let text = match self {
+            Self::None => return Ok(None),
+            Self::Bearer(source) => {
                 let token = String::from_utf8(source.read()?).map_err(|_| "the token is no text")?;
                 match token.trim() {
                     "" => return Err("the token is empty".to_owned()),
                     token => format!("Bearer {token}"),
                 }
             }
-            Login::Basic(pair) => format!("Basic {}", STANDARD.encode(&pair.0)),
+            Self::Basic(pair) => format!("Basic {}", STANDARD.encode(&pair.0)),
         };
         let mut value = HeaderValue::from_str(&text).map_err(|_| "the token or password holds characters no header may have")?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
 
-    /// Whether anything may change while we run.
-    pub(super) fn has_files(&self) -> bool {
-        let is_file = |source: &Source| matches!(source, Source::File(_));
-        self.authority.as_ref().is_some_and(is_file)
-            || self.client.as_ref().is_some_and(|(certificate, key)| is_file(certificate) || is_file(key))
-            || matches!(&self.login, Login::Bearer(source) if is_file(source))
+    /// Whether it stands in a file.
+    pub(super) fn has_file(&self) -> bool {
+        matches!(self, Self::Bearer(source) if source.is_file())
     }
 }
 
 impl Source {
-    fn read(&self) -> Result<Vec<u8>, String> {
+    /// Whether it stands in a file.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Data(data) => Ok(data.0.clone()),
             Self::File(path) => std::fs::read(path).map_err(|e| match e.kind() {

@@ -4,6 +4,7 @@
 //! | file | |
 //! |---|---|
 //! | `place` | where a question goes: a URL, or a service at its endpoints |
+//! | `accounts` | as whom admission webhooks are asked |
 //! | `kubeconfig` | where it goes, and as whom, by a kubeconfig file |
 //! | `egress` | the configuration of ways out, of which there is one |
 //! | `trust` | whom a `caBundle` makes us believe |
@@ -15,6 +16,7 @@
 //! Conversions of custom resources, admission, authentication and whatever else asks anybody go through the same door, and requests for other API
 //! servers leave by it.
 
+mod accounts;
 mod connection;
 mod egress;
 pub(crate) mod forward;
@@ -39,6 +41,7 @@ use rustls::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
+pub(crate) use accounts::{Account, Accounts};
 pub use egress::check_egress;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use retry::Backoff;
@@ -117,6 +120,8 @@ pub(crate) struct Webhook {
     config: ClientConfig,
     /// Where it was read from, when it was not configured in an object.
     file: Option<Kubeconfig>,
+    /// Who asks one that was, if anybody is named.
+    account: Option<Account>,
     line: Mutex<Option<Result<Arc<Line>, String>>>,
     /// Where services are looked up.
     reader: Option<Arc<dyn Reader>>,
@@ -149,18 +154,23 @@ pub(crate) fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>
 impl Webhook {
     /// The webhook that is reached so; services are looked up through `reader`.
     pub(crate) fn new(config: ClientConfig, reader: Arc<dyn Reader>) -> Self {
-        Self { config, file: None, line: Mutex::default(), reader: Some(reader) }
+        Self { config, file: None, account: None, line: Mutex::default(), reader: Some(reader) }
     }
 
     /// The webhook a kubeconfig names.
     pub(crate) fn at(file: Kubeconfig) -> Self {
         let config = ClientConfig { url: Some(file.server.clone()), ..ClientConfig::default() };
-        Self { config, file: Some(file), line: Mutex::default(), reader: None }
+        Self { config, file: Some(file), account: None, line: Mutex::default(), reader: None }
     }
 
     /// Somebody who is no service of this cluster.
     pub(crate) fn outside(config: ClientConfig) -> Self {
-        Self { config, file: None, line: Mutex::default(), reader: None }
+        Self { config, file: None, account: None, line: Mutex::default(), reader: None }
+    }
+
+    /// The same, asked by somebody.
+    pub(crate) fn by(self, account: Option<Account>) -> Self {
+        Self { account, ..self }
     }
 
     /// How it is reached.
@@ -265,15 +275,21 @@ impl Webhook {
     /// How it is spoken to now. Files that cannot be read any more leave what they held.
     fn line(&self) -> Result<Arc<Line>, String> {
         let mut line = self.line.lock();
-        let changes = self.file.as_ref().filter(|file| file.has_files());
+        let in_files = self.file.as_ref().is_some_and(Kubeconfig::has_files) || self.account.as_ref().is_some_and(Account::has_files);
+        let changes = in_files.then_some(());
         match line.as_ref() {
             Some(Ok(known)) if changes.is_none() || known.since.elapsed() < LOOK => return Ok(known.clone()),
             Some(Err(why)) if changes.is_none() => return Err(why.clone()),
             _ => {}
         }
-        let fresh = match &self.file {
-            None => tls(&self.config).map(|tls| Line { tls, pool: Arc::default(), login: None, stamp: [0; 32], since: Instant::now() }),
-            Some(file) => file.load().map(|read| Line {
+        let since = Instant::now();
+        let fresh = match (&self.file, &self.account) {
+            (None, None) => tls(&self.config, None).map(|tls| Line { tls, pool: Arc::default(), login: None, stamp: [0; 32], since }),
+            (None, Some(account)) => account.shown().and_then(|shown| {
+                let tls = tls(&self.config, shown.identity.as_ref())?;
+                Ok(Line { tls, pool: Arc::default(), login: shown.login, stamp: shown.stamp, since })
+            }),
+            (Some(file), _) => file.load().map(|read| Line {
                 tls: read.tls,
                 pool: Arc::default(),
                 login: read.login,
@@ -311,10 +327,10 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-fn tls(of: &ClientConfig) -> Result<Arc<Tls>, String> {
+fn tls(of: &ClientConfig, identity: Option<&Identity>) -> Result<Arc<Tls>, String> {
     // Behind a service or a name may stand several; each question may then go to another. Here is only one.
     let protocols: &[&str] = if place::is_local(of) { &["h2", "http/1.1"] } else { &["http/1.1"] };
-    client(&Trust { bundle: of.ca_bundle.as_deref(), insecure: false, identity: None, protocols })
+    client(&Trust { bundle: of.ca_bundle.as_deref(), insecure: false, identity, protocols })
 }
 
 /// Who a client shows to be.

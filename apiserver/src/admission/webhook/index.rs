@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -19,7 +19,7 @@ use crate::{
         mirror::{self, Changes, GROUP},
     },
     registry::Reader,
-    webhook::{ClientConfig, Webhook},
+    webhook::{Accounts, ClientConfig, Webhook},
     wire::Status,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Set {
     any: AtomicBool,
     /// What they were made of; whoever reads holds it, so that nobody puts back what was before.
     known: Mutex<Vec<Configuration>>,
+    /// As whom they are asked; said before they are read.
+    accounts: OnceLock<Accounts>,
 }
 
 struct Configuration {
@@ -71,7 +73,16 @@ impl Webhooks {
 
 impl Set {
     fn new(resource: &'static str) -> Self {
-        Self { resource, hooks: RwLock::new(Arc::new([])), any: AtomicBool::new(false), known: Mutex::default() }
+        Self { resource, hooks: RwLock::new(Arc::new([])), any: AtomicBool::new(false), known: Mutex::default(), accounts: OnceLock::new() }
+    }
+
+    /// Reads as whom they are asked from what is configured of their plugin. The error says what is wrong.
+    pub(super) fn configure(&self, configuration: Option<&[u8]>) -> Result<(), String> {
+        if let Some(accounts) = configuration.map(super::configuration::read).transpose()?.flatten() {
+            // Nobody else says it.
+            let _ = self.accounts.set(accounts);
+        }
+        Ok(())
     }
 
     /// Whether there is nobody to ask.
@@ -96,7 +107,8 @@ impl Set {
         let reached = known.iter().flat_map(|configuration| &configuration.hooks).filter_map(|hook| hook.webhook.as_ref().ok());
         let mut places: HashMap<ClientConfig, Arc<Webhook>> = reached.map(|webhook| (webhook.config().clone(), webhook.clone())).collect();
         let mut place = |config: &ClientConfig| {
-            let made = || Arc::new(Webhook::new(config.clone(), reader.clone()));
+            let account = self.accounts.get().and_then(|accounts| accounts.of(config));
+            let made = || Arc::new(Webhook::new(config.clone(), reader.clone()).by(account.cloned()));
             places.entry(config.clone()).or_insert_with(made).clone()
         };
         let mut before: HashMap<String, Configuration> = known.drain(..).map(|one| (one.name.clone(), one)).collect();

@@ -6,6 +6,7 @@
 //! | `index` | the webhooks there are |
 //! | `review` | the question: an `AdmissionReview` |
 //! | `answer` | what of the answer is taken |
+//! | `configuration` | as whom they are asked |
 //! | `call` | one question to one webhook |
 //! | `mutating`, `validating` | the plugins |
 //!
@@ -13,6 +14,7 @@
 
 mod answer;
 mod call;
+mod configuration;
 mod hook;
 mod index;
 mod mutating;

@@ -25,7 +25,15 @@ use crate::{
 };
 
 /// The plugin.
-pub struct MutatingAdmissionWebhook(pub Engine);
+pub struct MutatingAdmissionWebhook(Engine);
+
+impl MutatingAdmissionWebhook {
+    /// Asks with `engine`. The error says what is wrong with the configuration.
+    pub fn new(engine: Engine, configuration: Option<&[u8]>) -> Result<Self, String> {
+        engine.webhooks.mutating.configure(configuration)?;
+        Ok(Self(engine))
+    }
+}
 
 #[async_trait]
 impl Admission for MutatingAdmissionWebhook {

@@ -17,7 +17,15 @@ use crate::{
 };
 
 /// The plugin.
-pub struct ValidatingAdmissionWebhook(pub Engine);
+pub struct ValidatingAdmissionWebhook(Engine);
+
+impl ValidatingAdmissionWebhook {
+    /// Asks with `engine`. The error says what is wrong with the configuration.
+    pub fn new(engine: Engine, configuration: Option<&[u8]>) -> Result<Self, String> {
+        engine.webhooks.validating.configure(configuration)?;
+        Ok(Self(engine))
+    }
+}
 
 #[async_trait]
 impl Admission for ValidatingAdmissionWebhook {
