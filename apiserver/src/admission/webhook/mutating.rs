@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The plugin.
-pub struct MutatingAdmissionWebhook(Engine);
+pub struct MutatingAdmissionWebhook(pub(super) Engine);
 
 impl MutatingAdmissionWebhook {
     /// Asks with `engine`. The error says what is wrong with the configuration.

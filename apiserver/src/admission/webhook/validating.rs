@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The plugin.
-pub struct ValidatingAdmissionWebhook(Engine);
+pub struct ValidatingAdmissionWebhook(pub(super) Engine);
 
 impl ValidatingAdmissionWebhook {
     /// Asks with `engine`. The error says what is wrong with the configuration.
