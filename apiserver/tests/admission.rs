@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use coracle_apiserver::admission;
+use coracle_store::embedded;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -392,4 +394,67 @@ async fn warnings_reach_the_client_and_those_no_header_can_hold_do_not() {
     let reply = world.make("a").await;
     reply.ok();
     assert_eq!(warnings(&reply), ["299 - \"mind the gap\""]);
+}
+
+/// A server whose admission plugins are configured: `plugins` as in an AdmissionConfiguration, beside files of these texts.
+async fn configured(plugins: &Value, enable: &[&str], files: &[(&str, String)]) -> (House, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let place = folder.path().display().to_string();
+    let file = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": plugins});
+    let path = folder.path().join("admission.yaml");
+    std::fs::write(&path, file.to_string().replace("FOLDER", &place)).unwrap();
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let options = House::options(store);
+    let admission = admission::Settings {
+        enable: enable.iter().map(|name| (*name).to_owned()).collect(),
+        configuration: admission::Configuration::read(&path).unwrap(),
+        ..options.admission
+    };
+    (House::of(coracle_apiserver::Options { admission, ..options }).await, folder)
+}
+
+#[tokio::test]
+async fn a_webhook_is_asked_as_whom_the_configuration_names_for_its_place() {
+    let hook = Hook::start(&["h2", "http/1.1"], Arc::new(say)).await;
+    let users = json!({"users": [{"name": format!("localhost:{}", hook.port), "user": {"token": "of-the-server"}}, {"name": "*", "user": {"token": "other"}}]});
+    let named =
+        json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration", "kubeConfigFile": "FOLDER/users"});
+    let plugins = json!([{"name": "ValidatingAdmissionWebhook", "configuration": named}]);
+    let (house, _folder) = configured(&plugins, &[], &[("users", users.to_string())]).await;
+    let world = World { house, hook };
+    world.validating("/ok", &json!({})).await;
+    world.mutating("/ok", &json!({})).await;
+    world.make("a").await.ok();
+    let shown = |asked: &Asked| asked.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    let asked: Vec<Option<String>> = world.asked().iter().map(shown).collect();
+    assert_eq!(asked, [None, Some("Bearer of-the-server".to_owned())], "the mutating plugin was told of nobody");
+}
+
+#[tokio::test]
+async fn images_run_as_the_image_policy_webhook_allows() {
+    let policy = |path: &str, review: &Value| {
+        let images: Vec<&str> = review["spec"]["containers"].as_array().unwrap().iter().map(|c| c["image"].as_str().unwrap()).collect();
+        let status = if images.contains(&"bad") { json!({"allowed": false, "reason": "too old"}) } else { json!({"allowed": true}) };
+        assert_eq!((path, &review["kind"], &review["spec"]["namespace"]), ("/policy", &json!("ImageReview"), &json!("default")));
+        text(200, json!({"apiVersion": "imagepolicy.k8s.io/v1alpha1", "kind": "ImageReview", "status": status}).to_string())
+    };
+    let hook = Hook::start(&["http/1.1"], Arc::new(policy)).await;
+    let cluster = json!({"server": format!("{}/policy", hook.url), "certificate-authority-data": hook.bundle});
+    let kubeconfig = json!({
+        "current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": "t"}}],
+    });
+    let plugins = json!([{"name": "ImagePolicyWebhook", "configuration": {"imagePolicy": {"kubeConfigFile": "FOLDER/kubeconfig"}}}]);
+    let (house, _folder) = configured(&plugins, &["ImagePolicyWebhook"], &[("kubeconfig", kubeconfig.to_string())]).await;
+    let pod = |name: &str, image: &str| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": image}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    house.post(pods, &pod("a", "good")).await.ok();
+    let refused = house.post(pods, &pod("b", "bad")).await;
+    assert_eq!(message(&refused), r#"pods "b" is forbidden: image policy webhook backend denied one or more images: too old"#);
+    // The same images are not asked for again at once.
+    house.post(pods, &pod("c", "good")).await.ok();
+    assert_eq!(hook.take().len(), 2);
 }
