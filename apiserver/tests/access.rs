@@ -5,7 +5,6 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use coracle_apiserver::{
     Options, Ranges, Server,
     authn::{self, User, keys::SigningKey},
-    authz,
     bootstrap::Facts,
 };
 use coracle_store::{Store, embedded};
@@ -37,23 +36,8 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
         anonymous: authn::Anonymous::On,
         ..authn::Options::default()
     };
-    let options = Options {
-        store,
-        authentication,
-        authorization: authz::Options::of(&[authz::Mode::Node, authz::Mode::Rbac]),
-        service_ranges: Ranges::default(),
-        facts,
-        admission: coracle_apiserver::admission::Settings::default(),
-        audit: coracle_apiserver::audit::Options::default(),
-        encryption: None,
-        log_levels: None,
-        tracing: None,
-        agent_tls: None,
-        aggregator: Default::default(),
-        flow: Default::default(),
-        build: Default::default(),
-        clock: Arc::new(jiff::Timestamp::now),
-    };
+    let admission = coracle_apiserver::admission::Settings::default();
+    let options = Options { authentication, facts, admission, ..House::options(store) };
     House { server: Server::build(options).await.unwrap(), user: Arc::new(User::new("admin", &["system:masters"])) }
 }
 
