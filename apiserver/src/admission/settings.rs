@@ -68,9 +68,7 @@ impl Configuration {
         let bytes =
             std::fs::read(file).map_err(|e| format!("unable to read admission control configuration from {:?} [{e}]", file.display()))?;
         let found = yaml::read(&bytes)?.value;
-        let is_legacy = found["apiVersion"].as_str().is_some_and(|version| version.starts_with("apiserver.k8s.io/"));
-        let read = if is_legacy { LEGACY.read(&bytes) } else { FORMAT.read(&bytes) };
-        let read: File = match read {
+        let read: File = match FORMAT.read_or(&LEGACY, &bytes) {
             Ok(read) => read,
             Err(why) => {
                 // Only files of old have neither kind nor version.

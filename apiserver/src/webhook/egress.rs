@@ -41,7 +41,7 @@ struct Connection {
 
 /// Reads the file and refuses what is wrong with it, and every way but the direct one. The words are upstream's where it refuses, too.
 pub fn check_egress(bytes: &[u8]) -> Result<(), String> {
-    let file: File = FORMAT.read(bytes).or_else(|_| CONFIGURATION.read(bytes))?;
+    let file: File = FORMAT.read_or(&CONFIGURATION, bytes)?;
     let mut seen = Vec::new();
     for (at, Selection { name, connection }) in file.egress_selections.iter().enumerate() {
         let name = name.to_lowercase();

@@ -34,7 +34,7 @@ impl Format {
                 return Err(format!("Object '{field}' is missing in '{}'", String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)])));
             }
         }
-        let known = version.split_once('/').is_some_and(|(group, version)| group == self.group && self.versions.contains(&version));
+        let known = self.knows(version);
         if known && self.others.contains(&kind) {
             return Err(format!("expected {}, got *apiserver.{kind}", self.kind));
         }
@@ -47,6 +47,17 @@ impl Format {
         without_nulls(&mut value);
         let read = serde_json::from_value(value).map_err(|e| e.to_string())?;
         if wrong.is_empty() { Ok(read) } else { Err(format!("strict decoding error: {}", wrong.join(", "))) }
+    }
+
+    /// Decodes a file that may also be of an `older` form.
+    pub(crate) fn read_or<T: DeserializeOwned>(&self, older: &Self, bytes: &[u8]) -> Result<T, String> {
+        let value = yaml::read(bytes)?.value;
+        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        if older.knows(text("apiVersion")) && older.kind == text("kind") { older.read(bytes) } else { self.read(bytes) }
+    }
+
+    fn knows(&self, version: &str) -> bool {
+        version.split_once('/').is_some_and(|(group, version)| group == self.group && self.versions.contains(&version))
     }
 
     /// Fields nobody knows; `place` is where they stand without indices, `path` with them.
@@ -119,6 +130,16 @@ mod tests {
     fn a_file_of_a_known_version_is_read_and_null_is_nothing() {
         assert_eq!(read("{apiVersion: g.io/v1beta1, kind: Thing, items: [{name: a}, {name: null}]}").unwrap(), ["a", ""]);
         assert_eq!(read(r#"{"apiVersion": "g.io/v1", "kind": "Thing", "items": null}"#).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_of_an_older_form_is_read_and_refused_as_that() {
+        const OLDER: Format = Format { group: "old.io", kind: "Stuff", ..FORMAT };
+        let read = |text: &str| FORMAT.read_or::<Thing>(&OLDER, text.as_bytes()).map(|thing| thing.items.len());
+        assert_eq!(read("{apiVersion: g.io/v1, kind: Thing, items: [{}]}"), Ok(1));
+        assert_eq!(read("{apiVersion: old.io/v1, kind: Stuff, items: [{}]}"), Ok(1));
+        assert!(read("{apiVersion: old.io/v1, kind: Stuff, x: 1}").unwrap_err().starts_with("strict decoding error"));
+        assert!(read("{apiVersion: old.io/v1, kind: Thing}").unwrap_err().starts_with("no kind \"Thing\""));
     }
 
     #[test]

@@ -54,7 +54,7 @@ struct Scope {
 impl Limited {
     /// Reads the file; the error says what is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        LEGACY.read(bytes).or_else(|_| FORMAT.read(bytes))
+        FORMAT.read_or(&LEGACY, bytes)
     }
 
     /// Whether nothing is.

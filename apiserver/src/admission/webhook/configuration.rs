@@ -21,7 +21,7 @@ struct File {
 
 /// The users of the kubeconfig it names, if it names one. The error says what is wrong.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Accounts>, String> {
-    let File { kube_config_file: file, static_manifests_dir: manifests } = LEGACY.read(bytes).or_else(|_| FORMAT.read(bytes))?;
+    let File { kube_config_file: file, static_manifests_dir: manifests } = FORMAT.read_or(&LEGACY, bytes)?;
     if !manifests.is_empty() {
         return Err("staticManifestsDir is not supported".to_owned());
     }
