@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) flow: flow::Options,
     /// Where objects are.
     pub(crate) etcd: EtcdFlags,
+    /// `--etcd-servers-overrides`
+    pub(crate) overrides: Vec<String>,
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
@@ -103,6 +105,7 @@ impl Settings {
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,
             etcd: EtcdFlags::of(|name| flags.last(name), &flags.list("etcd-servers"))?,
+            overrides: owned(&flags.list("etcd-servers-overrides")),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
         })
