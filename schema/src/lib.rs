@@ -20,6 +20,7 @@ mod row;
 pub mod selector;
 pub mod structural;
 pub mod tables;
+pub mod time;
 pub mod types;
 pub mod validate;
 

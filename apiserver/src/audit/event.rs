@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use coracle_schema::go::quoted;
+use coracle_schema::{go::quoted, time};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -269,7 +269,7 @@ fn shortened(user_agent: &str) -> String {
 
 /// `2026-01-02T15:04:05.000000Z`
 fn micros<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{at:.6}"))
+    serializer.serialize_str(&time::micros(*at))
 }
 
 fn user_info<S: Serializer>(user: &Option<Arc<User>>, serializer: S) -> Result<S::Ok, S::Error> {

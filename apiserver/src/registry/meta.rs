@@ -2,7 +2,7 @@
 //!
 //! Rules and texts: apiserver `registry/rest/{create,update,delete}.go`, apimachinery `api/validation/objectmeta.go`.
 
-use coracle_schema::{ErrorKind, FieldErrors, go::quoted};
+use coracle_schema::{ErrorKind, FieldErrors, go::quoted, time};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -26,7 +26,7 @@ const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
 /// RFC 3339 in seconds, as `metav1.Time` is written.
 pub fn time_text(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    time::seconds(now)
 }
 
 /// `prefix` and five random letters; the prefix is cut so that the name fits a label.

@@ -244,8 +244,9 @@ impl<'a> Writing<'a> {
             kind.reset_status(&mut object);
         }
         kind.rules.prepare(&mut object, None, self.part);
-        kind.rules.note_time(&mut object, None, self.part, &meta::time_text(self.api.now()));
-        kind.rules.stamp(&mut object, None, &meta::time_text(self.api.now()));
+        let now = meta::time_text(self.api.now());
+        kind.rules.note_time(&mut object, None, self.part, &now);
+        kind.rules.stamp(&mut object, None, &now);
         kind.rules.note_creator(&mut object, &self.call.user);
         self.refuse(meta::validate(&object, kind), &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
@@ -289,8 +290,9 @@ impl<'a> Writing<'a> {
         object.set_metadata("resourceVersion", old.object.resource_version());
         self.keep_apart(&mut object, &old.object);
         kind.rules.prepare(&mut object, Some(&old.object), self.part);
-        kind.rules.note_time(&mut object, Some(&old.object), self.part, &meta::time_text(self.api.now()));
-        kind.rules.stamp(&mut object, Some(&old.object), &meta::time_text(self.api.now()));
+        let now = meta::time_text(self.api.now());
+        kind.rules.note_time(&mut object, Some(&old.object), self.part, &now);
+        kind.rules.stamp(&mut object, Some(&old.object), &now);
         if self.part != Part::Status {
             meta::advance_generation(&mut object, &old.object, kind);
         }

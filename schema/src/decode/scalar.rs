@@ -2,7 +2,7 @@
 
 use base64::{DecodeError as Base64Error, Engine, engine::general_purpose::STANDARD};
 
-use crate::quantity::Quantity;
+use crate::{quantity::Quantity, time};
 
 /// Layouts of Go's `time` package, as they appear in its errors.
 const SECONDS: &str = "2006-01-02T15:04:05Z07:00";
@@ -11,13 +11,13 @@ const MICROS: &str = "2006-01-02T15:04:05.000000Z07:00";
 /// `metav1.Time`: RFC 3339 in, UTC with whole seconds out; `None` for Go's zero time.
 pub(super) fn time(text: &str) -> Result<Option<String>, String> {
     let at = parse_time(text, SECONDS)?;
-    Ok((at.as_second() != ZERO_TIME).then(|| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()))
+    Ok((at.as_second() != ZERO_TIME).then(|| time::seconds(at)))
 }
 
 /// `metav1.MicroTime`: RFC 3339 with exactly six digits of fraction.
 pub(super) fn micro_time(text: &str) -> Result<Option<String>, String> {
     let at = parse_time(text, MICROS)?;
-    Ok((at.as_second() != ZERO_TIME).then(|| at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()))
+    Ok((at.as_second() != ZERO_TIME).then(|| time::micros(at)))
 }
 
 /// 0001-01-01T00:00:00Z

@@ -242,7 +242,7 @@ fn time(raw: &[u8], micros: bool) -> Result<Value, ProtoError> {
         }
     }
     let time = Timestamp::new(seconds, nanos).map_err(|_| ProtoError::Mismatch("time".into()))?;
-    Ok(time.strftime(if micros { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" }).to_string().into())
+    Ok(if micros { crate::time::micros(time) } else { crate::time::seconds(time) }.into())
 }
 
 fn int_or_string(raw: &[u8]) -> Result<Value, ProtoError> {
