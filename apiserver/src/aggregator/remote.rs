@@ -180,11 +180,11 @@ impl Remote {
             request.headers_mut().insert(name, HeaderValue::from_str(value).map_err(|e| e.to_string())?);
         }
         identity::tell(request.headers_mut(), user).ok_or("this user cannot be named")?;
-        let asked = async {
+        let asked = Box::pin(async {
             let addresses = link.addresses(reader).await?;
             let (parts, frames) = link.send(&addresses, request).await?;
             Ok::<_, String>(Said { code: parts.status, headers: parts.headers, body: whole(frames, largest).await? })
-        };
+        });
         let late = || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned();
         timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
     }

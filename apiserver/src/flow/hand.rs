@@ -1,18 +1,15 @@
 //! Which queues a flow may use (upstream `shufflesharding`): a hand of queues dealt from a hash, so that two flows seldom share all of theirs.
 
-use sha2::{Digest, Sha256};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Queues in a hand at most: more do not fit into the hash.
 pub(super) const LARGEST: usize = 15;
 
 /// The hash of a flow.
 pub(super) fn hash(schema: &str, distinguisher: &str) -> u64 {
-    let mut digest = Sha256::new();
-    digest.update(schema);
-    digest.update([0]);
-    digest.update(distinguisher);
-    let sum: [u8; 32] = digest.finalize().into();
-    u64::from_le_bytes([sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7]])
+    let mut hasher = DefaultHasher::new();
+    (schema, distinguisher).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Deals a hand of `size` different numbers below `deck`.

@@ -198,9 +198,15 @@ impl Queues {
             return Started::Refused(Reason::QueueFull);
         }
         entry.queue = Some(at);
+        let alone = self.totals.waiting == 0;
         let slot = self.enqueue(entry, at, now);
         self.bound(at);
-        self.dispatch_all(now);
+        if alone && self.totals.seats_in_use < self.limit {
+            // Nobody else is to be looked for.
+            self.dispatch(at, slot, now);
+        } else {
+            self.dispatch_all(now);
+        }
         let Some(Some(entry)) = self.entries.get_mut(slot) else { return Started::Now(slot) };
         if entry.started.is_some() {
             return Started::Now(slot);
@@ -323,11 +329,14 @@ impl Queues {
 
     /// Starts as many as there are seats for.
     fn dispatch_all(&mut self, now: Instant) {
-        while self.totals.waiting > 0 && self.totals.seats_in_use < self.limit && self.dispatch(now) {}
+        while self.totals.waiting > 0
+            && self.totals.seats_in_use < self.limit
+            && self.next().is_some_and(|(at, slot)| self.dispatch(at, slot, now))
+        {}
     }
 
-    fn dispatch(&mut self, now: Instant) -> bool {
-        let Some((at, slot)) = self.next() else { return false };
+    /// Starts the first request of a queue, if there are seats for it.
+    fn dispatch(&mut self, at: usize, slot: usize, now: Instant) -> bool {
         let Some(Some(entry)) = self.entries.get_mut(slot) else { return false };
         let seats = entry.estimate.seats();
         if seats > self.limit && self.totals.executing > 0 || seats <= self.limit && self.totals.seats_in_use + seats > self.limit {
@@ -352,12 +361,12 @@ impl Queues {
         let (work, seats, go) = (entry.work(), entry.seats(), entry.go.take());
         queue.next += work;
         queue.seats_in_use += seats;
-        let schema = Arc::clone(&entry.schema);
+        entry.schema.counts.executing_requests(1);
+        entry.schema.counts.executing_seats(seats as i64);
         self.robin = at;
         self.totals.executing += 1;
         self.totals.seats_in_use += seats;
-        schema.counts.executing_requests(1);
-        schema.counts.executing_seats(seats as i64);
+        self.totals.dispatched += 1;
         self.bound(at);
         self.note_demand(now);
         if let Some(go) = go {
@@ -408,6 +417,7 @@ impl Queues {
         let seats = entry.seats();
         self.totals.executing += 1;
         self.totals.seats_in_use += seats;
+        self.totals.dispatched += 1;
         entry.schema.counts.executing_requests(1);
         entry.schema.counts.executing_seats(seats as i64);
         self.note_demand(now);

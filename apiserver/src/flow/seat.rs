@@ -63,22 +63,22 @@ impl Flow {
         if schema.distinguished {
             schema.counts.length(length);
         }
-        let result = match started {
-            Started::Now(slot) => Ok((slot, now)),
-            Started::Refused(reason) => Err(reason),
+        let (result, waited) = match started {
+            Started::Now(slot) => (Ok((slot, now)), Duration::ZERO),
+            Started::Refused(reason) => (Err(reason), Duration::ZERO),
             Started::Waiting(slot, going) => {
                 let result = self.wait(&schema, slot, going).await;
-                requests::waited(Wait::Queue, now.elapsed());
-                result
+                let waited = now.elapsed();
+                requests::waited(Wait::Queue, waited);
+                (result, waited)
             }
         };
         if !schema.exempt {
-            schema.counts.waited(result.is_ok(), now.elapsed());
+            schema.counts.waited(result.is_ok(), waited);
         }
         match result {
             Ok((slot, began)) => {
                 schema.counts.dispatched();
-                schema.level.state.lock().queues.totals.dispatched += 1;
                 Ok(Seat { schema, slot, began, watch: info.verb == "watch" })
             }
             Err(reason) => {
@@ -131,10 +131,10 @@ impl Ticket {
     }
 
     /// Says so in its answer.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        let [schema, level] = &self.0;
-        headers.insert(SCHEMA, schema.clone());
-        headers.insert(LEVEL, level.clone());
+    pub(crate) fn tell(self, headers: &mut HeaderMap) {
+        let [schema, level] = self.0;
+        headers.insert(SCHEMA, schema);
+        headers.insert(LEVEL, level);
     }
 }
 

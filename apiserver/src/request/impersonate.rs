@@ -20,6 +20,8 @@ use crate::{
     wire::Status,
 };
 
+/// What all these headers begin with.
+const PREFIX: &str = "impersonate-";
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
@@ -135,6 +137,9 @@ pub async fn impersonate(
 
 /// Whom the headers ask for, as they say it; `None` when they ask for nobody.
 fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
+    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        return Ok(None);
+    }
     let first = |name: &str| headers.get(name).map_or(Ok(""), |value| text(name, value));
     let (name, uid) = (first(USER)?, first(UID)?);
     let groups: Vec<Arc<str>> = headers.get_all(GROUP).iter().map(|value| text(GROUP, value).map(Arc::from)).collect::<Result<_, _>>()?;

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -137,7 +138,8 @@ impl Layers {
         let track = Track::new(request.headers());
         let labels = Labels::of(&info, request.method(), &query, request.headers());
         let (trace, method) = (Trace::taken(request.headers()), request.method().clone());
-        let passing = AssertUnwindSafe(self.pass(origin, request, &info, query, (&track, labels))).catch_unwind();
+        // In a place of its own, as each of those around it would otherwise have room for it, and be moved with that.
+        let passing = AssertUnwindSafe(Box::pin(self.pass(origin, request, &info, query, (&track, labels)))).catch_unwind();
         let (passed, Tracked { routed, waited, recording }) = requests::tracked(trace, passing).await;
         let (made, status, stage) = match passed {
             Ok(Ok(made)) => (made, None, Stage::ResponseComplete),
@@ -153,10 +155,10 @@ impl Layers {
         if let Some(labels) = labels.filter(|_| routed) {
             made = counted(&labels, &info, made, started, waited);
         }
-        if let Some(ticket) = track.ticket.get() {
+        let Track { id, ticket, .. } = track;
+        if let Some(ticket) = ticket.into_inner() {
             ticket.tell(made.headers_mut());
         }
-        let id = &track.id;
         if let (Some(tracer), Some(recording)) = (&self.tracer, recording) {
             let code = made.status().as_u16();
             let attributes = vec![
@@ -168,7 +170,7 @@ impl Layers {
             tracer.end(recording, trace::name(&method, &info), attributes, code >= 500);
         }
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
-        if let Ok(id) = HeaderValue::from_str(id) {
+        if let Ok(id) = HeaderValue::try_from(id) {
             made.headers_mut().insert("audit-id", id);
         }
         made
@@ -210,7 +212,7 @@ impl Layers {
                 requests::routed();
                 let (is_resource, drain) = (info.is_resource, self.api.drain.clone());
                 let arrival = Arrival { parts, body, user: &user, audit_id: &track.id, address, is_resource, until, drain };
-                return Ok((self.aggregator.forward(&remote, arrival).await, Some(place)));
+                return Ok((Box::pin(self.aggregator.forward(&remote, arrival)).await, Some(place)));
             }
             let Place { seat, slot, watch } = place;
             let (seat, beginning) = if info.verb == "watch" { (None, seat) } else { (seat, None) };
@@ -233,6 +235,7 @@ impl Layers {
             let made = self.dispatch(call).await?;
             Ok((made, Some(Place { seat, slot, watch })))
         };
+        let work = pin!(work);
         if info.is_long_running() {
             let (made, place) = work.await?;
             // Its place is taken until its body ends, but for the seats of one that has begun.
@@ -353,7 +356,7 @@ impl Layers {
             return Ok(answer::compress(made?, gzip));
         }
         requests::routed();
-        self.paths.answer(self, &call).await
+        Box::pin(self.paths.answer(self, &call)).await
     }
 }
 

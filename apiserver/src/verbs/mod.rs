@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_schema::{SchemaRef, Tables, name};
+use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -184,13 +185,13 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         may_be_named(&kind, info)?;
         routed();
         if connect::leads_out(subresource) {
-            return connect::connect(api, call, &kind).await;
+            return Box::pin(connect::connect(api, call, &kind)).await;
         }
         if !info.rest.is_empty() {
             return nobody(api, info);
         }
         may_be_answered(&call, &kind)?;
-        return part(api, &call, &kind, subresource, verb).await;
+        return part(api, &call, &kind, subresource, verb)?.await;
     }
     if info.verb == "proxy" {
         return nobody(api, info);
@@ -205,8 +206,8 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     may_be_answered(&call, &kind)?;
     routed();
     may_be_named(&kind, info)?;
-    let mut made =
-        if kind.prefix.is_none() { reviews::answer(api, &call, &kind).await? } else { on_object(api, &call, &kind, verb).await? };
+    let made = if kind.prefix.is_none() { Box::pin(reviews::answer(api, &call, &kind)) } else { on_object(api, &call, &kind, verb) };
+    let mut made = made.await?;
     if kind.id.is(DEFINITIONS) && !info.is_read() {
         // Whoever defines a kind may use it at once.
         api.storage.catch_up().await;
@@ -238,16 +239,19 @@ fn outdated(call: &Call, made: &mut Answer, text: &str) {
     answer::warn(made, &[text.to_owned()]);
 }
 
-async fn on_object(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, verb: Verb) -> Result<Answer, Status> {
+/// A verb at work. Each has a place of its own: in one place for all, every request would take, and move, what the largest of them needs.
+type Working<'a> = BoxFuture<'a, Result<Answer, Status>>;
+
+fn on_object<'a>(api: &'a Arc<Api>, call: &'a Call, kind: &'a Arc<Kind>, verb: Verb) -> Working<'a> {
     match verb {
-        Verb::Get => get::get(api, call, kind).await,
-        Verb::List => list::list(api, call, kind).await,
-        Verb::Watch => watch::watch(api, call, kind).await,
-        Verb::Create => create::create(api, call, kind).await,
-        Verb::Update => update::update(api, call, kind).await,
-        Verb::Patch => patch::patch(api, call, kind).await,
-        Verb::Delete => delete::delete(api, call, kind).await,
-        Verb::DeleteCollection => delete::delete_collection(api, call, kind).await,
+        Verb::Get => Box::pin(get::get(api, call, kind)),
+        Verb::List => Box::pin(list::list(api, call, kind)),
+        Verb::Watch => Box::pin(watch::watch(api, call, kind)),
+        Verb::Create => Box::pin(create::create(api, call, kind)),
+        Verb::Update => Box::pin(update::update(api, call, kind)),
+        Verb::Patch => Box::pin(patch::patch(api, call, kind)),
+        Verb::Delete => Box::pin(delete::delete(api, call, kind)),
+        Verb::DeleteCollection => Box::pin(delete::delete_collection(api, call, kind)),
     }
 }
 
@@ -298,17 +302,19 @@ fn is_served(kind: &Kind, info: &RequestInfo, verb: Verb) -> bool {
 }
 
 /// Answers a request for a subresource: of its own kind (scale, binding, …), a stream, or a part of the object itself.
-async fn part(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>, subresource: &Subresource, verb: Verb) -> Result<Answer, Status> {
-    match &*subresource.gvk.kind {
-        "Scale" => scale::scale(api, call, kind, subresource, verb).await,
-        "Binding" => binding::bind(api, call, kind).await,
-        "Eviction" => eviction::evict(api, call, kind).await,
-        "TokenRequest" => reviews::token(api, call, kind, subresource).await,
-        _ => match verb {
-            Verb::Get => get::get(api, call, kind).await,
-            Verb::Update => update::update(api, call, kind).await,
-            Verb::Patch => patch::patch(api, call, kind).await,
-            _ => Err(Status::method_not_allowed()),
-        },
-    }
+fn part<'a>(
+    api: &'a Arc<Api>,
+    call: &'a Call,
+    kind: &'a Arc<Kind>,
+    subresource: &'a Subresource,
+    verb: Verb,
+) -> Result<Working<'a>, Status> {
+    Ok(match &*subresource.gvk.kind {
+        "Scale" => Box::pin(scale::scale(api, call, kind, subresource, verb)),
+        "Binding" => Box::pin(binding::bind(api, call, kind)),
+        "Eviction" => Box::pin(eviction::evict(api, call, kind)),
+        "TokenRequest" => Box::pin(reviews::token(api, call, kind, subresource)),
+        _ if matches!(verb, Verb::Get | Verb::Update | Verb::Patch) => on_object(api, call, kind, verb),
+        _ => return Err(Status::method_not_allowed()),
+    })
 }

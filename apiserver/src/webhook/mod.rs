@@ -216,7 +216,8 @@ impl Webhook {
         let mut from = None;
         for _ in 0..=REDIRECTS {
             let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
-            let asked = self.ask(&place, &method, from.as_deref(), body.clone(), terms.largest);
+            // In a place of its own: whoever may ask a webhook would otherwise carry what a connection needs through every request.
+            let asked = Box::pin(self.ask(&place, &method, from.as_deref(), body.clone(), terms.largest));
             let said = match tokio::time::timeout_at(until, asked).await {
                 Ok(Ok(said)) => said,
                 Ok(Err(connection::Fault::Before(why))) => return Err(failed(why)),
