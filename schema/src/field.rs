@@ -86,63 +86,63 @@ impl FieldErrors {
     }
 
     /// `path: Required value: detail`
-    pub fn required(&mut self, path: impl Into<String>, detail: &str) {
+    pub fn required(&mut self, path: impl fmt::Display, detail: &str) {
         self.push(ErrorKind::Required, path, joined("Required value", detail));
     }
 
     /// `path: Invalid value: VALUE: detail`; `value` as it prints in JSON.
-    pub fn invalid(&mut self, path: impl Into<String>, value: impl fmt::Display, detail: &str) {
+    pub fn invalid(&mut self, path: impl fmt::Display, value: impl fmt::Display, detail: &str) {
         self.push(ErrorKind::Invalid, path, joined(&format!("Invalid value: {value}"), detail));
     }
 
     /// `path: Invalid value: detail`: the value is not shown.
-    pub fn invalid_unshown(&mut self, path: impl Into<String>, detail: &str) {
+    pub fn invalid_unshown(&mut self, path: impl fmt::Display, detail: &str) {
         self.push(ErrorKind::Invalid, path, joined("Invalid value", detail));
     }
 
     /// `path: Unsupported value: "x": supported values: "a", "b"`
-    pub fn not_supported<S: AsRef<str>>(&mut self, path: impl Into<String>, value: impl fmt::Display, allowed: &[S]) {
+    pub fn not_supported<S: AsRef<str>>(&mut self, path: impl fmt::Display, value: impl fmt::Display, allowed: &[S]) {
         let allowed: Vec<String> = allowed.iter().map(|a| format!("{:?}", a.as_ref())).collect();
         self.push(ErrorKind::NotSupported, path, format!("Unsupported value: {value}: supported values: {}", allowed.join(", ")));
     }
 
     /// `path: Duplicate value: VALUE`
-    pub fn duplicate(&mut self, path: impl Into<String>, value: impl fmt::Display) {
+    pub fn duplicate(&mut self, path: impl fmt::Display, value: impl fmt::Display) {
         self.push(ErrorKind::Duplicate, path, format!("Duplicate value: {value}"));
     }
 
     /// `path: Forbidden: detail`
-    pub fn forbidden(&mut self, path: impl Into<String>, detail: &str) {
+    pub fn forbidden(&mut self, path: impl fmt::Display, detail: &str) {
         self.push(ErrorKind::Forbidden, path, joined("Forbidden", detail));
     }
 
     /// `path: Not found: VALUE`
-    pub fn not_found(&mut self, path: impl Into<String>, value: impl fmt::Display) {
+    pub fn not_found(&mut self, path: impl fmt::Display, value: impl fmt::Display) {
         self.push(ErrorKind::NotFound, path, format!("Not found: {value}"));
     }
 
     /// `path: Too long: may not be more than N bytes`; `unit` in the singular.
-    pub fn too_long(&mut self, path: impl Into<String>, most: u64, unit: &str) {
+    pub fn too_long(&mut self, path: impl fmt::Display, most: u64, unit: &str) {
         let plural = if most == 1 { "" } else { "s" };
         self.push(ErrorKind::TooLong, path, format!("Too long: may not be more than {most} {unit}{plural}"));
     }
 
     /// `path: Too many: FOUND: must have at most N items`
-    pub fn too_many(&mut self, path: impl Into<String>, found: usize, most: u64) {
+    pub fn too_many(&mut self, path: impl fmt::Display, found: usize, most: u64) {
         let plural = if most == 1 { "" } else { "s" };
         self.push(ErrorKind::TooMany, path, format!("Too many: {found}: must have at most {most} item{plural}"));
     }
 
     /// `path: Invalid value: "text": message`, once for each message of a check of [`crate::name`].
-    pub fn invalid_each(&mut self, path: &str, text: &str, messages: Vec<String>) {
+    pub fn invalid_each<P: fmt::Display + ?Sized>(&mut self, path: &P, text: &str, messages: Vec<String>) {
         for message in messages {
             self.invalid(path, format!("{text:?}"), &message);
         }
     }
 
     /// Any other kind, with its whole message.
-    pub fn push(&mut self, kind: ErrorKind, path: impl Into<String>, message: String) {
-        self.0.push(FieldError { kind, path: path.into(), message });
+    pub fn push(&mut self, kind: ErrorKind, path: impl fmt::Display, message: String) {
+        self.0.push(FieldError { kind, path: path.to_string(), message });
     }
 
     /// Appends another object's errors.

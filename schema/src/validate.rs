@@ -184,7 +184,7 @@ impl Walk<'_> {
             };
             let text = key.to_string();
             if !seen.insert(text.clone()) {
-                self.errors.duplicate(&Path::Index(path, at), text);
+                self.errors.duplicate(Path::Index(path, at), text);
             }
         }
     }

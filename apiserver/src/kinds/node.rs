@@ -31,12 +31,12 @@ impl Rules for RuntimeClass {
         }
         if let Some(overhead) = view::get(new.value(), "overhead") {
             let limits = json!({"limits": view::member(overhead, "podFixed")});
-            resources::requirements(&limits, false, "overhead", &mut errors);
+            resources::requirements(&limits, false, &"overhead", &mut errors);
         }
         let scheduling = view::member(new.value(), "scheduling");
         selector::validate_labels(view::map(scheduling, "nodeSelector"), "scheduling.nodeSelector", &mut errors);
         let tolerations = view::list(scheduling, "tolerations");
-        scheduling::tolerations(tolerations, "scheduling.tolerations", &mut errors);
+        scheduling::tolerations(tolerations, &"scheduling.tolerations", &mut errors);
         let key = |toleration: &Value| ["key", "operator", "value", "effect"].map(|field| view::text(toleration, field).to_owned());
         let mut seen = HashSet::new();
         for (at, toleration) in tolerations.iter().enumerate().filter(|(_, toleration)| !seen.insert(key(toleration))) {
@@ -75,7 +75,7 @@ impl Rules for Node {
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let (spec, status) = (view::member(new.value(), "spec"), view::member(new.value(), "status"));
-        scheduling::taints(view::list(spec, "taints"), "metadata.taints", &mut errors);
+        scheduling::taints(view::list(spec, "taints"), &"metadata.taints", &mut errors);
         for list in ["capacity", "allocatable"] {
             for (resource, amount) in view::map(status, list) {
                 resources::amount_of(resource, amount, &format!("status.{list}.{resource}"), &mut errors);

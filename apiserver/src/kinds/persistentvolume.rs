@@ -145,7 +145,7 @@ pub(super) fn check(spec: &Value, name: Option<&str>, path: &str, errors: &mut F
     for (at, (kind, source)) in found.iter().enumerate() {
         // Upstream does not count a flexible volume.
         if at > 0 && *kind != "flexVolume" {
-            volume_source::refuse_more(kind, path, errors);
+            volume_source::refuse_more(kind, &path, errors);
         } else {
             volume_source(kind, source, name.unwrap_or_default(), path, errors);
         }
@@ -249,7 +249,7 @@ fn with_stable_labels(affinity: &Value) -> Value {
 
 /// Checks a source; `volume` is the volume's name, `path` that of its spec.
 fn volume_source(kind: &str, source: &Value, volume: &str, path: &str, errors: &mut FieldErrors) {
-    let path = volume_source::path_of(kind, path);
+    let path = format!("{path}.{}", volume_source::called(kind));
     volume_source::check(kind, source, &path, errors);
     let needed: &[&str] = match kind {
         "csi" => &["driver", "volumeHandle"],

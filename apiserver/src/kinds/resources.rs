@@ -46,12 +46,12 @@ const COUNTED: &[&str] = &[
 ];
 
 /// Checks the limits and requests of a container (`pod_level`: of a pod as a whole).
-pub(super) fn requirements(resources: &Value, pod_level: bool, path: &str, errors: &mut FieldErrors) {
+pub(super) fn requirements(resources: &Value, pod_level: bool, path: view::At<'_>, errors: &mut FieldErrors) {
     let (limits, requests) = (view::map(resources, "limits"), view::map(resources, "requests"));
     let (mut huge, mut compute) = (false, false);
     for (list, name) in [(limits, "limits"), (requests, "requests")] {
         for (resource, amount) in list {
-            let path = format!("{path}.{name}[{resource}]");
+            let path = format_args!("{path}.{name}[{resource}]");
             if pod_level {
                 pod_name(resource, &path, errors);
             } else {
@@ -68,13 +68,13 @@ pub(super) fn requirements(resources: &Value, pod_level: bool, path: &str, error
         match limits.get(resource).and_then(view::quantity) {
             Some(limit) if request != limit && !overcommit => {
                 let detail = format!("must be equal to {resource} limit of {limit}");
-                errors.invalid(format!("{path}.requests"), view::quoted(&request.to_string()), &detail);
+                errors.invalid(format_args!("{path}.requests"), view::quoted(&request.to_string()), &detail);
             }
             Some(limit) if request > limit => {
                 let detail = format!("must be less than or equal to {resource} limit of {limit}");
-                errors.invalid(format!("{path}.requests"), view::quoted(&request.to_string()), &detail);
+                errors.invalid(format_args!("{path}.requests"), view::quoted(&request.to_string()), &detail);
             }
-            None if !overcommit => errors.required(format!("{path}.limits"), "Limit must be set for non overcommitable resources"),
+            None if !overcommit => errors.required(format_args!("{path}.limits"), "Limit must be set for non overcommitable resources"),
             _ => {}
         }
     }
@@ -84,7 +84,7 @@ pub(super) fn requirements(resources: &Value, pod_level: bool, path: &str, error
 }
 
 /// An amount may not be negative, and some are whole numbers.
-pub(super) fn amount_of(resource: &str, amount: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn amount_of(resource: &str, amount: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let Some(quantity) = view::quantity(amount) else { return };
     if quantity < Quantity::ZERO {
         errors.invalid(path, view::quoted(&quantity.to_string()), NEGATIVE);
@@ -95,7 +95,7 @@ pub(super) fn amount_of(resource: &str, amount: &Value, path: &str, errors: &mut
 }
 
 /// A name that a quota may bound. The names of both kinds of standard differ in one: `storage` is bounded as `requests.storage`.
-pub(super) fn quota_name(resource: &str, path: &str, errors: &mut FieldErrors) {
+pub(super) fn quota_name(resource: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     resource_name(resource, path, errors);
     if !resource.contains('/') && !is_standard_quota(resource) {
         errors.invalid(path, view::quoted(resource), "must be a standard resource for quota");
@@ -112,7 +112,7 @@ fn is_standard(resource: &str) -> bool {
 }
 
 /// A resource name that is qualified or a standard one. Whether it was fine.
-pub(super) fn resource_name(resource: &str, path: &str, errors: &mut FieldErrors) -> bool {
+pub(super) fn resource_name(resource: &str, path: view::At<'_>, errors: &mut FieldErrors) -> bool {
     let wrong = name::qualified(resource);
     if !wrong.is_empty() {
         errors.invalid_each(path, resource, wrong);
@@ -126,7 +126,7 @@ pub(super) fn resource_name(resource: &str, path: &str, errors: &mut FieldErrors
 }
 
 /// A resource name that a container may ask for.
-pub(super) fn container_name(resource: &str, path: &str, errors: &mut FieldErrors) {
+pub(super) fn container_name(resource: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     resource_name(resource, path, errors);
     let standard = ["cpu", "memory", "ephemeral-storage"].contains(&resource) || resource.starts_with("hugepages-");
     if !resource.contains('/') && !standard {
@@ -136,7 +136,7 @@ pub(super) fn container_name(resource: &str, path: &str, errors: &mut FieldError
     }
 }
 
-fn pod_name(resource: &str, path: &str, errors: &mut FieldErrors) {
+fn pod_name(resource: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     let supported = ["cpu", "memory"].contains(&resource) || resource.starts_with("hugepages-");
     if resource_name(resource, path, errors) && !supported {
         errors.not_supported(path, view::quoted(resource), &["cpu", "memory"]);
@@ -168,7 +168,7 @@ mod tests {
 
     fn texts(resources: &Value) -> Vec<String> {
         let mut errors = FieldErrors::none();
-        requirements(resources, false, "resources", &mut errors);
+        requirements(resources, false, &"resources", &mut errors);
         errors.0.iter().map(ToString::to_string).collect()
     }
 

@@ -4,42 +4,50 @@ use coracle_schema::Quantity;
 pub(super) use coracle_schema::go::quoted;
 use serde_json::{Map, Value};
 
+/// Where in an object something is. It becomes text only when there is something to say: most objects are as they should be.
+pub(super) type At<'a> = &'a dyn std::fmt::Display;
+
 static NULL: Value = Value::Null;
 static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
 
 /// A member that is there and not null.
 pub(super) fn get<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
-    value.get(name).filter(|v| !v.is_null())
+    there(value, name).filter(|v| !v.is_null())
+}
+
+fn there<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    // Most messages are not there at all.
+    if let Value::Object(members) = value { members.get(name) } else { None }
 }
 
 /// A member, null when absent.
 pub(super) fn member<'v>(value: &'v Value, name: &str) -> &'v Value {
-    value.get(name).unwrap_or(&NULL)
+    there(value, name).unwrap_or(&NULL)
 }
 
 /// A text.
 pub(super) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
+    there(value, name).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A whole number that is there.
 pub(super) fn int(value: &Value, name: &str) -> Option<i64> {
-    value.get(name).and_then(Value::as_i64)
+    there(value, name).and_then(Value::as_i64)
 }
 
 /// A truth value, false when absent.
 pub(super) fn flag(value: &Value, name: &str) -> bool {
-    value.get(name).and_then(Value::as_bool).unwrap_or_default()
+    there(value, name).and_then(Value::as_bool).unwrap_or_default()
 }
 
 /// A list.
 pub(super) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
-    value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    there(value, name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// A map or message.
 pub(super) fn map<'v>(value: &'v Value, name: &str) -> &'v Map<String, Value> {
-    value.get(name).and_then(Value::as_object).unwrap_or(&EMPTY)
+    there(value, name).and_then(Value::as_object).unwrap_or(&EMPTY)
 }
 
 /// The texts of a list.

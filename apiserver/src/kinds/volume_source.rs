@@ -72,18 +72,18 @@ pub(super) fn given<'v>(volume: &'v Value, order: &[&'static str]) -> Vec<(&'sta
 }
 
 /// Says that a source is one too many, under the name upstream has for it then.
-pub(super) fn refuse_more(kind: &str, path: &str, errors: &mut FieldErrors) {
+pub(super) fn refuse_more(kind: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     let called = match kind {
         "cephfs" => "cephFS",
         "downwardAPI" => "downwarAPI",
         other => other,
     };
-    errors.forbidden(format!("{path}.{called}"), "may not specify more than 1 volume type");
+    errors.forbidden(format_args!("{path}.{called}"), "may not specify more than 1 volume type");
 }
 
-/// The path of a source's members.
-pub(super) fn path_of(kind: &str, path: &str) -> String {
-    format!("{path}.{}", if kind == "gcePersistentDisk" { "persistentDisk" } else { kind })
+/// What a source is called in the paths of its members.
+pub(super) fn called(kind: &str) -> &str {
+    if kind == "gcePersistentDisk" { "persistentDisk" } else { kind }
 }
 
 /// Members that must be set in a source, by source; of `rbd` and `cephfs` the lists of monitors, too.
@@ -107,25 +107,25 @@ const REQUIRED: &[(&str, &[&str])] = &[
 ];
 
 /// Checks the sources that are alike in pods and persistent volumes; says nothing of others.
-pub(super) fn check(kind: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn check(kind: &str, source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let empty = |field: &str| view::text(source, field).is_empty() && view::list(source, field).is_empty();
     let required = REQUIRED.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, fields)| *fields);
     for field in required.iter().filter(|field| empty(field)) {
-        errors.required(format!("{path}.{field}"), "");
+        errors.required(format_args!("{path}.{field}"), "");
     }
     match kind {
         "nfs" => {
             let mount = view::text(source, "path");
             if !mount.starts_with('/') {
-                errors.invalid(format!("{path}.path"), view::quoted(mount), "must be an absolute path");
+                errors.invalid(format_args!("{path}.path"), view::quoted(mount), "must be an absolute path");
             }
         }
         "hostPath" | "local" if view::text(source, "path").split('/').any(|step| step == "..") => {
-            errors.invalid(format!("{path}.path"), view::quoted(view::text(source, "path")), "must not contain '..'");
+            errors.invalid(format_args!("{path}.path"), view::quoted(view::text(source, "path")), "must not contain '..'");
         }
         "gcePersistentDisk" | "awsElasticBlockStore" => {
             if let Some(partition) = view::int(source, "partition").filter(|number| !(0..=255).contains(number)) {
-                errors.invalid(format!("{path}.partition"), partition, "must be between 0 and 255, inclusive");
+                errors.invalid(format_args!("{path}.partition"), partition, "must be between 0 and 255, inclusive");
             }
         }
         "flocker" => flocker(source, path, errors),
@@ -137,13 +137,13 @@ pub(super) fn check(kind: &str, source: &Value, path: &str, errors: &mut FieldEr
     }
 }
 
-fn secret(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn secret(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     if view::get(source, "secretRef").is_some_and(|secret| view::text(secret, "name").is_empty()) {
-        errors.required(format!("{path}.secretRef.name"), "");
+        errors.required(format_args!("{path}.secretRef.name"), "");
     }
 }
 
-fn flocker(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn flocker(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let (name, uuid) = (view::text(source, "datasetName"), view::text(source, "datasetUUID"));
     match (name.is_empty(), uuid.is_empty()) {
         (true, true) => errors.required(path, "one of datasetName and datasetUUID is required"),
@@ -151,51 +151,51 @@ fn flocker(source: &Value, path: &str, errors: &mut FieldErrors) {
         _ => {}
     }
     if name.contains('/') {
-        errors.invalid(format!("{path}.datasetName"), view::quoted(name), "must not contain '/'");
+        errors.invalid(format_args!("{path}.datasetName"), view::quoted(name), "must not contain '/'");
     }
 }
 
-fn fibre_channel(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn fibre_channel(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let targets = view::member(source, "targetWWNs");
     let named = !view::list(source, "targetWWNs").is_empty();
     match (named, view::list(source, "wwids").is_empty()) {
-        (false, true) => errors.required(format!("{path}.targetWWNs"), "must specify either targetWWNs or wwids, but not both"),
+        (false, true) => errors.required(format_args!("{path}.targetWWNs"), "must specify either targetWWNs or wwids, but not both"),
         (true, false) => {
-            errors.invalid(format!("{path}.targetWWNs"), targets, "targetWWNs and wwids can not be specified simultaneously");
+            errors.invalid(format_args!("{path}.targetWWNs"), targets, "targetWWNs and wwids can not be specified simultaneously");
         }
         _ => {}
     }
     match view::int(source, "lun") {
-        None if named => errors.required(format!("{path}.lun"), "lun is required if targetWWNs is specified"),
+        None if named => errors.required(format_args!("{path}.lun"), "lun is required if targetWWNs is specified"),
         Some(lun) if named && !(0..=255).contains(&lun) => {
-            errors.invalid(format!("{path}.lun"), lun, "must be between 0 and 255, inclusive");
+            errors.invalid(format_args!("{path}.lun"), lun, "must be between 0 and 255, inclusive");
         }
         _ => {}
     }
 }
 
-fn quobyte(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn quobyte(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     const PAIRS: &str = "must be a host:port pair or multiple pairs separated by commas";
     let registry = view::text(source, "registry");
     if registry.is_empty() {
-        errors.required(format!("{path}.registry"), PAIRS);
+        errors.required(format_args!("{path}.registry"), PAIRS);
     } else if view::text(source, "tenant").len() >= 65 {
-        errors.required(format!("{path}.tenant"), "must be a UUID and may not exceed a length of 64 characters");
+        errors.required(format_args!("{path}.tenant"), "must be a UUID and may not exceed a length of 64 characters");
     } else {
         for _ in registry.split(',').filter(|pair| pair.rsplit_once(':').is_none_or(|(host, _)| host.contains(':') && !host.ends_with(']')))
         {
-            errors.invalid(format!("{path}.registry"), view::quoted(registry), PAIRS);
+            errors.invalid(format_args!("{path}.registry"), view::quoted(registry), PAIRS);
         }
     }
     if view::text(source, "volume").is_empty() {
-        errors.required(format!("{path}.volume"), "");
+        errors.required(format_args!("{path}.volume"), "");
     }
 }
 
-fn storage_os(source: &Value, path: &str, errors: &mut FieldErrors) {
+fn storage_os(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let (volume, namespace) = (view::text(source, "volumeName"), view::text(source, "volumeNamespace"));
     if volume.is_empty() {
-        errors.required(format!("{path}.volumeName"), "");
+        errors.required(format_args!("{path}.volumeName"), "");
     } else {
         errors.invalid_each(&format!("{path}.volumeName"), volume, name::label(volume));
     }
@@ -217,7 +217,7 @@ mod tests {
         let kinds: Vec<&str> = given(&volume, OF_POD).into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds, ["emptyDir", "cephfs", "configMap"]);
         let mut errors = FieldErrors::none();
-        refuse_more("cephfs", "spec.volumes[0]", &mut errors);
+        refuse_more("cephfs", &"spec.volumes[0]", &mut errors);
         assert_eq!(errors.0[0].to_string(), "spec.volumes[0].cephFS: Forbidden: may not specify more than 1 volume type");
     }
 
@@ -225,7 +225,7 @@ mod tests {
     fn a_source_says_what_it_lacks() {
         let said = |kind: &str, source: &Value| {
             let mut errors = FieldErrors::none();
-            check(kind, source, &path_of(kind, "spec"), &mut errors);
+            check(kind, source, &format!("spec.{}", called(kind)), &mut errors);
             errors.0.iter().map(|error| error.path.clone()).collect::<Vec<_>>()
         };
         assert_eq!(said("gcePersistentDisk", &json!({"partition": 256})), ["spec.persistentDisk.pdName", "spec.persistentDisk.partition"]);

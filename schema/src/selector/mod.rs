@@ -208,7 +208,7 @@ pub fn validate_object(selector: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 /// Checks a map of labels, as upstream's `ValidateLabels`.
-pub fn validate_labels(labels: &Map<String, Value>, path: &str, errors: &mut FieldErrors) {
+pub fn validate_labels(labels: &Map<String, Value>, path: &(impl std::fmt::Display + ?Sized), errors: &mut FieldErrors) {
     for (key, value) in labels {
         for message in name::qualified(key) {
             errors.invalid(path, format!("{key:?}"), &message);

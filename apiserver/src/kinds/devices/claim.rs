@@ -313,6 +313,6 @@ fn allocated_result(allocation: &Value, names: &HashSet<String>, faults: &mut Fa
         configuration(config, path, false, faults);
     });
     if let Some(selector) = view::get(allocation, "nodeSelector") {
-        scheduling::node_selector(selector, "status.allocation.nodeSelector", &mut faults.written);
+        scheduling::node_selector(selector, &"status.allocation.nodeSelector", &mut faults.written);
     }
 }

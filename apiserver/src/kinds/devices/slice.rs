@@ -77,7 +77,7 @@ fn nodes(spec: &Value, errors: &mut FieldErrors) {
     }
     if let Some(selector) = view::get(spec, "nodeSelector") {
         ways.push("`nodeSelector`");
-        scheduling::node_selector(selector, "spec.nodeSelector", errors);
+        scheduling::node_selector(selector, &"spec.nodeSelector", errors);
         let terms = view::member(selector, "nodeSelectorTerms");
         if terms.as_array().map_or(0, Vec::len) != 1 {
             errors.invalid("spec.nodeSelector.nodeSelectorTerms", terms, "must have exactly one node selector term");

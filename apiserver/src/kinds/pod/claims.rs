@@ -18,53 +18,53 @@ pub(super) fn names(spec: &Value) -> Vec<&str> {
 }
 
 /// Checks the claims of a spec.
-pub(super) fn of_pod(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn of_pod(spec: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (at, claim) in view::list(spec, "resourceClaims").iter().enumerate() {
-        let path = format!("{path}[{at}]");
+        let path = format_args!("{path}[{at}]");
         let name = view::text(claim, "name");
         if name.is_empty() {
-            errors.required(format!("{path}.name"), "");
+            errors.required(format_args!("{path}.name"), "");
         } else if !seen.insert(name) {
-            errors.duplicate(format!("{path}.name"), view::quoted(name));
+            errors.duplicate(format_args!("{path}.name"), view::quoted(name));
         } else {
-            errors.invalid_each(&format!("{path}.name"), name, name::label(name));
+            errors.invalid_each(&format_args!("{path}.name"), name, name::label(name));
         }
         let sources = ["resourceClaimName", "resourceClaimTemplateName"].map(|field| (field, view::get(claim, field)));
         match sources.iter().filter(|(_, source)| source.is_some()).count() {
-            0 => errors.invalid(path.as_str(), claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            0 => errors.invalid(path, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
             1 => {}
-            _ => errors.invalid(path.as_str(), claim, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
+            _ => errors.invalid(path, claim, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
         }
         for (field, source) in sources {
             if let Some(text) = source.and_then(Value::as_str) {
-                errors.invalid_each(&format!("{path}.{field}"), text, name::subdomain(text));
+                errors.invalid_each(&format_args!("{path}.{field}"), text, name::subdomain(text));
             }
         }
     }
 }
 
 /// Checks which claims resources refer to; `known` are those of the pod.
-pub(super) fn of_resources(resources: &Value, known: &[&str], path: &str, errors: &mut FieldErrors) {
+pub(super) fn of_resources(resources: &Value, known: &[&str], path: view::At<'_>, errors: &mut FieldErrors) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (at, claim) in view::list(resources, "claims").iter().enumerate() {
-        let path = format!("{path}.claims[{at}]");
+        let path = format_args!("{path}.claims[{at}]");
         let (name, request) = (view::text(claim, "name"), view::text(claim, "request"));
         if name.is_empty() {
             errors.required(path, "");
             continue;
         }
         if seen.contains(&(name, "")) {
-            errors.duplicate(path.as_str(), view::quoted(name));
+            errors.duplicate(path, view::quoted(name));
         } else {
             if !request.is_empty() {
-                errors.invalid_each(&format!("{path}.request"), request, name::label(request));
+                errors.invalid_each(&format_args!("{path}.request"), request, name::label(request));
             }
             if seen.contains(&(name, request)) {
-                errors.duplicate(path.as_str(), view::quoted(&format!("{name}/{request}")));
+                errors.duplicate(path, view::quoted(&format!("{name}/{request}")));
             } else if request.is_empty() {
                 // All of a claim beside a part of it.
-                seen.iter().filter(|(other, _)| *other == name).for_each(|_| errors.duplicate(path.as_str(), view::quoted(name)));
+                seen.iter().filter(|(other, _)| *other == name).for_each(|_| errors.duplicate(path, view::quoted(name)));
             }
             seen.push((name, request));
         }
@@ -86,9 +86,9 @@ mod tests {
     fn a_container_uses_claims_of_its_pod_each_once() {
         let spec = json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "one"}, {"name": "nic"}]});
         let mut errors = FieldErrors::none();
-        of_pod(&spec, "spec.resourceClaims", &mut errors);
+        of_pod(&spec, &"spec.resourceClaims", &mut errors);
         let resources = json!({"claims": [{"name": "gpu", "request": "a"}, {"name": "gpu"}, {"name": "disk"}, {}]});
-        of_resources(&resources, &names(&spec), "resources", &mut errors);
+        of_resources(&resources, &names(&spec), &"resources", &mut errors);
         let said: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,

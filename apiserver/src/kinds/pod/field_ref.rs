@@ -44,20 +44,20 @@ const RESOURCES: &[&str] =
     &["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
 
 /// Checks a `fieldRef`.
-pub(super) fn field(reference: &Value, allowed: &[&str], path: &str, errors: &mut FieldErrors) {
+pub(super) fn field(reference: &Value, allowed: &[&str], path: view::At<'_>, errors: &mut FieldErrors) {
     let field = view::text(reference, "fieldPath");
     if view::text(reference, "apiVersion").is_empty() {
-        errors.required(format!("{path}.apiVersion"), "");
+        errors.required(format_args!("{path}.apiVersion"), "");
         return;
     }
     if field.is_empty() {
-        errors.required(format!("{path}.fieldPath"), "");
+        errors.required(format_args!("{path}.fieldPath"), "");
         return;
     }
     let version = view::text(reference, "apiVersion");
     if version != "v1" {
         let detail = format!("error converting fieldPath: unsupported pod version: {version}");
-        return errors.invalid(format!("{path}.fieldPath"), view::quoted(field), &detail);
+        return errors.invalid(format_args!("{path}.fieldPath"), view::quoted(field), &detail);
     }
     if let Some((of, key)) = field.strip_suffix("']").and_then(|f| f.split_once("['")) {
         match of {
@@ -68,30 +68,30 @@ pub(super) fn field(reference: &Value, allowed: &[&str], path: &str, errors: &mu
     } else if !KNOWN.contains(&field) {
         unknown(field, path, errors);
     } else if !allowed.contains(&field) {
-        errors.not_supported(format!("{path}.fieldPath"), view::quoted(field), allowed);
+        errors.not_supported(format_args!("{path}.fieldPath"), view::quoted(field), allowed);
     }
 }
 
-fn unknown(field: &str, path: &str, errors: &mut FieldErrors) {
+fn unknown(field: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     let detail = format!("error converting fieldPath: field label not supported: {field}");
-    errors.invalid(format!("{path}.fieldPath"), view::quoted(field), &detail);
+    errors.invalid(format_args!("{path}.fieldPath"), view::quoted(field), &detail);
 }
 
 /// Checks a `resourceFieldRef`; in a volume it must name the container.
-pub(super) fn resource(reference: &Value, volume: bool, path: &str, errors: &mut FieldErrors) {
+pub(super) fn resource(reference: &Value, volume: bool, path: view::At<'_>, errors: &mut FieldErrors) {
     let resource = view::text(reference, "resource");
     let huge = ["limits.hugepages-", "requests.hugepages-"].iter().any(|prefix| resource.starts_with(prefix));
     if volume && view::text(reference, "containerName").is_empty() {
-        errors.required(format!("{path}.containerName"), "");
+        errors.required(format_args!("{path}.containerName"), "");
     } else if resource.is_empty() {
-        errors.required(format!("{path}.resource"), "");
+        errors.required(format_args!("{path}.resource"), "");
     } else if !RESOURCES.contains(&resource) && !huge {
-        errors.not_supported(format!("{path}.resource"), view::quoted(resource), RESOURCES);
+        errors.not_supported(format_args!("{path}.resource"), view::quoted(resource), RESOURCES);
     }
     divisor(resource, view::text(reference, "divisor"), path, errors);
 }
 
-fn divisor(resource: &str, divisor: &str, path: &str, errors: &mut FieldErrors) {
+fn divisor(resource: &str, divisor: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     const BYTES: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
     let (allowed, list, what) = match resource.split_once('.').map(|(_, name)| name) {
         Some("cpu") => (&["1m", "1"][..], "1m and 1".to_owned(), "cpu"),
@@ -102,6 +102,6 @@ fn divisor(resource: &str, divisor: &str, path: &str, errors: &mut FieldErrors) 
     };
     if !["", "0"].contains(&divisor) && !allowed.contains(&divisor) {
         let detail = format!("only divisor's values {list} are supported with the {what} resource");
-        errors.invalid(format!("{path}.divisor"), view::quoted(resource), &detail);
+        errors.invalid(format_args!("{path}.divisor"), view::quoted(resource), &detail);
     }
 }

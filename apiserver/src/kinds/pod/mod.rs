@@ -85,7 +85,7 @@ impl Rules for Pod {
             status::check(pod, old.map_or(&Value::Null, Object::value), &mut errors);
             return errors;
         }
-        spec::check(view::member(pod, "spec"), new.name(), true, "spec", &mut errors);
+        spec::check(view::member(pod, "spec"), new.name(), true, &"spec", &mut errors);
         pod_only(view::member(pod, "spec"), &mut errors);
         match (old, part) {
             (None, _) => on_create(view::member(pod, "spec"), &mut errors),

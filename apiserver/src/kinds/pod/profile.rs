@@ -35,7 +35,7 @@ pub(super) fn take_annotations(pod: &mut Value) {
             let given = annotations.get(&format!("{APP_ARMOR}{}", view::text(container, "name"))).and_then(Value::as_str);
             let Some(profile) = given.and_then(of_annotation).filter(|profile| Some(profile) != of_pod.as_ref()) else { continue };
             let mut errors = FieldErrors::none();
-            app_armor(&profile, "", &mut errors);
+            app_armor(&profile, &"", &mut errors);
             if errors.is_empty() && view::get(view::member(container, "securityContext"), "appArmorProfile").is_none() {
                 view::set_absent(container, "securityContext", json!({}));
                 container["securityContext"]["appArmorProfile"] = profile;
@@ -45,44 +45,44 @@ pub(super) fn take_annotations(pod: &mut Value) {
 }
 
 /// Checks both profiles of a security context.
-pub(super) fn check(security: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn check(security: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     if let Some(profile) = view::get(security, "seccompProfile") {
-        of(profile, "seccompProfile", "seccomp", profile, &format!("{path}.seccompProfile"), errors);
+        of(profile, "seccompProfile", "seccomp", profile, &format_args!("{path}.seccompProfile"), errors);
         let local = view::text(profile, "localhostProfile");
         if view::text(profile, "type") == "Localhost" && view::get(profile, "localhostProfile").is_some() {
-            descending(local, &format!("{path}.seccompProfile.localhostProfile"), errors);
+            descending(local, &format_args!("{path}.seccompProfile.localhostProfile"), errors);
         }
     }
     if let Some(profile) = view::get(security, "appArmorProfile") {
         let shown = view::member(profile, "localhostProfile");
-        let path = format!("{path}.appArmorProfile");
+        let path = format_args!("{path}.appArmorProfile");
         of(profile, "appArmorProfile", "AppArmor", shown, &path, errors);
-        app_armor(profile, &format!("{path}.localhostProfile"), errors);
+        app_armor(profile, &format_args!("{path}.localhostProfile"), errors);
     }
 }
 
 /// What both have in common: a type, and a profile of the host with the type that has one. `shown` is the value upstream names.
-fn of(profile: &Value, field: &str, called: &str, shown: &Value, path: &str, errors: &mut FieldErrors) {
+fn of(profile: &Value, field: &str, called: &str, shown: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let local = view::get(profile, "localhostProfile").is_some();
     let kind = view::text(profile, "type");
     if kind.is_empty() {
-        errors.required(format!("{path}.type"), &format!("type is required when {field} is set"));
+        errors.required(format_args!("{path}.type"), &format!("type is required when {field} is set"));
     }
     match (kind, local) {
         // Of AppArmor upstream says nothing more without a type it knows.
         (_, true) if field == "appArmorProfile" && !["RuntimeDefault", "Unconfined", "Localhost"].contains(&kind) => {}
         ("Localhost", false) => {
-            errors.required(format!("{path}.localhostProfile"), &format!("must be set when {called} type is Localhost"));
+            errors.required(format_args!("{path}.localhostProfile"), &format!("must be set when {called} type is Localhost"));
         }
         ("Localhost", true) | (_, false) => {}
         (_, true) => {
-            errors.invalid(format!("{path}.localhostProfile"), shown, &format!("can only be set when {called} type is Localhost"));
+            errors.invalid(format_args!("{path}.localhostProfile"), shown, &format!("can only be set when {called} type is Localhost"));
         }
     }
 }
 
 /// A profile's name is not padded with white space, not empty and not too long.
-fn app_armor(profile: &Value, path: &str, errors: &mut FieldErrors) {
+fn app_armor(profile: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     const LONGEST: usize = 4095;
     let Some(local) = view::get(profile, "localhostProfile").and_then(Value::as_str) else { return };
     if view::text(profile, "type") != "Localhost" {
@@ -109,11 +109,11 @@ mod tests {
         let security =
             json!({"seccompProfile": {"type": "RuntimeDefault", "localhostProfile": "x"}, "appArmorProfile": {"type": "Localhost"}});
         let mut errors = FieldErrors::none();
-        check(&security, "s", &mut errors);
+        check(&security, &"s", &mut errors);
         let said: Vec<&str> = errors.0.iter().map(|error| error.path.as_str()).collect();
         assert_eq!(said, ["s.seccompProfile.localhostProfile", "s.appArmorProfile.localhostProfile"]);
         let mut errors = FieldErrors::none();
-        check(&json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "/x"}}), "s", &mut errors);
+        check(&json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "/x"}}), &"s", &mut errors);
         assert_eq!(errors.0[0].to_string(), "s.seccompProfile.localhostProfile: Invalid value: \"/x\": must be a relative path");
     }
 }

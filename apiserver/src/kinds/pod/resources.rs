@@ -83,19 +83,19 @@ pub(super) fn is_pod_level(name: &str) -> bool {
 
 /// What the pod has as a whole is enough for its containers: requests for all of them, limits for each, huge pages for both
 /// (upstream `validatePodResourceConsistency`).
-pub(super) fn covers_containers(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn covers_containers(spec: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let own = view::member(spec, "resources");
     let of_pod = |which: &str, name: &str| view::map(own, which).get(name).and_then(view::quantity);
     for (name, asked) in sum(spec, "requests") {
         if let Some(given) = of_pod("requests", &name).filter(|given| asked > *given) {
             let detail = format!("must be greater than or equal to aggregate container requests of {asked}");
-            errors.invalid(format!("{path}.requests[{name}]"), view::quoted(&given.to_string()), &detail);
+            errors.invalid(format_args!("{path}.requests[{name}]"), view::quoted(&given.to_string()), &detail);
         }
     }
     for (name, all) in sum(spec, "limits").into_iter().filter(|(name, _)| name.starts_with("hugepages-")) {
         if let Some(given) = of_pod("limits", &name).filter(|given| all > *given) {
             let detail = format!("must be greater than or equal to aggregate container limits of {all}");
-            errors.invalid(format!("{path}.limits[{name}]"), view::quoted(&given.to_string()), &detail);
+            errors.invalid(format_args!("{path}.limits[{name}]"), view::quoted(&given.to_string()), &detail);
         }
     }
     for (at, container) in view::list(spec, "containers").iter().enumerate() {
@@ -103,7 +103,7 @@ pub(super) fn covers_containers(spec: &Value, path: &str, errors: &mut FieldErro
             let (Some(limit), Some(given)) = (view::quantity(limit), of_pod("limits", name)) else { continue };
             if limit > given {
                 let detail = format!("must be less than or equal to pod limits of {given}");
-                errors.invalid(format!("{path}.containers[{at}][{name}].limits"), view::quoted(&limit.to_string()), &detail);
+                errors.invalid(format_args!("{path}.containers[{at}][{name}].limits"), view::quoted(&limit.to_string()), &detail);
             }
         }
     }

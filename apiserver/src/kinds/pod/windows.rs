@@ -43,11 +43,10 @@ const CONTAINER_SECURITY: [&str; 10] = [
 ];
 
 /// Every container of a pod with its path, in the order upstream visits them.
-fn containers<'s>(spec: &'s Value, path: &str) -> impl Iterator<Item = (String, &'s Value)> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |list| {
-        let path = format!("{path}.{list}");
-        view::list(spec, list).iter().enumerate().map(move |(at, one)| (format!("{path}[{at}]"), one))
-    })
+fn containers<'s>(spec: &'s Value, path: view::At<'_>) -> impl Iterator<Item = (String, &'s Value)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(move |list| view::list(spec, list).iter().enumerate().map(move |(at, one)| (format!("{path}.{list}[{at}]"), one)))
 }
 
 fn security(holder: &Value) -> &Value {
@@ -59,7 +58,7 @@ fn options(holder: &Value) -> &Value {
 }
 
 /// What a pod that says it is of Windows cannot have.
-pub(super) fn without_linux(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn without_linux(spec: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     const CANNOT: &str = "cannot be set for a windows pod";
     let set = |value: &Value, field: &str| match (field, view::get(value, field)) {
         ("hostPID" | "hostIPC", Some(value)) => value == true,
@@ -67,22 +66,22 @@ pub(super) fn without_linux(spec: &Value, path: &str, errors: &mut FieldErrors) 
         (_, value) => value.is_some(),
     };
     for field in POD_SECURITY.into_iter().filter(|field| set(security(spec), field)) {
-        known(security(spec), field, &format!("{path}.securityContext"), errors);
-        errors.forbidden(format!("{path}.securityContext.{field}"), CANNOT);
+        known(security(spec), field, &format_args!("{path}.securityContext"), errors);
+        errors.forbidden(format_args!("{path}.securityContext.{field}"), CANNOT);
     }
     for field in POD.into_iter().filter(|field| set(spec, field)) {
-        errors.forbidden(format!("{path}.{field}"), CANNOT);
+        errors.forbidden(format_args!("{path}.{field}"), CANNOT);
     }
     for (path, container) in containers(spec, path) {
         for field in CONTAINER_SECURITY.into_iter().filter(|field| set(security(container), field)) {
-            known(security(container), field, &format!("{path}.securityContext"), errors);
-            errors.forbidden(format!("{path}.securityContext.{field}"), CANNOT);
+            known(security(container), field, &format_args!("{path}.securityContext"), errors);
+            errors.forbidden(format_args!("{path}.securityContext.{field}"), CANNOT);
         }
     }
 }
 
 /// What no pod has is refused for that, too.
-fn known(security: &Value, field: &str, path: &str, errors: &mut FieldErrors) {
+fn known(security: &Value, field: &str, path: view::At<'_>, errors: &mut FieldErrors) {
     const VALUES: [(&str, [&str; 2]); 3] = [
         ("procMount", ["Default", "Unmasked"]),
         ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
@@ -92,24 +91,24 @@ fn known(security: &Value, field: &str, path: &str, errors: &mut FieldErrors) {
     if let (Some(allowed), Some(value)) = (allowed, view::get(security, field).and_then(Value::as_str))
         && !allowed.contains(&value)
     {
-        errors.not_supported(format!("{path}.{field}"), view::quoted(value), allowed);
+        errors.not_supported(format_args!("{path}.{field}"), view::quoted(value), allowed);
     }
 }
 
 /// What a pod that says it is of Linux cannot have.
-pub(super) fn without_windows(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn without_windows(spec: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     const ONLY: &str = "windows options cannot be set for a linux pod";
     let has = |holder: &Value| view::get(security(holder), "windowsOptions").is_some();
     if has(spec) {
-        errors.forbidden(format!("{path}.securityContext.windowsOptions"), ONLY);
+        errors.forbidden(format_args!("{path}.securityContext.windowsOptions"), ONLY);
     }
     for (path, _) in containers(spec, path).filter(|(_, container)| has(container)) {
-        errors.forbidden(format!("{path}.securityContext.windowsOptions"), ONLY);
+        errors.forbidden(format_args!("{path}.securityContext.windowsOptions"), ONLY);
     }
 }
 
 /// A pod's containers are all processes of the host, or none is (`validateWindowsHostProcessPod`).
-pub(super) fn host_processes(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn host_processes(spec: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let wanted = |holder: &Value| view::get(options(holder), "hostProcess").and_then(Value::as_bool);
     let of_pod = wanted(spec);
     let (mut all, mut of_host) = (0, 0);
@@ -121,7 +120,7 @@ pub(super) fn host_processes(spec: &Value, path: &str, errors: &mut FieldErrors)
             && pod != own
         {
             let detail = format!("pod hostProcess value must be identical if both are specified, was {pod}");
-            errors.invalid(format!("{path}.securityContext.windowsOptions.hostProcess"), own, &detail);
+            errors.invalid(format_args!("{path}.securityContext.windowsOptions.hostProcess"), own, &detail);
         }
     }
     if of_host == 0 {
@@ -132,7 +131,7 @@ pub(super) fn host_processes(spec: &Value, path: &str, errors: &mut FieldErrors)
         errors.invalid(path, view::quoted(""), detail);
     }
     if !view::flag(spec, "hostNetwork") {
-        errors.invalid(format!("{path}.hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers");
+        errors.invalid(format_args!("{path}.hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers");
     }
     if !capabilities::get().allow_privileged {
         errors.forbidden(path, "hostProcess containers are disallowed by cluster policy");
@@ -140,15 +139,15 @@ pub(super) fn host_processes(spec: &Value, path: &str, errors: &mut FieldErrors)
 }
 
 /// The options of one security context (`validateWindowsSecurityContextOptions`).
-pub(super) fn check(security: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn check(security: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     let Some(options) = view::get(security, "windowsOptions") else { return };
     let text = |field: &str| view::get(options, field).and_then(Value::as_str);
-    let path = format!("{path}.windowsOptions");
+    let path = format_args!("{path}.windowsOptions");
     if let Some(name) = text("gmsaCredentialSpecName") {
-        errors.invalid_each(&format!("{path}.gmsaCredentialSpecName"), name, name::subdomain(name));
+        errors.invalid_each(&format_args!("{path}.gmsaCredentialSpecName"), name, name::subdomain(name));
     }
     if let Some(given) = text("gmsaCredentialSpec") {
-        let path = format!("{path}.gmsaCredentialSpec");
+        let path = format_args!("{path}.gmsaCredentialSpec");
         if given.is_empty() {
             errors.invalid(path, view::quoted(given), "gmsaCredentialSpec cannot be an empty string");
         } else if given.len() > CREDENTIAL_SPEC_KIB * 1024 {
@@ -157,7 +156,7 @@ pub(super) fn check(security: &Value, path: &str, errors: &mut FieldErrors) {
     }
     if let Some(user) = text("runAsUserName") {
         for wrong in user_faults(user) {
-            errors.invalid(format!("{path}.runAsUserName"), view::quoted(user), &format!("runAsUserName{wrong}"));
+            errors.invalid(format_args!("{path}.runAsUserName"), view::quoted(user), &format!("runAsUserName{wrong}"));
         }
     }
 }

@@ -62,7 +62,7 @@ fn term(term: &Value, values: bool, path: &str, all: &mut Vec<String>) {
 pub(super) fn of_other_pods(spec: &Value, path: &str, all: &mut Vec<String>) {
     let lacks = |term: &Value| view::get(term, "labelSelector").is_none();
     for kind in ["podAffinity", "podAntiAffinity"] {
-        let (terms, path) = (view::member(view::member(spec, "affinity"), kind), format!("{path}.affinity.{kind}"));
+        let (terms, path) = (view::member(view::member(spec, "affinity"), kind), format_args!("{path}.affinity.{kind}"));
         let required = view::list(terms, REQUIRED).iter().enumerate();
         all.extend(required.filter(|(_, t)| lacks(t)).map(|(at, _)| format!("{path}.{REQUIRED}[{at}].labelSelector: {NO_SELECTOR}")));
         let weighted = view::list(terms, PREFERRED).iter().map(|term| view::member(term, "podAffinityTerm")).enumerate();

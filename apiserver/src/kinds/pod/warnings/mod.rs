@@ -22,12 +22,12 @@ pub(in crate::kinds) fn of(pod: &Value, path: &str) -> Vec<String> {
     old_annotations(metadata, &annotations, &mut all);
     volumes::of(spec, &at, &mut all);
     named_twice(spec, &at, &mut all);
-    fractions(view::member(spec, "overhead"), &format!("{at}.overhead"), &mut all);
+    fractions(view::member(spec, "overhead"), &format_args!("{at}.overhead"), &mut all);
     profiles(pod, &annotations, !path.is_empty(), &mut all);
     for (container, path) in containers(spec, &at) {
         for half in ["limits", "requests"] {
             let amounts = view::member(view::member(container, "resources"), half);
-            fractions(amounts, &format!("{path}.resources.{half}"), &mut all);
+            fractions(amounts, &format_args!("{path}.resources.{half}"), &mut all);
         }
         hidden_variables(container, &path, &mut all);
     }
@@ -43,8 +43,7 @@ pub(in crate::kinds) fn of(pod: &Value, path: &str) -> Vec<String> {
 /// Containers of every sort with their paths.
 fn containers<'a>(spec: &'a Value, path: &str) -> impl Iterator<Item = (&'a Value, String)> {
     ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |list| {
-        let path = format!("{path}.{list}");
-        view::list(spec, list).iter().enumerate().map(move |(at, container)| (container, format!("{path}[{at}]")))
+        view::list(spec, list).iter().enumerate().map(move |(at, container)| (container, format!("{path}.{list}[{at}]")))
     })
 }
 
@@ -81,16 +80,15 @@ fn named_twice(spec: &Value, path: &str, all: &mut Vec<String>) {
 }
 
 /// There is no half a byte.
-fn fractions(amounts: &Value, path: &str, all: &mut Vec<String>) {
+fn fractions(amounts: &Value, path: view::At<'_>, all: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
-        all.extend(fraction(view::member(amounts, name), &format!("{path}[{name}]")));
+        all.extend(fraction(view::member(amounts, name), &format_args!("{path}[{name}]")));
     }
 }
 
-fn fraction(amount: &Value, path: &str) -> Option<String> {
-    let amount: Quantity = view::quantity(amount)?;
-    let text = amount.to_string();
-    (!amount.is_whole()).then(|| format!("{path}: fractional byte value {} is invalid, must be an integer", view::quoted(&text)))
+fn fraction(amount: &Value, path: view::At<'_>) -> Option<String> {
+    let amount: Quantity = view::quantity(amount).filter(|amount: &Quantity| !amount.is_whole())?;
+    Some(format!("{path}: fractional byte value {} is invalid, must be an integer", view::quoted(&amount.to_string())))
 }
 
 /// Annotations that came before the fields for profiles. Those for AppArmor are copied into the fields of pods, but not of templates.
@@ -125,9 +123,12 @@ fn hidden_variables(container: &Value, path: &str, all: &mut Vec<String>) {
     let variables = view::list(container, "env");
     for (at, variable) in variables.iter().enumerate() {
         let (name, value) = (view::text(variable, "name"), view::text(variable, "value"));
+        if !variables[..at].iter().any(|other| view::text(other, "name") == name) {
+            continue;
+        }
         let before = format!("$({name})");
         let builds_on_it = view::get(variable, "valueFrom").is_none() && value != before && value.contains(&before);
-        if !builds_on_it && variables[..at].iter().any(|other| view::text(other, "name") == name) {
+        if !builds_on_it {
             let name = view::quoted(name);
             all.push(format!("{path}.env[{at}]: hides previous definition of {name}, which may be dropped when using apply"));
         }

@@ -1,6 +1,6 @@
 //! Ports that stand in one another's way.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use serde_json::Value;
 
@@ -9,19 +9,30 @@ use crate::kinds::view;
 
 /// A port as far as others matter to it.
 struct Port<'a> {
-    place: String,
+    place: Place<'a>,
     ip: &'a str,
     host: i64,
+}
+
+/// Where a port is: the container's path, and which of its ports it is.
+#[derive(Clone, Copy)]
+struct Place<'a>(&'a str, usize);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.ports[{}]", self.0, self.1)
+    }
 }
 
 /// Warns of ports of a pod's containers.
 pub(super) fn of(spec: &Value, path: &str, all: &mut Vec<String>) {
     let mut known: HashMap<(i64, &str), Vec<Port<'_>>> = HashMap::new();
-    let mut names: HashMap<&str, String> = HashMap::new();
+    let mut names: HashMap<&str, Place<'_>> = HashMap::new();
     let mut same_names = Vec::new();
-    for (container, path) in containers(spec, path) {
+    let containers: Vec<_> = containers(spec, path).collect();
+    for (container, path) in &containers {
         for (at, port) in view::list(container, "ports").iter().enumerate() {
-            let place = format!("{path}.ports[{at}]");
+            let place = Place(path, at);
             let host = view::int(port, "hostPort").unwrap_or_default();
             let (ip, protocol, name) = (view::text(port, "hostIP"), view::text(port, "protocol"), view::text(port, "name"));
             let number = view::int(port, "containerPort").unwrap_or_default();
@@ -30,7 +41,7 @@ pub(super) fn of(spec: &Value, path: &str, all: &mut Vec<String>) {
                 all.push(format!("{place}: hostIP set without hostPort: {shown}"));
             }
             let others = known.entry((number, protocol)).or_default();
-            let this = Port { place: place.clone(), ip, host };
+            let this = Port { place, ip, host };
             all.extend(others.iter().filter_map(|other| this.conflict(other)));
             others.push(this);
             match names.get(name) {

@@ -21,22 +21,24 @@ const OLD: [(&str, &str); 9] = [
 /// Warns of a pod's volumes.
 pub(super) fn of(spec: &Value, path: &str, all: &mut Vec<String>) {
     for (at, volume) in view::list(spec, "volumes").iter().enumerate() {
-        let path = format!("{path}.volumes[{at}]");
-        for (kind, text) in OLD.iter().filter(|(kind, _)| view::get(volume, kind).is_some()) {
+        let path = format_args!("{path}.volumes[{at}]");
+        // A volume has two members, a name and what it is of.
+        let is_there = |kind: &str| volume.as_object().is_some_and(|of| of.iter().any(|(name, source)| name == kind && !source.is_null()));
+        for (kind, text) in OLD.iter().filter(|(kind, _)| is_there(kind)) {
             // Upstream's path has the name of its Go field.
             let named = if *kind == "storageos" { "storageOS" } else { kind };
             all.push(format!("{path}.{named}: {text}"));
         }
         let claim = view::member(view::member(volume, "ephemeral"), "volumeClaimTemplate");
-        all.extend(claim_warnings(view::member(claim, "spec"), &format!("{path}.ephemeral.volumeClaimTemplate.spec")));
+        all.extend(claim_warnings(view::member(claim, "spec"), &format_args!("{path}.ephemeral.volumeClaimTemplate.spec")));
     }
     view::list(spec, "volumes").iter().for_each(|volume| overlaps(volume, all));
 }
 
 /// What is odd about a claim's spec (`GetWarningsForPersistentVolumeClaimSpec`).
-pub(in crate::kinds) fn claim_warnings(spec: &Value, path: &str) -> Vec<String> {
+pub(in crate::kinds) fn claim_warnings(spec: &Value, path: view::At<'_>) -> Vec<String> {
     let storage = |half| view::member(view::member(view::member(spec, "resources"), half), "storage");
-    let told = ["requests", "limits"].map(|half| fraction(storage(half), &format!("{path}.resources.{half}[storage]")));
+    let told = ["requests", "limits"].map(|half| fraction(storage(half), &format_args!("{path}.resources.{half}[storage]")));
     told.into_iter().flatten().collect()
 }
 
@@ -61,49 +63,55 @@ impl File<'_> {
 }
 
 fn overlaps(volume: &Value, all: &mut Vec<String>) {
-    let name = view::quoted(view::text(volume, "name"));
-    let mut tell = |what: &str, files: &[File<'_>]| {
+    let name = || view::quoted(view::text(volume, "name"));
+    let mut tell = |what: view::At<'_>, files: &[File<'_>]| {
         for (at, file) in files.iter().enumerate() {
             for other in files[..at].iter().filter(|other| file.meets(other)) {
+                let name = name();
                 all.push(format!("volume {name} ({what}): overlapping paths: {} with {}", file.text(), other.text()));
             }
         }
     };
     for (kind, called, named) in [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")] {
-        let source = view::member(volume, kind);
-        tell(&format!("{called} {}", view::quoted(view::text(source, named))), &items(source, ""));
+        if let Some(source) = view::get(volume, kind) {
+            tell(&format_args!("{called} {}", view::quoted(view::text(source, named))), &items(source, &""));
+        }
     }
-    tell("DownwardAPI", &items(view::member(volume, "downwardAPI"), ""));
+    tell(&"DownwardAPI", &items(view::member(volume, "downwardAPI"), &""));
     let sources = view::list(view::member(volume, "projected"), "sources");
-    tell("Projected", &sources.iter().flat_map(projected).collect::<Vec<_>>());
+    tell(&"Projected", &sources.iter().flat_map(projected).collect::<Vec<_>>());
     let empty = sources.iter().filter(|source| source.as_object().is_some_and(serde_json::Map::is_empty));
-    all.extend(empty.map(|_| format!("volume {name} (Projected) has no sources provided")));
+    all.extend(empty.map(|_| format!("volume {} (Projected) has no sources provided", name())));
 }
 
 /// The files a source names one by one.
-fn items<'a>(source: &'a Value, called: &str) -> Vec<File<'a>> {
+fn items<'a>(source: &'a Value, called: view::At<'_>) -> Vec<File<'a>> {
     let paths = view::list(source, "items").iter().map(|item| view::text(item, "path"));
-    paths.map(|path| File { path: path.trim_end_matches('/'), source: called.to_owned() }).collect()
+    paths.map(|path| File { path: path.trim_end_matches('/'), source: called.to_string() }).collect()
 }
 
 fn projected(source: &Value) -> Vec<File<'_>> {
     let of = |kind| view::member(source, kind);
     let named = |called: &str, kind, name| format!("{called} {}", view::quoted(view::text(of(kind), name)));
     let one = |path, source: String| File { path: view::text(path, "path").trim_end_matches('/'), source };
-    let mut files = items(of("configMap"), &named("ConfigMap", "configMap", "name"));
-    files.extend(items(of("secret"), &named("Secret", "secret", "name")));
-    files.extend(items(of("downwardAPI"), "DownwardAPI"));
+    let mut files = Vec::new();
+    for (called, kind) in [("ConfigMap", "configMap"), ("Secret", "secret")] {
+        if let Some(of) = view::get(source, kind) {
+            files.extend(items(of, &format_args!("{called} {}", view::quoted(view::text(of, "name")))));
+        }
+    }
+    files.extend(items(of("downwardAPI"), &"DownwardAPI"));
     files.extend(view::get(source, "serviceAccountToken").map(|token| one(token, "ServiceAccountToken".to_owned())));
     if let Some(bundle) = view::get(source, "clusterTrustBundle") {
         let by = if view::get(bundle, "name").is_some() { "name" } else { "signerName" };
         files.push(one(bundle, named("ClusterTrustBundle", "clusterTrustBundle", by)));
     }
-    let certificate =
-        [("certificateChainPath", "chain"), ("keyPath", "key"), ("credentialBundlePath", "credential bundle")].map(|(field, what)| {
-            let path = view::text(of("podCertificate"), field).trim_end_matches('/');
-            File { path, source: format!("PodCertificate {what}") }
-        });
-    files.extend(certificate.into_iter().filter(|file| !file.path.is_empty()));
+    for (field, what) in [("certificateChainPath", "chain"), ("keyPath", "key"), ("credentialBundlePath", "credential bundle")] {
+        let path = view::text(of("podCertificate"), field).trim_end_matches('/');
+        if !path.is_empty() {
+            files.push(File { path, source: format!("PodCertificate {what}") });
+        }
+    }
     files
 }
 
