@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Bytes, client::conn::http2};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
@@ -97,6 +100,16 @@ impl Client {
             Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
             None => request,
         }
+    }
+
+    /// A stream of what a path tells, from its beginning on.
+    pub async fn open(&self, path: &str) -> Result<Incoming> {
+        let request = self.request(Method::GET, path, "application/json").body(Full::default())?;
+        let answer = timeout(PATIENCE, self.sender.clone().send_request(request)).await.with_context(|| format!("{path}: no answer"))??;
+        if !answer.status().is_success() {
+            bail!("{path}: {}", answer.status());
+        }
+        Ok(answer.into_body())
     }
 
     async fn answer(&self, path: &str, request: Request<Full<Bytes>>) -> Result<Bytes> {

@@ -1,6 +1,6 @@
-//! What the finished binary costs: start, idle, writes, lists, definitions, 3,000 pods on 100 hollow nodes, and pods with containers.
+//! What the finished binary costs: start, idle, writes, lists, watches, definitions, gates, 3,000 pods on 100 hollow nodes, and pods with containers.
 //!
-//! `cargo bench --bench cluster [-- start idle write list crds gates pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
+//! `cargo bench --bench cluster [-- start idle write list watch crds gates pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
 //! the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
 //! the figures, and only against a peer of the same run.
 
@@ -11,6 +11,7 @@ mod containers;
 mod definitions;
 mod gates;
 mod server;
+mod watches;
 mod writes;
 
 use std::time::{Duration, Instant};
@@ -43,6 +44,9 @@ async fn main() -> Result<()> {
     }
     if runs("list") {
         list().await?;
+    }
+    if runs("watch") {
+        watches::watches().await?;
     }
     if runs("crds") {
         definitions::definitions().await?;

@@ -33,11 +33,7 @@ fn enter(schema: &Schema, id: TypeId, value: &mut Value) {
 }
 
 fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
-    for field in &of.fields {
-        let below = field.shape.message().filter(|id| schema.get(*id).defaults || schema.get(*id).union.is_some());
-        if field.default.is_none() && below.is_none() {
-            continue;
-        }
+    for field in of.filled.iter().map(|at| &of.fields[*at as usize]) {
         if let Some(default) = &field.default
             && members.get(&*field.name).is_none_or(|value| is_unset(field, value))
             // A default that is the zero value is only said in the published schema: the field stays left out.

@@ -61,6 +61,8 @@ pub struct Type {
     pub defaults: bool,
     /// Positions in `fields` of those that validation must look at, for themselves or for what is below. Made by [`Schema::new`].
     pub checked: Box<[u32]>,
+    /// Those fields that defaulting may fill in, or must enter. Filled in by [`Schema::new`].
+    pub filled: Box<[u32]>,
     /// Server-side apply owns the message as a whole wherever it stands, unless a field is [`Field::granular`].
     pub atomic: bool,
     /// In JSON the message stands as one of two forms; it has no fields of its own then.
@@ -271,6 +273,7 @@ impl Schema {
             }
         }
         note_checked(&mut types);
+        note_filled(&mut types);
         Self { types, by_name, plan: OnceLock::new(), base: None, custom: None }
     }
 
@@ -367,6 +370,15 @@ fn note_checked(types: &mut [Type]) {
     }
     for of in types {
         of.checked = of.fields.iter().zip(0..).filter(|(f, _)| says(f) || below(&any, f)).map(|(_, at)| at).collect();
+    }
+}
+
+/// Fills in [`Type::filled`].
+fn note_filled(types: &mut [Type]) {
+    let entered: Vec<bool> = types.iter().map(|of| of.defaults || of.union.is_some()).collect();
+    let below = |field: &Field| field.shape.message().is_some_and(|id| entered.get(id.0 as usize).copied().unwrap_or(true));
+    for of in types {
+        of.filled = of.fields.iter().zip(0..).filter(|(f, _)| f.default.is_some() || below(f)).map(|(_, at)| at).collect();
     }
 }
 

@@ -1,12 +1,26 @@
 //! When nobody uses a connection any more.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::time::{Instant, sleep_until};
 
-/// Counts the requests of one connection.
+/// Counts the requests of one connection. Nobody is woken by them: whoever waits for quiet looks again when there could be some.
 #[derive(Clone, Debug)]
-pub(super) struct Activity(watch::Sender<usize>);
+pub(super) struct Activity(Arc<Requests>);
+
+#[derive(Debug)]
+struct Requests {
+    began: Instant,
+    now: AtomicUsize,
+    /// When the last one ended, in milliseconds after the beginning.
+    ended: AtomicU64,
+}
 
 /// A request in flight, until its answer's body has ended.
 #[derive(Debug)]
@@ -14,37 +28,43 @@ pub(super) struct Busy(Activity);
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(0))
+        Self(Arc::new(Requests { began: Instant::now(), now: AtomicUsize::new(0), ended: AtomicU64::new(0) }))
     }
 
     /// A request begins.
     pub(super) fn begin(&self) -> Busy {
-        self.0.send_modify(|requests| *requests += 1);
+        self.0.now.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
     /// Returns when there was no request for so long.
     pub(super) async fn none_for(&self, quiet: Duration) {
-        let mut requests = self.0.subscribe();
+        let Requests { began, now: requests, ended } = &*self.0;
         loop {
-            // The sender lives as long as this.
-            let _ = requests.wait_for(|requests| *requests == 0).await;
-            if timeout(quiet, requests.changed()).await.is_err() {
+            let now = Instant::now();
+            let since = match requests.load(Ordering::Acquire) {
+                0 => *began + Duration::from_millis(ended.load(Ordering::Relaxed)),
+                _ => now,
+            };
+            if since + quiet <= now {
                 return;
             }
+            sleep_until(since + quiet).await;
         }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.send_modify(|requests| *requests -= 1);
+        let Requests { began, now, ended } = &*self.0.0;
+        ended.store(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        now.fetch_sub(1, Ordering::Release);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{Instant, sleep};
+    use tokio::time::sleep;
 
     use super::*;
 

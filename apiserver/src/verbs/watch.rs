@@ -13,12 +13,17 @@ use coracle_store::{
     Revision,
     cache::{Batch, Cached, Change, Error, Freshness, Watcher},
 };
-use futures::stream::{BoxStream, StreamExt};
+use futures::{
+    FutureExt,
+    future::BoxFuture,
+    stream::{BoxStream, StreamExt},
+};
 use http::StatusCode;
 use tokio::{
     sync::oneshot,
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, Call,
@@ -63,7 +68,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         initial: None,
         bookmarks: options.bookmarks.then(ticks),
         parts_with_bookmark: options.bookmarks && lasts > LAST_BOOKMARK,
-        end: Instant::now() + lasts,
+        over: over(Instant::now() + lasts, api.drain.clone()),
         error: None,
         ended: false,
         beginning: call.beginning.lock().take().filter(|_| begins_with_objects(&options)).map(Seat::while_beginning),
@@ -128,6 +133,17 @@ fn ended(api: &Api, socket: Option<Socket>, wanted: Wanted) -> Result<Answer, St
     Ok(answer::bytes(StatusCode::OK, wanted.encoding.stream_type()?, Body::empty()))
 }
 
+/// Ends at this time, or when the server drains.
+fn over(at: Instant, drain: CancellationToken) -> BoxFuture<'static, ()> {
+    let over = async move {
+        tokio::select! {
+            () = sleep_until(at) => {}
+            () = drain.cancelled() => {}
+        }
+    };
+    over.boxed()
+}
+
 fn ticks() -> Interval {
     let mut ticks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,7 +159,8 @@ struct Session {
     initial: Option<Initial>,
     bookmarks: Option<Interval>,
     parts_with_bookmark: bool,
-    end: Instant,
+    /// Its time is over, or the server drains. Waited for once: a new wait for each event would take locks that all watches share.
+    over: BoxFuture<'static, ()>,
     /// The event to end with.
     error: Option<Bytes>,
     ended: bool,
@@ -286,8 +303,7 @@ impl Session {
                     Err(error) => Err(broken(&error)),
                 },
                 _ = tick => self.mark(),
-                () = sleep_until(self.end) => self.finish(),
-                () = self.api.drain.cancelled() => self.finish(),
+                () = &mut self.over => self.finish(),
             };
             let frames = self.or_error(made);
             if !frames.is_empty() {
