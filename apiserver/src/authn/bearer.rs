@@ -1,6 +1,6 @@
 //! Where a request carries a bearer token, and the fixed tokens of a file.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
@@ -11,15 +11,19 @@ use super::User;
 const PROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The token of a request, from `Authorization: Bearer` or the WebSocket protocols.
-pub fn token(headers: &HeaderMap) -> Option<String> {
-    let authorization = headers.get(header::AUTHORIZATION).map(|v| String::from_utf8_lossy(v.as_bytes()));
-    if let Some(token) = authorization.as_deref().and_then(after_bearer) {
-        return Some(token.to_owned());
+pub fn token(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let found = headers.get(header::AUTHORIZATION).and_then(|v| match str::from_utf8(v.as_bytes()) {
+        Ok(text) => after_bearer(text).map(Cow::Borrowed),
+        // It is refused as a token, not passed over.
+        Err(_) => after_bearer(&String::from_utf8_lossy(v.as_bytes())).map(|token| Cow::Owned(token.to_owned())),
+    });
+    if found.is_some() {
+        return found;
     }
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mut all = protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
     let encoded = all.find_map(|p| p.strip_prefix(PROTOCOL_PREFIX))?;
-    String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok().filter(|t| !t.is_empty())
+    String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok().filter(|t| !t.is_empty()).map(Cow::Owned)
 }
 
 /// What stands behind one space after `Bearer`, up to the next.
@@ -66,7 +70,7 @@ mod tests {
     fn of(name: header::HeaderName, value: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        token(&headers)
+        token(&headers).map(Cow::into_owned)
     }
 
     #[test]

@@ -241,17 +241,17 @@ mod tests {
     fn containers_are_processes_of_the_host_together_and_on_its_network() {
         let host = json!({"windowsOptions": {"hostProcess": true}});
         let spec = json!({"containers": [{"securityContext": host}, {}]});
-        let told = faults(|errors| host_processes(&spec, "spec", errors));
+        let told = faults(|errors| host_processes(&spec, &"spec", errors));
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("all containers must be HostProcess containers"), "{told:?}");
         let spec = json!({"hostNetwork": true, "securityContext": host, "containers": [{}, {}]});
-        assert_eq!(faults(|errors| host_processes(&spec, "spec", errors)), Vec::<String>::new());
+        assert_eq!(faults(|errors| host_processes(&spec, &"spec", errors)), Vec::<String>::new());
     }
 
     #[test]
     fn a_windows_pod_has_nothing_of_linux() {
         let spec = json!({"hostPID": false, "securityContext": {"fsGroup": 1}, "containers": [{"securityContext": {"privileged": false}}]});
-        let told = faults(|errors| without_linux(&spec, "spec", errors));
+        let told = faults(|errors| without_linux(&spec, &"spec", errors));
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
             told[0].starts_with("spec.securityContext.fsGroup") && told[1].starts_with("spec.containers[0].securityContext.privileged")
