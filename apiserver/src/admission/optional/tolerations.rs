@@ -52,8 +52,8 @@ impl PodTolerationRestriction {
     pub fn new(reader: Arc<dyn Reader>, configuration: Option<&[u8]>) -> Result<Self, String> {
         let configured: Configuration = configuration.map_or_else(|| Ok(Configuration::default()), |bytes| FORMAT.read(bytes))?;
         let mut errors = FieldErrors::none();
-        kinds::tolerations(&configured.default, "podtolerationrestriction.default", &mut errors);
-        kinds::tolerations(&configured.whitelist, "podtolerationrestriction.whitelist", &mut errors);
+        kinds::tolerations(&configured.default, &"podtolerationrestriction.default", &mut errors);
+        kinds::tolerations(&configured.whitelist, &"podtolerationrestriction.whitelist", &mut errors);
         if !errors.is_empty() {
             let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
             return Err(format!("invalid config: [{}]", texts.join(", ")));
