@@ -5,17 +5,27 @@ use std::sync::Arc;
 
 use coracle_apiserver::{Service, authn::User};
 use kube::{Client, client::Body};
-use tower::ServiceExt;
+use tokio::time::Instant;
+use tower::{BoxError, ServiceExt};
+
+use crate::leadership::Fence;
 
 /// Makes clients with identities.
 #[derive(Clone)]
 pub(crate) struct InProcess {
     service: Service,
+    /// Lets writes pass only while this server leads.
+    fence: Option<Fence>,
 }
 
 impl InProcess {
     pub(crate) fn new(service: Service) -> Self {
-        Self { service }
+        Self { service, fence: None }
+    }
+
+    /// The same, whose writes pass only while the fence is open.
+    pub(crate) fn fenced(&self, fence: &Fence) -> Self {
+        Self { fence: Some(fence.clone()), ..self.clone() }
     }
 
     /// A client that is this user.
@@ -25,7 +35,18 @@ impl InProcess {
             request.extensions_mut().insert(user.clone());
             request
         });
-        Client::new(service, "default")
+        let Some(fence) = self.fence.clone() else { return Client::new(service, "default") };
+        let fenced = tower::service_fn(move |request: http::Request<Body>| {
+            let passes = request.method().is_safe() || fence.is_open(Instant::now());
+            let answer = passes.then(|| service.clone().oneshot(request));
+            async move {
+                match answer {
+                    Some(answer) => answer.await.map_err(BoxError::from),
+                    None => Err("this server leads no more".into()),
+                }
+            }
+        });
+        Client::new(fenced, "default")
     }
 
     /// A client that is a service account of `kube-system`, as upstream's controllers are.

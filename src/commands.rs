@@ -78,12 +78,9 @@ pub(crate) fn kubeconfig(options: &KubeconfigOptions) -> Result<()> {
     let file = options.data_dir.join("admin.kubeconfig");
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read {}; is --data-dir the folder the server was started with?", file.display()))?;
-    let Some(server) = &options.server else { return say(text.trim_end()) };
-    let replaced = text.lines().map(|line| match line.split_once("server: ") {
-        Some((indent, _)) if indent.trim().is_empty() => format!("{indent}server: {server}"),
-        _ => line.to_owned(),
-    });
-    say(replaced.collect::<Vec<_>>().join("\n"))
+    let Some(server) = options.server.as_deref() else { return say(text.trim_end()) };
+    let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
+    say(kubeconfig::render(server, &access.authority, &access.client).trim_end())
 }
 
 /// `coracle token`

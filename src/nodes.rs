@@ -131,7 +131,8 @@ fn serve_services(options: &ServerOptions, setup: &Setup, clients: &InProcess, s
 
 async fn hollow(options: &ServerOptions, setup: &Setup, clients: &InProcess, shared: &Shared, port: u16) -> Result<()> {
     let settings = |n: u32| {
-        let name = format!("hollow-{n}");
+        // Each server has its own.
+        let name = if setup.shared { format!("{}-hollow-{n}", setup.node_name) } else { format!("hollow-{n}") };
         let folder = options.data_dir.join("hollow").join(&name);
         // Where no controller of this server's gives nodes their ranges, they take one themselves: without it none is ready.
         let pod_cidrs = if setup.controllers { Vec::new() } else { vec![format!("{}/24", options.cluster_cidr.nth((n % 256) << 8))] };

@@ -25,6 +25,7 @@ use crate::{
     fork::{Fork, ForkOptions},
     front::FrontFlags,
     history::HistoryOptions,
+    leadership::LeadershipFlags,
     schedule::KeepingFlags,
     snapshot::SnapshotOptions,
 };
@@ -177,6 +178,17 @@ pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) front: FrontFlags,
 
+    #[command(flatten)]
+    pub(crate) leadership: LeadershipFlags,
+
+    /// Joins the servers that work on the same store, and is what they are joined with. Default: DIR/server-token, which the first one writes.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+
+    /// The same, read from a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
     /// What is logged: error, warn, info, debug, trace, or per part: `info,coracle_agent=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub(crate) log: String,
@@ -256,9 +268,9 @@ pub(crate) struct KubeconfigOptions {
     /// Folder the server was started with.
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub(crate) data_dir: PathBuf,
-    /// The server's address in it. Default: the one it was started with.
-    #[arg(long, value_name = "URL")]
-    pub(crate) server: Option<String>,
+    /// The server's address in it, or those of several. Default: the ones it knows.
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', num_args = 1)]
+    pub(crate) server: Option<Vec<String>>,
 }
 
 /// Flags of `coracle token`.

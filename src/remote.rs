@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
 use kube::{Client, client::Body};
@@ -15,9 +15,20 @@ use crate::{kubeconfig::Access, server};
 /// How long the server may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client over one connection, which lasts as long as `tasks`.
+/// A client over one connection, which lasts as long as `tasks`, to the first of the servers that takes it.
 pub(crate) async fn client(access: &Access, tasks: &mut JoinSet<()>) -> Result<Client> {
-    let Access { server, authority, client } = access;
+    let mut refused = None;
+    for server in &access.servers {
+        match connect(access, server, tasks).await {
+            Ok(client) => return Ok(client),
+            Err(error) => refused = Some(refused.map_or_else(|| format!("{error:#}"), |before| format!("{before}; {error:#}"))),
+        }
+    }
+    bail!(refused.unwrap_or_else(|| "no server is named".to_owned()))
+}
+
+async fn connect(access: &Access, server: &str, tasks: &mut JoinSet<()>) -> Result<Client> {
+    let Access { authority, client, .. } = access;
     let address: http::Uri = server.parse().with_context(|| format!("{server} is not an address"))?;
     let host = address.host().context("the server's address names no host")?.trim_matches(['[', ']']);
     let tls = TlsConnector::from(Arc::new(server::client(authority, client)?));

@@ -34,6 +34,8 @@ pub(crate) struct Renewal {
     folder: PathBuf,
     kubeconfig: PathBuf,
     url: String,
+    /// The other servers.
+    others: RwLock<Vec<String>>,
     names: certs::Names,
     /// What kubeconfigs hold now.
     admin: RwLock<String>,
@@ -63,6 +65,7 @@ impl Renewal {
             folder: options.data_dir.join("pki"),
             kubeconfig: setup.kubeconfig.clone(),
             url: setup.url(),
+            others: RwLock::default(),
             names: setup.names(&options.tls_san),
             admin: RwLock::default(),
             to_agents,
@@ -106,13 +109,21 @@ impl Renewal {
 
     /// Writes the administrator's kubeconfig, if its certificates are others than those written.
     pub(crate) fn write_kubeconfig(&self, certificates: &Certificates) -> Result<()> {
-        let rendered = kubeconfig::render(&self.url, &certificates.authority, &certificates.admin);
+        let mut servers = vec![self.url.clone()];
+        servers.extend(self.others.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned());
+        let rendered = kubeconfig::render(&servers, &certificates.authority, &certificates.admin);
         if *self.admin.read().unwrap_or_else(std::sync::PoisonError::into_inner) == rendered {
             return Ok(());
         }
         write_private(&self.kubeconfig, rendered.as_bytes()).context("--kubeconfig")?;
         *self.admin.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rendered;
         Ok(())
+    }
+
+    /// Names these servers, too, from now on. `now`: Unix seconds.
+    pub(crate) fn know(&self, others: Vec<String>, now: i64) -> Result<()> {
+        *self.others.write().unwrap_or_else(std::sync::PoisonError::into_inner) = others;
+        self.look(now)
     }
 
     /// Looks at the certificates until `stop`. The API server's own are files that it looks at itself.

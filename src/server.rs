@@ -1,6 +1,6 @@
 //! `coracle server`: builds the parts in order, runs them, stops them in order.
 //!
-//! Stop order: not ready → scheduler and controllers → agents flush their statuses → watches closed, requests drained → store.
+//! Stop order: not ready, and clients are led to other servers → scheduler and controllers → agents flush their statuses → watches closed, requests drained → store.
 
 use std::{
     io::Write,
@@ -11,9 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap};
-use coracle_controllers::Controllers;
-use coracle_scheduler::Scheduler;
+use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap, presence};
 use coracle_store::Store;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
@@ -30,10 +28,13 @@ use crate::{
     lock, logging,
     nodes::Nodes,
     options::{ServerOptions, StoreChoice, store_dir},
+    peers,
     renewal::Renewal,
+    rooms,
     setup::Setup,
+    shared,
     store::Opened,
-    tokens, version,
+    version,
 };
 
 /// The rooms have this long to finish what they began.
@@ -61,14 +62,20 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     // Port 0 asks for any that is free.
     setup.listen = listener.local_addr().context("--listen")?;
     let now = jiff::Timestamp::now().as_second();
-    let certificates = certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now)?;
-    let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
+    let election = options.leadership.times(setup.shared)?;
     let opening = Instant::now();
     let store = open_store(options).await?;
     if let Some(fork) = &options.fork {
         say_forked(fork, &*store.store(), opening).await?;
         fork::isolate(&*store.store(), fork).await?;
     }
+    let make = || certs::load_or_make(&options.data_dir.join("pki"), &setup.names(&options.tls_san), now);
+    if setup.shared {
+        let token = shared::token(options.token.as_deref(), options.token_file.as_deref(), &options.data_dir)?;
+        shared::agree(&*store.store(), &options.data_dir, token, || make().map(drop)).await?;
+    }
+    let certificates = make()?;
+    let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
     let api = server_options(options, &setup, &certificates, &renewal, &store)?;
     let tls = renewal.serving(&options.users, api.authentication.authorities.clone())?;
     let server = Arc::new(Server::build(api).await?);
@@ -81,7 +88,12 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     });
     let rooms = TaskTracker::new();
     let clients = InProcess::new(server.service());
-    start_rooms(options, &setup, &certificates, &clients, &rooms, &rooms_stop)?;
+    rooms::start(options, &setup, &certificates, election, &clients, &rooms, &rooms_stop)?;
+    if setup.shared {
+        let own = format!("https://{}", std::net::SocketAddr::new(setup.advertise, setup.listen.port()));
+        let client = clients.user("system:apiserver", &["system:masters"]);
+        rooms.spawn(peers::follow(client, own, renewal.clone(), rooms_stop.clone()));
+    }
     rooms.spawn(renewal.clone().run(rooms_stop.clone()));
     if let (Opened::Embedded(store), StoreChoice::Embedded) = (&store, options.store) {
         let keeping = options.keeping.clone();
@@ -92,10 +104,10 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
 
     let lifetime = options.fork.as_ref().and_then(|fork| fork.lifetime);
     let result = until_told(&store, lifetime).await;
-    server.unready();
     rooms_stop.cancel();
     rooms.close();
-    if tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await.is_err() {
+    let (ended, ()) = tokio::join!(tokio::time::timeout(ROOMS_GRACE, rooms.wait()), server.leave());
+    if ended.is_err() {
         tracing::warn!("scheduler or controllers did not end in {ROOMS_GRACE:?}");
     }
     nodes.stop().await;
@@ -172,6 +184,7 @@ fn server_options(
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
         build: version::build(),
+        presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone() }),
         clock,
     })
 }
@@ -196,33 +209,6 @@ fn front_proxy(flags: &AuthenticationFlags) -> authn::FrontProxy {
         group_headers: or(&flags.requestheader_group_headers, "X-Remote-Group"),
         extra_prefixes: or(&flags.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
     }
-}
-
-fn start_rooms(
-    options: &ServerOptions,
-    setup: &Setup,
-    certificates: &Certificates,
-    clients: &InProcess,
-    rooms: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<()> {
-    if setup.controllers {
-        let settings = coracle_controllers::Options {
-            cluster_cidr: Some((options.cluster_cidr.base.into(), options.cluster_cidr.bits)),
-            root_ca: Some(certificates.authority.clone()),
-            ..Default::default()
-        };
-        let key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
-        tokens::start(clients.user("system:kube-controller-manager", &[]), key, certificates.authority.clone(), rooms, stop);
-        let clients = clients.clone();
-        let controllers = Controllers::build(&(Arc::new(move |name: &str| clients.controller(name)) as _), settings)?;
-        rooms.spawn(controllers.run(stop.clone()));
-    }
-    if setup.scheduler {
-        let scheduler = Scheduler::build(clients.user("system:kube-scheduler", &[]), coracle_scheduler::Options::default());
-        rooms.spawn(scheduler.run(stop.clone()));
-    }
-    Ok(())
 }
 
 /// SIGTERM, Ctrl-C or the end of its time is a good end, a store that failed for good is not.
@@ -281,6 +267,9 @@ fn say_started(options: &ServerOptions, setup: &Setup, nodes: &Nodes, started: I
     }
     for line in nodes.lines() {
         writeln!(out, "{line}")?;
+    }
+    if setup.shared && shared::kept(&options.data_dir).exists() {
+        writeln!(out, "other servers join with --token-file={}", absolute(&shared::kept(&options.data_dir)).display())?;
     }
     writeln!(out, "ready after {} ms\n\nexport KUBECONFIG={}", started.elapsed().as_millis(), absolute(&setup.kubeconfig).display())?;
     Ok(())

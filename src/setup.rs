@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) hollow_nodes: u32,
     pub(crate) scheduler: bool,
     pub(crate) controllers: bool,
+    /// Other servers may work on the same store.
+    pub(crate) shared: bool,
     pub(crate) node_name: String,
     pub(crate) node_ip: IpAddr,
     /// The API's own service: the first address of the service range.
@@ -60,6 +62,7 @@ impl Setup {
             hollow_nodes,
             scheduler: !options.without.contains(&Part::Scheduler),
             controllers: !options.without.contains(&Part::Controllers),
+            shared: options.store == StoreChoice::Etcd,
             node_name: options.node_name.clone().map_or_else(machine::node_name, Ok)?,
             node_ip,
             service_address: options.service_cidr.nth(1),

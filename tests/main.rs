@@ -9,4 +9,5 @@ mod dropin;
 mod hollow;
 mod operations;
 mod options;
+mod servers;
 mod tidy;

@@ -1,6 +1,6 @@
 //! From options to a running server: everything is put together here, in order.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use coracle_schema::{Tables, discovery};
 use futures::FutureExt;
@@ -19,10 +19,11 @@ use crate::{
     extensions::Follower,
     flow::{self, Flow},
     kinds,
+    presence::Presence,
     registry::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
-        claims::Claims,
+        claims::{Claims, repair::Repair},
         values::Codec,
     },
     request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
@@ -79,12 +80,13 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         cedar: cedar.clone(),
         settings: options.admission,
     };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
         authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone()).map_err(Error::Options)?),
         authorizer,
         agents: Agents::new(options.agent_tls),
-        claims: Claims::new(options.service_ranges, storage.clone()),
+        claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
         clock: options.clock,
         drain: CancellationToken::new(),
         tables: tables.clone(),
@@ -92,11 +94,20 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     });
     writer.connect(&api);
     let published = published::Publisher { authenticator: api.authenticator.clone(), reader: reader.clone(), writer: writer.clone() };
-    bootstrap::run(&*reader, &*writer, &options.facts, &storage.catalog(), rows).await?;
+    bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &storage.catalog(), rows).await?;
 
     published.publish(api.now()).await?;
+    let mut repair = Repair {
+        claims: api.claims.clone(),
+        reader: reader.clone(),
+        writer: writer.clone(),
+        clock: api.clock.clone(),
+        leaks: HashMap::new(),
+    };
+    if let Err(status) = repair.once().await {
+        warn!(%status, "addresses and ports of services are not checked yet");
+    }
 
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| {
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -107,6 +118,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     };
     spawn(published.follow(api.clock.clone()).boxed());
+    spawn(repair.run().boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }
@@ -123,7 +135,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
     let webhook_changes = webhooks.webhooks.load(&reader).await?;
     spawn(webhooks.webhooks.follow(reader.clone(), webhook_changes).boxed());
-    let (aggregating, following): (Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer);
+    let (aggregating, signing, following): (Arc<dyn Writer>, Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer.clone(), writer);
     spawn(
         aggregation::follow(reader.clone(), aggregating)
             .map(|end| {
@@ -154,6 +166,10 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let (follower, services) = aggregator::Follower::start(aggregator.clone(), api.clone(), registering).await?;
     spawn(follower.run(services).boxed());
 
+    let presence = options.presence.as_ref().map(|presence| {
+        let clock = api.clock.clone();
+        Arc::new(Presence::new(presence, options.facts.clone(), storage.clone(), signing, clock))
+    });
     let address = std::net::SocketAddr::new(options.facts.advertise_address, options.facts.secure_port).to_string();
     let layers = Arc::new(Layers {
         aggregator,
@@ -167,7 +183,18 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         tracer: options.tracing.as_ref().map(|tracing| Arc::new(Tracer::start(tracing))),
     });
     layers.paths.set_started();
-    Ok(Server { layers, tasks, stop })
+    if let Some(presence) = &presence {
+        tasks.spawn({
+            let (stop, presence) = (stop.clone(), presence.clone());
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = presence.run() => {}
+                }
+            }
+        });
+    }
+    Ok(Server { layers, presence, tasks, stop })
 }
 
 /// Policies in Cedar, if they are asked; those in files are there from the start.

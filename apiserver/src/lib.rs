@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod extensions;
 pub mod flow;
 pub mod kinds;
+pub mod presence;
 pub mod registry;
 pub mod request;
 pub mod verbs;
@@ -41,6 +42,7 @@ pub use trace::Options as TracingOptions;
 pub use verbs::Clock;
 pub use webhook::{Kubeconfig, check_egress};
 
+use presence::Presence;
 use request::layers::Layers;
 
 /// What a server is built of.
@@ -75,6 +77,8 @@ pub struct Options {
     pub flow: flow::Options,
     /// Of what the program was built: what `/version` tells.
     pub build: BuildInfo,
+    /// How this server is known to others on the same store; `None`: there are none.
+    pub presence: Option<presence::Options>,
     /// The time.
     pub clock: Clock,
 }
@@ -107,6 +111,7 @@ pub fn storage_codec() -> Result<StorageCodec, Error> {
 /// A server: ready to answer in-process; serves the network while [`Server::run`] runs.
 pub struct Server {
     layers: Arc<Layers>,
+    presence: Option<Arc<Presence>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -132,9 +137,17 @@ impl Server {
         self.layers.paths.is_ready()
     }
 
-    /// Ends the readiness without ending anything else: the first step of stopping.
+    /// Ends the readiness without ending anything else.
     pub fn unready(&self) {
         self.layers.paths.set_stopping();
+    }
+
+    /// The same, and clients are led to other servers, if there are others; takes seconds at most.
+    pub async fn leave(&self) {
+        self.unready();
+        if let Some(presence) = &self.presence {
+            presence.leave().await;
+        }
     }
 
     /// Ends all watches, each with a last bookmark: clients go on elsewhere or later where they were.

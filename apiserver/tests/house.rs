@@ -82,6 +82,7 @@ impl House {
             aggregator: Default::default(),
             flow: Default::default(),
             build: Default::default(),
+            presence: None,
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

@@ -9,6 +9,7 @@ mod audit;
 mod authorizers;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod claims;
 mod conversion;
 mod credentials;
 mod crud;

@@ -41,7 +41,6 @@ mod garbage;
 mod hash;
 mod history;
 mod job;
-mod lead;
 mod lease;
 mod namespace;
 mod node;

@@ -47,8 +47,6 @@ pub struct Options {
     pub node_grace: Duration,
     /// Ended pods kept before the oldest are removed; 0 keeps all (`--terminated-pod-gc-threshold`).
     pub terminated_pods: usize,
-    /// Hold the lease `kube-system/kube-controller-manager` while working. Off when this is the only one (`--leader-elect`).
-    pub lead: bool,
 }
 
 impl Default for Options {
@@ -61,7 +59,6 @@ impl Default for Options {
             root_ca: None,
             node_grace: Duration::from_secs(50),
             terminated_pods: 12_500,
-            lead: false,
         }
     }
 }
@@ -258,15 +255,8 @@ impl Controllers {
     }
 
     async fn work(self, stop: CancellationToken) {
-        if self.options.lead && !crate::lead::wait_to_lead(&self.room, &stop).await {
-            return;
-        }
         let tasks = TaskTracker::new();
         let work = stop.child_token();
-        if self.options.lead {
-            // Losing the lease ends the work; the process is then expected to start the room anew.
-            tasks.spawn(crate::lead::keep_leading(self.room.clone(), work.clone()));
-        }
         for (_, reflector) in self.caches.reflectors(&self.room, &work) {
             tasks.spawn(reflector);
         }

@@ -49,10 +49,10 @@ pub(crate) struct Settings {
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) aggregator: aggregator::Options,
     pub(crate) flow: flow::Options,
+    /// Whether the service `kubernetes` leads to this server (`--endpoint-reconciler-type`).
+    pub(crate) endpoints: bool,
     /// Where objects are.
     pub(crate) etcd: EtcdFlags,
-    /// `--etcd-servers-overrides`
-    pub(crate) overrides: Vec<String>,
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
@@ -104,8 +104,12 @@ impl Settings {
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,
+            endpoints: match flags.last("endpoint-reconciler-type") {
+                None | Some("" | "lease" | "master-count") => true,
+                Some("none") => false,
+                Some(other) => bail!("--endpoint-reconciler-type: {other:?} is not known; allowed: lease, none"),
+            },
             etcd: EtcdFlags::of(|name| flags.last(name), &flags.list("etcd-servers"))?,
-            overrides: owned(&flags.list("etcd-servers-overrides")),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
         })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities};
+use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities, presence};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
 use tokio::{
@@ -22,7 +22,7 @@ use crate::{
     authn::{AuthenticationFlags, read},
     certs::{self, Pair},
     clients::InProcess,
-    logging,
+    logging, machine,
     nodes::Nodes,
     options::{self, Cidr, ServerOptions},
     renewal::Renewal,
@@ -41,7 +41,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let hollow = Hollow::new(&settings)?;
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
-    let (store, _sole) = objects::open(&settings.etcd, &settings.overrides).await?;
+    let (store, _sole) = objects::open(&settings.etcd).await?;
     capabilities::set(settings.capabilities);
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);
@@ -60,7 +60,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     tracing::info!(after_ms = started.elapsed().as_millis(), "ready");
 
     let result = until_told().await;
-    server.unready();
+    server.leave().await;
     rooms_stop.cancel();
     rooms.close();
     let _ = tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await;
@@ -132,6 +132,11 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         aggregator: settings.aggregator,
         flow: settings.flow,
         build: version::build(),
+        // In memory there is nobody else.
+        presence: match store.media_type() {
+            Some(_) if settings.endpoints => Some(presence::Options { host: machine::node_name()? }),
+            _ => None,
+        },
         clock,
     })
 }

@@ -227,7 +227,11 @@ impl Places {
             };
             Some((kind.prefix.clone()?, place))
         });
-        Self(place.collect())
+        // What is stored without being served, under upstream's names.
+        let unserved = [("/registry/ranges/", "servicenodeportallocations"), ("/registry/masterleases/", "apiServerIPInfo")];
+        let unserved = unserved
+            .map(|(prefix, resource)| (Arc::from(prefix), Place { group: String::new(), resource: resource.to_owned(), ttl: None }));
+        Self(place.chain(unserved).collect())
     }
 
     /// What the keys of a key's resource begin with.

@@ -43,10 +43,21 @@ pub struct Report {
 type There = HashMap<(&'static str, String, String), Value>;
 
 /// Creates what is missing and mends what is wrong. Namespaces and cluster objects come first, then what lives in namespaces.
-/// `roles` are those of [`table::rows`]. An object that cannot be written is told in the log and does not stop the others, save for
+/// `alone`: no other server works on the store, so the endpoints of the API's own service are this server's. `roles` are those of
+/// [`table::rows`]. An object that cannot be written is told in the log and does not stop the others, save for
 /// namespaces and roles.
-pub async fn run(reader: &dyn Reader, writer: &dyn Writer, facts: &Facts, catalog: &Catalog, roles: Vec<Row>) -> Result<Report, Status> {
-    let wanted = wanted(facts, catalog, roles);
+pub async fn run(
+    reader: &dyn Reader,
+    writer: &dyn Writer,
+    facts: &Facts,
+    alone: bool,
+    catalog: &Catalog,
+    roles: Vec<Row>,
+) -> Result<Report, Status> {
+    let mut wanted = wanted(facts, catalog, roles);
+    if alone {
+        wanted.extend(objects::endpoints(facts));
+    }
     let there = look(reader, &wanted).await?;
     let (first, later): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(|w| w.namespace.is_empty());
     let mut report = Report::default();
@@ -189,8 +200,8 @@ mod tests {
     #[tokio::test]
     async fn a_first_start_makes_everything_and_a_second_writes_nothing() {
         let (reader, catalog) = (FakeReader::default(), built_in());
-        let report = run(&reader, &reader, &facts(), &catalog, rows()).await.unwrap();
-        assert_eq!(report.created, wanted(&facts(), &catalog, rows()).len());
+        let report = run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        assert_eq!(report.created, wanted(&facts(), &catalog, rows()).len() + objects::endpoints(&facts()).len());
         for (group, resource, namespace, name) in [
             ("", "namespaces", "", "kube-node-lease"),
             ("", "services", "default", "kubernetes"),
@@ -206,20 +217,20 @@ mod tests {
         }
         let writes = reader.writes();
         let later = Facts { now: "2026-11-22T12:00:00Z".parse().unwrap(), ..facts() };
-        assert_eq!(run(&reader, &reader, &later, &catalog, rows()).await.unwrap(), Report::default());
+        assert_eq!(run(&reader, &reader, &later, true, &catalog, rows()).await.unwrap(), Report::default());
         assert_eq!(reader.writes(), writes);
     }
 
     #[tokio::test]
     async fn a_new_address_is_told_and_a_spoiled_role_mended() {
         let (reader, catalog) = (FakeReader::default(), built_in());
-        run(&reader, &reader, &facts(), &catalog, rows()).await.unwrap();
+        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
         let group = "rbac.authorization.k8s.io";
         let mut role = reader.look(group, "clusterroles", "", "system:node").unwrap();
         role["rules"] = json!([]);
         reader.put(group, "clusterroles", role);
         let moved = Facts { advertise_address: "192.0.2.8".parse().unwrap(), ..facts() };
-        let report = run(&reader, &reader, &moved, &catalog, rows()).await.unwrap();
+        let report = run(&reader, &reader, &moved, true, &catalog, rows()).await.unwrap();
         assert_eq!(report, Report { created: 0, updated: 3 });
         let endpoints = reader.look("", "endpoints", "default", "kubernetes").unwrap();
         assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.8");

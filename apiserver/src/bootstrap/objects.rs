@@ -46,9 +46,9 @@ const GROUPS: [(&str, u32); 22] = [
     ("coordination.k8s.io", 16500),
     ("node.k8s.io", 16300),
     ("discovery.k8s.io", 16200),
-    ("resource.k8s.io", 16200),
     ("flowcontrol.apiserver.k8s.io", 16100),
     ("internal.apiserver.k8s.io", 16000),
+    ("resource.k8s.io", 15900),
     ("storagemigration.k8s.io", 15800),
 ];
 
@@ -56,7 +56,7 @@ const GROUPS: [(&str, u32); 22] = [
 pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow::all(&time(facts))).collect();
     wanted.push(service_cidr(facts));
-    wanted.extend(service(facts));
+    wanted.push(service(facts));
     wanted.extend(api_services(facts, catalog));
     wanted
 }
@@ -101,10 +101,9 @@ fn service_cidr(facts: &Facts) -> Wanted {
     Wanted { status: json!({"conditions": [condition]}), ..object("servicecidrs", cidr, Care::Keep) }
 }
 
-/// The service `kubernetes` with its endpoints in both forms. A loopback address leads nowhere from a pod, and is refused in endpoints.
-fn service(facts: &Facts) -> Vec<Wanted> {
-    let (address, port) = (facts.service_address.to_string(), facts.secure_port);
-    let (advertised, family) = (facts.advertise_address.to_string(), family(facts.service_address));
+/// The service `kubernetes`.
+pub fn service(facts: &Facts) -> Wanted {
+    let (address, port, family) = (facts.service_address.to_string(), facts.secure_port, family(facts.service_address));
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
@@ -114,6 +113,12 @@ fn service(facts: &Facts) -> Vec<Wanted> {
             "sessionAffinity": "None", "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
         },
     });
+    object("services", service, Care::Same(&["/spec/ports"]))
+}
+
+/// Its endpoints in both forms. A loopback address leads nowhere from a pod, and is refused in endpoints.
+pub fn endpoints(facts: &Facts) -> Vec<Wanted> {
+    let (advertised, port) = (facts.advertise_address.to_string(), facts.secure_port);
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
@@ -127,15 +132,10 @@ fn service(facts: &Facts) -> Vec<Wanted> {
         "endpoints": [{"addresses": [advertised], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
-    let service = object("services", service, Care::Same(&["/spec/ports"]));
     if facts.advertise_address.is_loopback() {
-        return vec![service];
+        return Vec::new();
     }
-    vec![
-        service,
-        object("endpoints", endpoints, Care::Same(&["/subsets"])),
-        object("endpointslices", slice, Care::Same(&["/endpoints", "/ports"])),
-    ]
+    vec![object("endpoints", endpoints, Care::Same(&["/subsets"])), object("endpointslices", slice, Care::Same(&["/endpoints", "/ports"]))]
 }
 
 /// An APIService for every group and version served here.

@@ -13,9 +13,13 @@ use crate::{
     authn::User,
     authz::MASTERS,
     registry::{Kind, Writer},
-    request::{Query, RequestInfo, query::WriteOptions},
+    request::{
+        Query, RequestInfo,
+        query::{DeleteOptions, WriteOptions},
+    },
     verbs::{
         Api, Call,
+        delete::{self, Admitted},
         write::{Made, Outcome, Writing},
     },
     wire::Status,
@@ -65,7 +69,11 @@ impl ApiWriter {
         Call {
             info: Arc::new(info),
             query: Query::default(),
-            method: if verb == "create" { Method::POST } else { Method::PUT },
+            method: match verb {
+                "create" => Method::POST,
+                "delete" => Method::DELETE,
+                _ => Method::PUT,
+            },
             uri: Uri::default(),
             headers: HeaderMap::new(),
             user: self.user.clone(),
@@ -97,6 +105,16 @@ impl Writer for ApiWriter {
         let mut writing = Writing::new(&api, &call, &kind, options());
         let object = writing.decode_value(object)?;
         read(&writing.change(false, |_, _| Ok(Made { object: object.clone(), owned: false })).await?)
+    }
+
+    async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status> {
+        let api = self.api()?;
+        let kind = kind_of(&api, resource, object)?;
+        let text = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
+        let name = text("name").unwrap_or_default();
+        let call = self.call("delete", &kind, namespace, &name, "");
+        let options = DeleteOptions { uid: text("uid"), resource_version: text("resourceVersion"), ..DeleteOptions::default() };
+        delete::remove(&api, &call, &kind, &name, &options, Admitted::Now, &mut Vec::new()).await.map(drop)
     }
 }
 

@@ -122,4 +122,17 @@ impl Writer for FakeReader {
         }
         Ok(self.put(&group, resource, object))
     }
+
+    async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status> {
+        let group = group_of(object);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let subject = Subject { group: &group, resource, name };
+        let found = self.look(&group, resource, namespace, name).ok_or_else(|| Status::not_found(subject))?;
+        let expected = &object["metadata"]["resourceVersion"];
+        if expected.is_string() && *expected != found["metadata"]["resourceVersion"] {
+            return Err(Status::conflict(subject, "the object has been modified"));
+        }
+        self.remove(&group, resource, namespace, name);
+        Ok(())
+    }
 }

@@ -13,4 +13,7 @@ pub trait Writer: Send + Sync + 'static {
 
     /// PUT of the object of this name or of its `subresource` (empty: the whole), expecting `metadata.resourceVersion` if it is set.
     async fn update(&self, resource: &str, subresource: &str, namespace: &str, object: Value) -> Result<Value, Status>;
+
+    /// DELETE of this very object: of its uid and resource version, where it has them.
+    async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status>;
 }

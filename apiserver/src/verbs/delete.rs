@@ -302,7 +302,7 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
         Plan::Remove(last) => {
             let revision = if dry_run { old.revision } else { api.storage.delete(kind, &key, old.revision).await? };
             if !dry_run {
-                api.claims.release(kind, &old.object);
+                api.claims.release(kind, &old.object).await;
             }
             Ok(Deleted::Gone(items::splice(&plain(&last)?, revision), last))
         }

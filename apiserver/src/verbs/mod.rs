@@ -59,7 +59,7 @@ pub struct Api {
     /// How node agents are reached.
     pub agents: connect::Agents,
     /// What only one object may hold.
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
     /// Decides who may; answers access reviews.
     pub authorizer: authz::Chain,
     /// The time.

@@ -23,7 +23,9 @@ use super::{Api, Call, scale};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{
-        Kind, Object, Part, items, meta, rules,
+        Kind, Object, Part,
+        claims::Claim,
+        items, meta, rules,
         storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
@@ -250,12 +252,13 @@ impl<'a> Writing<'a> {
         kind.rules.note_creator(&mut object, &self.call.user);
         self.refuse(meta::validate(&object, kind), &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
-        let claim = self.api.claims.take(kind, &mut object, None).await?;
+        let claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
             return Ok(Outcome { wire: unversioned(&object)?, created: true });
         }
         // What is only tried never reaches the storage that minds.
         if version_set {
+            claim.give_back().await;
             return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created").into());
         }
         let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
@@ -263,11 +266,17 @@ impl<'a> Writing<'a> {
         let name = object.name().to_owned();
         match self.api.storage.put(kind, &key, Expect::Absent, object, ttl).await {
             Ok(Written { wire, .. }) => {
-                claim.keep();
+                claim.keep().await;
                 Ok(Outcome { wire, created: true })
             }
-            Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => Err(Lost::Race(name)),
-            Err(other) => Err(other.into_status().into()),
+            Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => {
+                claim.give_back().await;
+                Err(Lost::Race(name))
+            }
+            Err(other) => {
+                unsettled(claim, &other).await;
+                Err(other.into_status().into())
+            }
         }
     }
 
@@ -300,7 +309,7 @@ impl<'a> Writing<'a> {
         errors.extend(meta::validate_update(&object, &old.object));
         self.refuse(errors, &object, Some(&old.object))?;
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
-        let claim = self.api.claims.take(kind, &mut object, Some(&old.object)).await?;
+        let claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(&key).await;
@@ -308,23 +317,29 @@ impl<'a> Writing<'a> {
             let wire = items::splice(&unversioned(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
-        let outcome = self.store_change(&key, object, old).await?;
-        claim.keep();
-        Ok(outcome)
+        match self.store_change(&key, object, old).await {
+            Ok(outcome) => {
+                claim.keep().await;
+                Ok(outcome)
+            }
+            Err(error) => {
+                unsettled(claim, &error).await;
+                Err(lost(error, &self.call.info.name))
+            }
+        }
     }
 
     /// Stores the changed object, or removes it when that was all it waited for.
-    async fn store_change(&self, key: &Key, object: Object, old: Stored) -> Result<Outcome, Lost> {
+    async fn store_change(&self, key: &Key, object: Object, old: Stored) -> Result<Outcome, WriteError> {
         let (kind, revision) = (self.kind, old.revision);
-        let lost = |error| lost(error, &self.call.info.name);
         if ends_with_change(kind, &object, &old.object) {
-            let revision = self.api.storage.delete(kind, key, revision).await.map_err(lost)?;
-            self.api.claims.release(kind, &old.object);
-            return Ok(Outcome { wire: items::splice(&unversioned(&object)?, revision), created: false });
+            let revision = self.api.storage.delete(kind, key, revision).await?;
+            self.api.claims.release(kind, &old.object).await;
+            return Ok(Outcome { wire: items::splice(&unversioned(&object).map_err(WriteError::Status)?, revision), created: false });
         }
         drop(old);
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
-        let Written { wire, .. } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await.map_err(lost)?;
+        let Written { wire, .. } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await?;
         Ok(Outcome { wire, created: false })
     }
 
@@ -531,6 +546,14 @@ fn lost(error: WriteError, name: &str) -> Lost {
         WriteError::Store(StoreError::Moved { .. } | StoreError::Absent | StoreError::Exists { .. }) => Lost::Race(name.to_owned()),
         WriteError::Store(error) => Lost::Refused(store_error(&error)),
         WriteError::Status(status) => Lost::Refused(status),
+    }
+}
+
+/// What was taken for a write that failed: it may have happened all the same when the store does not know.
+async fn unsettled(claim: Claim, error: &WriteError) {
+    match error {
+        WriteError::Store(StoreError::Unavailable(_)) => claim.leave(),
+        _ => claim.give_back().await,
     }
 }
 

@@ -69,8 +69,6 @@ enum End {
     Over,
     /// The connection or the member failed; another may do.
     Broken(usize, Fault),
-    /// No member was reached.
-    Unreached(Fault),
 }
 
 impl Following {
@@ -82,15 +80,8 @@ impl Following {
                 () = self.queue.closed() => return,
                 ended = Self::life(&self.shared, &self.fresh, (&self.start, &self.end), &mut self.reached, &self.queue) => ended,
             };
-            let fault = match ended {
-                End::Over => return,
-                // The client has turned to another member already.
-                End::Unreached(fault) => fault,
-                End::Broken(member, fault) => {
-                    self.shared.client.left(member, &fault);
-                    fault
-                }
-            };
+            let End::Broken(member, fault) = ended else { return };
+            self.shared.client.left(member, &fault);
             debug!(%fault, from = self.reached.0, "the watch of etcd goes on with another connection");
             if started.elapsed() > BACKOFF_MAX {
                 backoff = BACKOFF_MIN;
@@ -117,7 +108,8 @@ impl Following {
     ) -> End {
         let (at, outbox, mut inbox) = match shared.client.open(messages::WATCH, &messages::watch(start, end, reached.0 + 1)).await {
             Ok(open) => open,
-            Err(fault) => return End::Unreached(fault),
+            // The client has turned to another member.
+            Err(fault) => return End::Broken(usize::MAX, fault),
         };
         let reliable = match shared.client.status_of(&at).await {
             Ok(status) if shared.cluster.swap(status.cluster, Ordering::Relaxed) != status.cluster => {

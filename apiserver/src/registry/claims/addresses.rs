@@ -1,0 +1,172 @@
+//! Cluster addresses: one object `IPAddress` for each that a service has (`core/service/ipallocator`). That there can be only one of a name is
+//! what makes an address safe, however many servers give addresses away.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use coracle_store::cache::Freshness;
+use serde_json::{Value, json};
+
+use super::{random, range::Network};
+use crate::{
+    registry::{
+        Kind, Writer,
+        object::Object,
+        storage::{self, Storage},
+    },
+    wire::Status,
+};
+
+/// Group of the two kinds.
+pub(super) const GROUP: &str = "networking.k8s.io";
+/// Who keeps the objects (`ipallocator.ControllerName`).
+pub(super) const KEEPER: &str = "ipallocator.k8s.io";
+pub(super) const LABEL_FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
+pub(super) const LABEL_KEEPER: &str = "ipaddress.kubernetes.io/managed-by";
+
+/// Gives addresses away.
+pub(super) struct Addresses {
+    storage: Arc<Storage>,
+    writer: Arc<dyn Writer>,
+}
+
+/// Why an address could not be had.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// In no network.
+    Mismatched,
+    /// Somebody has it.
+    Taken,
+    /// All are somebody's.
+    Full,
+    /// The object could not be written.
+    Other(Status),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mismatched => f.write_str("the provided network does not match the current range"),
+            Self::Taken => f.write_str("provided IP is already allocated"),
+            Self::Full => f.write_str("range is full"),
+            Self::Other(status) => f.write_str(&status.message),
+        }
+    }
+}
+
+impl Addresses {
+    pub(super) fn new(storage: Arc<Storage>, writer: Arc<dyn Writer>) -> Self {
+        Self { storage, writer }
+    }
+
+    /// Takes any address for a service.
+    pub(super) async fn take_next(&self, service: &Object, dry_run: bool) -> Result<Ipv4Addr, Refusal> {
+        let networks = self.networks().await.map_err(Refusal::Other)?;
+        if dry_run {
+            return networks.first().map(|network| network.address()).ok_or(Refusal::Full);
+        }
+        let kind = self.kind("ipaddresses").map_err(Refusal::Other)?;
+        let known = self.storage.collection(&kind).map_err(Refusal::Other)?;
+        let known = known.snapshot(Freshness::Any).await.map_err(|error| Refusal::Other(storage::read_error(error)))?;
+        let prefix = kind.list_prefix("");
+        for network in networks {
+            for address in network.candidates(random()) {
+                // Most of those that are taken are known to be; the others are found out about by trying.
+                if known.get(&format!("{prefix}{address}")).is_some() {
+                    continue;
+                }
+                match self.create(service, address).await {
+                    Err(Refusal::Taken) => {}
+                    Err(refused) => return Err(refused),
+                    Ok(()) => return Ok(address),
+                }
+            }
+        }
+        Err(Refusal::Full)
+    }
+
+    /// Takes this address for a service.
+    pub(super) async fn take(&self, service: &Object, address: Ipv4Addr, dry_run: bool) -> Result<(), Refusal> {
+        let networks = self.networks().await.map_err(Refusal::Other)?;
+        if !networks.iter().any(|network| network.contains(address)) {
+            return Err(Refusal::Mismatched);
+        }
+        if dry_run { Ok(()) } else { self.create(service, address).await }
+    }
+
+    async fn create(&self, service: &Object, address: Ipv4Addr) -> Result<(), Refusal> {
+        match self.writer.create("ipaddresses", "", object(&address.to_string(), service.namespace(), service.name())).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.reason == "AlreadyExists" => Err(Refusal::Taken),
+            Err(status) => Err(Refusal::Other(status)),
+        }
+    }
+
+    /// Gives an address back, if it is still this service's.
+    pub(super) async fn free(&self, namespace: &str, service: &str, address: &str) -> Result<(), Status> {
+        let found = self.storage.read(&*self.kind("ipaddresses")?, "", address, Freshness::Latest).await?;
+        let Some(found) = found.filter(|found| is_of(found.object.value(), namespace, service)) else { return Ok(()) };
+        self.delete(found.object.value()).await
+    }
+
+    /// Removes this very object; that it is gone or changed already is as well.
+    pub(super) async fn delete(&self, object: &Value) -> Result<(), Status> {
+        match self.writer.delete("ipaddresses", "", object).await {
+            Err(status) if !matches!(status.code, 404 | 409) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// The networks there are, ready ones only; the first of the default one first.
+    pub(super) async fn networks(&self) -> Result<Vec<Network>, Status> {
+        let kind = self.kind("servicecidrs")?;
+        let collection = self.storage.collection(&kind)?;
+        for freshness in [Freshness::Any, Freshness::Latest] {
+            let snapshot = collection.snapshot(freshness).await.map_err(storage::read_error)?;
+            let objects = snapshot.iter().filter_map(|cached| serde_json::from_slice::<Value>(&cached.wire).ok());
+            let mut found: Vec<(bool, Network)> = objects
+                .filter(is_ready)
+                .flat_map(|object| {
+                    let is_default = object["metadata"]["name"] == "kubernetes";
+                    let texts = object["spec"]["cidrs"].as_array().cloned().unwrap_or_default();
+                    texts.into_iter().filter_map(move |text| Some((!is_default, Network::parse(text.as_str()?)?)))
+                })
+                .collect();
+            if !found.is_empty() {
+                found.sort_by_key(|(added, _)| *added);
+                return Ok(found.into_iter().map(|(_, network)| network).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    pub(super) fn kind(&self, resource: &str) -> Result<Arc<Kind>, Status> {
+        self.storage.catalog().stored(GROUP, resource).cloned().ok_or_else(Status::no_such_path)
+    }
+}
+
+/// Whether addresses may be taken from a ServiceCIDR; without a condition they may, so that it works without controllers.
+fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready").is_none_or(|condition| condition["status"] == "True");
+    ready && object["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// The object that says that a service has an address.
+pub(super) fn object(address: &str, namespace: &str, service: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {"name": address, "labels": {LABEL_FAMILY: family(address), LABEL_KEEPER: KEEPER}},
+        "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": service}},
+    })
+}
+
+pub(super) fn family(address: &str) -> &'static str {
+    if address.contains(':') { "IPv6" } else { "IPv4" }
+}
+
+/// Whether an `IPAddress` says it is this service's.
+pub(super) fn is_of(object: &Value, namespace: &str, service: &str) -> bool {
+    let parent = &object["spec"]["parentRef"];
+    let text = |name: &str| parent[name].as_str().unwrap_or_default();
+    text("group").is_empty() && text("resource") == "services" && text("namespace") == namespace && text("name") == service
+}

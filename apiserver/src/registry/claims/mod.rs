@@ -1,0 +1,301 @@
+//! What only one object may hold: cluster addresses and node ports of services (upstream's `ipallocator`, `portallocator` and
+//! `core/service/storage/alloc.go`).
+//!
+//! Nothing is kept in memory that another server would have to know: an address is held by the `IPAddress` object of its name, a port by a
+//! bit of a stored bitmap. Both are taken before the service is written and given back when it was not; what is left over when a server ends
+//! in between is found by the [`repair`].
+
+mod addresses;
+mod bitmap;
+mod ports;
+mod range;
+pub(crate) mod repair;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use coracle_schema::FieldErrors;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use self::{addresses::Addresses, ports::Ports};
+use super::{Writer, kind::Kind, object::Object, storage::Storage};
+use crate::wire::Status;
+
+/// The addresses and ports services may have.
+#[derive(Clone, Debug)]
+pub struct Ranges {
+    /// Network and prefix length (`--service-cluster-ip-range`).
+    pub addresses: (Ipv4Addr, u8),
+    /// `--service-node-port-range`
+    pub ports: RangeInclusive<u16>,
+}
+
+/// Gives away what only one may have.
+pub struct Claims {
+    ranges: Ranges,
+    addresses: Addresses,
+    ports: Ports,
+    /// What is given back when nobody waits for it.
+    tasks: TaskTracker,
+}
+
+/// What one write took. Say with [`Claim::keep`], [`Claim::give_back`] or [`Claim::leave`] what became of the write; dropped without a word
+/// (a client went away), it is given back.
+#[must_use = "what was taken is given back when this is dropped"]
+pub struct Claim {
+    claims: Option<Arc<Claims>>,
+    owner: Owner,
+    taken: Holdings,
+    given_up: Holdings,
+}
+
+#[derive(Clone, Default)]
+struct Owner {
+    namespace: String,
+    name: String,
+}
+
+#[derive(Default, Clone, Debug, PartialEq, Eq)]
+struct Holdings {
+    addresses: Vec<String>,
+    ports: Vec<u16>,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self { addresses: (Ipv4Addr::new(10, 96, 0, 0), 12), ports: 30000..=32767 }
+    }
+}
+
+impl Ranges {
+    /// The address of the `kubernetes` service: the first of the range.
+    pub fn first(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(self.addresses.0.to_bits() + 1))
+    }
+}
+
+/// Any number.
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1
+}
+
+impl Claims {
+    /// Gives nothing away by itself.
+    pub fn new(ranges: Ranges, storage: Arc<Storage>, writer: Arc<dyn Writer>, tasks: TaskTracker) -> Arc<Self> {
+        let (addresses, ports) = (Addresses::new(storage.clone(), writer), Ports::new(ranges.ports.clone(), storage));
+        Arc::new(Self { ranges, addresses, ports, tasks })
+    }
+
+    /// The ranges.
+    pub fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    /// Takes what `new` needs and does not have yet, writing it into the object. 422 when it cannot be had.
+    pub async fn take(self: &Arc<Self>, kind: &Kind, new: &mut Object, old: Option<&Object>, dry_run: bool) -> Result<Claim, Status> {
+        if !kind.traits.claims {
+            return Ok(Claim { claims: None, owner: Owner::default(), taken: Holdings::default(), given_up: Holdings::default() });
+        }
+        let owner = Owner { namespace: new.namespace().to_owned(), name: new.name().to_owned() };
+        let mut claim =
+            Claim { claims: (!dry_run).then(|| self.clone()), owner, taken: Holdings::default(), given_up: Holdings::default() };
+        if let Err(status) = self.take_both(kind, new, old, dry_run, &mut claim).await {
+            claim.give_back().await;
+            return Err(status);
+        }
+        let (now, before) = (holdings(new), old.map(holdings).unwrap_or_default());
+        claim.given_up.addresses = before.addresses.into_iter().filter(|a| !now.addresses.contains(a)).collect();
+        claim.given_up.ports = before.ports.into_iter().filter(|p| !now.ports.contains(p)).collect();
+        Ok(claim)
+    }
+
+    /// Gives back what a removed object held.
+    pub async fn release(&self, kind: &Kind, object: &Object) {
+        if kind.traits.claims {
+            let owner = Owner { namespace: object.namespace().to_owned(), name: object.name().to_owned() };
+            self.give_back(&holdings(object), &owner).await;
+        }
+    }
+
+    async fn take_both(&self, kind: &Kind, new: &mut Object, old: Option<&Object>, dry_run: bool, claim: &mut Claim) -> Result<(), Status> {
+        let mut errors = FieldErrors::none();
+        if new.text("/spec/type") != "ExternalName" {
+            families(new, &mut errors);
+        }
+        if errors.is_empty() && needs_address(new, old) {
+            self.take_address(new, dry_run, claim, &mut errors).await?;
+        }
+        if errors.is_empty() && ports::needs(new, old) {
+            self.take_ports(new, old, dry_run, claim, &mut errors).await?;
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind.kind_subject(new.name()), &errors)) }
+    }
+
+    async fn take_address(&self, new: &mut Object, dry_run: bool, claim: &mut Claim, errors: &mut FieldErrors) -> Result<(), Status> {
+        let wanted = match new.text("/spec/clusterIP") {
+            "" => new.value().pointer("/spec/clusterIPs/0").and_then(Value::as_str).unwrap_or_default(),
+            text => text,
+        };
+        let wanted = wanted.to_owned();
+        let taken = if wanted.is_empty() {
+            self.addresses.take_next(new, dry_run).await
+        } else {
+            // Validation has seen to it that it is one; one of the other family is in no network.
+            match wanted.parse() {
+                Ok(address) => self.addresses.take(new, address, dry_run).await.map(|()| address),
+                Err(_) => Err(addresses::Refusal::Mismatched),
+            }
+        };
+        let address = match taken {
+            Ok(address) => address.to_string(),
+            Err(addresses::Refusal::Full) => {
+                let why = format!("failed to allocate a serviceIP for Service {:?}: range is full", new.name());
+                return Err(Status::internal(why));
+            }
+            Err(refused) => {
+                let given = new.value().pointer("/spec/clusterIPs").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+                let which = if wanted.is_empty() { String::new() } else { format!(" {wanted}") };
+                errors.invalid("spec.clusterIPs", given, &format!("failed to allocate IP{which}: {refused}"));
+                return Ok(());
+            }
+        };
+        claim.taken.addresses.push(address.clone());
+        let spec = new.member_mut("spec");
+        spec.insert("clusterIP".into(), address.clone().into());
+        if spec.get("clusterIPs").and_then(Value::as_array).is_none_or(|a| a.len() < 2) {
+            spec.insert("clusterIPs".into(), vec![Value::from(address)].into());
+        }
+        Ok(())
+    }
+
+    async fn take_ports(
+        &self,
+        new: &mut Object,
+        old: Option<&Object>,
+        dry_run: bool,
+        claim: &mut Claim,
+        errors: &mut FieldErrors,
+    ) -> Result<(), Status> {
+        let plan = match self.ports.take(new, old, dry_run).await? {
+            Ok(plan) => plan,
+            Err(ports::Refusal::Port(at, port, why)) => {
+                errors.invalid(format!("spec.ports[{at}].nodePort"), port, &why);
+                return Ok(());
+            }
+            Err(ports::Refusal::Internal(why)) => return Err(Status::internal(why)),
+        };
+        claim.taken.ports = plan.taken;
+        let spec = new.member_mut("spec");
+        if let Some(health) = plan.health {
+            spec.insert("healthCheckNodePort".into(), health.into());
+        }
+        let listed = spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten();
+        for (port, number) in listed.zip(plan.ports).filter(|(_, number)| *number != 0) {
+            port["nodePort"] = number.into();
+        }
+        Ok(())
+    }
+
+    /// What cannot be given back now, the repair will.
+    async fn give_back(&self, what: &Holdings, owner: &Owner) {
+        for address in &what.addresses {
+            if let Err(status) = self.addresses.free(&owner.namespace, &owner.name, address).await {
+                warn!(address, %status, "a service's address is not given back yet");
+            }
+        }
+        if let Err(status) = self.ports.free(&what.ports).await {
+            warn!(ports = ?what.ports, %status, "a service's node ports are not given back yet");
+        }
+    }
+}
+
+impl Claim {
+    /// The write happened: what was taken stays taken, what the object no longer holds is free.
+    pub async fn keep(mut self) {
+        if let Some(claims) = self.claims.take() {
+            claims.give_back(&self.given_up, &self.owner).await;
+        }
+    }
+
+    /// The write did not happen.
+    pub async fn give_back(mut self) {
+        if let Some(claims) = self.claims.take() {
+            claims.give_back(&self.taken, &self.owner).await;
+        }
+    }
+
+    /// Whether the write happened is not known: better something nobody uses than something two use. The repair finds out.
+    pub fn leave(mut self) {
+        self.claims = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(claims) = self.claims.take() else { return };
+        if self.taken == Holdings::default() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (taken, owner) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.owner));
+        let tasks = claims.tasks.clone();
+        tasks.spawn(async move { claims.give_back(&taken, &owner).await });
+    }
+}
+
+/// Whether a service is to get an address with this write: it is new, or was a mere name.
+fn needs_address(new: &Object, old: Option<&Object>) -> bool {
+    let headless = new.text("/spec/clusterIP") == "None" || new.value().pointer("/spec/clusterIPs/0").is_some_and(|first| first == "None");
+    new.text("/spec/type") != "ExternalName" && !headless && old.is_none_or(|old| old.text("/spec/type") == "ExternalName")
+}
+
+/// The address families of a service, which here can be IPv4 only; headless services without a selector may point at anything.
+fn families(service: &mut Object, errors: &mut FieldErrors) {
+    let headless = service.text("/spec/clusterIP") == "None";
+    let selects = service.value().pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
+    let anything = headless && !selects;
+    let listed = service.value().pointer("/spec/ipFamilies").and_then(Value::as_array).cloned().unwrap_or_default();
+    if !anything {
+        if service.text("/spec/ipFamilyPolicy") == "RequireDualStack" {
+            let why = "this cluster is not configured for dual-stack services";
+            errors.invalid("spec.ipFamilyPolicy", "\"RequireDualStack\"", why);
+        }
+        for (i, family) in listed.iter().enumerate().filter(|(_, f)| **f != "IPv4") {
+            errors.invalid(format!("spec.ipFamilies[{i}]"), family, "not configured on this cluster");
+        }
+    }
+    let spec = service.member_mut("spec");
+    if listed.is_empty() {
+        let both = if anything { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] };
+        spec.insert("ipFamilies".into(), both.into());
+    }
+    if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
+        spec.insert("ipFamilyPolicy".into(), if anything { "RequireDualStack" } else { "SingleStack" }.into());
+    }
+}
+
+/// The cluster addresses of a service.
+fn addresses_of(service: &Object) -> Vec<String> {
+    if service.text("/spec/type") == "ExternalName" {
+        return Vec::new();
+    }
+    let texts = service.value().pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let single = service.value().pointer("/spec/clusterIP").and_then(Value::as_str);
+    let mut all: Vec<String> = Vec::new();
+    for address in texts.chain(single).filter_map(|text| text.parse::<IpAddr>().ok()) {
+        let address = address.to_string();
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
+}
+
+/// What a service holds.
+fn holdings(service: &Object) -> Holdings {
+    Holdings { addresses: addresses_of(service), ports: ports::held(service) }
+}

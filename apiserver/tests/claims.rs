@@ -1,0 +1,139 @@
+//! Addresses and ports of services: stored as upstream stores them, and safe with several servers over one store.
+
+use std::{collections::HashSet, sync::Arc};
+
+use coracle_store::{Expect, Key, Store, Write, embedded};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::house::House;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+const PORTS: &str = "/registry/ranges/servicenodeports";
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap())
+}
+
+fn service(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+}
+
+fn node_port(name: &str) -> Value {
+    service(name, &json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}}))
+}
+
+/// The ports the bitmap says are taken.
+async fn taken(store: &Arc<dyn Store>) -> HashSet<u64> {
+    let entry = store.get(&Key::from(PORTS)).await.unwrap().value.unwrap();
+    let object: Value = serde_json::from_slice(&entry.value).unwrap();
+    assert_eq!((&object["kind"], &object["range"]), (&json!("RangeAllocation"), &json!("30000-32767")));
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, object["data"].as_str().unwrap()).unwrap();
+    let bits =
+        bytes.iter().rev().enumerate().flat_map(|(i, byte)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| i * 8 + bit));
+    bits.map(|bit| 30000 + bit as u64).collect()
+}
+
+#[tokio::test]
+async fn an_address_is_an_object_that_names_its_service_and_goes_with_it() {
+    let store = memory();
+    let house = House::over(store.clone(), None).await;
+    let made = house.post(SERVICES, &node_port("one")).await.ok();
+    let (address, port) = (made["spec"]["clusterIP"].as_str().unwrap(), made["spec"]["ports"][0]["nodePort"].as_u64().unwrap());
+    let object = house.get(&format!("{ADDRESSES}/{address}")).await.ok();
+    assert_eq!(object["spec"]["parentRef"], json!({"resource": "services", "namespace": "default", "name": "one"}));
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    assert_eq!(object["metadata"]["labels"], labels);
+    assert_eq!(taken(&store).await, HashSet::from([port]));
+
+    let named = house.patch(&format!("{SERVICES}/one"), "application/merge-patch+json", &json!({"spec": {"type": "ClusterIP"}})).await.ok();
+    assert_eq!(named["spec"]["clusterIP"], address);
+    assert_eq!(taken(&store).await, HashSet::new());
+    house.delete(&format!("{SERVICES}/one")).await.ok();
+    assert_eq!(house.get(&format!("{ADDRESSES}/{address}")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_refused_or_tried_service_leaves_nothing_behind() {
+    let store = memory();
+    let house = House::over(store.clone(), None).await;
+    house.post(SERVICES, &node_port("one")).await.ok();
+    let before = (house.get(ADDRESSES).await.ok()["items"].as_array().unwrap().len(), taken(&store).await);
+    assert_eq!(house.post(SERVICES, &node_port("one")).await.code, StatusCode::CONFLICT);
+    let wrong =
+        service("two", &json!({"type": "NodePort", "ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b", "nodePort": 1}]}));
+    assert_eq!(house.post(SERVICES, &wrong).await.code, StatusCode::UNPROCESSABLE_ENTITY);
+    let tried = house.post(&format!("{SERVICES}?dryRun=All"), &node_port("three")).await.ok();
+    // Upstream's dry run makes addresses and ports up.
+    assert_eq!((&tried["spec"]["clusterIP"], &tried["spec"]["ports"][0]["nodePort"]), (&json!("10.96.0.0"), &json!(32769)));
+    assert_eq!((house.get(ADDRESSES).await.ok()["items"].as_array().unwrap().len(), taken(&store).await), before);
+}
+
+#[tokio::test]
+async fn three_servers_over_one_store_give_nothing_away_twice() {
+    let store = memory();
+    let houses = [House::over(store.clone(), None).await, House::over(store.clone(), None).await, House::over(store.clone(), None).await];
+    let of = |server: usize| {
+        let house = &houses[server];
+        async move {
+            let mut made = Vec::new();
+            for n in 0..25 {
+                let one = house.post(SERVICES, &node_port(&format!("s-{server}-{n}"))).await.ok();
+                made.push((one["spec"]["clusterIP"].as_str().unwrap().to_owned(), one["spec"]["ports"][0]["nodePort"].as_u64().unwrap()));
+            }
+            made
+        }
+    };
+    let (a, b, c) = tokio::join!(of(0), of(1), of(2));
+    let all: Vec<(String, u64)> = [a, b, c].concat();
+    let (addresses, ports): (HashSet<String>, HashSet<u64>) = all.iter().cloned().unzip();
+    assert_eq!((addresses.len(), ports.len()), (75, 75));
+    assert_eq!(taken(&store).await, ports);
+    // One of them asks for what another gave away.
+    let (address, port) = &all[0];
+    let refused = houses[2].post(SERVICES, &service("x", &json!({"clusterIP": address, "ports": [{"port": 80}]}))).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("provided IP is already allocated"), "{}", refused.json());
+    let asks = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let refused = houses[1].post(SERVICES, &service("x", &asks)).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("provided port is already allocated"), "{}", refused.json());
+}
+
+#[tokio::test]
+async fn services_of_a_store_without_claims_get_them_at_the_start() {
+    let store = memory();
+    let made = {
+        let house = House::over(store.clone(), None).await;
+        let made = house.post(SERVICES, &node_port("one")).await.ok();
+        house.server.close().await;
+        made
+    };
+    let (address, port) = (made["spec"]["clusterIP"].as_str().unwrap(), made["spec"]["ports"][0]["nodePort"].as_u64().unwrap());
+    for key in [format!("/registry/ipaddresses/{address}"), PORTS.to_owned()] {
+        let key = Key::from(key);
+        let entry = store.get(&key).await.unwrap().value.unwrap();
+        store.commit(&key, Expect::At(entry.revision), Write::Delete).await.unwrap();
+    }
+    let house = House::over(store.clone(), None).await;
+    assert_eq!(house.get(&format!("{ADDRESSES}/{address}")).await.ok()["spec"]["parentRef"]["name"], "one");
+    assert_eq!(taken(&store).await, HashSet::from([port]));
+}
+
+#[tokio::test]
+async fn a_service_gets_its_address_of_another_network_when_the_first_is_full() {
+    let options = House::options(memory());
+    let facts = coracle_apiserver::bootstrap::Facts { service_cidrs: vec!["10.96.0.0/29".into()], ..options.facts };
+    let house = House::of(coracle_apiserver::Options { facts, ..options }).await;
+    let plain = |n: usize| service(&format!("s-{n}"), &json!({"ports": [{"port": 80}], "selector": {"a": "b"}}));
+    // Six addresses, of which the API's own service has one.
+    for n in 0..5 {
+        house.post(SERVICES, &plain(n)).await.ok();
+    }
+    let full = house.post(SERVICES, &plain(5)).await;
+    assert_eq!(full.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(full.json()["message"].as_str().unwrap().ends_with("range is full"), "{}", full.json());
+    let more = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/28"]}});
+    house.post("/apis/networking.k8s.io/v1/servicecidrs", &more).await.ok();
+    let address = house.post(SERVICES, &plain(6)).await.ok()["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.97.0."), "{address}");
+}
