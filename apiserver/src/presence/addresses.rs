@@ -39,7 +39,7 @@ impl Addresses {
             let object = Object::new(object).ok_or_else(|| Status::internal("an address is no object"))?;
             let value = items::stored_bytes(&object).map_err(|error| Status::internal(error.to_string()))?;
             let expect = found.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-            match self.storage.store().commit(&self.key(), expect, Write::Put { value, ttl: Some(self.lasts) }).await {
+            match self.storage.store().commit(&self.key(), expect, Write::put_for(value, self.lasts)).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Moved { .. } | StoreError::Exists { .. } | StoreError::Absent) => {}
                 Err(error) => return Err(store_error(&error)),

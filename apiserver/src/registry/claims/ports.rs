@@ -201,7 +201,7 @@ impl Ports {
     /// Stores another bitmap if the one that was read is still there; whether it was.
     pub(super) async fn replace(&self, seen: &Seen, bitmap: Bitmap) -> Result<bool, Status> {
         let expect = seen.revision.map_or(Expect::Absent, Expect::At);
-        let write = Write::Put { value: self.value(&bitmap)?, ttl: None };
+        let write = Write::put(self.value(&bitmap)?);
         match self.storage.store().commit(&Key::from(KEY), expect, write).await {
             Ok(revision) => {
                 *self.seen.lock() = Some(Seen { revision: Some(revision), taken: Some(bitmap) });
