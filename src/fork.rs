@@ -195,7 +195,7 @@ mod tests {
             ("/registry/apiregistration.k8s.io/apiservices/v1.x", r#"{"spec":{"service":{"name":"x"}}}"#),
         ];
         for (key, value) in objects {
-            let write = Write::put(value.as_bytes().to_vec().into());
+            let write = Write::put(value.as_bytes().to_vec());
             store.commit(&key.into(), Expect::Absent, write).await.unwrap();
         }
         let fork = |keep_webhooks| Fork { of: "x".into(), keep_webhooks, lifetime: None };

@@ -80,7 +80,7 @@ pub(crate) async fn agree(store: &dyn Store, data_dir: &Path, token: Option<Stri
             make()?;
             let token = token.clone().map_or_else(|| made(data_dir), Ok)?;
             let value = serde_json::to_vec(&seal(&pki, &token)?)?;
-            match store.commit(&key, Expect::Absent, Write::put(value.into())).await {
+            match store.commit(&key, Expect::Absent, Write::put(value)).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Exists { .. }) => continue,
                 Err(error) => return Err(error).context("the servers' certificates cannot be kept in the store"),

@@ -65,7 +65,7 @@ impl Load {
         let count = || self.account.lock().unwrap().values.values().map(|value| usize::try_from(*value).unwrap() + 1).sum::<usize>();
         let (target, start) = (count() + more, Instant::now());
         while count() < target {
-            assert!(start.elapsed() < PATIENCE, "no {more} writes within {:?}", PATIENCE);
+            assert!(start.elapsed() < PATIENCE, "no {more} writes within {PATIENCE:?}");
             std::thread::sleep(PAUSE);
         }
     }
