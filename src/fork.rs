@@ -16,7 +16,7 @@ use crate::{
     files, lock,
     options::{self, Part, ServerOptions, default_data_dir, store_dir},
     server,
-    snapshot::PKI,
+    snapshot::{self, PKI},
 };
 
 /// Folder of the forks of a data directory, in it.
@@ -31,19 +31,31 @@ const CALLED: [&str; 3] = [
 /// Flags of `coracle fork`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The copy is made beside the running server, which neither waits for it nor learns of it. The fork has a port and a kubeconfig of its own;
-whoever could sign in before can sign in to it with the same certificate or token, at its address. It runs no containers and reaches no
-node agent: pods are objects in it, `kubectl exec` and `logs` lead nowhere. Webhooks and aggregated API servers are left out, so that
-nothing outside is called; --keep-webhooks keeps them. Everything in it is in memory and gone when it ends (Ctrl-C).
+The copy is made beside the running server, which neither waits for it nor
+learns of it. The fork has a port and a kubeconfig of its own; whoever could
+sign in before can sign in to it with the same certificate or token, at its
+address. It runs no containers and reaches no node agent: pods are objects in
+it, `kubectl exec` and `logs` lead nowhere. Webhooks and aggregated API
+servers are left out, so that nothing outside is called. Everything in it is
+in memory and gone when it ends (Ctrl-C).
 
-  coracle fork                                 then, elsewhere, with the KUBECONFIG it prints:
-  kubectl apply -f upgrade.yaml                what would the admission chain say?
-  coracle fork --with controllers,scheduler    what would the controllers do?
-  coracle fork -- --log info                   what stands behind -- is for the fork's server")]
+  coracle fork
+      then, elsewhere, with the KUBECONFIG it prints:
+  kubectl apply -f upgrade.yaml
+      what would the admission chain say?
+  coracle fork --with controllers,scheduler
+      what would the controllers do?
+  coracle fork --snapshot FILE
+      is this snapshot good?
+  coracle fork -- --log info
+      what stands behind -- is for the fork's server")]
 pub(crate) struct ForkOptions {
     /// Folder of the cluster to be copied, as its server was started with.
     #[arg(long, value_name = "DIR", default_value_os_t = default_data_dir())]
     pub(crate) data_dir: PathBuf,
+    /// Begin with what this snapshot holds, of this program or of etcd, instead of a data directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot: Option<PathBuf>,
     /// Address and port of the fork; port 0 picks a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
@@ -76,14 +88,25 @@ pub(crate) struct Fork {
 
 /// `coracle fork`
 pub(crate) fn run(options: &ForkOptions, started: Instant) -> Result<()> {
-    let of = store_dir(&options.data_dir);
-    if !of.join("state.db").exists() {
-        bail!(
-            "{} holds no objects; is --data-dir the folder the server was started with? (one with --store=memory cannot be forked)",
-            options.data_dir.display()
-        );
-    }
-    let folder = Folder::make(&options.data_dir)?;
+    let folder = match &options.snapshot {
+        Some(file) => {
+            let folder = Folder::make(&options.data_dir)?;
+            snapshot::unpack(&folder.path, file)?;
+            folder
+        }
+        None => {
+            if !store_dir(&options.data_dir).join("state.db").exists() {
+                bail!(
+                    "{} holds no objects; is --data-dir the folder the server was started with? (one with --store=memory or etcd cannot be forked)",
+                    options.data_dir.display()
+                );
+            }
+            let folder = Folder::make(&options.data_dir)?;
+            folder.copy_keys(&options.data_dir)?;
+            folder
+        }
+    };
+    let of = store_dir(if options.snapshot.is_some() { &folder.path } else { &options.data_dir });
     let server = server_options(options, &folder.path, of)?;
     server::main(&server, started)
 }
@@ -117,16 +140,21 @@ impl Folder {
         let forks = data_dir.join(FORKS);
         sweep(&forks);
         let path = forks.join(std::process::id().to_string());
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// The certificates and keys of the cluster, so that whoever signs in there can sign in to the fork.
+    fn copy_keys(&self, data_dir: &Path) -> Result<()> {
         let pki = data_dir.join(PKI);
-        let folder = Self { path };
         for entry in fs::read_dir(&pki).with_context(|| format!("cannot read {}", pki.display()))? {
             let entry = entry.with_context(|| format!("cannot read {}", pki.display()))?;
             if entry.file_type().is_ok_and(|of| of.is_file()) {
                 let content = fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
-                files::write_private(&folder.path.join(PKI).join(entry.file_name()), &content)?;
+                files::write_private(&self.path.join(PKI).join(entry.file_name()), &content)?;
             }
         }
-        Ok(folder)
+        Ok(())
     }
 }
 
@@ -195,8 +223,7 @@ mod tests {
             ("/registry/apiregistration.k8s.io/apiservices/v1.x", r#"{"spec":{"service":{"name":"x"}}}"#),
         ];
         for (key, value) in objects {
-            let write = Write::put(value.as_bytes().to_vec());
-            store.commit(&key.into(), Expect::Absent, write).await.unwrap();
+            store.commit(&key.into(), Expect::Absent, Write::put(value)).await.unwrap();
         }
         let fork = |keep_webhooks| Fork { of: "x".into(), keep_webhooks, lifetime: None };
         isolate(&store, &fork(true)).await.unwrap();

@@ -21,15 +21,18 @@ use crate::{kubeconfig, options::default_data_dir, remote};
 /// Flags of `coracle history`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each change is one block: when, at which resource version, what was done, which field manager's entries moved with it (kubectl-edit,
-kube-controller-manager, …), and each field that differs. Managed fields themselves and resource versions are left out. The store keeps
-what was superseded for as long as the server's --history says; a deletion is part of it, so objects that are gone can be asked for, too.
+Each change is one block: when, at which resource version, what was done,
+by which field manager (kubectl-edit, kube-controller-manager, ...), and each
+field that differs. The store keeps what was superseded as long as --history
+and --history-size of the server say; deletions are part of it, so objects
+that are gone can be asked for, too.
 
-  coracle history deployment/web -n shop
+  coracle history deployment/web -n shop --no-status
   coracle history node/worker-1 --limit 3
   coracle history secret/db -n shop --show      with the secret's values
 
-Whoever may get the object may see its history: the server decides as for a read of it.")]
+Whoever may get the object may see its history: the server decides as for a
+read of it.")]
 pub(crate) struct HistoryOptions {
     /// The object, as kubectl names it: pod/web-0, deploy/web, widgets.example.com/big.
     #[arg(value_name = "KIND/NAME")]
@@ -37,6 +40,9 @@ pub(crate) struct HistoryOptions {
     /// Its namespace.
     #[arg(long, short, default_value = "default")]
     pub(crate) namespace: String,
+    /// Leave out what only changes the status.
+    #[arg(long)]
+    pub(crate) no_status: bool,
     /// Only the latest changes.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
@@ -111,7 +117,7 @@ pub(crate) fn run(options: &HistoryOptions) -> Result<()> {
                 writeln!(out, "{}", json(version))?;
             }
         }
-        Output::Diff => tell(&mut out, &options.object, &past, options.limit)?,
+        Output::Diff => tell(&mut out, options, &past)?,
     }
     out.flush().context("standard output")
 }
@@ -142,13 +148,19 @@ fn json(version: &Version) -> Value {
 }
 
 /// Prints each change, oldest first.
-fn tell(out: &mut impl Write, object: &str, past: &Past, limit: Option<usize>) -> Result<()> {
+fn tell(out: &mut impl Write, options: &HistoryOptions, past: &Past) -> Result<()> {
     let nothing = Value::Null;
     let mut blocks = Vec::new();
     for (at, version) in past.items.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| past.items.get(before));
         let (known, before) = (before.is_some() || version.verb == "create", before.map_or(&nothing, |before| &before.object));
-        let changes = if known { change::between(before, &version.object) } else { Vec::new() };
+        let mut changes = if known { change::between(before, &version.object) } else { Vec::new() };
+        if options.no_status && version.verb == "update" && !changes.is_empty() {
+            changes.retain(|change| !change.path.starts_with(".status"));
+            if changes.is_empty() {
+                continue;
+            }
+        }
         let mut block = head(version, before, &changes);
         if version.verb == "delete" {
             // All of it is gone: nothing is told by saying so field by field.
@@ -163,7 +175,7 @@ fn tell(out: &mut impl Write, object: &str, past: &Past, limit: Option<usize>) -
         }
         blocks.push(block);
     }
-    let skipped = blocks.len().saturating_sub(limit.unwrap_or(usize::MAX));
+    let skipped = blocks.len().saturating_sub(options.limit.unwrap_or(usize::MAX));
     if skipped > 0 {
         writeln!(out, "({skipped} earlier changes are not shown)\n")?;
     }
@@ -171,7 +183,7 @@ fn tell(out: &mut impl Write, object: &str, past: &Past, limit: Option<usize>) -
     if past.items.first().is_some_and(|first| first.verb == "create") {
         return Ok(());
     }
-    writeln!(out, "changes of {object} before revision {} are not kept", past.since)?;
+    writeln!(out, "changes of {} before revision {} are not kept", options.object, past.since)?;
     Ok(())
 }
 
@@ -204,13 +216,28 @@ mod tests {
 
     fn told(items: Vec<Version>, limit: Option<usize>) -> String {
         let mut out = Vec::new();
-        tell(&mut out, "cm/a", &Past { since: "3".to_owned(), items }, limit).unwrap();
+        let options = HistoryOptions {
+            object: "cm/a".to_owned(),
+            namespace: "default".to_owned(),
+            no_status: true,
+            limit,
+            show: false,
+            output: Output::Diff,
+            user: None,
+            kubeconfig: None,
+            data_dir: PathBuf::new(),
+        };
+        tell(&mut out, &options, &Past { since: "3".to_owned(), items }).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn each_change_is_told_with_its_writer_and_what_differs() {
         let object = |value: &str, at: &str| json!({"data": {"k": value}, "metadata": {"resourceVersion": at, "managedFields": [{"manager": "kubectl-edit", "operation": "Update", "time": at}]}});
+        let mut ready = object("2", "5");
+        ready["status"] = json!({"ready": true});
+        let quiet = told(vec![version("update", 5, object("2", "5")), version("update", 6, ready)], None);
+        assert!(quiet.contains("revision 5") && !quiet.contains("revision 6"), "{quiet}");
         let items = vec![version("create", 4, object("1", "4")), version("update", 5, object("2", "5")), version("delete", 6, Value::Null)];
         let text = told(items.clone(), None);
         assert!(text.contains("T  revision 5  update  by kubectl-edit\n  - .data.k: \"1\"\n  + .data.k: \"2\"\n"), "{text}");

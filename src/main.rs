@@ -20,6 +20,7 @@ mod leadership;
 mod lock;
 mod logging;
 mod machine;
+mod migrate;
 mod nodes;
 mod options;
 mod peers;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Secrets(options) => commands::secrets(&options),
         Command::Snapshot(options) => snapshot::run(&options),
         Command::Db(options) => db::run(&options),
+        Command::Migrate(options) => migrate::run(&options),
         Command::Fork(options) => fork::run(&options, started),
         Command::History(options) => history::run(&options),
         Command::WhoCan(options) => whocan::run(&options),

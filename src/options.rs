@@ -26,6 +26,7 @@ use crate::{
     front::FrontFlags,
     history::HistoryOptions,
     leadership::LeadershipFlags,
+    migrate::MigrateOptions,
     schedule::KeepingFlags,
     snapshot::SnapshotOptions,
 };
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Snapshot(SnapshotOptions),
     /// Check, compact or export the database of the embedded store.
     Db(DbOptions),
+    /// Move a cluster from the embedded store to etcd, or back.
+    Migrate(Box<MigrateOptions>),
     /// Start a second, isolated copy of a running cluster's state, for trying something out.
     Fork(ForkOptions),
     /// Print what was changed of an object lately, when and by whom: coracle history deployment/web -n shop.

@@ -80,6 +80,9 @@ impl KeepingFlags {
                     () = tokio::time::sleep(self.snapshot_interval) => continue,
                 }
             }
+            if let Err(error) = store.flush().await {
+                tracing::warn!(%error, "the next snapshot lacks the latest heartbeats and events");
+            }
             let (from, to, at, kept) = (store.clone(), folder.clone(), data_dir.clone(), usize::from(self.snapshot_retention));
             let written = tokio::task::spawn_blocking(move || write(&from, &at, &to, kept)).await;
             match written.map_err(anyhow::Error::from).and_then(|written| written) {

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use coracle_store::{
+    Revision,
     embedded::{Dump, OpenError, Restore},
     snapshot::{Attachment, Head, Item, Origin, Record, Snapshot, Writer},
 };
@@ -123,7 +124,8 @@ pub(crate) struct Saved {
 pub(crate) fn save(folder: &Path, file: &Path, with_keys: bool, now: Timestamp) -> Result<Saved> {
     let dump = match Dump::open(&store_dir(folder)) {
         Err(OpenError::Missing { .. }) => bail!(
-            "{} holds no objects; is --data-dir the folder the server was started with? (a server with --store=memory keeps none there)",
+            "{} holds no objects; is --data-dir the folder the server was started with? (a server with --store=memory keeps none there, one \
+             with --store=etcd keeps them in etcd: etcdctl snapshot save)",
             folder.display()
         ),
         dump => dump?,
@@ -151,7 +153,7 @@ pub(crate) fn save_dump(dump: &Dump, folder: &Path, file: &Path, with_keys: bool
     }
     dump.each::<anyhow::Error>(|record| writer.object(&record).with_context(wrong))?;
     let (_, out) = writer.finish().with_context(wrong)?;
-    let out = out.into_inner().map_err(|err| err.into_error()).with_context(wrong)?;
+    let out = out.into_inner().map_err(std::io::IntoInnerError::into_error).with_context(wrong)?;
     out.sync_all().with_context(wrong)?;
     let bytes = out.metadata().with_context(wrong)?.len();
     fs::rename(&part.0, file).and_then(|()| File::open(parent)?.sync_all()).with_context(wrong)?;
@@ -198,22 +200,8 @@ fn restore(folder: &Path, file: &Path, wanted: &Wanted<'_>) -> Result<()> {
     let _lock = lock::take(folder)?;
     let store = store_dir(folder);
     let before = aside(&store, wanted.replace)?;
-    let mut reading = Reading::of(snapshot.head().origin, wanted.prefix)?;
-    let mut restore = Restore::begin(&before.as_ref().map_or(store.clone(), |_| store.with_file_name("store.new")))?;
-    let (mut files, mut objects) = (Vec::new(), 0_u64);
-    snapshot.each::<anyhow::Error>(Timestamp::now().as_millisecond(), |item| {
-        match item {
-            Item::File(found) => files.push(found),
-            Item::Object(record) => {
-                if let Some(record) = reading.read(record) {
-                    objects += 1;
-                    restore.add(record)?;
-                }
-            }
-        }
-        Ok(())
-    })?;
-    let begins = restore.finish(snapshot.head().revision, wanted.bump)?;
+    let at = before.as_ref().map_or(store.clone(), |_| store.with_file_name("store.new"));
+    let Unpacked { files, objects, begins, reading } = objects(&snapshot, &at, wanted.prefix, wanted.bump)?;
     if let Some(before) = &before {
         fs::rename(&store, before).with_context(|| format!("cannot move {} away", store.display()))?;
         fs::rename(store.with_file_name("store.new"), &store)
@@ -234,6 +222,43 @@ fn restore(folder: &Path, file: &Path, wanted: &Wanted<'_>) -> Result<()> {
     }
     writeln!(out, "\nstart it with: coracle server --data-dir {}", folder.display())?;
     Ok(())
+}
+
+/// What came out of a snapshot beside the store.
+struct Unpacked {
+    files: Vec<Attachment>,
+    objects: u64,
+    begins: Revision,
+    reading: Reading,
+}
+
+/// Makes a store of a snapshot's objects.
+fn objects(snapshot: &Snapshot, store: &Path, prefix: &str, bump: u64) -> Result<Unpacked> {
+    let mut reading = Reading::of(snapshot.head().origin, prefix)?;
+    let mut restore = Restore::begin(store)?;
+    let (mut files, mut objects) = (Vec::new(), 0);
+    snapshot.each::<anyhow::Error>(Timestamp::now().as_millisecond(), |item| {
+        match item {
+            Item::File(found) => files.push(found),
+            Item::Object(record) => {
+                if let Some(record) = reading.read(record) {
+                    objects += 1;
+                    restore.add(record)?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let begins = restore.finish(snapshot.head().revision, bump)?;
+    Ok(Unpacked { files, objects, begins, reading })
+}
+
+/// Makes a data directory of a snapshot for a fork, in an empty folder.
+pub(crate) fn unpack(folder: &Path, file: &Path) -> Result<()> {
+    let snapshot = Snapshot::open(file)?;
+    let unpacked = objects(&snapshot, &store_dir(folder), "/registry", 0)?;
+    place_keys(folder, &unpacked.files, false)?;
+    unpacked.reading.tell(&mut std::io::stdout().lock())
 }
 
 /// Where what is there goes, if it may.

@@ -59,6 +59,14 @@ impl Cluster {
         self.until("the server is ready", |cluster| cluster.kubeconfig().exists() && cluster.kubectl(&["get", "--raw=/readyz"]).is_ok());
     }
 
+    /// Starts it again with these flags beside the first ones.
+    pub(crate) fn run_with(&mut self, more: &[&str]) {
+        let first = self.arguments.clone();
+        self.arguments.extend(more.iter().map(ToString::to_string));
+        self.run();
+        self.arguments = first;
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -80,6 +80,12 @@ fn a_snapshot_of_a_running_cluster_becomes_the_same_cluster_elsewhere() {
     let watched = cluster.kubectl(&["get", "--raw", &format!("/api/v1/configmaps?watch=1&resourceVersion={version}&timeoutSeconds=5")]);
     assert!(format!("{watched:?}").contains("410") || format!("{watched:?}").contains("Expired"), "{watched:?}");
 
+    // A fork shows whether a snapshot is good.
+    let (running, kubeconfig, _) = fork(&data, &["--snapshot", text(&file)]);
+    assert_eq!(cluster.ok(&["--kubeconfig", text(&kubeconfig), "get", "configmap", "kept", "-o", "jsonpath={.data.a}"]), "b");
+    assert!(cluster.kubectl(&["--kubeconfig", text(&kubeconfig), "get", "configmap", "new"]).unwrap_err().contains("NotFound"));
+    drop(running);
+
     // In place of what is there, which is kept.
     cluster.kill();
     let said = done(&["snapshot", "restore", text(&file), "--replace", "--data-dir", text(&data)]);
@@ -134,24 +140,24 @@ fn what_is_no_cluster_and_no_snapshot_is_told_apart() {
 
 /// Starts a fork; its kubeconfig, and what it said until it was ready.
 fn fork(data: &Path, more: &[&str]) -> (Running, PathBuf, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_coracle"))
+    let started = Command::new(env!("CARGO_BIN_EXE_coracle"))
         .args(["fork", "--data-dir", text(data)])
         .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut running = Running(started.unwrap());
     let mut said = String::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+    for line in BufReader::new(running.0.stdout.take().unwrap()).lines().map_while(Result::ok) {
         said.push_str(&line);
         said.push('\n');
         if let Some(path) = line.strip_prefix("export KUBECONFIG=") {
-            return (Running(child), path.into(), said);
+            return (running, path.into(), said);
         }
     }
     let mut why = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+    running.0.stderr.take().unwrap().read_to_string(&mut why).unwrap();
     panic!("the fork ended: {said}{why}");
 }
 
@@ -256,4 +262,82 @@ fn the_database_is_checked_exported_and_compacted_and_snapshots_are_written_by_t
         refused(&["snapshot", "save", text(&cluster.folder().join("x")), "--data-dir", text(&data)])
             .contains("does not match its checksum")
     );
+}
+
+/// An etcd of one member: the program in `$ETCD`, or `etcd` of the path.
+fn etcd(folder: &Path) -> (Running, String) {
+    let [client, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", crate::cluster::free_port()));
+    let program = std::env::var_os("ETCD").unwrap_or_else(|| "etcd".into());
+    let started = Command::new(program)
+        .arg(format!("--data-dir={}", folder.join("etcd").display()))
+        .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
+        .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
+        .arg(format!("--initial-cluster=default={peer}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    (Running(started.expect("etcd: install the package etcd-server, or name a program in $ETCD")), client)
+}
+
+#[test]
+fn a_cluster_moves_to_etcd_and_back_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(&["--agent=off", "--hollow-nodes=0", "--without=scheduler,controllers"]);
+    let (data, folder) = (cluster.data_dir(), cluster.folder().to_owned());
+    let (_etcd, url) = etcd(&folder);
+    let servers = format!("--etcd-servers={url}");
+    let to = |target: &'static str| ["migrate", "--to", target, &servers, "--data-dir", text(&data)].map(str::to_owned);
+    let migrate = |target| done(&to(target).each_ref().map(String::as_str));
+    cluster.ok(&["create", "configmap", "before", "--from-literal=a=b"]);
+    cluster.ok(&["create", "configmap", "goes", "--from-literal=a=b"]);
+    let said = migrate("etcd");
+    assert!(said.contains("the server still runs"), "{said}");
+    // What changes between the steps is in the second.
+    cluster.ok(&["create", "configmap", "between", "--from-literal=a=b"]);
+    cluster.ok(&["patch", "configmap", "before", "-p", r#"{"data":{"a":"c"}}"#]);
+    cluster.ok(&["delete", "configmap", "goes"]);
+    let version = |cluster: &Cluster| -> u64 {
+        cluster
+            .ok(&["get", "--raw", "/api/v1/configmaps?limit=1"])
+            .split("\"resourceVersion\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let all = |cluster: &Cluster| {
+        cluster.ok(&[
+            "get",
+            "configmaps,roles,namespaces,priorityclasses",
+            "-A",
+            "-o",
+            "jsonpath={range .items[*]}{.kind}/{.metadata.name}/{.metadata.uid} {.data.a}{'\\n'}{end}",
+        ])
+    };
+    let (before, seen) = (all(&cluster), version(&cluster));
+    assert!(cluster.stop().success());
+    let said = migrate("etcd");
+    assert!(said.contains("done; the embedded store is kept in"), "{said}");
+    assert!(refused(&to("etcd").each_ref().map(String::as_str)).contains("is not there"));
+
+    cluster.run_with(&["--store=etcd", &servers]);
+    assert_eq!(all(&cluster), before);
+    assert!(before.contains("ConfigMap/before/") && !before.contains("/goes/"), "{before}");
+    assert!(version(&cluster) > seen, "{} after {seen}", version(&cluster));
+    cluster.ok(&["create", "configmap", "in-etcd", "--from-literal=a=b"]);
+    // The history of an object is told by etcd, too, as far as that has it.
+    let said = done(&["history", "cm/in-etcd", "--data-dir", text(&data)]);
+    assert!(said.contains("create  by kubectl-create"), "{said}");
+    let (before, seen) = (all(&cluster), version(&cluster));
+    assert!(cluster.stop().success());
+    let said = migrate("embedded");
+    assert!(said.contains("objects of revision"), "{said}");
+    cluster.run_with(&[]);
+    assert_eq!(all(&cluster), before);
+    let now = version(&cluster);
+    assert!(now >= seen, "{now} after {seen}; {said}");
+    assert!(done(&["db", "check", "--data-dir", text(&data)]).contains("sound"));
 }

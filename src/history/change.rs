@@ -79,7 +79,8 @@ fn elements(path: &str, before: &[Value], after: &[Value], changes: &mut Vec<Cha
         ids.filter(|id| find(other, id).is_some()).cloned().collect()
     };
     let (old, new) = (order(before, after), order(after, before));
-    if old != new {
+    // Conditions are a set, whatever order they come in.
+    if old != new && *key != "type" {
         let told = |ids: Vec<Value>| Some(text(&Value::Array(ids)));
         changes.push(Change { path: format!("{path} (order)"), before: told(old), after: told(new) });
     }

@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod faulty;
 pub mod grpc;
+mod past;
 pub mod snapshot;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
@@ -269,7 +270,7 @@ pub trait Store: Send + Sync + 'static {
     }
     /// What is still there of a key's past: the versions since the last compaction, and the one that was there then.
     async fn past(&self, key: &Key) -> Result<Past, StoreError> {
-        Err(StoreError::Unavailable(format!("this store cannot tell the history of {key}")))
+        past::told(self, key).await
     }
     /// Bytes it takes on disk, where that can be told.
     fn size(&self) -> Option<u64> {

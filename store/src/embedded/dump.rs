@@ -77,7 +77,8 @@ impl Dump {
         }
         let (id, compacted, mut index) =
             (open::id(&db).map_err(sqlite)?, log::compacted(&db).map_err(sqlite)?, log::index(&db).map_err(sqlite)?);
-        index.advance(compacted);
+        // Revisions that were given out for writes that may wait a moment for the disk.
+        index.advance(compacted.max(log::reserved(&db).map_err(sqlite)?));
         Ok(Self { db, name: name.to_owned(), id, index, compacted })
     }
 

@@ -26,6 +26,9 @@ const PAGES: std::ops::RangeInclusive<u64> = 512..=(64 << 10);
 /// The largest run of pages read as one.
 const RUN: u64 = 1 << 30;
 
+/// Takes an element of a leaf: its flags, key and value.
+type See<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<(), Fault> + 'a;
+
 /// Why a database cannot be read.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -123,20 +126,14 @@ impl Bolt {
         self.walk(bucket, &mut |flags, key, value| if flags & BUCKET == 0 { see(key, value) } else { Ok(()) })
     }
 
-    fn walk(&self, bucket: &Bucket, see: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn walk(&self, bucket: &Bucket, see: &mut See<'_>) -> Result<(), Fault> {
         match bucket {
             Bucket::Tree(root) => self.descend(*root, DEPTH, &mut 0, see),
             Bucket::Inline(page) => leaf(page, see),
         }
     }
 
-    fn descend(
-        &self,
-        id: u64,
-        depth: usize,
-        seen: &mut u64,
-        see: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    fn descend(&self, id: u64, depth: usize, seen: &mut u64, see: &mut See<'_>) -> Result<(), Fault> {
         *seen += 1;
         if depth == 0 || *seen > self.pages {
             return Err(Fault::damaged("its tree goes in circles"));
@@ -178,7 +175,7 @@ fn out_of(id: u64) -> Fault {
     Fault::damaged(format!("page {id} leads out of the file"))
 }
 
-fn leaf(page: &[u8], see: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+fn leaf(page: &[u8], see: &mut See<'_>) -> Result<(), Fault> {
     let torn = || Fault::damaged("an element leads out of its page");
     if u16_at(page, 8) != Some(LEAF) {
         return Err(Fault::damaged("a bucket's page is no leaf"));

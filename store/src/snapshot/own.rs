@@ -205,7 +205,7 @@ mod tests {
     fn record(key: &str, value: &str, revision: u64) -> Record {
         let entry =
             Entry { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), revision: Revision(revision), created: Revision(1) };
-        Record { entry, version: 3, expires: (revision % 2 == 0).then_some(1_800_000_000_000) }
+        Record { entry, version: 3, expires: revision.is_multiple_of(2).then_some(1_800_000_000_000) }
     }
 
     fn write(items: &[Item]) -> Vec<u8> {

@@ -1,0 +1,101 @@
+//! The past of a key, of any store that tells its writes from an earlier revision on.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::{Event, Key, Past, Revision, Step, Store, StoreError, Version};
+
+/// Versions that are told at most; the newest count.
+const VERSIONS: usize = 1000;
+/// How long the store may take to tell.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every version since the last compaction, by watching from there. What was there at that time is not among them, unless nobody wrote it
+/// since; neither are times, which no such store keeps.
+pub(crate) async fn told<S: Store + ?Sized>(store: &S, key: &Key) -> Result<Past, StoreError> {
+    let head = store.revision().await?;
+    let mut since = Revision(0);
+    let mut versions = loop {
+        match timeout(PATIENCE, gathered(store, key, since, head)).await {
+            Err(_) => return Err(StoreError::Unavailable(format!("the store did not tell the history of {key} in {PATIENCE:?}"))),
+            Ok(Err(StoreError::Compacted { oldest })) if oldest > since => since = oldest,
+            Ok(found) => break found?,
+        }
+    };
+    if versions.is_empty()
+        && let Some(entry) = store.get(key).await?.value
+    {
+        versions.push(Version { revision: entry.revision, created: entry.created, at: None, value: Some(entry.value) });
+    }
+    if versions.len() > VERSIONS {
+        versions.drain(..versions.len() - VERSIONS);
+        since = versions.first().map_or(since, |version| version.revision);
+    }
+    Ok(Past { versions, since })
+}
+
+async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head: Revision) -> Result<Vec<Version>, StoreError> {
+    let mut versions: Vec<Version> = Vec::new();
+    if from >= head {
+        return Ok(versions);
+    }
+    let mut steps = store.follow(key.as_str(), from);
+    store.expedite(head);
+    let mut take = |event: Event| {
+        if event.key == *key {
+            let created = event.after.as_ref().map_or(Revision(0), |entry| entry.created);
+            versions.push(Version { revision: event.revision, created, at: None, value: event.after.map(|entry| entry.value) });
+        }
+        event.revision
+    };
+    while let Some(step) = steps.next().await {
+        let reached = match step? {
+            Step::Write(event) => take(event),
+            Step::Writes(events) => events.into_iter().map(&mut take).max().unwrap_or_default(),
+            Step::Reached(revision) => revision,
+        };
+        if reached >= head {
+            break;
+        }
+    }
+    Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Expect, Write,
+        contract::put,
+        embedded::{Embedded, Options},
+    };
+
+    #[tokio::test]
+    async fn a_watch_tells_what_the_log_tells() {
+        let store = Embedded::open(&Options::memory()).unwrap();
+        let first = store.commit(&"/a".into(), Expect::Absent, put("1")).await.unwrap();
+        let second = store.commit(&"/a".into(), Expect::At(first), put("2")).await.unwrap();
+        store.commit(&"/ab".into(), Expect::Absent, put("another")).await.unwrap();
+        let gone = store.commit(&"/a".into(), Expect::At(second), Write::Delete).await.unwrap();
+        let again = store.commit(&"/a".into(), Expect::Absent, put("3")).await.unwrap();
+        let values = |past: &Past| -> Vec<(Revision, Option<String>)> {
+            let text = |value: &bytes::Bytes| String::from_utf8(value.to_vec()).unwrap();
+            past.versions.iter().map(|version| (version.revision, version.value.as_ref().map(text))).collect()
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let all = [(first, text("1")), (second, text("2")), (gone, None), (again, text("3"))];
+        let (log, watched) = (store.past(&"/a".into()).await.unwrap(), told(&store, &"/a".into()).await.unwrap());
+        assert_eq!((values(&log), values(&watched)), (all.to_vec(), all.to_vec()));
+        assert!(log.versions.iter().all(|version| version.at.is_some()));
+
+        store.compact(second).await.unwrap();
+        let (log, watched) = (store.past(&"/a".into()).await.unwrap(), told(&store, &"/a".into()).await.unwrap());
+        assert_eq!(values(&log), all[1..], "the one that was there then is kept");
+        assert_eq!((values(&watched), watched.since), (all[2..].to_vec(), second));
+        store.compact(again).await.unwrap();
+        let (log, watched) = (store.past(&"/a".into()).await.unwrap(), told(&store, &"/a".into()).await.unwrap());
+        assert_eq!((values(&log), values(&watched)), (all[3..].to_vec(), all[3..].to_vec()));
+    }
+}
