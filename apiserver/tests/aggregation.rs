@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{Method, Request, Response, StatusCode};
@@ -318,7 +317,7 @@ impl Front {
         let (port, asked) = echo(pki.server_config()).await;
         let world = World { hook: Hook { port, ..Hook::start(&["h2"], other()).await }, house };
         world.service().await;
-        world.register(&json!({"caBundle": STANDARD.encode(&pki.authority)})).await;
+        world.register(&json!({"insecureSkipTLSVerify": true})).await;
         world.until_said("True", "Passed").await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

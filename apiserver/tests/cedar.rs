@@ -147,7 +147,7 @@ async fn policies_in_objects_count_while_they_are_there_over_requests_and_over_w
     world.be("mary", &[]);
     world.until(Method::POST, MAPS, &map("free", "no"), StatusCode::CREATED).await;
     world.house.post(MAPS, &map("locked", "yes")).await.ok();
-    world.house.put(&format!("{MAPS}/free"), &map("free", "still no")).await.ok();
+    world.house.put(&format!("{MAPS}/free"), &map("free", "never")).await.ok();
     for method in [Method::PUT, Method::DELETE] {
         let body = if method == Method::PUT { map("locked", "yes").to_string() } else { String::new() };
         let headers = [("content-type", "application/json")];

@@ -40,7 +40,7 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             }
             // What a refusal shows is made again then: a copy would cost every patch.
             let refuse = |error: &DecodeError| match patch.apply(&kind.schema, old.value()) {
-                Ok(shown) => patch.undecodable(&shown, error),
+                Ok(shown) => patch.undecodable(kind, &shown, error),
                 Err(status) => status,
             };
             let object = writing.decode_made(patched, refuse)?;
@@ -90,9 +90,14 @@ impl<'a> Patch<'a> {
         patched.map_err(refused)
     }
 
-    /// What is said of a patch whose result is no object of the kind (`applyPatchToCurrentObject` of `endpoints/handlers/patch.go`).
-    fn undecodable(&self, patched: &Value, error: &DecodeError) -> Status {
+    /// What is said of a patch whose result is no object of the kind (`applyPatchToCurrentObject` of `endpoints/handlers/patch.go`). Of a
+    /// secret upstream shows all it holds, to whoever may patch it and to the audit log; here nothing of it is shown.
+    fn undecodable(&self, kind: &Kind, patched: &Value, error: &DecodeError) -> Status {
         let mut errors = FieldErrors::none();
+        if kind.gvk.group.is_empty() && &*kind.gvk.kind == "Secret" {
+            errors.invalid("patch", Value::from(REDACTED), &error.to_string());
+            return Status::invalid(Subject { group: "", resource: "", name: "" }, &errors);
+        }
         match (self, error) {
             (Self::Strategic(patch), DecodeError::Mismatch(text)) => {
                 errors.invalid("patch", format!("{:?}", go_print(patch)), &unconverted(text));
@@ -103,6 +108,9 @@ impl<'a> Patch<'a> {
         Status::invalid(Subject { group: "", resource: "", name: "" }, &errors)
     }
 }
+
+/// What stands for what a secret holds (`pkg/apis/core/validation`).
+const REDACTED: &str = "<secret contents redacted>";
 
 /// What Go's converter of unstructured objects says, where its decoder would say `json: cannot unmarshal KIND into … of type TYPE`.
 fn unconverted(text: &str) -> String {
@@ -151,7 +159,10 @@ fn refused(error: PatchError) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use coracle_schema::Tables;
+
     use super::*;
+    use crate::registry::{catalog, rules::PLAIN};
 
     #[test]
     fn a_patch_that_breaks_the_type_of_a_field_is_shown_as_go_prints_it() {
@@ -160,8 +171,20 @@ mod tests {
         let error = DecodeError::Mismatch(
             "json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels of type map[string]string".to_owned(),
         );
-        let status = Patch::Strategic(json!({"metadata": {"labels": "x"}})).undecodable(&Value::Null, &error);
+        let kinds = catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN);
+        let kind = |resource: &str| kinds.get("", "v1", resource).unwrap();
+        let patch = Patch::Strategic(json!({"metadata": {"labels": "x"}}));
+        let status = patch.undecodable(kind("pods"), &Value::Null, &error);
         let expected = " \"\" is invalid: patch: Invalid value: \"map[metadata:map[labels:x]]\": cannot restore map from string";
         assert_eq!((status.code, status.message.as_str()), (422, expected));
+        for patch in [patch, Patch::Merge(Value::Null)] {
+            let status = patch.undecodable(kind("secrets"), &json!({"data": {"k": "hidden"}}), &error);
+            assert!(
+                status.message.starts_with(r#" "" is invalid: patch: Invalid value: "<secret contents redacted>": json: "#),
+                "{}",
+                status.message
+            );
+            assert!(!status.to_value().to_string().contains("hidden"));
+        }
     }
 }
