@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak
+.PHONY: turns cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak
 
 build:
 	$(CARGO) build --release
@@ -20,9 +20,9 @@ image:
 test: needs fmt clippy deny unit e2e compat-quick
 	@echo "all tests passed"
 
-# What the tests start: the real kubectl, a registry, busybox for images, nft to look at rules.
+# What the tests start: the real kubectl, etcd, a registry, busybox for images, nft to look at rules.
 needs:
-	deploy/needs.sh kubernetes-client:kubectl docker-registry busybox-static nftables:nft iproute2:ip faketime
+	deploy/needs.sh kubernetes-client:kubectl docker-registry busybox-static nftables:nft iproute2:ip faketime etcd-server:etcd etcd-client:etcdctl
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -72,6 +72,11 @@ test-compat: golden cedar
 	deploy/needs.sh etcd-server:etcd openssl
 	$(CARGO) build --package coracle --package coracle-conformance
 	conformance/clients/run.sh target/debug/coracle all $(COMPAT)
+
+# kube-apiserver and this binary in turns on one etcd: each reads what the other wrote. LAB=FOLDER, where FOLDER/bin has etcd and kube-apiserver.
+turns:
+	$(CARGO) build --package coracle --package coracle-conformance
+	target/debug/coracle-conformance store --binary target/debug/coracle --peer $(LAB)/bin/kube-apiserver --etcd $(LAB)/bin/etcd
 
 # Figures of the finished binary. LAB=FOLDER, where FOLDER/bin has etcd and kube-apiserver, adds ratios against them.
 bench:

@@ -181,3 +181,43 @@ fn controllers_and_nodes_run_beside_the_api_when_asked_for() {
     as_admin(&["delete", "namespace", "shop", "--timeout=60s"]).unwrap();
     assert!(as_admin(&["get", "namespace", "shop"]).unwrap_err().contains("NotFound"));
 }
+
+#[test]
+fn before_a_real_etcd_the_api_server_keeps_its_objects_there_as_upstream_does() {
+    let folder = assets();
+    let path = folder.path();
+    let (url, peer) = (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
+    let started = Command::new("etcd")
+        .args([format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}"), format!("--listen-peer-urls={peer}")])
+        .args([format!("--initial-advertise-peer-urls={peer}"), format!("--initial-cluster=default={peer}")])
+        .arg(format!("--data-dir={}", path.join("etcd-data").display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let _etcd = Running(started.expect("etcd is needed: the Debian package etcd-server"));
+    let value = |key: &str| {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([format!("--endpoints={url}").as_str(), "get", "--print-value-only", key])
+            .output()
+            .expect("etcdctl is needed: the Debian package etcd-client");
+        output.stdout
+    };
+    let (mut first, port) = api_server(path, "first", &url, &["--etcd-prefix=/other"]);
+    let as_admin = |name: &str, port: u16, arguments: &[&str]| kubectl(path, name, port, Some("secret"), arguments).unwrap();
+    as_admin("first", port, &["create", "configmap", "a", "--from-literal=k=v"]);
+    let kept = value("/other/configmaps/default/a");
+    assert!(kept.starts_with(b"k8s\0\n\x0f\n\x02v1\x12\x09ConfigMap"), "{}", kept.escape_ascii());
+    assert!(value("/other/apiregistration.k8s.io/apiservices/v1.apps").starts_with(b"{"), "this group is JSON upstream, too");
+    let before = as_admin("first", port, &["get", "configmap,namespace,service", "-A", "-o", "json"]);
+    assert!(first.stop());
+
+    let (mut second, port) = api_server(path, "second", &url, &["--etcd-prefix=/other", "--storage-media-type=application/json"]);
+    let after = as_admin("second", port, &["get", "configmap,namespace,service", "-A", "-o", "json"]);
+    assert_eq!(after, before, "another server on the same etcd");
+    as_admin("second", port, &["create", "configmap", "b", "--from-literal=k=v"]);
+    assert!(value("/other/configmaps/default/b").starts_with(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"#));
+    as_admin("second", port, &["annotate", "configmap", "a", "by=second"]);
+    as_admin("second", port, &["delete", "configmap", "b"]);
+    assert!(second.stop());
+}

@@ -5,6 +5,7 @@ mod cluster;
 mod differential;
 mod report;
 mod scenario;
+mod stored;
 mod suite;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -26,6 +27,8 @@ enum Command {
     Run(Box<RunOptions>),
     /// Try every verb on every resource as many identities, and whatever might get one further than one may.
     Access(access::Options),
+    /// Let the binary and kube-apiserver take turns on one etcd, and see that each reads all that the other wrote.
+    Store(stored::Options),
     /// Ask the binary and kube-apiserver the same things, for every kind, and compare the answers.
     Diff(differential::Options),
 }
@@ -72,6 +75,7 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(&options),
         Command::Access(options) => Ok(if access::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Store(options) => Ok(if stored::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Diff(options) => Ok(if differential::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }

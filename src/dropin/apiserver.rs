@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) endpoints: bool,
     /// Where objects are.
     pub(crate) etcd: EtcdFlags,
+    /// `--etcd-servers-overrides`
+    pub(crate) overrides: Vec<String>,
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
@@ -110,6 +112,7 @@ impl Settings {
                 Some(other) => bail!("--endpoint-reconciler-type: {other:?} is not known; allowed: lease, none"),
             },
             etcd: EtcdFlags::of(|name| flags.last(name), &flags.list("etcd-servers"))?,
+            overrides: owned(&flags.list("etcd-servers-overrides")),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
         })

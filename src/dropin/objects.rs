@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use coracle_store::embedded;
 use http_body_util::Empty;
 use hyper::{Request, body::Bytes, client::conn::http1, header};
@@ -25,12 +25,15 @@ const ANSWER: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Opens where objects are.
-pub(super) async fn open(flags: &EtcdFlags) -> Result<(Opened, Option<Sole>)> {
+/// Opens where objects are. `overrides` are those of `--etcd-servers-overrides`.
+pub(super) async fn open(flags: &EtcdFlags, overrides: &[String]) -> Result<(Opened, Option<Sole>)> {
     let servers = &flags.etcd_servers;
     if servers.is_empty() || servers.iter().all(|server| server == MEMORY) || are_ours(servers).await {
         let sole = servers.iter().any(|server| server != MEMORY).then(|| Sole::claim(&servers.join(",")));
         return Ok((Opened::embedded(&embedded::Options::memory(), "objects in memory")?, sole));
+    }
+    if let Some(given) = overrides.first() {
+        bail!("--etcd-servers-overrides={given}: this kube-apiserver keeps all objects in one etcd; its objects would not be found");
     }
     Ok((Opened::etcd(&flags.options()?, flags.media()).await?, None))
 }

@@ -41,7 +41,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let hollow = Hollow::new(&settings)?;
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
-    let (store, _sole) = objects::open(&settings.etcd).await?;
+    let (store, _sole) = objects::open(&settings.etcd, &settings.overrides).await?;
     capabilities::set(settings.capabilities);
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);

@@ -142,6 +142,8 @@ struct Shared {
     wanted: watch::Sender<Revision>,
     /// Bytes of the database, as told last.
     size: AtomicU64,
+    /// How often the latest revision was asked for.
+    asked: AtomicU64,
     /// Which etcd it is.
     cluster: AtomicU64,
 }
@@ -173,6 +175,7 @@ impl Etcd {
             keys,
             wanted: watch::Sender::new(Revision(0)),
             size: AtomicU64::new(status.size),
+            asked: AtomicU64::new(0),
             cluster: AtomicU64::new(status.cluster),
         });
         let stop = CancellationToken::new();

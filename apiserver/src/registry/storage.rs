@@ -116,9 +116,9 @@ impl Storage {
         &self.store
     }
 
-    /// Whether the store answers.
+    /// Whether the store answers, and soon enough for who asks about health (`--etcd-healthcheck-timeout` as it is upstream).
     pub async fn is_alive(&self) -> bool {
-        self.store.revision().await.is_ok()
+        tokio::time::timeout(HEALTHY, self.store.revision()).await.is_ok_and(|revision| revision.is_ok())
     }
 
     /// What encrypts the store's values, if something does.
@@ -347,6 +347,8 @@ impl Storage {
     }
 }
 
+/// A store that takes longer to answer is not well.
+const HEALTHY: Duration = Duration::from_secs(2);
 /// How long the answer to a write of a CRD waits for its kind to be served.
 const CATCH_UP: Duration = Duration::from_secs(2);
 

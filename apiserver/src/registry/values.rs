@@ -4,6 +4,8 @@
 //! What is read may have been written by kube-apiserver, of this or an earlier version: either form, any version of the kind, with fields
 //! that are known no more and without those that came later, which are defaulted as upstream's decoder does.
 
+mod definitions;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -21,7 +23,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tracing::warn;
 
-use super::{convert::Conversion, items, kind::Kind, object::Object, served::Catalog, translated::Translate};
+use super::{convert::Conversion, items, kind::Kind, object::Object, served::Catalog, storage::DEFINITIONS, translated::Translate};
 use crate::atrest::corrupt;
 
 /// In which form built-in kinds are written (`--storage-media-type`).
@@ -33,6 +35,18 @@ pub enum MediaType {
     /// `application/json`
     Json,
 }
+
+/// Kinds that 1.37 serves in a version younger than that in which it keeps them, so that the release before can still read them. The
+/// messages are the same.
+const KEPT_AS: &[(&str, &str, &str)] = &[
+    ("certificates.k8s.io", "clustertrustbundles", "certificates.k8s.io/v1beta1"),
+    ("certificates.k8s.io", "podcertificaterequests", "certificates.k8s.io/v1beta1"),
+    ("resource.k8s.io", "devicetaintrules", "resource.k8s.io/v1beta2"),
+    ("storagemigration.k8s.io", "storageversionmigrations", "storagemigration.k8s.io/v1beta1"),
+];
+
+/// Groups of API servers of their own inside kube-apiserver, which keep JSON whatever the others keep.
+const KEPT_AS_JSON: &[&str] = &["apiextensions.k8s.io", "apiregistration.k8s.io"];
 
 /// Both directions between what upstream keeps under a key and the canonical JSON of `items`, which is what a store of our own keeps.
 pub struct Codec {
@@ -46,6 +60,8 @@ struct Place {
     stored: Arc<Kind>,
     /// In others that may be found.
     others: Vec<Arc<Kind>>,
+    /// The `apiVersion` that stands with it.
+    kept_as: String,
     /// What the canonical JSON of the stored version begins with.
     head: Vec<u8>,
 }
@@ -59,7 +75,9 @@ impl Codec {
             let same = |kind: &&Arc<Kind>| kind.prefix.as_ref() == Some(&prefix) && kind.conversion.is_some();
             let others = catalog.kinds().iter().filter(same).cloned().collect();
             let head = format!(r#"{{"apiVersion":"{}","kind":"{}","metadata":{{"#, stored.api_version(), stored.gvk.kind).into_bytes();
-            places.insert(prefix, Place { stored: Arc::clone(stored), others, head });
+            let kept_as = KEPT_AS.iter().find(|(group, resource, _)| stored.id.is((*group, *resource)));
+            let kept_as = kept_as.map_or_else(|| stored.api_version(), |(.., version)| (*version).to_owned());
+            places.insert(prefix, Place { stored: Arc::clone(stored), others, kept_as, head });
         }
         Self { places, tables }
     }
@@ -85,8 +103,14 @@ impl Codec {
     /// What is kept of an object's canonical JSON. The error says why it cannot be made.
     pub fn kept(&self, key: &Key, json: &Bytes, media: MediaType) -> Result<Bytes, String> {
         let (api_version, kind, schema) = match (media, self.place(key.as_str())) {
+            (_, Some(Place { stored, .. })) if stored.id.is(DEFINITIONS) => return definition(json),
             (MediaType::Json, _) => return Ok(as_go_writes(json)),
-            (MediaType::Protobuf, Some(Place { stored, .. })) => (stored.api_version(), &*stored.gvk.kind, Some((*stored.schema).clone())),
+            (MediaType::Protobuf, Some(Place { stored, .. })) if KEPT_AS_JSON.contains(&&*stored.id.group) => {
+                return Ok(as_go_writes(json));
+            }
+            (MediaType::Protobuf, Some(Place { stored, kept_as, .. })) => {
+                (kept_as.clone(), &*stored.gvk.kind, Some((*stored.schema).clone()))
+            }
             (MediaType::Protobuf, None) => {
                 let Some((api_version, kind)) = head(json) else { return Ok(json.clone()) };
                 (api_version.to_owned(), kind, self.message(api_version, kind))
@@ -179,7 +203,7 @@ pub(crate) const UNDECODABLE: &str = "object not decodable";
 
 impl Place {
     fn json(&self, kept: &Bytes) -> Result<Bytes, String> {
-        let value = if kept.starts_with(proto::MAGIC) {
+        let mut value: Value = if kept.starts_with(proto::MAGIC) {
             let (api_version, _) = proto::type_of(kept).map_err(|error| error.to_string())?;
             proto::decode(kept, &self.written_as(&api_version).schema).map_err(|error| error.to_string())?
         } else if kept.starts_with(&self.head) && !kept.ends_with(b"\n") {
@@ -187,6 +211,9 @@ impl Place {
         } else {
             serde_json::from_slice(kept).map_err(|error| error.to_string())?
         };
+        if self.stored.id.is(DEFINITIONS) && value["apiVersion"] == definitions::KEPT {
+            definitions::from_v1beta1(&mut value);
+        }
         let object = self.current(value)?;
         items::stored_bytes(&object).map_err(|error| error.to_string())
     }
@@ -216,6 +243,13 @@ impl Place {
         kind.rules.default(&mut object);
         Ok(object.into_value())
     }
+}
+
+/// A definition as it is kept.
+fn definition(json: &[u8]) -> Result<Bytes, String> {
+    let mut value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    definitions::to_v1beta1(&mut value);
+    canonical(value).map(|kept| as_go_writes(&kept))
 }
 
 /// A custom resource with its head first and no line end, as `items` cuts into it.
@@ -269,3 +303,6 @@ fn as_go_writes(json: &Bytes) -> Bytes {
     out.push(b'\n');
     out.into()
 }
+
+#[cfg(test)]
+mod tests;

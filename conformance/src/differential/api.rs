@@ -119,6 +119,12 @@ impl Resource {
         }
     }
 
+    /// The path of all its objects, in whatever namespace.
+    pub(crate) fn everywhere(&self) -> String {
+        let root = if self.api_version.contains('/') { "apis" } else { "api" };
+        format!("/{root}/{}/{}", self.api_version, self.plural)
+    }
+
     /// Whether one of its objects takes a method.
     pub(crate) fn takes(&self, method: &str) -> bool {
         self.methods.iter().any(|m| m == method)

@@ -4,7 +4,7 @@ mod accepted;
 pub(crate) mod api;
 mod cases;
 mod compare;
-mod corpus;
+pub(crate) mod corpus;
 pub(crate) mod http;
 mod mutate;
 pub(crate) mod peer;

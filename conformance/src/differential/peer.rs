@@ -20,7 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A running kube-apiserver with its etcd; both end when dropped.
 pub(crate) struct Peer {
     folder: TempDir,
+    /// etcd, then the API server.
     children: Vec<Child>,
+    /// Of etcd.
+    store: SocketAddr,
     address: SocketAddr,
     credentials: Credentials,
 }
@@ -52,6 +55,13 @@ impl Credentials {
 impl Peer {
     /// Starts both; [`Peer::ready`] waits.
     pub(crate) fn start(apiserver: &Path, etcd: &Path, user: &str) -> Result<Self> {
+        let mut peer = Self::with_etcd(etcd, user)?;
+        peer.serve(apiserver)?;
+        Ok(peer)
+    }
+
+    /// Starts the etcd alone.
+    pub(crate) fn with_etcd(etcd: &Path, user: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let file = |name: &str| folder.path().join(name);
         let credentials = Credentials::new(user)?;
@@ -60,7 +70,7 @@ impl Peer {
         std::fs::write(file("accounts.key"), key.serialize_pem())?;
         std::fs::write(file("accounts.pub"), key.public_key_pem())?;
         let [client, peers, secure] = [free()?, free()?, free()?];
-        let mut peer = Self { address: secure, children: Vec::new(), folder, credentials };
+        let mut peer = Self { store: client, address: secure, children: Vec::new(), folder, credentials };
         let dir = peer.folder.path().to_owned();
         let at = |name: &str| dir.join(name).display().to_string();
         peer.spawn(
@@ -75,13 +85,20 @@ impl Peer {
                 format!("--initial-cluster=default=http://{peers}"),
             ],
         )?;
-        peer.spawn(
+        Ok(peer)
+    }
+
+    /// Starts an API server on the etcd.
+    pub(crate) fn serve(&mut self, apiserver: &Path) -> Result<()> {
+        let dir = self.folder.path().to_owned();
+        let at = |name: &str| dir.join(name).display().to_string();
+        self.spawn(
             apiserver,
             &[
-                format!("--etcd-servers=http://{client}"),
+                format!("--etcd-servers=http://{}", self.store),
                 "--bind-address=127.0.0.1".into(),
                 "--advertise-address=192.0.2.1".into(),
-                format!("--secure-port={}", secure.port()),
+                format!("--secure-port={}", self.address.port()),
                 "--service-cluster-ip-range=10.43.0.0/16".into(),
                 "--authorization-mode=Node,RBAC".into(),
                 "--enable-admission-plugins=NodeRestriction".into(),
@@ -92,8 +109,32 @@ impl Peer {
                 format!("--service-account-signing-key-file={}", at("accounts.key")),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
             ],
-        )?;
-        Ok(peer)
+        )
+    }
+
+    /// Whether an API server runs beside the etcd.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.children.len() > 1
+    }
+
+    /// Ends the API server as a supervisor does, and leaves etcd.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let Some(mut server) = self.children.pop() else { return Ok(()) };
+        Command::new("kill").args(["-TERM", &server.id().to_string()]).status().context("kill")?;
+        let start = Instant::now();
+        while server.try_wait()?.is_none() {
+            if start.elapsed() > PATIENCE {
+                server.kill()?;
+                bail!("the API server does not end");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn spawn(&mut self, program: &Path, flags: &[String]) -> Result<()> {

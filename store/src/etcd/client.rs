@@ -157,6 +157,12 @@ impl Client {
         messages::Status::read(&self.exchange(reached, messages::STATUS, &[], self.timeout).await?)
     }
 
+    /// Makes the token one that etcd does not know.
+    #[cfg(test)]
+    pub(super) fn spoil_token(&self) {
+        *self.token.write() = Some(HeaderValue::from_static("spoilt"));
+    }
+
     /// The URL of a member.
     pub(super) fn url(&self, member: usize) -> &str {
         self.endpoints.get(member).map_or("", |endpoint| &endpoint.url)

@@ -69,6 +69,8 @@ enum End {
     Over,
     /// The connection or the member failed; another may do.
     Broken(usize, Fault),
+    /// No member was reached.
+    Unreached(Fault),
 }
 
 impl Following {
@@ -80,8 +82,15 @@ impl Following {
                 () = self.queue.closed() => return,
                 ended = Self::life(&self.shared, &self.fresh, (&self.start, &self.end), &mut self.reached, &self.queue) => ended,
             };
-            let End::Broken(member, fault) = ended else { return };
-            self.shared.client.left(member, &fault);
+            let fault = match ended {
+                End::Over => return,
+                // The client has turned to another member already.
+                End::Unreached(fault) => fault,
+                End::Broken(member, fault) => {
+                    self.shared.client.left(member, &fault);
+                    fault
+                }
+            };
             debug!(%fault, from = self.reached.0, "the watch of etcd goes on with another connection");
             if started.elapsed() > BACKOFF_MAX {
                 backoff = BACKOFF_MIN;
@@ -108,8 +117,7 @@ impl Following {
     ) -> End {
         let (at, outbox, mut inbox) = match shared.client.open(messages::WATCH, &messages::watch(start, end, reached.0 + 1)).await {
             Ok(open) => open,
-            // The client has turned to another member.
-            Err(fault) => return End::Broken(usize::MAX, fault),
+            Err(fault) => return End::Unreached(fault),
         };
         let reliable = match shared.client.status_of(&at).await {
             Ok(status) if shared.cluster.swap(status.cluster, Ordering::Relaxed) != status.cluster => {

@@ -1,6 +1,6 @@
 //! The latest revision, linearizable: one question on the way at a time, and whoever comes meanwhile shares the next.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,6 +38,7 @@ async fn ask(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Answer>) {
     let key = shared.keys.there("/\0");
     while waiting.recv_many(&mut asking, QUEUE).await > 0 {
         let range = Range { key: &key, limit: 1, count_only: true, ..Range::default() };
+        shared.asked.fetch_add(1, Ordering::Relaxed);
         let told = shared.ranged(&range).await.map(|ranged| Revision(ranged.revision));
         for answer in asking.drain(..) {
             // Whoever asked may have gone.

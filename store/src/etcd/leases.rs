@@ -58,6 +58,18 @@ impl Leases {
         Ok(id)
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) async fn len(&self) -> usize {
+        self.0.lock().await.len()
+    }
+
+    /// Makes all of them leases that etcd does not know.
+    #[cfg(test)]
+    pub(super) async fn spoil(&self) {
+        self.0.lock().await.iter_mut().for_each(|lease| lease.id += 1);
+    }
+
     /// One of them is gone: none is used again.
     pub(super) async fn forget(&self) {
         self.0.lock().await.clear();

@@ -87,6 +87,11 @@ fn program() -> PathBuf {
     std::env::var_os("ETCD").map_or_else(|| "etcd".into(), PathBuf::from)
 }
 
+/// Another program of the same folder: etcdctl.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    program().parent().filter(|folder| folder.join(name).exists()).map_or_else(|| name.into(), |folder| folder.join(name))
+}
+
 fn run(data: PathBuf, url: &str, peer: u16, more: &[String]) -> Child {
     let peer = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new(program());

@@ -1,0 +1,181 @@
+//! Against what kube-apiserver 1.37.1 kept in etcd and answered of the same objects (`kept.jsonl.gz`, the objects of the comparison's
+//! corpus): a line is a key and its value, or an object as it was listed.
+
+use std::{collections::BTreeMap, io::Read};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_store::{Expect, Page, Write, embedded};
+use serde::Deserialize;
+
+use super::*;
+use crate::registry::{
+    catalog::{self, Odd},
+    translated::Translated,
+};
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Kept { key: String, value: String },
+    Listed { group: String, version: String, resource: String, object: Value },
+}
+
+struct House {
+    catalog: Catalog,
+    codec: Codec,
+    kept: BTreeMap<Key, Bytes>,
+    listed: Vec<(Arc<str>, Key, Value)>,
+}
+
+fn house() -> House {
+    let tables = Arc::new(Tables::load().unwrap());
+    let odd = |group: &str, resource: &str| Odd { rules: crate::kinds::rules_for(group, resource), printer: None };
+    let catalog = catalog::built_in(&tables, odd);
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&include_bytes!("kept.jsonl.gz")[..]).read_to_string(&mut text).unwrap();
+    let (mut kept, mut listed) = (BTreeMap::new(), Vec::new());
+    for line in text.lines() {
+        match serde_json::from_str(line).unwrap() {
+            Line::Kept { key, value } => {
+                kept.insert(Key::from(key), Bytes::from(STANDARD.decode(value).unwrap()));
+            }
+            Line::Listed { group, version, resource, object } => {
+                let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+                let (namespace, name) = (text("namespace"), text("name"));
+                let key = match catalog.get(&group, &version, &resource) {
+                    Some(kind) => kind.key(&namespace, &name).unwrap(),
+                    None => Key::from(format!("/registry/{group}/{resource}/{namespace}/{name}")),
+                };
+                listed.push((format!("{group}/{version}/{resource}").into(), key, object));
+            }
+        }
+    }
+    House { codec: Codec::new(tables, &catalog), catalog, kept, listed }
+}
+
+fn parsed(json: &[u8]) -> Value {
+    serde_json::from_slice(json).unwrap()
+}
+
+#[test]
+fn what_upstream_keeps_is_read_as_upstream_answers_it() {
+    let house = house();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    // What v1 of autoscalers cannot say stands in annotations, as JSON in another order of members.
+    for (of, key, object) in house.listed.iter().filter(|(of, ..)| &**of != "autoscaling/v1/horizontalpodautoscalers") {
+        let kept = house.kept.get(key).unwrap_or_else(|| panic!("{of}: upstream has no key {key}"));
+        let json = house.codec.json(key, kept).unwrap_or_else(|why| panic!("{key}: {why}"));
+        let mut expected = object.clone();
+        expected["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        let mut found = parsed(&json);
+        if let Some(Conversion::Renaming(renaming)) = conversion(&house, of) {
+            (renaming.from_stored)(&mut found);
+        }
+        compared += 1;
+        if found != expected {
+            wrong.push(format!("{key}\n  ours:   {found}\n  theirs: {expected}"));
+        }
+        // What the cache cuts into.
+        assert!(head(&json).is_some(), "{key}: {}", String::from_utf8_lossy(&json));
+    }
+    assert!(wrong.is_empty(), "{} of {compared}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(compared > 120, "{compared}");
+}
+
+fn conversion<'h>(house: &'h House, of: &str) -> Option<&'h Conversion> {
+    let mut parts = of.splitn(3, '/');
+    let (group, version, resource) = (parts.next()?, parts.next()?, parts.next()?);
+    house.catalog.get(group, version, resource)?.conversion.as_ref()
+}
+
+#[test]
+fn what_is_kept_of_an_object_is_what_upstream_keeps_byte_for_byte() {
+    let house = house();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    // These upstream kept without what it fills in when it reads them; written again, they have it there, too.
+    let filled = |key: &Key| key.as_str().contains("/persistentvolumeclaims/") || key.as_str().ends_with("/jobs/default/minimal");
+    for (key, kept) in house.kept.iter().filter(|(key, kept)| kept.starts_with(proto::MAGIC) && !filled(key)) {
+        let json = house.codec.json(key, kept).unwrap_or_else(|why| panic!("{key}: {why}"));
+        compared += 1;
+        if house.codec.kept(key, &json, MediaType::Protobuf).unwrap() != kept {
+            wrong.push(key.to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {compared}: {}", wrong.len(), wrong.join(", "));
+    assert!(compared > 100, "{compared}");
+    // Allocated ports are of no kind that is served.
+    assert!(house.kept.keys().any(|key| key.as_str() == "/registry/ranges/servicenodeports"));
+}
+
+#[test]
+fn groups_with_servers_of_their_own_and_custom_resources_are_kept_as_json() {
+    let house = house();
+    let of = |part: &'static str| house.kept.iter().filter(move |(key, _)| key.as_str().contains(part));
+    for (key, kept) in of("apiregistration.k8s.io/apiservices/").chain(of("customresourcedefinitions/")).chain(of("/widgets/")) {
+        let json = house.codec.json(key, kept).unwrap();
+        let again = house.codec.kept(key, &json, MediaType::Protobuf).unwrap();
+        assert!(again.starts_with(b"{\"apiVersion\":") && again.ends_with(b"}\n"), "{key}");
+        assert_eq!(parsed(&again), parsed(kept), "{key}");
+    }
+    // Where the head comes first anyway, to the last byte.
+    let (key, kept) = of("/widgets/default/plain").next().unwrap();
+    assert!(kept.windows(6).any(|part| part == br"\u003c"), "Go escapes it");
+    let json = house.codec.json(key, &Bytes::from(kept.to_vec())).unwrap();
+    let object = Object::new(parsed(&json)).unwrap();
+    let ours = house.codec.kept(key, &items::stored_bytes(&object).unwrap(), MediaType::Protobuf).unwrap();
+    assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(kept));
+    // A member before the head would mislead whoever looks for the metadata.
+    let (key, kept) = of("/widgets/default/early").next().unwrap();
+    assert!(house.codec.json(key, kept).unwrap().starts_with(br#"{"apiVersion":"stored.example.com/v1","kind":"Widget","metadata":{"#));
+}
+
+#[test]
+fn json_of_built_in_kinds_is_read_and_written_when_that_is_asked_for() {
+    let house = house();
+    let (key, kept) = house.kept.iter().find(|(key, _)| key.as_str().starts_with("/registry/deployments/")).unwrap();
+    let json = house.codec.json(key, kept).unwrap();
+    let text = house.codec.kept(key, &json, MediaType::Json).unwrap();
+    assert_eq!(parsed(&text), parsed(&json));
+    assert_eq!(house.codec.json(key, &text).unwrap(), json);
+    let upstream =
+        br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"b","creationTimestamp":null},"data":{"k":"v"}}"#;
+    let read = house.codec.json(&"/registry/configmaps/b/a".into(), &Bytes::from_static(upstream)).unwrap();
+    assert!(read.starts_with(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"#));
+    assert_eq!(parsed(&read)["data"]["k"], "v");
+}
+
+#[test]
+fn objects_of_other_versions_are_read_as_the_one_that_is_served_and_defaulted() {
+    let house = house();
+    let key = Key::from("/registry/horizontalpodautoscalers/default/old");
+    let old = br#"{"kind":"HorizontalPodAutoscaler","apiVersion":"autoscaling/v1","metadata":{"name":"old","namespace":"default"},"spec":{"maxReplicas":3,"targetCPUUtilizationPercentage":50}}"#;
+    let read = parsed(&house.codec.json(&key, &Bytes::from_static(old)).unwrap());
+    assert_eq!((&read["apiVersion"], &read["spec"]["minReplicas"]), (&"autoscaling/v2".into(), &1.into()));
+    assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    let key = Key::from("/registry/cronjobs/default/old");
+    let old = br#"{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{"name":"old"},"spec":{"schedule":"* * * * *","gone":1}}"#;
+    let read = parsed(&house.codec.json(&key, &Bytes::from_static(old)).unwrap());
+    assert_eq!((&read["apiVersion"], &read["spec"]["concurrencyPolicy"]), (&"batch/v1".into(), &"Allow".into()));
+    assert!(read["spec"].get("gone").is_none());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_left_out_and_named_with_the_reason() {
+    let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let values = Arc::new(Values::new(store.clone(), house().codec, MediaType::Protobuf));
+    let translated = Translated(values.clone());
+    let (good, bad) = (Key::from("/registry/configmaps/a/good"), Key::from("/registry/configmaps/a/bad"));
+    let json = Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"good","namespace":"a"}}"#);
+    let write = |value: Bytes| Write::Put { value, ttl: None };
+    translated.commit(&good, Expect::Absent, write(json.clone())).await.unwrap();
+    assert!(store.get(&good).await.unwrap().value.unwrap().value.starts_with(b"k8s\0"));
+    let broken = store.commit(&bad, Expect::Absent, write(Bytes::from_static(b"k8s\0\xff\xff"))).await.unwrap();
+    let listed = translated.range("/registry/configmaps/", Page::default()).await.unwrap().value;
+    assert_eq!(listed.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [json]);
+    assert_eq!(values.fault_under("/registry/configmaps/").unwrap().0, bad);
+    let error = translated.get(&bad).await.unwrap_err().to_string();
+    assert!(error.contains("object not decodable") && error.contains(bad.as_str()), "{error}");
+    translated.commit(&bad, Expect::At(broken), Write::Delete).await.unwrap();
+    values.forget(&bad);
+    assert_eq!(values.fault_under("/registry/"), None);
+}

@@ -1,0 +1,238 @@
+//! One etcd, and kube-apiserver and the binary on it in turns: each must read what the other wrote as the other answered it, to the resource
+//! version, and go on writing. In the end kube-apiserver writes every object again as it is: it compares bytes, so that a revision that
+//! moves tells a value that is kept in another form than its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::differential::{
+    api::{Api, Resource},
+    corpus::{self, Seed},
+    http::{Connection, Question},
+    peer::Peer,
+};
+
+/// Flags of `coracle-conformance store`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The binary under test.
+    #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
+    binary: PathBuf,
+    /// kube-apiserver of the same version.
+    #[arg(long, value_name = "FILE")]
+    peer: PathBuf,
+    /// etcd for both.
+    #[arg(long, value_name = "FILE")]
+    etcd: PathBuf,
+    /// Folder of objects.
+    #[arg(long, value_name = "DIR", default_value = "conformance/corpus")]
+    corpus: PathBuf,
+}
+
+/// Objects by the path they are read under.
+type Objects = BTreeMap<String, Value>;
+
+/// Kept as JSON by both, in another order of members: kube-apiserver writes them anew.
+const JSON: &[&str] = &["/apis/apiextensions.k8s.io/", "/apis/apiregistration.k8s.io/"];
+/// What servers write about themselves when they start.
+const OF_SERVERS: &[&str] = &["/namespaces/kube-system/leases/", "/endpoints/kubernetes", "/endpointslices/kubernetes"];
+
+/// What did not go well, and what was done.
+#[derive(Default)]
+struct Findings {
+    wrong: Vec<String>,
+    said: Vec<String>,
+}
+
+/// Runs the suite; whether nothing was wrong.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(take_turns(options))?;
+    let mut out = std::io::stdout();
+    for line in findings.said.iter().chain(&findings.wrong) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(findings.wrong.is_empty())
+}
+
+async fn take_turns(options: &Options) -> Result<Findings> {
+    let there = |flag: &str, file: &PathBuf| file.canonicalize().with_context(|| format!("--{flag}: {} is not there", file.display()));
+    let (binary, theirs, etcd) = (there("binary", &options.binary)?, there("peer", &options.peer)?, there("etcd", &options.etcd)?);
+    let mut peer = Peer::with_etcd(&etcd, "admin")?;
+    let ours = peer.folder().join("kube-apiserver");
+    symlink(&binary, &ours)?;
+    let mut found = Findings::default();
+
+    let (mut connection, api) = begin(&mut peer, &theirs).await?;
+    found.create(&mut connection, &api, &corpus::seeds(&options.corpus)?).await;
+    let written = list(&mut connection, &api).await?;
+    let kinds: BTreeSet<&str> = written.keys().filter_map(|path| path.rsplit('/').nth(1)).collect();
+    found.said.push(format!("kube-apiserver wrote {} objects of {} resources", written.len(), kinds.len()));
+
+    // The names are the binary's; what differs is who wrote last.
+    let (mut connection, api) = begin(&mut peer, &ours).await?;
+    found.compare("what kube-apiserver wrote, read by the binary", &written, &list(&mut connection, &api).await?);
+    found.touch(&mut connection, "binary", &written).await;
+    let written = list(&mut connection, &api).await?;
+
+    let (mut connection, api) = begin(&mut peer, &theirs).await?;
+    found.compare("what the binary wrote, read by kube-apiserver", &written, &list(&mut connection, &api).await?);
+    found.write_again(&mut connection, &written).await;
+    found.touch(&mut connection, "upstream", &written).await;
+    let written = list(&mut connection, &api).await?;
+
+    let (mut connection, api) = begin(&mut peer, &ours).await?;
+    found.compare("what kube-apiserver wrote after that, read by the binary", &written, &list(&mut connection, &api).await?);
+    found.remove(&mut connection, &written).await;
+    peer.end()?;
+    Ok(found)
+}
+
+/// Starts an API server in the place of the one before.
+async fn begin(peer: &mut Peer, program: &Path) -> Result<(Connection, Api)> {
+    if peer.is_serving() {
+        peer.end()?;
+    }
+    peer.serve(program)?;
+    let server = peer.ready().await.with_context(|| program.display().to_string())?;
+    let mut connection = Connection::new(&Arc::clone(&server));
+    let api = Api::read(&mut connection).await?;
+    Ok((connection, api))
+}
+
+/// All objects of all resources.
+async fn list(connection: &mut Connection, api: &Api) -> Result<Objects> {
+    let mut objects = Objects::new();
+    for resource in api.resources().iter().filter(|resource| resource.takes("GET")) {
+        let all = resource.everywhere();
+        let reply = connection.get(&all).await;
+        if reply.code != 200 {
+            bail!("{all}: {} {}", reply.code, reply.body);
+        }
+        for item in reply.body["items"].as_array().into_iter().flatten() {
+            objects.insert(path(resource, item), item.clone());
+        }
+    }
+    Ok(objects)
+}
+
+fn path(resource: &Resource, object: &Value) -> String {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+    format!("{}/{}", resource.collection(text("namespace")), text("name"))
+}
+
+fn revision(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+}
+
+impl Findings {
+    async fn create(&mut self, connection: &mut Connection, api: &Api, seeds: &[Seed]) {
+        let mut refused = 0;
+        // What others need comes first.
+        for seed in seeds.iter().filter(|seed| seed.setup).chain(seeds.iter().filter(|seed| !seed.setup)) {
+            let Some(resource) = api.resource(seed.api_version(), seed.kind()) else { continue };
+            let question = Question {
+                method: "POST",
+                path: resource.collection(seed.namespace()),
+                content_type: "application/json",
+                body: seed.object.to_string(),
+            };
+            let made = connection.ask(&question).await;
+            refused += usize::from(made.code != 201);
+            let (Some(status), true) = (&seed.status, made.code == 201 && resource.subresources.contains_key("status")) else { continue };
+            let mut object = made.body.clone();
+            object["status"] = status.clone();
+            let path = format!("{}/status", path(resource, &object));
+            connection.ask(&Question { method: "PUT", path, content_type: "application/json", body: object.to_string() }).await;
+        }
+        self.said.push(format!("{refused} of {} objects of the corpus are none to create (reviews, odd ones)", seeds.len()));
+    }
+
+    /// What one wrote must be what the other reads.
+    fn compare(&mut self, what: &str, written: &Objects, read: &Objects) {
+        let (mut equal, mut rewritten) = (0, Vec::new());
+        for (path, object) in written {
+            match read.get(path) {
+                Some(other) if other == object => equal += 1,
+                _ if OF_SERVERS.iter().any(|part| path.contains(part)) => {}
+                None => self.wrong.push(format!("{what}: {path} is missing")),
+                Some(other) if revision(other) != revision(object) => rewritten.push(path.as_str()),
+                Some(other) => self.wrong.push(format!("{what}: {path} differs\n  written: {object}\n  read:    {other}")),
+            }
+        }
+        for path in read.keys().filter(|path| !written.contains_key(*path) && !OF_SERVERS.iter().any(|part| path.contains(part))) {
+            rewritten.push(path);
+        }
+        self.said.push(format!("{what}: {equal} of {} objects are equal to the resource version", written.len()));
+        if !rewritten.is_empty() {
+            self.wrong.push(format!("{what}: written by the server's start: {}", rewritten.join(", ")));
+        }
+    }
+
+    /// Changes every object a little.
+    async fn touch(&mut self, connection: &mut Connection, by: &str, objects: &Objects) {
+        let body = json!({"metadata": {"annotations": {"example.com/touched-by": by}}}).to_string();
+        let (mut touched, mut refused) = (0, Vec::new());
+        for path in objects.keys() {
+            let question =
+                Question { method: "PATCH", path: path.clone(), content_type: "application/merge-patch+json", body: body.clone() };
+            let reply = connection.ask(&question).await;
+            if reply.code == 200 {
+                touched += 1;
+            } else {
+                refused.push(format!("{path} ({} {})", reply.code, reply.body["message"]));
+            }
+        }
+        self.said.push(format!("{touched} of {} objects are written by {by}", objects.len()));
+        // Objects that were stored with something that is refused today.
+        if touched * 10 < objects.len() * 9 {
+            self.wrong.push(format!("{by} refuses to write {}", refused.join(", ")));
+        }
+    }
+
+    /// What is kept must be what kube-apiserver would keep, or it keeps it anew.
+    async fn write_again(&mut self, connection: &mut Connection, objects: &Objects) {
+        let (mut kept, mut moved, mut json) = (0, Vec::new(), 0);
+        for path in objects.keys() {
+            let before = connection.get(path).await.body;
+            let question = Question { method: "PUT", path: path.clone(), content_type: "application/json", body: before.to_string() };
+            let reply = connection.ask(&question).await;
+            match (reply.code, revision(&reply.body) == revision(&before)) {
+                (200, true) => kept += 1,
+                (200, false) if JSON.iter().any(|of| path.starts_with(of)) => json += 1,
+                (200, false) if OF_SERVERS.iter().any(|part| path.contains(part)) => {}
+                (200, false) => moved.push(path.as_str()),
+                _ => {}
+            }
+        }
+        self.said.push(format!("{kept} values are byte for byte what kube-apiserver writes, {json} are the same JSON in another order"));
+        if !moved.is_empty() {
+            self.wrong.push(format!("kept in another form than kube-apiserver's: {}", moved.join(", ")));
+        }
+    }
+
+    /// Everything that is not the cluster's own goes.
+    async fn remove(&mut self, connection: &mut Connection, objects: &Objects) {
+        let mut removed = 0;
+        for path in objects.keys().filter(|path| path.contains("/namespaces/demo/")) {
+            let body = json!({"gracePeriodSeconds": 0}).to_string();
+            let question = Question { method: "DELETE", path: path.clone(), content_type: "application/json", body };
+            let reply = connection.ask(&question).await;
+            if matches!(reply.code, 200 | 202 | 404) {
+                removed += 1;
+            } else {
+                self.wrong.push(format!("{path} cannot be deleted: {} {}", reply.code, reply.body["message"]));
+            }
+        }
+        self.said.push(format!("{removed} objects are deleted by the binary"));
+    }
+}
