@@ -248,7 +248,7 @@ impl Service {
         let answer = self.client.call(&format!("/v2.KeyManagementService/{method}"), message).await;
         let code = answer.as_ref().map_or_else(|fault| fault.code, |_| "OK");
         metrics::called(&self.name, method, code, started.elapsed());
-        let unreadable = || Fault { code: "Internal", text: "proto: cannot parse invalid wire-format data".to_owned() };
+        let unreadable = || Fault::new("Internal", "proto: cannot parse invalid wire-format data");
         read(&answer?).ok_or_else(unreadable)
     }
 }

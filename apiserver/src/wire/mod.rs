@@ -4,7 +4,6 @@ pub mod answer;
 pub mod body;
 pub(crate) mod configuration;
 pub mod gzip;
-pub(crate) mod message;
 pub mod negotiate;
 pub mod pretty;
 pub mod status;
@@ -15,3 +14,6 @@ pub use answer::Answer;
 pub use body::Body;
 pub use negotiate::{BodyEncoding, Encoding, Form, Offer, PatchType, Wanted};
 pub use status::Status;
+
+/// Protobuf messages that are not of the API: the few there are, by hand.
+pub(crate) use coracle_store::grpc::message;

@@ -84,7 +84,7 @@ impl Client {
         loop {
             let reached = self.connected(until).await?;
             let left = until.saturating_duration_since(Instant::now());
-            let patience = if effect == Effect::None && self.endpoints.len() > 1 { left.min(PATIENCE) } else { left };
+            let patience = if effect == Effect::None { left.min(self.patience()) } else { left };
             let fault = match self.exchange(&reached, method, message, patience).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
@@ -120,11 +120,11 @@ impl Client {
         let member = self.at.load(Ordering::Relaxed) % self.endpoints.len();
         let opened = async {
             let connection = self.endpoints[member].dial(&self.tls, DIAL).await.map_err(|why| Fault::unsent("Unavailable", why))?;
-            let metadata = self.metadata(&connection, self.timeout).await?;
+            let metadata = self.metadata(&connection, self.patience()).await?;
             let (outbox, inbox) = connection.open(method, message, &metadata).await?;
             Ok((Reached { member, connection }, outbox, inbox))
         };
-        match tokio::time::timeout(self.timeout, opened).await {
+        match tokio::time::timeout(self.patience(), opened).await {
             Ok(Ok(open)) => Ok(open),
             Ok(Err(fault)) => {
                 self.left(member, &fault);
@@ -147,6 +147,11 @@ impl Client {
         }
     }
 
+    /// How long one member is waited for, when there may be others.
+    fn patience(&self) -> Duration {
+        if self.endpoints.len() > 1 { PATIENCE.min(self.timeout) } else { self.timeout }
+    }
+
     /// What the member that is connected says of itself.
     pub(super) async fn status(&self) -> Result<messages::Status, Fault> {
         messages::Status::read(&self.call(messages::STATUS, &[], Effect::None).await?)
@@ -154,7 +159,7 @@ impl Client {
 
     /// The same of the member a connection leads to.
     pub(super) async fn status_of(&self, reached: &Reached) -> Result<messages::Status, Fault> {
-        messages::Status::read(&self.exchange(reached, messages::STATUS, &[], self.timeout).await?)
+        messages::Status::read(&self.exchange(reached, messages::STATUS, &[], self.patience()).await?)
     }
 
     /// Makes the token one that etcd does not know.

@@ -36,6 +36,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const ON_THE_WAY: Duration = Duration::from_millis(10);
 /// And asked again, for it may not answer while it is busy.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A member that tells nothing for so long while somebody waits is left: it may be cut off without the connection being broken.
+const SILENT: Duration = Duration::from_secs(2);
 /// A key of ours that is written to make a watch move, where etcd's own word on how far it is cannot be relied on.
 const TOUCHED: &str = "/coracle/progress";
 
@@ -132,16 +134,22 @@ impl Following {
         let mut wanted = shared.wanted.subscribe();
         let mut changes: Vec<Changed> = Vec::new();
         let mut ask_at: Option<Instant> = None;
+        // Since when there was no message although one was waited for.
+        let mut silent_since = Instant::now();
         loop {
             if *wanted.borrow_and_update() <= *reached {
                 ask_at = None;
             } else if ask_at.is_none() {
-                ask_at = Some(Instant::now() + ON_THE_WAY);
+                silent_since = Instant::now();
+                ask_at = Some(silent_since + ON_THE_WAY);
             }
             let message = tokio::select! {
                 message = inbox.next() => message,
                 Ok(()) = wanted.changed() => continue,
                 () = sleep_until(ask_at.unwrap_or_else(Instant::now)), if ask_at.is_some() => {
+                    if silent_since.elapsed() > SILENT {
+                        return End::Broken(at.member, Fault::new("DeadlineExceeded", "the member tells nothing"));
+                    }
                     ask_at = Some(Instant::now() + ASK_AGAIN);
                     let asked = if reliable { outbox.send(&messages::progress()).await } else { touch(shared).await };
                     match asked {
@@ -179,6 +187,8 @@ impl Following {
             } else if !fragment && !hand_over(shared, std::mem::take(&mut changes), reached, queue).await {
                 return End::Over;
             }
+            // Only now: what is handed over may have had to wait for its taker.
+            silent_since = Instant::now();
         }
     }
 }

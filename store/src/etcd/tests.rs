@@ -299,6 +299,8 @@ async fn a_member_that_is_gone_or_silent_is_left_for_another() {
                 Err(error) => panic!("{error}"),
             }
         };
+        // Somebody waits for it: then it does not take until the connection is given up.
+        store.expedite(at);
         let mut seen = write(&mut steps).await.revision;
         while seen < at {
             seen = write(&mut steps).await.revision;

@@ -166,10 +166,9 @@ async fn what_cannot_be_read_is_left_out_and_named_with_the_reason() {
     let translated = Translated(values.clone());
     let (good, bad) = (Key::from("/registry/configmaps/a/good"), Key::from("/registry/configmaps/a/bad"));
     let json = Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"good","namespace":"a"}}"#);
-    let write = |value: Bytes| Write::Put { value, ttl: None };
-    translated.commit(&good, Expect::Absent, write(json.clone())).await.unwrap();
+    translated.commit(&good, Expect::Absent, Write::put(json.clone())).await.unwrap();
     assert!(store.get(&good).await.unwrap().value.unwrap().value.starts_with(b"k8s\0"));
-    let broken = store.commit(&bad, Expect::Absent, write(Bytes::from_static(b"k8s\0\xff\xff"))).await.unwrap();
+    let broken = store.commit(&bad, Expect::Absent, Write::put(Bytes::from_static(b"k8s\0\xff\xff"))).await.unwrap();
     let listed = translated.range("/registry/configmaps/", Page::default()).await.unwrap().value;
     assert_eq!(listed.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [json]);
     assert_eq!(values.fault_under("/registry/configmaps/").unwrap().0, bad);
