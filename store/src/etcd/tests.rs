@@ -99,10 +99,8 @@ async fn what_goes_with_one_lease_goes_at_one_revision_and_all_of_it_is_seen() {
     let store = peer.open().await;
     let cache = cache(&store);
     let events = cache.collection("/events");
-    let ttl = Some(Duration::from_secs(2));
     for n in 0..20 {
-        let value = Bytes::from_static(b"e");
-        store.commit(&format!("/events/{n}").into(), Expect::Absent, Write::Put { value, ttl }).await.unwrap();
+        store.commit(&format!("/events/{n}").into(), Expect::Absent, Write::put_for("e", Duration::from_secs(2))).await.unwrap();
     }
     assert_eq!(store.leases.len().await, 1, "objects written together have one lease");
     let (snapshot, mut watcher) = events.snapshot_and_watch(Freshness::Latest).await.unwrap();
@@ -121,7 +119,7 @@ async fn what_goes_with_one_lease_goes_at_one_revision_and_all_of_it_is_seen() {
 async fn an_object_whose_lease_was_revoked_is_written_with_another() {
     let peer = Peer::start(&[]);
     let store = peer.open().await;
-    let write = |value: &'static str| Write::Put { value: value.into(), ttl: Some(Duration::from_secs(600)) };
+    let write = |value: &'static str| Write::put_for(value, Duration::from_secs(600));
     store.commit(&"/e/a".into(), Expect::Absent, write("1")).await.unwrap();
     store.leases.spoil().await;
     let revision = store.commit(&"/e/b".into(), Expect::Absent, write("2")).await.unwrap();
