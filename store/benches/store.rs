@@ -31,6 +31,9 @@ fn main() {
         Some(place) => tempfile::tempdir_in(place).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
+    if std::env::args().any(|arg| arg == "--memory") {
+        return runtime.block_on(memory(dir.path()));
+    }
     println!("{:<44} {:>12} {:>14}", "", "wall", "CPU");
     sync_of(dir.path());
     runtime.block_on(async {
@@ -117,6 +120,59 @@ async fn puts(name: &str, options: &Options, writers: usize) {
     }
     meter.print(&format!("{name}: puts of 2 KiB, {writers} writers"), "each", count / writers * writers);
     store.close().await;
+}
+
+/// What 100,000 pods of 3 KiB and 10,000 idle watchers take: `cargo bench -p coracle-store -- --memory`.
+async fn memory(dir: &Path) {
+    const PODS: usize = 100_000;
+    const POD: usize = 3072;
+    const IDLE: usize = 10_000;
+    let value = |n: usize| Write::put((0..POD).map(|at| b'a' + u8::try_from((n * 7 + at) % 26).unwrap()).collect::<Vec<_>>());
+    let store = Embedded::open(&Options::at(dir)).unwrap();
+    for chunk in (0..PODS).collect::<Vec<_>>().chunks(500) {
+        let commit = |n: &usize| {
+            let (store, n) = (&store, *n);
+            async move { store.commit(&key(n), Expect::Absent, value(n)).await.unwrap() }
+        };
+        futures::future::join_all(chunk.iter().map(commit)).await;
+    }
+    store.close().await;
+    drop(store);
+    let stored = PODS * POD / 1024;
+    let say = |what: &str, since: usize| {
+        let now = resident().saturating_sub(since);
+        println!("{what:<56} {now:>9} KiB, {:.2} of the {stored} KiB stored", now as f64 / stored as f64);
+    };
+    let before = resident();
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&Options::at(dir)).unwrap());
+    say("the store's index, 100,000 pods", before);
+    let cache = Cache::start(store.clone(), Arc::new(Plain));
+    let pods = cache.collection("/registry/pods/");
+    let mut all = pods.snapshot(Freshness::Any).await;
+    while all.is_err() {
+        all = pods.snapshot(Freshness::Any).await;
+    }
+    let objects = all.unwrap().len();
+    assert_eq!(objects, PODS);
+    say("with the watch cache, loaded at once", before);
+    println!("{:<56} {:>9} KiB", "  its peak", peak().saturating_sub(before));
+    for n in 0..50_000 {
+        let found = pods.get(key(n).as_str(), Freshness::Latest).await.unwrap().value.unwrap();
+        store.commit(&key(n), Expect::At(found.revision), value(n + 1)).await.unwrap();
+    }
+    say("after 50,000 updates, the ring full", before);
+    let before_watchers = resident();
+    let from = pods.snapshot(Freshness::Latest).await.unwrap().revision;
+    let mut tasks = Vec::new();
+    for _ in 0..IDLE {
+        let mut watcher = pods.watch(from).await.unwrap();
+        tasks.push(tokio::spawn(async move { watcher.next_batch().await.is_ok() }));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    println!("{:<56} {:>9} KiB", "10,000 idle watchers", resident().saturating_sub(before_watchers));
+    for task in tasks {
+        task.abort();
+    }
 }
 
 /// Opening with many keys, loading the cache, reading from it.
@@ -236,7 +292,16 @@ fn put(n: usize) -> Write {
 
 /// Resident memory in KiB.
 fn resident() -> usize {
+    status("VmRSS:")
+}
+
+/// Its highest so far.
+fn peak() -> usize {
+    status("VmHWM:")
+}
+
+fn status(name: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches("kB").trim().parse().unwrap()
 }

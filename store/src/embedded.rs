@@ -57,6 +57,8 @@ use crate::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, 
 const QUEUE: usize = 1024;
 /// Groups of events kept for watches that are slower than the writer; slower ones read the log.
 const GROUPS: usize = 64;
+/// Entries read at a time by a scan.
+const SCANNED: usize = 256;
 /// How often a range is read again when compaction removed a row under it.
 const ATTEMPTS: usize = 8;
 
@@ -241,6 +243,26 @@ impl Store for Embedded {
         self.read(move |shared| shared.range(&prefix, &page)).await
     }
 
+    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+        self.shared.health()?;
+        let (slots, waiting, revision) = {
+            let index = self.shared.index.read();
+            let (slots, waiting) = apart(index.range(prefix, None, None), &index);
+            (slots, waiting, index.head())
+        };
+        each(&waiting);
+        for piece in slots.chunks(SCANNED) {
+            let piece = piece.to_vec();
+            let read = move |shared: &Shared| log::entries(&shared.reads.lock(), piece).map_err(|err| err.naming(&shared.name));
+            match self.read(read).await? {
+                Some(entries) => each(&entries),
+                None if self.shared.head() == revision => return Err(self.shared.row_missing(revision)),
+                None => return Err(StoreError::Compacted { oldest: self.shared.head() }),
+            }
+        }
+        Ok(revision)
+    }
+
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
         if let Write::Put { value, .. } = &write
             && value.len() > self.value_limit
@@ -314,6 +336,10 @@ impl Shared {
         }
     }
 
+    fn row_missing(&self, at: Revision) -> StoreError {
+        StoreError::Corrupt(format!("{}: a row of the log is missing at revision {at}", self.name))
+    }
+
     fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
         self.health()?;
         self.consistently(|index| index.get(key.as_str()).map(|slot| (key.clone(), *slot)).into_iter().collect())
@@ -356,9 +382,7 @@ impl Shared {
                     }
                     return Ok(At { value, revision });
                 }
-                None if self.head() == revision => {
-                    return Err(StoreError::Corrupt(format!("{}: a row of the log is missing at revision {revision}", self.name)));
-                }
+                None if self.head() == revision => return Err(self.row_missing(revision)),
                 None => {}
             }
         }

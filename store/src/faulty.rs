@@ -125,6 +125,11 @@ impl Store for Faulty {
         self.inner.range(prefix, page).await
     }
 
+    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+        self.before_read().await?;
+        self.inner.scan(prefix, each).await
+    }
+
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
         self.dawdle().await;
         let Faults { before_commit, after_commit, late_commit, .. } = *self.faults.lock();

@@ -244,6 +244,13 @@ pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError>;
     /// All objects whose key starts with `prefix`, in key order.
     async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError>;
+    /// The same in pieces, for readers that keep something else than the entries: all as of the revision that is returned, in no particular
+    /// order. `Compacted` when one of them is gone before it was read: begin anew.
+    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+        let At { value, revision } = self.range(prefix, Page::default()).await?;
+        each(&value);
+        Ok(revision)
+    }
     /// One compare-and-swap; returns the write's revision. `Expect::At` + `Write::Delete` deletes. `Expect::Absent` + `Write::Delete` has
     /// nothing to do and always fails, with `Exists` or `Absent`. After `Unavailable` the write may or may not have happened: read again.
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError>;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Batch, Cached, Change, Core, Error, Forms, Freshness, Snapshot, Watcher, ring::Ring};
-use crate::{At, Entry, Event, Key, Revision};
+use crate::{At, Event, Key, Revision};
 
 /// All objects under one prefix. Reads are from memory; see [`Freshness`] for what they may wait for.
 pub struct Collection<F> {
@@ -214,16 +214,17 @@ impl<F: Send + Sync + 'static> Collection<F> {
         state.loaded && progress.max(state.last) >= revision
     }
 
-    /// Fills the collection from a range read; the feeding task only.
-    pub(super) fn load(&self, read: At<Vec<Entry>>) {
-        let map = read.value.into_iter().map(|entry| (entry.key.clone(), self.core.cached(&entry))).collect();
+    /// Fills the collection with all there is at a revision; the feeding task only.
+    pub(super) fn load(&self, objects: Vec<Arc<Cached<F>>>, revision: Revision, epoch: u64) {
+        let map = objects.into_iter().map(|cached| (cached.key.clone(), cached)).collect();
         let mut state = self.state.write();
-        if state.closed {
+        // Forgotten while it was read: that read may be older than the reason to forget.
+        if state.closed || state.epoch != epoch {
             return;
         }
         state.map = map;
-        state.ring = Ring::new(read.revision);
-        state.last = read.revision;
+        state.ring = Ring::new(revision);
+        state.last = revision;
         state.loaded = true;
         drop(state);
         self.initialized.fetch_add(1, Ordering::Relaxed);
@@ -246,6 +247,11 @@ impl<F: Send + Sync + 'static> Collection<F> {
     pub(super) fn close(&self) {
         self.state.write().closed = true;
         self.forget();
+    }
+
+    /// Rises whenever the state is thrown away; what was read before that is not to be loaded.
+    pub(super) fn epoch(&self) -> u64 {
+        self.state.read().epoch
     }
 
     pub(super) fn is_loaded(&self) -> bool {

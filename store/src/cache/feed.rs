@@ -7,11 +7,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Collection, Shared};
-use crate::{Page, Revision, Step, StoreError};
+use super::{Cached, Collection, Shared};
+use crate::{At, Entry, Revision, Step, StoreError};
 
 /// Events applied before watchers are woken and progress is told.
 const CHUNK: usize = 256;
+/// How often a collection is read again when compaction overtook the read.
+const ATTEMPTS: u32 = 8;
 /// Collections read from the store at a time.
 const LOADS: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -71,16 +73,31 @@ impl<F: Send + Sync + 'static> Shared<F> {
         let missing: Vec<_> = self.collections.read().values().filter(|collection| !collection.is_loaded()).cloned().collect();
         let mut reads = stream::iter(missing)
             .map(|collection| async move {
-                let read = self.core.store.range(collection.prefix(), Page::default()).await;
-                read.map(|read| (collection, read))
+                let epoch = collection.epoch();
+                let read = self.read(&collection).await;
+                read.map(|read| (collection, read, epoch))
             })
             .buffer_unordered(LOADS);
         while let Some(read) = reads.next().await {
-            let (collection, read) = read?;
-            collection.load(read);
+            let (collection, At { value, revision }, epoch) = read?;
+            collection.load(value, revision, epoch);
             self.advance(Revision(0));
         }
         Ok(())
+    }
+
+    /// All objects of a collection, decoded piece by piece: what is stored and what is kept of it are not there at once.
+    async fn read(&self, collection: &Collection<F>) -> Result<At<Vec<Arc<Cached<F>>>>, StoreError> {
+        let mut attempts = 0;
+        loop {
+            let mut value = Vec::new();
+            let mut each = |entries: &[Entry]| value.extend(entries.iter().map(|entry| self.core.cached(entry)));
+            match self.core.store.scan(collection.prefix(), &mut each).await {
+                Ok(revision) => return Ok(At { value, revision }),
+                Err(StoreError::Compacted { .. }) if attempts < ATTEMPTS => attempts += 1,
+                Err(err) => return Err(err),
+            }
+        }
     }
 
     /// Applies a run of steps and then tells everybody.

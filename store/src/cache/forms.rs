@@ -32,6 +32,11 @@ impl<const N: usize> Forms<N> {
         self.0.get()?.get(slot)?.get().cloned()
     }
 
+    /// Bytes of all that were made.
+    pub fn bytes(&self) -> usize {
+        self.0.get().map_or(0, |slots| slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
+    }
+
     fn slots(&self) -> &[OnceLock<Bytes>; N] {
         self.0.get_or_init(|| Box::new([const { OnceLock::new() }; N]))
     }
@@ -55,6 +60,7 @@ mod tests {
         assert_eq!(forms.get_or_make(7, || Bytes::from_static(b"proto")), "proto");
         assert_eq!(forms.get_or_make(8, || Bytes::from_static(b"beyond")), "beyond");
         assert_eq!((forms.get(7), forms.get(1)), (Some(Bytes::from_static(b"proto")), None));
+        assert_eq!((forms.bytes(), Forms::<8>::default().bytes()), (9, 0));
     }
 
     #[test]

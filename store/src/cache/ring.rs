@@ -10,17 +10,29 @@ use crate::Revision;
 /// What a change costs beside the object bytes it keeps alive.
 const OVERHEAD: usize = 256;
 
+/// Changes behind which all who watch are taken to be done: what they made is counted then.
+const SETTLED: usize = 256;
+
+/// A change, when it was made, and the bytes it was counted as.
+struct Kept<F> {
+    at: Instant,
+    change: Arc<Change<F>>,
+    bytes: usize,
+}
+
 /// Recent changes in revision order. Holds every change after `floor`.
 pub(crate) struct Ring<F> {
-    changes: VecDeque<(Instant, Arc<Change<F>>)>,
+    changes: VecDeque<Kept<F>>,
     bytes: usize,
+    /// The first so many changes are counted with their encodings.
+    counted: usize,
     floor: Revision,
 }
 
 impl<F> Ring<F> {
     /// An empty ring: every change after `floor` will be in it.
     pub(crate) fn new(floor: Revision) -> Self {
-        Self { changes: VecDeque::new(), bytes: 0, floor }
+        Self { changes: VecDeque::new(), bytes: 0, counted: 0, floor }
     }
 
     /// The oldest revision from which nothing is missing.
@@ -34,8 +46,10 @@ impl<F> Ring<F> {
 
     /// Appends the newest change, made at `now`, and drops the oldest ones that are over the bounds.
     pub(crate) fn push(&mut self, change: Arc<Change<F>>, now: Instant, limits: &Limits) {
-        self.bytes += cost(&change);
-        self.changes.push_back((now, change));
+        let bytes = cost(&change);
+        self.bytes += bytes;
+        self.changes.push_back(Kept { at: now, change, bytes });
+        self.count(self.changes.len().saturating_sub(SETTLED));
         while self.changes.len() > limits.events || self.bytes > limits.bytes {
             if self.changes.len() == 1 {
                 break;
@@ -46,8 +60,10 @@ impl<F> Ring<F> {
 
     /// Drops what is older than the age bound, and gives room back after a burst.
     pub(crate) fn trim(&mut self, now: Instant, limits: &Limits) {
-        while let Some((at, _)) = self.changes.front() {
-            if now.duration_since(*at) < limits.age {
+        self.counted = 0;
+        self.count(self.changes.len());
+        while let Some(Kept { at, .. }) = self.changes.front() {
+            if now.duration_since(*at) < limits.age && self.bytes <= limits.bytes {
                 break;
             }
             self.drop_oldest();
@@ -62,19 +78,34 @@ impl<F> Ring<F> {
         if from < self.floor {
             return None;
         }
-        let start = self.changes.partition_point(|(_, change)| change.revision <= from);
-        Some(self.changes.range(start..).map(|(_, change)| change))
+        let start = self.changes.partition_point(|kept| kept.change.revision <= from);
+        Some(self.changes.range(start..).map(|kept| &kept.change))
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((_, change)) = self.changes.pop_front() {
-            self.bytes -= cost(&change);
+        if let Some(Kept { change, bytes, .. }) = self.changes.pop_front() {
+            self.bytes -= bytes;
+            self.counted = self.counted.saturating_sub(1);
             self.floor = change.revision;
+        }
+    }
+
+    /// Counts the first `upto` changes again: what watchers made of them since is kept alive, too.
+    fn count(&mut self, upto: usize) {
+        while self.counted < upto
+            && let Some(kept) = self.changes.get_mut(self.counted)
+        {
+            let bytes = cost(&kept.change);
+            self.bytes = self.bytes - kept.bytes + bytes;
+            kept.bytes = bytes;
+            self.counted += 1;
         }
     }
 }
 
-/// Bytes a change keeps alive that the collection's map does not: the state before, which the change superseded.
+/// Bytes a change keeps alive that the collection's map does not: the state before, which the change superseded, with its encodings, and
+/// the encoded events.
 fn cost<F>(change: &Change<F>) -> usize {
-    change.before.as_ref().map_or(0, |before| before.wire.len()) + OVERHEAD
+    let before = change.before.as_ref().map_or(0, |before| before.wire.len() + before.forms.bytes());
+    before + change.frames.bytes() + change.departed.get().map_or(0, bytes::Bytes::len) + OVERHEAD
 }

@@ -221,6 +221,23 @@ async fn a_watcher_behind_the_ring_is_told_so() {
 }
 
 #[tokio::test]
+async fn encodings_that_watchers_made_count_against_the_bytes_of_the_ring() {
+    for (encoded, expires) in [(0, false), (2000, true)] {
+        let store = memory();
+        let cache = limited(&store, Limits { bytes: 200_000, ..Limits::default() });
+        let pods = cache.collection("/pods/");
+        let mut watcher = pods.watch(Revision(1)).await.unwrap();
+        for n in 0..600 {
+            create(&*store, &format!("/pods/{n}"), "x").await;
+            for change in watcher.next_batch().await.unwrap().changes {
+                change.frames.get_or_make(0, || vec![0; encoded].into());
+            }
+        }
+        assert_eq!(pods.watch(Revision(1)).await.is_err(), expires, "600 changes, {encoded} bytes made of each");
+    }
+}
+
+#[tokio::test]
 async fn old_changes_are_dropped_when_nothing_happens() {
     let store = memory();
     let cache = cache(&store);

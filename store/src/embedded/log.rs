@@ -1,7 +1,11 @@
 //! All SQL that touches the log's rows.
 
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row as SqlRow, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Row as SqlRow,
+    ffi::{Error as Failure, SQLITE_CORRUPT},
+    params,
+};
 
 use super::index::{Index, Slot};
 use crate::{Entry, Event, Key, Revision, StoreError};
@@ -77,22 +81,35 @@ pub(super) fn append(db: &Connection, row: &Row, at: Option<i64>) -> rusqlite::R
         number(row.previous),
         value.is_none(),
         row.slot.expires,
-        checksum(row.slot.revision, row.key.as_str().as_bytes(), value.unwrap_or_default()),
+        seal(
+            checksum(row.slot.revision, row.key.as_str().as_bytes(), value.unwrap_or_default()),
+            header(row.key.as_str().as_bytes(), &row.slot, row.previous, value.is_none()),
+        ),
         value,
         at,
     ])?;
     Ok(())
 }
 
-/// Builds the index from the whole log.
+/// Builds the index from the whole log. What a row says beside its value is checked here, and that no version is missing since the last
+/// compaction: a key that is not where it was would look as if it had never been. Values are checked when they are read.
 pub(super) fn index(db: &Connection) -> rusqlite::Result<Index> {
-    let mut index = Index::default();
-    let mut statement = db.prepare("SELECT rev, k, create_rev, version, del, exp FROM log ORDER BY rev")?;
+    let (mut index, compacted) = (Index::default(), compacted(db)?);
+    let mut statement = db.prepare("SELECT rev, k, create_rev, version, del, exp, prev_rev, crc FROM log ORDER BY rev")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let slot = Slot { revision: revision(row, 0)?, created: revision(row, 2)?, version: row.get(3)?, expires: row.get(5)? };
-        let deleted: bool = row.get(4)?;
-        index.apply(&key(row, 1)?, (!deleted).then_some(slot), slot.revision);
+        let (deleted, previous, key): (bool, _, _) = (row.get(4)?, revision(row, 6)?, key(row, 1)?);
+        let found = header_of(row.get(7)?);
+        if found.is_some_and(|found| found != header(key.as_str().as_bytes(), &slot, previous, deleted)) {
+            return Err(malformed(format!("revision {} does not match its checksum", slot.revision)));
+        }
+        let there = index.get(key.as_str()).map_or(Revision(0), |slot| slot.revision);
+        if slot.revision > compacted && previous != there {
+            let why = format!("revision {} of {key} supersedes revision {previous}, found is {there}: a row is missing", slot.revision);
+            return Err(malformed(why));
+        }
+        index.apply(&key, (!deleted).then_some(slot), slot.revision);
     }
     Ok(index)
 }
@@ -118,7 +135,7 @@ pub(super) fn read(db: &Connection, slots: Vec<(Key, Slot)>) -> Result<Option<Ve
         let found = statement
             .query_row([number(slot.revision)], |row| {
                 let value = row.get_ref(1)?.as_blob_or_null()?.unwrap_or_default();
-                let sound = row.get::<_, u32>(0)? == checksum(slot.revision, key.as_str().as_bytes(), value);
+                let sound = checksum_of(row.get(0)?) == checksum(slot.revision, key.as_str().as_bytes(), value);
                 Ok(sound.then(|| Bytes::copy_from_slice(value)))
             })
             .optional()?;
@@ -275,10 +292,43 @@ fn event(row: &SqlRow<'_>) -> Result<Event, LogError> {
 /// The value of a row, which stands behind its checksum in `column`, if that is right.
 pub(super) fn sound(row: &SqlRow<'_>, column: usize, at: Revision, key: &[u8]) -> Result<Bytes, LogError> {
     let value = row.get_ref(column + 1)?.as_blob_or_null().map_err(rusqlite::Error::from)?.unwrap_or_default();
-    if row.get::<_, u32>(column)? != checksum(at, key, value) {
+    if checksum_of(row.get(column)?) != checksum(at, key, value) {
         return Err(LogError::Checksum(at));
     }
     Ok(Bytes::copy_from_slice(value))
+}
+
+/// What a row's checksum column holds: the checksum of its value below, that of the rest of it above. Rows of early versions have none of
+/// the rest.
+fn seal(value: u32, header: u32) -> i64 {
+    i64::from(header) << 32 | i64::from(value)
+}
+
+fn checksum_of(seal: i64) -> u32 {
+    u32::try_from(seal & 0xffff_ffff).unwrap_or_default()
+}
+
+fn header_of(seal: i64) -> Option<u32> {
+    u32::try_from(seal >> 32).ok().filter(|header| *header > 0)
+}
+
+/// CRC-32 over all of a row but its value, in 31 bits of which one is always set.
+fn header(key: &[u8], slot: &Slot, previous: Revision, deleted: bool) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    for number in [slot.revision.0, slot.created.0, u64::from(slot.version), previous.0, u64::from(deleted)] {
+        crc.update(&number.to_le_bytes());
+    }
+    crc.update(&slot.expires.map_or([0; 9], |at| {
+        let mut bytes = [1; 9];
+        bytes[1..].copy_from_slice(&at.to_le_bytes());
+        bytes
+    }));
+    crc.update(key);
+    crc.finalize() >> 2 | 1 << 30
+}
+
+fn malformed(why: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(Failure::new(SQLITE_CORRUPT), Some(why))
 }
 
 /// CRC-32 over revision, key and value: a row that was torn, or that stands in another's place, does not match.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use tracing::warn;
 
 use super::{
     Options,
@@ -26,6 +27,8 @@ use crate::Revision;
 /// 1: without the time of each write. 2: with it.
 pub(super) const SCHEMA: i64 = 2;
 pub(super) const PAGE_SIZE: u64 = 8192;
+/// Remembers that there is a database.
+const MARKER: &str = "id";
 /// How often, and after which pause, a lock that is held is tried again.
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -90,14 +93,34 @@ pub enum OpenError {
         /// Its version.
         found: String,
     },
+    /// There was a database here, and it is gone.
+    #[error("{path} is empty, but there was a database here ({marker} says so): {RESTORE}, or remove {marker} to begin with nothing")]
+    Emptied {
+        /// The database.
+        path: PathBuf,
+        /// The file that remembers it.
+        marker: PathBuf,
+    },
     /// SQLite cannot open or read the database.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", advice(source))]
     Sqlite {
         /// The database.
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
     },
+}
+
+/// What helps against damage.
+const RESTORE: &str = "restore the latest snapshot with `coracle snapshot restore`";
+
+fn advice(err: &rusqlite::Error) -> String {
+    match err.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            format!(". The file is damaged: {RESTORE}; `coracle db check` says more")
+        }
+        _ => String::new(),
+    }
 }
 
 /// An open database, before its writer runs.
@@ -164,12 +187,22 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let path = dir.join(FILE);
     let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
     // Made here so that only its owner can read it; SQLite gives its other files the same mode.
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
+    let marker = dir.join(MARKER);
+    let emptied = || OpenError::Emptied { path: path.clone(), marker: marker.clone() };
+    // Before SQLite sees it: it takes a log beside an empty database for a leftover.
+    if marker.exists() && file.metadata().map_err(io(&path))?.len() == 0 {
+        return Err(emptied());
+    }
+    drop(file);
     let db = connect(&path).map_err(sqlite)?;
     // Only a database that was made completely has this table: it is made in one transaction.
     let made: Option<i64> =
         db.query_row("SELECT 1 FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0)).optional().map_err(sqlite)?;
     if made.is_none() {
+        if marker.exists() {
+            return Err(emptied());
+        }
         create(&db, dir, &path).map_err(|err| match err {
             CreateError::Io(source) => OpenError::Io { path: path.clone(), source },
             CreateError::Sqlite(source) => OpenError::Sqlite { path: path.clone(), source },
@@ -185,9 +218,23 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         Ok((id, compacted, reserved, index, reads))
     };
     let (id, compacted, reserved, index, reads) = start().map_err(sqlite)?;
+    if !marker.exists()
+        && let Err(err) = mark(dir, &marker, &id)
+    {
+        // A full disk is no reason not to open: the next start tries again.
+        warn!(path = %marker.display(), error = %err, "cannot be written");
+    }
     let room = Room::new(Some(dir.join("ballast")), options.ballast);
     let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, _lock: Some(lock) };
     Ok(Opened { name: path.display().to_string(), id, index, compacted, reserved, engine, reads: Arc::new(Mutex::new(reads)) })
+}
+
+/// Notes that there is a database now: an empty file is not taken for a new store any more.
+fn mark(dir: &Path, marker: &Path, id: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(marker)?;
+    writeln!(file, "{id}")?;
+    file.sync_all()?;
+    File::open(dir)?.sync_all()
 }
 
 /// Brings an earlier layout to the one this program writes.

@@ -173,6 +173,54 @@ async fn a_damaged_value_is_reported_and_not_served() {
 }
 
 #[tokio::test]
+async fn what_a_row_says_beside_its_value_is_checked_when_the_store_is_opened() {
+    let damages = ["k = x'2f78'", "del = 1", "create_rev = 1", "version = 7", "prev_rev = 1", "exp = 5"];
+    for damage in damages {
+        let dir = tempdir().unwrap();
+        let store = open(dir.path());
+        let first = create(&store, "/a", "1").await;
+        store.commit(&"/a".into(), Expect::At(first), put("2")).await.unwrap();
+        store.close().await;
+        let db = Connection::open(dir.path().join("state.db")).unwrap();
+        db.execute(&format!("UPDATE log SET {damage} WHERE rev = (SELECT max(rev) FROM log)"), []).unwrap();
+        drop(db);
+        let refused = Embedded::open(&Options::at(dir.path())).err().unwrap_or_else(|| panic!("{damage}: opened")).to_string();
+        assert!(refused.contains("does not match its checksum") && refused.contains("coracle snapshot restore"), "{damage}: {refused}");
+    }
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let first = create(&store, "/a", "1").await;
+    let second = store.commit(&"/a".into(), Expect::At(first), put("2")).await.unwrap();
+    store.commit(&"/a".into(), Expect::At(second), put("3")).await.unwrap();
+    store.close().await;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    db.execute("DELETE FROM log WHERE rev = ?1", [second.to_string()]).unwrap();
+    drop(db);
+    let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
+    assert!(refused.contains("a row is missing"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_emptied_database_is_not_taken_for_a_new_one() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    create(&store, "/a", "1").await;
+    store.close().await;
+    for emptied in [true, false] {
+        let file = dir.path().join("state.db");
+        if emptied {
+            fs::write(&file, "").unwrap();
+        } else {
+            fs::remove_file(&file).unwrap();
+        }
+        let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
+        assert!(refused.contains("state.db is empty, but there was a database here"), "{refused}");
+    }
+    fs::remove_file(dir.path().join("id")).unwrap();
+    assert_eq!(open(dir.path()).range("", Page::default()).await.unwrap().value, []);
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_puts_takes_deletes_and_recovers() {
     let dir = tempdir().unwrap();
     fill_and_recover(&Options { size_limit: Some(2 << 20), ..Options::at(dir.path()) }).await;

@@ -2,6 +2,7 @@
 //! and then, in this order, moves the index on, publishes the events, answers. A group of relaxed writes skips the transaction: its rows wait for the next one.
 
 use std::{
+    path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -14,6 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     OpenError, Options, Shared,
     compaction::{Compaction, Keeping, Mark},
+    dump::FILE,
     expiry::Expiry,
     group::{Answer, Group},
     log,
@@ -133,7 +135,8 @@ pub(super) fn spawn(
 fn past_marks(engine: &Engine, compacted: Revision, options: &Options, now: Instant) -> Result<Vec<Mark>, OpenError> {
     let every_ms = i64::try_from(options.compact_every.as_millis()).unwrap_or(i64::MAX);
     let found = log::marks(&engine.writes.lock(), compacted, every_ms);
-    let found = found.map_err(|source| OpenError::Sqlite { path: options.path.clone().unwrap_or_default(), source })?;
+    let found =
+        found.map_err(|source| OpenError::Sqlite { path: options.path.as_deref().unwrap_or(Path::new("memory")).join(FILE), source })?;
     let now_ms = unix_ms(options.clock);
     let mark = |(revision, at, written)| {
         let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0));
