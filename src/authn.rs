@@ -10,6 +10,7 @@ use coracle_apiserver::{
         Anonymous, FrontProxy, Options, Version, WebhookOptions, bearer,
         jwt::{Algorithm, AnonymousConfiguration, ClaimRule, Configuration, Issuer, JwtAuthenticator, JwtOptions, Prefixed},
     },
+    authz,
 };
 use jiff::SignedDuration;
 
@@ -299,9 +300,11 @@ impl AuthenticationFlags {
                 tracing::warn!("--{flag} is set without specifying the standard {standard} - API aggregation will not work");
             }
         }
-        let Some(file) = &self.requestheader_client_ca_file else { return Ok(None) };
-        if let (Some(clients), true) = (&self.client_ca_file, self.requestheader_allowed_names.is_empty()) {
-            overlap(&read("client-ca-file", clients)?, &read("requestheader-client-ca-file", file)?)?;
+        if self.requestheader_client_ca_file.is_none() {
+            return Ok(None);
+        }
+        if let Some(clients) = &self.client_ca_file {
+            self.overlap(&read("client-ca-file", clients)?)?;
         }
         Ok(Some(FrontProxy {
             allowed_names: self.requestheader_allowed_names.clone(),
@@ -310,6 +313,15 @@ impl AuthenticationFlags {
             group_headers: self.requestheader_group_headers.clone(),
             extra_prefixes: self.requestheader_extra_headers_prefix.clone(),
         }))
+    }
+
+    /// Refuses authorities of clients (PEM) among those of front proxies, unless front proxies are told apart by their names: any client
+    /// with a certificate would speak for a front proxy, hence for anybody.
+    pub(crate) fn overlap(&self, clients: &str) -> Result<()> {
+        match &self.requestheader_client_ca_file {
+            Some(file) if self.requestheader_allowed_names.is_empty() => overlap(clients, &read("requestheader-client-ca-file", file)?),
+            _ => Ok(()),
+        }
     }
 
     /// The certificates of `--tls-sni-cert-key`, as their files are now. The error names the flag.
@@ -337,7 +349,15 @@ fn anonymous(of: &AnonymousConfiguration) -> Anonymous {
     }
 }
 
-/// Who may sign for front proxies may sign for anybody then.
+/// Nobody is anonymous where everything is allowed (`BuiltInAuthenticationOptions.ApplyAuthorization`). Paths that a file names stay open.
+pub(crate) fn restrain(anonymous: &mut Anonymous, authorization: &authz::Options) {
+    if *anonymous == Anonymous::On && authorization.has(authz::Mode::AlwaysAllow) {
+        tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
+        *anonymous = Anonymous::Off;
+    }
+}
+
+/// Refuses lists (PEM) that share an authority.
 fn overlap(clients: &str, proxies: &str) -> Result<()> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let read = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect::<Vec<_>>();
@@ -417,5 +437,8 @@ mod tests {
         assert!(of(&both).unwrap().options().map(|_| ()).unwrap_err().to_string().contains("overlapping certificates"));
         let named = [both[0], both[1], ("requestheader-allowed-names", "front")];
         assert_eq!(of(&named).unwrap().options().unwrap().front_proxy.unwrap().allowed_names, ["front"]);
+        let own = std::fs::read_to_string(file).unwrap();
+        assert!(of(&both[1..]).unwrap().overlap(&own).unwrap_err().to_string().contains("overlapping certificates"));
+        of(&named[1..]).unwrap().overlap(&own).unwrap();
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    authn::AuthenticationFlags,
+    authn::{AuthenticationFlags, restrain},
     certs::{self, Certificates, Pair},
     clients::InProcess,
     fork::{self, Fork},
@@ -142,7 +142,8 @@ fn server_options(
 ) -> Result<coracle_apiserver::Options> {
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let signing_key = authn::keys::SigningKey::from_pem(certificates.token_key.as_bytes()).context("pki/token.key")?;
-    let users = options.users.options()?;
+    let authorization = options.authorization.options(&[authz::Mode::Node, authz::Mode::Rbac])?;
+    let users = users(&options.users, &certificates.authority, &authorization)?;
     if let Some(jwt) = &users.jwt {
         jwt.configuration.refuse(std::slice::from_ref(&issuer)).map_err(anyhow::Error::msg)?;
     }
@@ -153,7 +154,6 @@ fn server_options(
         front_proxy: Some(front_proxy(&options.users)),
         ..users
     };
-    let authorization = options.authorization.options(&[authz::Mode::Node, authz::Mode::Rbac])?;
     if !authorization.has(authz::Mode::Node) && !authorization.has(authz::Mode::AlwaysAllow) {
         tracing::warn!("Node is not among the authorizers: nodes may do only what others allow them");
     }
@@ -187,6 +187,14 @@ fn server_options(
         presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone() }),
         clock,
     })
+}
+
+/// How users are recognised, by the flags. `authority` (PEM) signs the cluster's own clients, whatever the flags say.
+fn users(flags: &AuthenticationFlags, authority: &str, authorization: &authz::Options) -> Result<authn::Options> {
+    let mut users = flags.options()?;
+    flags.overlap(authority)?;
+    restrain(&mut users.anonymous, authorization);
+    Ok(users)
 }
 
 /// The certificate and key the aggregator shows to other API servers when no flags name others.
@@ -277,4 +285,31 @@ fn say_started(options: &ServerOptions, setup: &Setup, nodes: &Nodes, started: I
 
 fn absolute(path: &std::path::Path) -> std::path::PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_apiserver::authn::Anonymous;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_anonymous_where_everything_is_allowed() {
+        let of = |mode| users(&AuthenticationFlags::default(), "", &authz::Options::of(&[mode])).unwrap().anonymous;
+        assert_eq!((of(authz::Mode::AlwaysAllow), of(authz::Mode::Rbac)), (Anonymous::Off, Anonymous::On));
+    }
+
+    #[test]
+    fn the_clusters_own_authority_signs_for_no_front_proxy() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = certs::Names { server: Vec::new(), agent: Vec::new() };
+        let made = certs::load_or_make(folder.path(), &names, 1_800_000_000).unwrap();
+        let file = Some(folder.path().join("ca.crt"));
+        let any = AuthenticationFlags { requestheader_client_ca_file: file, ..AuthenticationFlags::default() };
+        let node = authz::Options::of(&[authz::Mode::Node]);
+        let refused = users(&any, &made.authority, &node).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("--requestheader-allowed-names must be specified"), "{refused}");
+        let named = AuthenticationFlags { requestheader_allowed_names: vec!["front".into()], ..any };
+        users(&named, &made.authority, &node).unwrap();
+    }
 }

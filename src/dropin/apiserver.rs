@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
     Ranges, TracingOptions, admission, aggregator, atrest, audit,
-    authn::{self, Anonymous, keys::VerifyingKey},
+    authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     flow,
     kinds::capabilities::Capabilities,
@@ -22,8 +22,14 @@ use super::{
     keys,
 };
 use crate::{
-    admission::AdmissionFlags, audit::AuditFlags, authn::AuthenticationFlags, authorization::AuthorizationFlags,
-    encryption::EncryptionFlags, etcd::EtcdFlags, front::FrontFlags, logging, machine,
+    admission::AdmissionFlags,
+    audit::AuditFlags,
+    authn::{AuthenticationFlags, restrain},
+    authorization::AuthorizationFlags,
+    encryption::EncryptionFlags,
+    etcd::EtcdFlags,
+    front::FrontFlags,
+    logging, machine,
 };
 
 /// Upstream's defaults.
@@ -207,10 +213,7 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
     if let Some(jwt) = &options.jwt {
         jwt.configuration.refuse(&issuers).map_err(anyhow::Error::msg)?;
     }
-    if options.anonymous == Anonymous::On && authorization.has(Mode::AlwaysAllow) {
-        tracing::warn!("--anonymous-auth is off: with --authorization-mode=AlwaysAllow anybody could do anything");
-        options.anonymous = Anonymous::Off;
-    }
+    restrain(&mut options.anonymous, authorization);
     Ok(authn::Options {
         issuers,
         audiences: owned(&flags.list("api-audiences")),
@@ -224,6 +227,8 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
 
 #[cfg(test)]
 mod tests {
+    use coracle_apiserver::authn::Anonymous;
+
     use super::*;
     use crate::certs;
     use crate::dropin::flags::KUBE_APISERVER;
