@@ -1,7 +1,10 @@
 //! Tokens in secrets of type `kubernetes.io/service-account-token`: filled in when a secret asks for one, gone with their account
 //! (`pkg/controller/serviceaccount/tokens_controller.go`). It stands here, not among the controllers, because it signs with the server's key.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use coracle_apiserver::authn::{claims, keys::SigningKey, legacy};
 use futures::{StreamExt, stream};
@@ -14,13 +17,16 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams, Preconditions},
     runtime::watcher::{self, Event},
 };
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
 const UID: &str = "kubernetes.io/service-account.uid";
-/// A watch that broke off is begun again after this long.
+/// A watch that broke off is begun again after this long, and what went wrong is tried again; then, as long as it goes wrong, ever more
+/// rarely.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Keeps the tokens.
 pub(crate) struct Tokens {
@@ -35,7 +41,23 @@ enum Change {
     Secret(Box<Secret>),
     /// An account is gone: its namespace.
     Gone(String),
+    /// The watch of accounts has begun: some may be gone of which it told nothing.
+    Begun,
+    /// A watch broke off.
+    Broken,
+    /// It is time to try again what went wrong.
+    Again,
 }
+
+/// Where something is left to do: namespaces, or [`ALL`].
+struct Unsettled {
+    places: BTreeSet<String>,
+    pause: Duration,
+    again: Instant,
+}
+
+/// Every namespace.
+const ALL: &str = "";
 
 /// What is to be done about a secret.
 #[derive(Debug, PartialEq)]
@@ -50,44 +72,67 @@ impl Tokens {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let of = watcher::Config::default().fields(&format!("type={TYPE}"));
         let secrets = watcher::watcher(Api::<Secret>::all(self.client.clone()), of).filter_map(async |event| match event {
-            Ok(Event::Apply(secret) | Event::InitApply(secret)) => Some(Some(Change::Secret(Box::new(secret)))),
+            Ok(Event::Apply(secret) | Event::InitApply(secret)) => Some(Change::Secret(Box::new(secret))),
             Ok(_) => None,
-            Err(error) => broken(&error),
+            Err(error) => Some(broken(&error)),
         });
         let accounts = watcher::watcher(Api::<ServiceAccount>::all(self.client.clone()), watcher::Config::default());
         let accounts = accounts.filter_map(async |event| match event {
-            Ok(Event::Delete(account)) => Some(Some(Change::Gone(account.namespace().unwrap_or_default()))),
+            Ok(Event::Delete(account)) => Some(Change::Gone(account.namespace().unwrap_or_default())),
+            Ok(Event::InitDone) => Some(Change::Begun),
             Ok(_) => None,
-            Err(error) => broken(&error),
+            Err(error) => Some(broken(&error)),
         });
         let mut changes = stream::select(secrets.boxed(), accounts.boxed());
+        let mut unsettled = Unsettled { places: BTreeSet::new(), pause: PAUSE, again: Instant::now() };
         loop {
             let change = tokio::select! {
                 () = stop.cancelled() => return,
                 change = changes.next() => change,
+                () = sleep_until(unsettled.again), if !unsettled.places.is_empty() => Some(Change::Again),
             };
-            let settled = match change {
+            match change {
                 None => return,
-                Some(None) => {
-                    tokio::time::sleep(PAUSE).await;
-                    Ok(())
+                Some(Change::Broken) => tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep(PAUSE) => {}
+                },
+                Some(Change::Secret(secret)) => {
+                    let namespace = secret.namespace().unwrap_or_default();
+                    let settled = self.settle(*secret).await;
+                    unsettled.note(namespace, settled);
                 }
-                Some(Some(Change::Secret(secret))) => self.settle(*secret).await,
-                Some(Some(Change::Gone(namespace))) => self.sweep(&namespace).await,
-            };
-            if let Err(error) = settled {
-                tracing::warn!(%error, "a token secret is not settled");
+                Some(Change::Gone(namespace)) => {
+                    let settled = self.sweep(&namespace).await;
+                    unsettled.note(namespace, settled);
+                }
+                Some(Change::Begun) => unsettled.note(ALL.to_owned(), self.sweep(ALL).await),
+                Some(Change::Again) => {
+                    for place in unsettled.take() {
+                        let settled = self.sweep(&place).await;
+                        unsettled.note(place, settled);
+                    }
+                    if unsettled.places.is_empty() {
+                        unsettled.pause = PAUSE;
+                    }
+                }
             }
         }
     }
 
-    /// Looks again at all token secrets of a namespace.
+    /// Looks again at all token secrets of a namespace, or of [`ALL`]. The error is the first; the others are looked at nevertheless.
     async fn sweep(&self, namespace: &str) -> kube::Result<()> {
         let of = ListParams::default().fields(&format!("type={TYPE}"));
-        for secret in Api::<Secret>::namespaced(self.client.clone(), namespace).list(&of).await? {
-            self.settle(secret).await?;
+        let secrets: Api<Secret> = match namespace {
+            ALL => Api::all(self.client.clone()),
+            namespace => Api::namespaced(self.client.clone(), namespace),
+        };
+        let mut first = Ok(());
+        for secret in secrets.list(&of).await? {
+            let settled = self.settle(secret).await;
+            first = first.and(settled);
         }
-        Ok(())
+        first
     }
 
     async fn settle(&self, secret: Secret) -> kube::Result<()> {
@@ -113,9 +158,27 @@ impl Tokens {
     }
 }
 
-fn broken(error: &watcher::Error) -> Option<Option<Change>> {
+impl Unsettled {
+    fn note(&mut self, place: String, settled: kube::Result<()>) {
+        if let Err(error) = settled {
+            tracing::warn!(%error, "a token secret is not settled; it is tried again");
+            if self.places.is_empty() {
+                self.again = Instant::now() + self.pause;
+            }
+            self.places.insert(place);
+        }
+    }
+
+    /// What is to be tried again now. If it goes wrong once more, the next pause is longer.
+    fn take(&mut self) -> BTreeSet<String> {
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        std::mem::take(&mut self.places)
+    }
+}
+
+fn broken(error: &watcher::Error) -> Change {
     tracing::debug!(%error, "the watch of token secrets broke off");
-    Some(None)
+    Change::Broken
 }
 
 /// Decides over a secret, given the account its annotation names.
@@ -170,6 +233,61 @@ mod tests {
 
     fn secret(annotations: &serde_json::Value) -> Secret {
         serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "ns", "annotations": annotations}, "type": TYPE})).unwrap()
+    }
+
+    /// An API server with two secrets of an account that is gone, which refuses the first deletion of the first. Deletions are told.
+    fn stubborn(deleted: tokio::sync::mpsc::UnboundedSender<String>) -> Client {
+        let refused = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let answer = move |request: http::Request<kube::client::Body>| {
+            let (deleted, refused) = (deleted.clone(), refused.clone());
+            async move {
+                let (uri, path) = (request.uri().to_string(), request.uri().path().to_owned());
+                if uri.contains("watch=") {
+                    return std::future::pending().await;
+                }
+                let named = |name: &str| {
+                    let mut secret = serde_json::to_value(secret(&json!({ACCOUNT: "a"}))).unwrap();
+                    secret["metadata"]["name"] = name.into();
+                    secret
+                };
+                let gone = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "message": "gone", "code": 404});
+                let (code, body) = match (request.method().as_str(), path.rsplit('/').next().unwrap()) {
+                    ("GET", "secrets") => (
+                        200,
+                        json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [named("s"), named("t")]}),
+                    ),
+                    ("GET", "serviceaccounts") => {
+                        (200, json!({"kind": "ServiceAccountList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}))
+                    }
+                    ("DELETE", "s") if !refused.swap(true, std::sync::atomic::Ordering::Relaxed) => {
+                        (500, json!({"kind": "Status", "status": "Failure", "reason": "InternalError", "message": "later", "code": 500}))
+                    }
+                    ("DELETE", name) => {
+                        deleted.send(name.to_owned()).unwrap();
+                        (200, json!({"kind": "Status", "status": "Success"}))
+                    }
+                    _ => (404, gone),
+                };
+                let body = kube::client::Body::from(body.to_string().into_bytes());
+                Ok::<_, std::io::Error>(http::Response::builder().status(code).body(body).unwrap())
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_wrong_is_tried_again_and_keeps_nothing_else_from_being_settled() {
+        let (tell, mut deleted) = tokio::sync::mpsc::unbounded_channel();
+        let tokens = Tokens { client: stubborn(tell), key: key(), root_ca: "PEM".into() };
+        assert!(tokens.sweep("ns").await.is_err());
+        assert_eq!(deleted.try_recv().unwrap(), "t", "the second goes although the first does not");
+        let (tell, mut deleted) = tokio::sync::mpsc::unbounded_channel();
+        let tokens = Tokens { client: stubborn(tell), key: key(), root_ca: "PEM".into() };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(tokens.run(stop.clone()));
+        while deleted.recv().await.unwrap() != "s" {}
+        stop.cancel();
+        running.await.unwrap();
     }
 
     fn account() -> ServiceAccount {
