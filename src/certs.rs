@@ -113,9 +113,12 @@ impl Authority {
         if !certificate_file.exists() && !key_file.exists() {
             let key = KeyPair::generate().context("cannot make a key")?;
             write_private(&key_file, key.serialize_pem().as_bytes())?;
-            Self::certify(&key, &certificate_file, common_name, now)?;
         }
         let key = KeyPair::from_pem(&read(&key_file)?).with_context(|| format!("{} is not a private key", key_file.display()))?;
+        if !certificate_file.exists() {
+            // The first start broke off between key and certificate, or this is it.
+            Self::certify(&key, &certificate_file, common_name, now)?;
+        }
         let mut certificate = read(&certificate_file)?;
         // One that somebody else made is somebody else's to renew.
         if left(&certificate, now).is_some_and(|left| left < AUTHORITY_YEARS * YEAR_SECONDS / 3) && is_own(&certificate, common_name) {
@@ -286,6 +289,19 @@ mod tests {
         let right = made(&folder, &["127.0.0.1"], 1_795_000_000);
         assert_eq!(first.0.authority, right.0.authority);
         assert!(left(&right.1, 1_795_000_000).unwrap() > YEAR_SECONDS / 3);
+    }
+
+    #[test]
+    fn a_first_start_that_broke_off_after_a_key_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = made(&folder, &["127.0.0.1"], 1_800_000_000);
+        let key = read(&folder.path().join("ca.key")).unwrap();
+        std::fs::remove_file(folder.path().join("ca.crt")).unwrap();
+        let second = made(&folder, &["127.0.0.1"], 1_800_000_000);
+        assert_ne!(first.0.authority, second.0.authority);
+        assert_eq!(read(&folder.path().join("ca.key")).unwrap(), key);
+        std::fs::remove_file(folder.path().join("ca.key")).unwrap();
+        assert!(load_or_make(folder.path(), &names(&[]), 1_800_000_000).is_err(), "what somebody's authority signed is not replaced");
     }
 
     #[test]
