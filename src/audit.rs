@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, anyhow, bail};
-use clap::{ArgAction, Args, CommandFactory, Parser, ValueEnum};
+use anyhow::{Result, bail};
+use clap::{ArgAction, Args, ValueEnum};
 use coracle_apiserver::audit::{Batch, Format, HookOptions, LogOptions, Mode, Options, Truncation};
 
-use crate::dropin::duration;
+use crate::dropin::flags::{span, truth};
 
 /// What is written down of requests, and where.
 #[derive(Args, Debug, Clone)]
@@ -42,7 +42,7 @@ struct LogFlags {
     audit_log_maxbackup: usize,
 
     /// Compress files put aside.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     audit_log_compress: bool,
 
     /// How an event is written: json, or legacy (a line of text).
@@ -66,11 +66,11 @@ struct LogFlags {
     audit_log_batch_max_size: i64,
 
     /// Fewer are written after this long.
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = span)]
     audit_log_batch_max_wait: Duration,
 
     /// Limit how many batches are written.
-    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     audit_log_batch_throttle_enable: bool,
 
     /// Batches a second.
@@ -82,10 +82,10 @@ struct LogFlags {
     audit_log_batch_throttle_burst: i64,
 
     /// Take the objects out of events that are too large.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     audit_log_truncate_enabled: bool,
 
-    /// Larger batches are parted, in bytes.
+    /// Not below that of an event, in bytes. Events come one by one where they are made smaller, so that no batch is parted.
     #[arg(long, value_name = "BYTES", default_value_t = 10_485_760)]
     audit_log_truncate_max_batch_size: i64,
 
@@ -102,7 +102,7 @@ struct WebhookFlags {
     audit_webhook_config_file: Option<PathBuf>,
 
     /// The pause before events are sent again the first time.
-    #[arg(long, alias = "audit-webhook-batch-initial-backoff", value_name = "TIME", default_value = "10s", value_parser = time)]
+    #[arg(long, alias = "audit-webhook-batch-initial-backoff", value_name = "TIME", default_value = "10s", value_parser = span)]
     audit_webhook_initial_backoff: Duration,
 
     /// Whether a request waits until its event is sent: batch (no), blocking, blocking-strict (and fails if it cannot be).
@@ -122,11 +122,11 @@ struct WebhookFlags {
     audit_webhook_batch_max_size: i64,
 
     /// Fewer are sent after this long.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
     audit_webhook_batch_max_wait: Duration,
 
     /// Limit how many batches are sent.
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     audit_webhook_batch_throttle_enable: bool,
 
     /// Batches a second.
@@ -138,10 +138,10 @@ struct WebhookFlags {
     audit_webhook_batch_throttle_burst: i64,
 
     /// Take the objects out of events that are too large.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     audit_webhook_truncate_enabled: bool,
 
-    /// Larger batches are parted, in bytes.
+    /// Not below that of an event, in bytes. As upstream, batches are made of what was made smaller before, and are not parted.
     #[arg(long, value_name = "BYTES", default_value_t = 10_485_760)]
     audit_webhook_truncate_max_batch_size: i64,
 
@@ -168,31 +168,7 @@ pub(crate) enum AuditFormat {
     Legacy,
 }
 
-/// The flags alone.
-#[derive(Parser)]
-struct Alone {
-    #[command(flatten)]
-    audit: AuditFlags,
-}
-
 impl AuditFlags {
-    /// From flags as kube-apiserver takes them; `given` tells the value of one. The error names the flag.
-    pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
-        let mut line = vec!["kube-apiserver".to_owned()];
-        for flag in Alone::command().get_arguments() {
-            let names = flag.get_long().into_iter().chain(flag.get_all_aliases().into_iter().flatten());
-            for (name, value) in names.filter_map(|name| Some((name, given(name).filter(|value| !value.is_empty())?))) {
-                match (flag.get_action(), value) {
-                    (ArgAction::SetTrue, "true") => line.push(format!("--{name}")),
-                    (ArgAction::SetTrue, _) => {}
-                    _ => line.push(format!("--{name}={value}")),
-                }
-            }
-        }
-        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
-        Ok(parsed.audit)
-    }
-
     /// As the server takes them; the errors are upstream's.
     pub(crate) fn options(self) -> Result<Options> {
         let log = self.log.audit_log_path.clone().map(|path| self.log.options(path)).transpose()?;
@@ -261,7 +237,7 @@ fn batch(of: &str, mode: Mode, (buffer, size): (i64, i64), wait: Duration, throt
         _ => bail!("invalid audit batch {of} {what} {value}, must be a positive number"),
     };
     let throttle = match throttle {
-        Some((rate, _)) if mode == Mode::Batch && rate <= 0.0 => {
+        Some((rate, _)) if mode == Mode::Batch && (rate.is_nan() || rate <= 0.0) => {
             bail!("invalid audit batch {of} throttle QPS {rate}, must be a positive number")
         }
         Some((rate, burst)) => Some((rate, positive("throttle burst", burst)?)),
@@ -280,19 +256,14 @@ fn truncated(of: &str, enabled: bool, (event, whole): (i64, i64)) -> Result<Opti
     Ok(enabled.then_some(Truncation { event: most }))
 }
 
-/// A duration as Go reads it.
-fn time(text: &str) -> Result<Duration, String> {
-    let read = duration(text).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    read.ok_or_else(|| format!("{text:?} is not a duration such as 1h30m or 500ms"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
 
     fn options(given: &[(&str, &'static str)]) -> Result<Options> {
-        let given = given.to_vec();
-        AuditFlags::of(move |name| given.iter().find(|(flag, _)| *flag == name).map(|(_, value)| *value)).and_then(AuditFlags::options)
+        let all = |name: &str| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect();
+        group::<AuditFlags>(all).and_then(AuditFlags::options)
     }
 
     #[test]
@@ -301,9 +272,10 @@ mod tests {
             ("audit-policy-file", "/p.yaml"),
             ("audit-log-path", "-"),
             ("audit-log-mode", "blocking-strict"),
-            ("audit-log-compress", "true"),
+            ("audit-log-compress", "1"),
             ("audit-log-maxage", "3"),
-            ("audit-log-truncate-enabled", "true"),
+            ("audit-log-truncate-enabled", "false"),
+            ("audit-log-truncate-enabled", "T"),
             ("audit-webhook-config-file", "/hook.yaml"),
             ("audit-webhook-batch-initial-backoff", "2s"),
             ("audit-webhook-batch-throttle-enable", "false"),
@@ -334,6 +306,7 @@ mod tests {
             wrong(&[file, ("audit-webhook-batch-throttle-qps", "0")]),
             "invalid audit batch webhook throttle QPS 0, must be a positive number"
         );
+        assert!(wrong(&[file, ("audit-webhook-batch-throttle-qps", "NaN")]).contains("throttle QPS NaN, must be a positive number"));
         assert_eq!(
             wrong(&[path, ("audit-log-truncate-max-batch-size", "1")]),
             "invalid audit truncate log max batch size 1, must be greater than max event size (102400)"

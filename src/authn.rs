@@ -1,9 +1,12 @@
 //! Flags of authentication, under upstream's names (`pkg/kubeapiserver/options/authentication.go`), for both programs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, Parser};
+use clap::Args;
 use coracle_apiserver::{
     CertificateAndKey, Kubeconfig,
     authn::{
@@ -14,7 +17,10 @@ use coracle_apiserver::{
 };
 use jiff::SignedDuration;
 
-use crate::dropin::duration;
+use crate::dropin::flags::{span, truth};
+
+/// How long answers of the webhook are remembered.
+const CACHED: Duration = Duration::from_secs(120);
 
 /// How users are recognised.
 #[derive(Args, Debug, Clone, Default)]
@@ -81,7 +87,7 @@ pub(crate) struct AuthenticationFlags {
 
     /// How long the webhook's answers are remembered.
     #[arg(long, value_name = "DURATION", default_value = "2m0s", value_parser = span)]
-    pub(crate) authentication_token_webhook_cache_ttl: Option<SignedDuration>,
+    pub(crate) authentication_token_webhook_cache_ttl: Option<Duration>,
 
     /// The version of TokenReview the webhook takes: v1 or v1beta1.
     #[arg(long, value_name = "VERSION", default_value = "v1beta1")]
@@ -120,53 +126,7 @@ pub(crate) struct AuthenticationFlags {
     pub(crate) tls_sni_cert_key: Vec<String>,
 }
 
-/// The flags alone.
-#[derive(Parser)]
-struct Alone {
-    #[command(flatten)]
-    flags: AuthenticationFlags,
-}
-
-/// The flags' names as kube-apiserver takes them.
-const NAMES: &[&str] = &[
-    "client-ca-file",
-    "anonymous-auth",
-    "enable-bootstrap-token-auth",
-    "token-auth-file",
-    "authentication-config",
-    "oidc-issuer-url",
-    "oidc-client-id",
-    "oidc-ca-file",
-    "oidc-username-claim",
-    "oidc-username-prefix",
-    "oidc-groups-claim",
-    "oidc-groups-prefix",
-    "oidc-signing-algs",
-    "oidc-required-claim",
-    "authentication-token-webhook-config-file",
-    "authentication-token-webhook-cache-ttl",
-    "authentication-token-webhook-version",
-    "requestheader-client-ca-file",
-    "requestheader-allowed-names",
-    "requestheader-username-headers",
-    "requestheader-uid-headers",
-    "requestheader-group-headers",
-    "requestheader-extra-headers-prefix",
-    "service-account-jwks-uri",
-    "tls-sni-cert-key",
-];
-
 impl AuthenticationFlags {
-    /// From flags as kube-apiserver takes them; `given` tells all values of one. The error names the flag.
-    pub(crate) fn of<'a>(given: impl Fn(&str) -> Vec<&'a str>) -> Result<Self> {
-        let mut line = vec!["kube-apiserver".to_owned()];
-        for name in NAMES {
-            line.extend(given(name).into_iter().filter(|value| !value.is_empty()).map(|value| format!("--{name}={value}")));
-        }
-        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
-        Ok(parsed.flags)
-    }
-
     /// The part of the options that these flags decide.
     pub(crate) fn options(&self) -> Result<Options> {
         let fixed_tokens = match &self.token_auth_file {
@@ -280,7 +240,8 @@ impl AuthenticationFlags {
                 "--authentication-token-webhook-version: unsupported authentication webhook version {other:?}, supported versions are \"v1\", \"v1beta1\""
             ),
         };
-        let cache = self.authentication_token_webhook_cache_ttl.unwrap_or(SignedDuration::from_mins(2));
+        let cache = self.authentication_token_webhook_cache_ttl.unwrap_or(CACHED);
+        let cache = SignedDuration::try_from(cache).unwrap_or(SignedDuration::MAX);
         Ok(Some(WebhookOptions { kubeconfig, version, cache }))
     }
 
@@ -375,27 +336,13 @@ pub(crate) fn read(flag: &str, path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("--{flag}: cannot read {}", path.display()))
 }
 
-/// What is true or false, as Go reads it, and as the configuration file writes it.
-pub(crate) fn truth(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" | "on" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" | "off" => Ok(false),
-        _ => Err("must be true or false".to_owned()),
-    }
-}
-
-/// A duration as Go writes it, not below 0.
-pub(crate) fn span(text: &str) -> Result<SignedDuration, String> {
-    let seconds = duration(text).filter(|seconds| (0.0..1e9).contains(seconds));
-    seconds.map(SignedDuration::from_secs_f64).ok_or_else(|| "must be a duration such as 1h30m or 500ms".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
 
     fn of(given: &[(&'static str, &'static str)]) -> Result<AuthenticationFlags> {
-        AuthenticationFlags::of(|name| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect())
+        group(|name| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect())
     }
 
     #[test]
@@ -408,7 +355,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(flags.requestheader_allowed_names, ["a", "b", "c"]);
-        assert_eq!(flags.authentication_token_webhook_cache_ttl, Some(SignedDuration::from_secs(90)));
+        assert_eq!(flags.authentication_token_webhook_cache_ttl, Some(Duration::from_secs(90)));
         assert_eq!(flags.options().unwrap().anonymous, Anonymous::Off);
         assert!(of(&[("anonymous-auth", "maybe")]).unwrap_err().to_string().contains("--anonymous-auth"));
         assert!(of(&[("authentication-token-webhook-cache-ttl", "soon")]).unwrap_err().to_string().contains("must be a duration"));

@@ -10,13 +10,15 @@ use coracle_apiserver::authz::{
     configuration::{Configuration, Configured, Version, WebhookSettings},
 };
 
+use crate::dropin::flags::{group, span};
+
 /// What a question to the webhook of `--authorization-mode` may take; those of a configuration file say it themselves.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The name of that webhook.
 const WEBHOOK: &str = "default";
 /// Upstream's defaults.
-const AUTHORIZED: &str = "5m0s";
-const UNAUTHORIZED: &str = "30s";
+const AUTHORIZED: Duration = Duration::from_secs(300);
+const UNAUTHORIZED: Duration = Duration::from_secs(30);
 const VERSION: &str = "v1beta1";
 
 /// The flags, as they are written.
@@ -43,12 +45,12 @@ pub(crate) struct AuthorizationFlags {
     pub(crate) authorization_webhook_version: Option<String>,
 
     /// How long its permissions are remembered. Default: 5m0s.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) authorization_webhook_cache_authorized_ttl: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub(crate) authorization_webhook_cache_authorized_ttl: Option<Duration>,
 
     /// How long its refusals are remembered. Default: 30s.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
 
     /// A folder of Cedar policies (*.cedar), beside those that are objects; needs the mode Cedar.
     #[cfg(feature = "cedar")]
@@ -57,22 +59,12 @@ pub(crate) struct AuthorizationFlags {
 }
 
 impl AuthorizationFlags {
-    /// From flags as kube-apiserver takes them: `last` tells the value of one, `list` that of one with several.
-    pub(crate) fn of<'a>(last: impl Fn(&str) -> Option<&'a str>, list: impl Fn(&str) -> Vec<&'a str>) -> Self {
-        let given = |name: &str| last(name).filter(|value| !value.is_empty());
-        let file = |name: &str| given(name).map(PathBuf::from);
-        let text = |name: &str| last(name).map(str::to_owned);
-        Self {
-            authorization_mode: list("authorization-mode").into_iter().map(str::to_owned).collect(),
-            authorization_config: file("authorization-config"),
-            authorization_policy_file: file("authorization-policy-file"),
-            authorization_webhook_config_file: file("authorization-webhook-config-file"),
-            authorization_webhook_version: text("authorization-webhook-version"),
-            authorization_webhook_cache_authorized_ttl: text("authorization-webhook-cache-authorized-ttl"),
-            authorization_webhook_cache_unauthorized_ttl: text("authorization-webhook-cache-unauthorized-ttl"),
-            #[cfg(feature = "cedar")]
-            cedar_policy_dir: std::env::var_os("CORACLE_CEDAR_POLICY_DIR").map(PathBuf::from),
-        }
+    /// From flags as kube-apiserver takes them: `given` tells all values of one. The error names the flag.
+    pub(crate) fn of<'a>(given: impl Fn(&str) -> Vec<&'a str>) -> Result<Self> {
+        let flags: Self = group(given)?;
+        #[cfg(feature = "cedar")]
+        let flags = Self { cedar_policy_dir: std::env::var_os("CORACLE_CEDAR_POLICY_DIR").map(PathBuf::from), ..flags };
+        Ok(flags)
     }
 
     /// What the flags say; these modes when they say nothing. Files are read.
@@ -154,14 +146,12 @@ impl AuthorizationFlags {
         if mode != Mode::Webhook {
             return Ok(Configured::of(mode));
         }
-        let authorized = self.authorization_webhook_cache_authorized_ttl.as_deref().unwrap_or(AUTHORIZED);
-        let unauthorized = self.authorization_webhook_cache_unauthorized_ttl.as_deref().unwrap_or(UNAUTHORIZED);
         let version = self.authorization_webhook_version.as_deref().unwrap_or(VERSION);
         let webhook = WebhookSettings {
             kubeconfig: self.authorization_webhook_config_file.clone(),
             timeout: TIMEOUT,
-            authorized: span("authorization-webhook-cache-authorized-ttl", authorized)?,
-            unauthorized: span("authorization-webhook-cache-unauthorized-ttl", unauthorized)?,
+            authorized: self.authorization_webhook_cache_authorized_ttl.unwrap_or(AUTHORIZED),
+            unauthorized: self.authorization_webhook_cache_unauthorized_ttl.unwrap_or(UNAUTHORIZED),
             version: Version::named(version).map_err(|why| anyhow!("--authorization-webhook-version: {why}"))?,
             deny_on_failure: false,
             conditions: Vec::new(),
@@ -173,12 +163,6 @@ impl AuthorizationFlags {
 /// The modes there are in this build.
 fn names() -> String {
     Mode::ALL.iter().map(|mode| mode.name()).collect::<Vec<_>>().join(", ")
-}
-
-/// A span of time as Go writes it; what is negative is none.
-fn span(flag: &str, text: &str) -> Result<Duration> {
-    let seconds = crate::dropin::flags::duration(text).ok_or_else(|| anyhow!("--{flag}: {text:?} is not a duration such as 30s or 5m"))?;
-    Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -222,7 +206,7 @@ mod tests {
         assert_eq!((webhook.authorized.as_secs(), webhook.unauthorized.as_secs(), webhook.version), (300, 30, Version::V1beta1));
         let wrong = AuthorizationFlags { authorization_webhook_version: Some("v3".into()), ..given.clone() };
         assert!(wrong.options(&[]).unwrap_err().to_string().contains("unsupported webhook authorizer version \"v3\""));
-        let wrong = AuthorizationFlags { authorization_webhook_cache_authorized_ttl: Some("x".into()), ..given };
-        assert!(wrong.options(&[]).unwrap_err().to_string().starts_with("--authorization-webhook-cache-authorized-ttl"));
+        let wrong = AuthorizationFlags::of(|name| if name.ends_with("-authorized-ttl") { vec!["x"] } else { Vec::new() });
+        assert!(wrong.unwrap_err().to_string().contains("--authorization-webhook-cache-authorized-ttl"));
     }
 }

@@ -11,7 +11,7 @@ use kube::{Api, api::PostParams};
 use tokio::task::JoinSet;
 
 use crate::{
-    encryption, kubeconfig, lock, nodes,
+    encryption, lock, nodes,
     options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, SecretsCommand, SecretsOptions, StopOptions, TokenOptions},
     remote,
 };
@@ -87,11 +87,9 @@ pub(crate) fn kubeconfig(options: &KubeconfigOptions) -> Result<()> {
 pub(crate) fn token(options: &TokenOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let file = options.data_dir.join("admin.kubeconfig");
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
         let mut tasks = JoinSet::new();
-        let accounts: Api<ServiceAccount> = Api::namespaced(remote::client(&access, &mut tasks).await?, &options.namespace);
+        let client = remote::administrator(&options.data_dir, &mut tasks).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &options.namespace);
         let spec = TokenRequestSpec { expiration_seconds: Some(options.expiration), ..Default::default() };
         let request = TokenRequest { spec: Some(spec), ..Default::default() };
         let answer = accounts.create_token_request(&options.service_account, &PostParams::default(), &request).await?;

@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use coracle_apiserver::atrest;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use crate::{kubeconfig, remote};
+use crate::{dropin::flags::truth, remote};
 
 /// What is encrypted in the store.
 #[derive(Args, Debug, Clone, Default)]
@@ -21,19 +22,11 @@ pub(crate) struct EncryptionFlags {
     pub(crate) encryption_provider_config: Option<PathBuf>,
 
     /// Take the file's changes while running.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) encryption_provider_config_automatic_reload: bool,
 }
 
 impl EncryptionFlags {
-    /// From flags as kube-apiserver takes them; `given` tells the value of one.
-    pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Self {
-        Self {
-            encryption_provider_config: given("encryption-provider-config").filter(|file| !file.is_empty()).map(PathBuf::from),
-            encryption_provider_config_automatic_reload: given("encryption-provider-config-automatic-reload") == Some("true"),
-        }
-    }
-
     /// As the server takes them.
     pub(crate) fn options(self) -> Result<Option<atrest::Options>> {
         match (self.encryption_provider_config, self.encryption_provider_config_automatic_reload) {
@@ -56,17 +49,12 @@ struct Step {
 
 /// Asks the running server to write everything anew that is not encrypted as it should be.
 pub(crate) async fn reencrypt(folder: &Path) -> Result<()> {
-    let file = folder.join("admin.kubeconfig");
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}; is --data-dir the folder the server was started with?", file.display()))?;
-    let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
     let mut tasks = JoinSet::new();
-    let client = remote::client(&access, &mut tasks).await?;
+    let client = remote::administrator(folder, &mut tasks).await?;
     let (mut seen, mut rewritten, mut failed, mut after) = (0, 0, Vec::new(), String::new());
     loop {
-        // Keys hold names, which need no escaping in a query beyond that of colons and percent signs.
-        let escaped = after.replace('%', "%25").replace('&', "%26").replace('+', "%2B");
-        let request = http::Request::post(format!("/encryption/reencrypt?continue={escaped}")).body(Vec::new())?;
+        let place = utf8_percent_encode(&after, ESCAPED);
+        let request = http::Request::post(format!("/encryption/reencrypt?continue={place}")).body(Vec::new())?;
         let step: Step = match client.request(request).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 bail!("the server encrypts nothing: it has no --encryption-provider-config")
@@ -92,14 +80,21 @@ pub(crate) async fn reencrypt(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
+
+    #[test]
+    fn the_place_to_go_on_at_is_one_whatever_a_name_holds() {
+        let key = "/registry/clusterroles/system:a b#c?d&e%f+é";
+        assert_eq!(utf8_percent_encode(key, ESCAPED).to_string(), "/registry/clusterroles/system:a%20b%23c%3Fd%26e%25f%2B%C3%A9");
+    }
 
     #[test]
     fn reload_needs_a_file() {
         let of = |pairs: &[(&str, &'static str)]| {
-            let pairs = pairs.to_vec();
-            EncryptionFlags::of(move |name| pairs.iter().find(|(flag, _)| *flag == name).map(|(_, value)| *value)).options()
+            let all = |name: &str| pairs.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect();
+            group::<EncryptionFlags>(all).unwrap().options()
         };
-        let reload = ("encryption-provider-config-automatic-reload", "true");
+        let reload = ("encryption-provider-config-automatic-reload", "T");
         assert!(of(&[]).unwrap().is_none());
         assert!(of(&[reload]).unwrap_err().to_string().contains("must be set with --encryption-provider-config"));
         let options = of(&[reload, ("encryption-provider-config", "/e.yaml")]).unwrap().unwrap();

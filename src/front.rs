@@ -3,10 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args};
 use coracle_apiserver::{aggregator, check_egress, flow};
 
-use crate::{authn::read, dropin::flags::duration};
+use crate::{
+    authn::read,
+    dropin::flags::{positive_span, truth},
+};
 
 /// Limits, fairness, and how other API servers are spoken to.
 #[derive(Args, Debug, Clone)]
@@ -20,11 +23,11 @@ pub(crate) struct FrontFlags {
     pub(crate) max_mutating_requests_inflight: usize,
 
     /// Share what may be in flight by FlowSchemas and PriorityLevelConfigurations.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) enable_priority_and_fairness: bool,
 
     /// How long a request may take that is neither a watch nor a stream.
-    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = positive_span)]
     pub(crate) request_timeout: Duration,
 
     /// Client certificate shown to API servers behind APIServices, read again when it changes.
@@ -36,11 +39,11 @@ pub(crate) struct FrontFlags {
     pub(crate) proxy_client_key_file: Option<PathBuf>,
 
     /// Ask API servers at their endpoints instead of their service's address; this server does either way.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) enable_aggregator_routing: bool,
 
     /// Refuse answers of API servers that send clients elsewhere.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) aggregator_reject_forwarding_redirect: bool,
 
     /// By which way others are reached: an EgressSelectorConfiguration, in which every way is Direct.
@@ -48,38 +51,7 @@ pub(crate) struct FrontFlags {
     pub(crate) egress_selector_config_file: Option<PathBuf>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let found = duration(text).filter(|seconds| *seconds > 0.0 && *seconds < 1e9);
-    found.map(Duration::from_secs_f64).ok_or_else(|| "must be a positive duration such as 1m0s".to_owned())
-}
-
-/// The flags alone.
-#[derive(Parser)]
-struct Alone {
-    #[command(flatten)]
-    front: FrontFlags,
-}
-
 impl FrontFlags {
-    /// From flags as kube-apiserver takes them; `given` tells the value of one. The error names the flag.
-    pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
-        const NAMES: [&str; 9] = [
-            "max-requests-inflight",
-            "max-mutating-requests-inflight",
-            "enable-priority-and-fairness",
-            "request-timeout",
-            "proxy-client-cert-file",
-            "proxy-client-key-file",
-            "enable-aggregator-routing",
-            "aggregator-reject-forwarding-redirect",
-            "egress-selector-config-file",
-        ];
-        let mut line = vec!["kube-apiserver".to_owned()];
-        line.extend(NAMES.iter().filter_map(|name| given(name).filter(|v| !v.is_empty()).map(|value| format!("--{name}={value}"))));
-        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
-        Ok(parsed.front)
-    }
-
     /// What is shared how.
     pub(crate) fn flow(&self) -> Result<flow::Options> {
         let limits = [self.max_requests_inflight, self.max_mutating_requests_inflight];
@@ -111,6 +83,11 @@ impl FrontFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
+
+    fn of<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<FrontFlags> {
+        group(|name| given(name).into_iter().collect())
+    }
 
     #[test]
     fn flags_are_those_of_kube_apiserver() {
@@ -123,26 +100,25 @@ mod tests {
             "aggregator-reject-forwarding-redirect" => Some("false"),
             _ => None,
         };
-        let flags = FrontFlags::of(given).unwrap();
+        let flags = of(given).unwrap();
         let flow = flags.flow().unwrap();
         assert_eq!((flow.max_reads, flow.max_writes, flow.fair, flow.timeout), (5, 200, false, Duration::from_secs(90)));
         let aggregator = flags.aggregator(None).unwrap();
         assert_eq!((aggregator.client, aggregator.reject_redirects), (Some(("/c".into(), "/k".into())), false));
-        let defaults = FrontFlags::of(|_| None).unwrap();
+        let defaults = of(|_| None).unwrap();
         assert!(defaults.flow().unwrap().fair && defaults.aggregator(None).unwrap().reject_redirects);
     }
 
     #[test]
     fn what_cannot_be_is_refused_by_the_flags_name() {
-        let refused =
-            |name: &'static str, value: &'static str| FrontFlags::of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
+        let refused = |name: &'static str, value: &'static str| of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
         assert!(refused("request-timeout", "0s").contains("--request-timeout"));
         assert!(refused("max-requests-inflight", "-1").contains("--max-requests-inflight"));
-        let away = FrontFlags::of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
+        let away = of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
         assert!(away.aggregator(None).unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));
-        let half = FrontFlags::of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();
+        let half = of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();
         assert!(half.aggregator(None).unwrap_err().to_string().contains("--proxy-client-cert-file"));
-        let none = FrontFlags::of(|name| name.ends_with("inflight").then_some("0")).unwrap();
+        let none = of(|name| name.ends_with("inflight").then_some("0")).unwrap();
         assert!(none.flow().unwrap_err().to_string().contains("add up to something positive"));
     }
 }

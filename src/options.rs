@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
@@ -423,7 +423,7 @@ fn with_file(arguments: &[String], file: &Path) -> Result<Cli> {
     Ok(Cli::parse_from(all))
 }
 
-/// `listen: 0.0.0.0:6443` becomes `--listen=0.0.0.0:6443`; lists are joined by commas.
+/// `listen: 0.0.0.0:6443` becomes `--listen=0.0.0.0:6443`; lists are joined by commas, or become a flag an item where commas mean nothing.
 fn flags_of_file(text: &str) -> Result<Vec<String>> {
     let file: Value = serde_saphyr::from_str(text).context("is not valid YAML")?;
     let settings = match file {
@@ -433,14 +433,23 @@ fn flags_of_file(text: &str) -> Result<Vec<String>> {
     };
     let cli = Cli::command();
     let server = cli.find_subcommand("server").context("no server command")?;
-    let known: Vec<&str> =
-        server.get_arguments().filter_map(clap::Arg::get_long).filter(|name| !["config", "help"].contains(name)).collect();
+    let known: Vec<(&str, &clap::Arg)> = server.get_arguments().filter_map(|flag| Some((flag.get_long()?, flag))).collect();
+    let known: Vec<(&str, &clap::Arg)> = known.into_iter().filter(|(name, _)| !["config", "help"].contains(name)).collect();
     let mut flags = Vec::new();
     for (key, value) in &settings {
-        if !known.contains(&key.as_str()) {
-            bail!("unknown setting `{key}`; did you mean `{}`? Known: {}", nearest(key, &known), known.join(", "));
+        let Some((_, flag)) = known.iter().find(|(name, _)| name == key) else {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            bail!("unknown setting `{key}`; did you mean `{}`? Known: {}", nearest(key, &names), names.join(", "));
+        };
+        match value {
+            Value::Array(_) if !matches!(flag.get_action(), ArgAction::Append) => bail!("setting `{key}` takes one value, not a list"),
+            Value::Array(items) if flag.get_value_delimiter().is_none() => {
+                for item in items {
+                    flags.push(format!("--{key}={}", plain(key, item)?));
+                }
+            }
+            value => flags.push(format!("--{key}={}", plain(key, value)?)),
         }
-        flags.push(format!("--{key}={}", plain(key, value)?));
     }
     Ok(flags)
 }
@@ -528,6 +537,33 @@ mod tests {
     }
 
     #[test]
+    fn a_list_whose_items_hold_commas_becomes_a_flag_an_item() {
+        let flags = flags_of_file("oidc-required-claim: [a=1, 'b=2,3']\n").unwrap();
+        assert_eq!(flags, ["--oidc-required-claim=a=1", "--oidc-required-claim=b=2,3"]);
+        assert!(flags_of_file("log: [debug, info]").unwrap_err().to_string().contains("takes one value"));
+    }
+
+    #[test]
+    fn what_is_true_or_false_may_be_set_in_the_file_by_every_name() {
+        let cli = Cli::command();
+        let server = cli.find_subcommand("server").unwrap();
+        let is_truth = |flag: &&clap::Arg| flag.get_value_names().is_some_and(|names| names.iter().any(|name| name == "BOOL"));
+        let names: Vec<&str> = server.get_arguments().filter(is_truth).filter_map(clap::Arg::get_long).collect();
+        assert!(names.len() >= 11, "{names:?}");
+        let flagged = server.get_arguments().filter(|flag| matches!(flag.get_action(), ArgAction::SetTrue)).count();
+        assert_eq!(flagged, 0, "a lone flag cannot be set to false");
+        let line: Vec<String> = ["coracle", "server"].map(String::from).into();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for value in ["true", "false"] {
+            let text: String = names.iter().map(|name| format!("{name}: {value}\n")).collect();
+            std::fs::write(file.path(), text).unwrap();
+            let Command::Server(options) = with_file(&line, file.path()).unwrap().command else { panic!("server") };
+            assert_eq!(options.front.enable_priority_and_fairness, value == "true");
+            assert_eq!(options.encryption.encryption_provider_config_automatic_reload, value == "true");
+        }
+    }
+
+    #[test]
     fn an_unknown_setting_is_refused_with_the_nearest_name() {
         let error = flags_of_file("hollow-node: 3").unwrap_err().to_string();
         assert!(error.contains("`hollow-nodes`"), "{error}");
@@ -541,6 +577,8 @@ mod tests {
         let Command::Server(options) = with_file(&line, file.path()).unwrap().command else { panic!("server") };
         assert_eq!(options.listen, Some("127.0.0.1:1".parse().unwrap()));
         assert_eq!(options.log, "debug");
+        let line: Vec<String> = ["coracle", "server", "--audit-log-compress", "--log=info"].map(String::from).into();
+        assert!(with_file(&line, file.path()).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A client of an API server over the network, for commands that ask a running server something.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::{Request, header};
@@ -10,10 +10,22 @@ use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, sync::Mutex, task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::{kubeconfig::Access, server};
+use crate::{
+    kubeconfig::{self, Access},
+    server,
+};
 
 /// How long the server may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of the server that was started with a data directory, as its administrator; see [`client`].
+pub(crate) async fn administrator(data_dir: &Path, tasks: &mut JoinSet<()>) -> Result<Client> {
+    let file = data_dir.join("admin.kubeconfig");
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}; is --data-dir the folder the server was started with?", file.display()))?;
+    let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
+    client(&access, tasks).await
+}
 
 /// A client over one connection, which lasts as long as `tasks`, to the first of the servers that takes it.
 pub(crate) async fn client(access: &Access, tasks: &mut JoinSet<()>) -> Result<Client> {

@@ -1,8 +1,8 @@
 //! `coracle who-can VERB RESOURCE`: everybody the cluster knows of who may do something, and why, as the server's own authorizers say it.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{
     authorization::v1::{NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
@@ -15,7 +15,7 @@ use kube::{
 };
 use tokio::task::JoinSet;
 
-use crate::{commands::say, kubeconfig, options::WhoCanOptions, remote};
+use crate::{commands::say, options::WhoCanOptions, remote};
 
 /// Questions under way at once.
 const AT_ONCE: usize = 16;
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &WhoCanOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut tasks = JoinSet::new();
-        let client = client(&options.data_dir, &mut tasks).await?;
+        let client = remote::administrator(&options.data_dir, &mut tasks).await?;
         let known = known(&client).await?;
         let reviews = stream::iter(known).map(|who| ask(&client, options, who)).buffered(AT_ONCE);
         let allowed: Vec<(Who, String)> = reviews.try_filter_map(async |said| Ok(said)).try_collect().await?;
@@ -46,13 +46,6 @@ pub(crate) fn run(options: &WhoCanOptions) -> Result<()> {
         }
         Ok(())
     })
-}
-
-async fn client(data_dir: &Path, tasks: &mut JoinSet<()>) -> Result<Client> {
-    let file = data_dir.join("admin.kubeconfig");
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let access = kubeconfig::parse(&text).with_context(|| file.display().to_string())?;
-    remote::client(&access, tasks).await
 }
 
 /// Whom bindings name, all service accounts, and whom policies in Cedar name.

@@ -18,7 +18,7 @@ use coracle_apiserver::{
 
 use super::{
     features,
-    flags::{Flags, duration},
+    flags::{Flags, duration, group},
     keys,
 };
 use crate::{
@@ -87,10 +87,10 @@ impl Settings {
         let ranges = Ranges { addresses: service_range(flags)?, ports: node_ports(flags)? };
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
-        let users = AuthenticationFlags::of(|name| flags.all(name))?;
-        let front = FrontFlags::of(|name| flags.last(name))?;
+        let users: AuthenticationFlags = group(|name| flags.all(name))?;
+        let front: FrontFlags = group(|name| flags.all(name))?;
         // As upstream, everything is allowed when nothing is said.
-        let mut authorization = AuthorizationFlags::of(|name| flags.last(name), |name| flags.list(name)).options(&[Mode::AlwaysAllow])?;
+        let mut authorization = AuthorizationFlags::of(|name| flags.all(name))?.options(&[Mode::AlwaysAllow])?;
         let hollow_nodes = hollow_nodes(flags)?;
         if hollow_nodes > 0 && !authorization.has(Mode::Node) {
             // Roles alone let no node do anything; the nodes of this process are nodes like any.
@@ -106,9 +106,9 @@ impl Settings {
             capabilities: Capabilities { allow_privileged: flags.on("allow-privileged") },
             ranges,
             admission: AdmissionFlags::of(|name| flags.last(name), |name| flags.list(name))?.settings()?,
-            audit: AuditFlags::of(|name| flags.last(name))?.options()?,
+            audit: group::<AuditFlags>(|name| flags.all(name))?.options()?,
             tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
-            encryption: EncryptionFlags::of(|name| flags.last(name)).options()?,
+            encryption: group::<EncryptionFlags>(|name| flags.all(name))?.options()?,
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,
@@ -265,9 +265,7 @@ mod tests {
 
     #[test]
     fn nobody_is_anonymous_where_everything_is_allowed() {
-        let of = |mode| {
-            authentication(&flags(""), &AuthenticationFlags::of(|_| Vec::new()).unwrap(), &authz::Options::of(&[mode])).unwrap().anonymous
-        };
+        let of = |mode| authentication(&flags(""), &group(|_| Vec::new()).unwrap(), &authz::Options::of(&[mode])).unwrap().anonymous;
         assert_eq!((of(Mode::AlwaysAllow), of(Mode::Rbac)), (Anonymous::Off, Anonymous::On));
     }
 

@@ -3,9 +3,10 @@
 //! kube-apiserver reads as pflag does (`--name value`, `--name=value`, a lone `--name` for what is true or false, `_` for `-`), etcd as Go's
 //! flag package does, which also takes one dash. The last value wins save for lists, which grow.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use clap::{Args, Command};
 
 use crate::options::nearest;
 
@@ -138,7 +139,7 @@ impl Flags {
 
     /// What a flag that is true or false was given as.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
-        self.last(name).and_then(truth)
+        self.last(name).and_then(go_truth)
     }
 
     /// One line about the flags that upstream knows and that do nothing here, if any were given.
@@ -170,7 +171,7 @@ fn unknown(program: &Program, name: &str) -> String {
 /// A value that the flag's type does not take is refused before anything is started.
 fn check(flag: Flag, value: &str) -> Result<()> {
     let wanted = match flag.kind {
-        "bool" if truth(value).is_none() => "true or false",
+        "bool" if go_truth(value).is_none() => "true or false",
         "int" | "Level" if value.parse::<i64>().is_err() => "a whole number",
         "uint" if value.parse::<u64>().is_err() => "a whole number, not below 0",
         "float" | "float32" if value.parse::<f64>().is_err() => "a number",
@@ -181,13 +182,47 @@ fn check(flag: Flag, value: &str) -> Result<()> {
     bail!("invalid argument {value:?} for \"--{}\" flag: must be {wanted}", flag.name)
 }
 
+/// The flags of one subject as kube-apiserver takes them: the last value wins save for lists, which grow; an empty one is none. `given` tells
+/// all values of a flag. The error names the flag.
+pub(crate) fn group<'a, T: Args>(given: impl Fn(&str) -> Vec<&'a str>) -> Result<T> {
+    let command = T::augment_args(Command::new(KUBE_APISERVER.name).no_binary_name(true)).args_override_self(true);
+    let mut line = Vec::new();
+    for flag in command.get_arguments() {
+        for name in flag.get_long().into_iter().chain(flag.get_all_aliases().into_iter().flatten()) {
+            line.extend(given(name).into_iter().filter(|value| !value.is_empty()).map(|value| format!("--{name}={value}")));
+        }
+    }
+    let read = command.try_get_matches_from(line).and_then(|found| T::from_arg_matches(&found));
+    read.map_err(|wrong| anyhow!("{}", wrong.to_string().lines().next().unwrap_or_default()))
+}
+
 /// As Go's `strconv.ParseBool`.
-fn truth(text: &str) -> Option<bool> {
+fn go_truth(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
         _ => None,
     }
+}
+
+/// What is true or false, as Go reads it, and as the configuration file writes it.
+pub(crate) fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => go_truth(text).ok_or_else(|| "must be true or false".to_owned()),
+    }
+}
+
+/// A duration as Go writes it, not below 0.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let seconds = duration(text).filter(|seconds| (0.0..1e9).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "must be a duration such as 1h30m or 500ms".to_owned())
+}
+
+/// A duration as Go writes it, above 0.
+pub(crate) fn positive_span(text: &str) -> Result<Duration, String> {
+    span(text).ok().filter(|span| !span.is_zero()).ok_or_else(|| "must be a positive duration such as 1m0s".to_owned())
 }
 
 /// As Go's `time.ParseDuration`, in seconds.
@@ -276,6 +311,34 @@ mod tests {
         }
     }
 
+    #[derive(Args, Debug)]
+    struct Subject {
+        #[arg(long, value_parser = truth, default_value_t = true)]
+        whether: bool,
+        #[arg(long, alias = "wait", value_parser = span, default_value = "1s")]
+        pause: Duration,
+        #[arg(long, value_delimiter = ',')]
+        names: Vec<String>,
+        #[arg(long)]
+        pairs: Vec<String>,
+    }
+
+    fn subject(given: &[(&'static str, &'static str)]) -> Result<Subject, String> {
+        let all = |name: &str| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect();
+        group(all).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn of_values_the_last_wins_and_of_lists_none_is_lost() {
+        let twice =
+            [("whether", "T"), ("whether", "0"), ("pause", "2s"), ("pause", ""), ("names", "a,b"), ("names", "c"), ("pairs", "a,b")];
+        let Subject { whether, pause, names, pairs } = subject(&twice).unwrap();
+        assert_eq!((whether, pause, names.len(), pairs), (false, Duration::from_secs(2), 3, vec!["a,b".to_owned()]));
+        assert_eq!(subject(&[("wait", "3s")]).unwrap().pause, Duration::from_secs(3));
+        assert!(subject(&[("pause", "soon")]).unwrap_err().contains("--pause"));
+        assert!(subject(&[("whether", "maybe")]).unwrap_err().contains("must be true or false"));
+    }
+
     #[test]
     fn durations_are_gos() {
         assert_eq!(duration("1h30m"), Some(5400.0));
@@ -283,5 +346,7 @@ mod tests {
         assert_eq!(duration("500ms"), Some(0.5));
         assert_eq!(duration("0"), Some(0.0));
         assert_eq!((duration("10"), duration(""), duration("1x")), (None, None, None));
+        assert_eq!((span("0"), span("1m30s")), (Ok(Duration::ZERO), Ok(Duration::from_secs(90))));
+        assert!(span("-1s").is_err() && span("1e99h").is_err() && positive_span("0s").is_err());
     }
 }

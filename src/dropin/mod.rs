@@ -22,7 +22,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-pub(crate) use flags::duration;
 use flags::{Flags, Program};
 
 use crate::logging;
