@@ -8,6 +8,7 @@ use coracle_apiserver::{
     authn::User,
 };
 use coracle_store::embedded;
+use futures::FutureExt;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
@@ -116,6 +117,21 @@ async fn who_acts_for_whom_who_may_not_and_who_is_nobody_is_written() {
     );
     assert_eq!(nobody["user"], json!({}));
     assert_eq!(nobody["responseStatus"]["message"], "Authentication failed, attempted: bearer");
+}
+
+#[tokio::test]
+async fn a_write_whose_client_does_not_wait_for_it_is_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = house(folder.path()).await;
+    let map = json!({"metadata": {"name": "m"}});
+    // Dropped as the future of a stream is that its client resets.
+    assert!(house.post("/api/v1/namespaces/default/configmaps", &map).now_or_never().is_none());
+    let all = events(folder.path());
+    let [given_up] = all.as_slice() else { panic!("{all:#?}") };
+    assert_eq!((&given_up["stage"], &given_up["verb"]), (&json!("ResponseComplete"), &json!("create")));
+    assert_eq!((&given_up["objectRef"]["name"], &given_up["responseStatus"]["code"]), (&json!("m"), &json!(504)));
+    house.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "n"}})).await.ok();
+    assert_eq!(events(folder.path()).len(), 2, "what is answered is written once");
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Starts the task; batches are delivered at the same time when `together`, else one after the other. Must be called within a runtime.
+    /// Starts the task; batches are delivered at the same time when `together`, else one after the other by the task itself. Must be called
+    /// within a runtime.
     pub(super) fn start(batch: Batch, together: bool, deliver: Deliver) -> Self {
         let (waiting, events) = mpsc::channel(batch.buffer.max(1));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -48,7 +49,7 @@ impl Queue {
             batch,
             events,
             stop: stop.clone(),
-            places: Arc::new(Semaphore::new(if together { UNDER_WAY } else { 1 })),
+            places: together.then(|| Arc::new(Semaphore::new(UNDER_WAY))),
             deliver,
             tasks: tasks.clone(),
             bucket: batch.throttle.map(|(rate, burst)| Bucket::new(rate, burst, Instant::now())),
@@ -77,7 +78,8 @@ struct Gatherer {
     batch: Batch,
     events: mpsc::Receiver<Bytes>,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
+    /// Of those delivered at the same time.
+    places: Option<Arc<Semaphore>>,
     deliver: Deliver,
     tasks: TaskTracker,
     bucket: Option<Bucket>,
@@ -95,8 +97,12 @@ impl Gatherer {
                 let at = bucket.next(Instant::now());
                 sleep_until(at).await;
             }
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let deliver = (self.deliver)(batch);
+            let Some(places) = &self.places else {
+                deliver.await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
             self.tasks.spawn(async move {
                 deliver.await;
                 drop(place);
@@ -106,9 +112,23 @@ impl Gatherer {
 
     /// The next events: as many as go into a batch, or what there is after a while. Empty at the end.
     async fn gather(&mut self) -> Vec<Bytes> {
+        let most = self.batch.size.max(1);
         let mut batch = Vec::new();
         let mut until: Option<Instant> = None;
-        while batch.len() < self.batch.size.max(1) {
+        while batch.len() < most {
+            // What is there already costs neither a timer nor a turn of the task.
+            while let Ok(event) = self.events.try_recv() {
+                batch.push(event);
+                if batch.len() == most {
+                    return batch;
+                }
+            }
+            if !batch.is_empty() {
+                if self.batch.wait.is_zero() {
+                    break;
+                }
+                until.get_or_insert_with(|| Instant::now() + self.batch.wait);
+            }
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
@@ -120,11 +140,13 @@ impl Gatherer {
             };
             let Some(event) = event else { break };
             batch.push(event);
-            until.get_or_insert_with(|| Instant::now() + self.batch.wait);
         }
         batch
     }
 }
+
+/// Longer nobody waits for a token: a rate may be next to nothing.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A bucket that tokens drip into: who comes too early waits for the next.
 struct Bucket {
@@ -145,7 +167,8 @@ impl Bucket {
         self.tokens = (self.tokens + since * self.rate).min(self.burst) - 1.0;
         self.at = now;
         let missing = (-self.tokens).max(0.0) / self.rate;
-        now + Duration::try_from_secs_f64(missing).unwrap_or(Duration::MAX)
+        let wait = Duration::try_from_secs_f64(missing).unwrap_or(LONGEST);
+        now + wait.min(LONGEST)
     }
 }
 
@@ -181,6 +204,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn without_a_wait_what_is_there_goes_together_and_at_once() {
+        let (queue, sizes) = collecting(Batch { wait: Duration::ZERO, ..BATCH });
+        (0..6).for_each(|_| queue.take(Bytes::from_static(b"e")));
+        queue.close().await;
+        assert_eq!(*sizes.lock(), [4, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nobody_waits_and_what_does_not_fit_is_lost_and_counted() {
         let stuck: Deliver = Arc::new(|_| Box::pin(std::future::pending()));
         let queue = Queue::start(Batch { buffer: 3, size: 1, ..BATCH }, false, stuck);
@@ -201,5 +232,7 @@ mod tests {
         assert_eq!(waits, [0, 0, 500, 1000]);
         let later = now + Duration::from_secs(60);
         assert_eq!(bucket.next(later), later);
+        let mut slow = Bucket::new(1e-18, 1, now);
+        assert_eq!([slow.next(now), slow.next(now)], [now, now + LONGEST]);
     }
 }

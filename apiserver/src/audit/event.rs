@@ -216,7 +216,7 @@ impl Event {
         let namespace = self.object_ref.as_ref().map_or("", |object| &object.namespace);
         let response = self.response_status.as_ref().map_or_else(|| "<deferred>".to_owned(), |status| status["code"].to_string());
         format!(
-            "{:.9} AUDIT: id={} stage=\"{:?}\" ip={} method={} user={} groups={} as={} asgroups={} user-agent={} namespace={} uri={} response=\"{response}\"\n",
+            "{} AUDIT: id={} stage=\"{:?}\" ip={} method={} user={} groups={} as={} asgroups={} user-agent={} namespace={} uri={} response=\"{response}\"\n",
             self.request_received_timestamp,
             quoted(&self.audit_id),
             self.stage,
@@ -347,7 +347,7 @@ mod tests {
         assert!(cut.line().unwrap().len() < 700 && cut.annotations["audit.k8s.io/truncated"] == "true");
         assert_eq!(
             event.text(),
-            "2026-01-02T15:04:05.500000000Z AUDIT: id=\"id-1\" stage=\"RequestReceived\" ip=\"127.0.0.1\" method=\"get\" user=\"jane\" groups=\"\\\"dev\\\",\\\"system:authenticated\\\"\" as=\"<self>\" asgroups=\"<lookup>\" user-agent=\"curl\" namespace=\"<none>\" uri=\"/x\" response=\"200\"\n"
+            "2026-01-02T15:04:05.5Z AUDIT: id=\"id-1\" stage=\"RequestReceived\" ip=\"127.0.0.1\" method=\"get\" user=\"jane\" groups=\"\\\"dev\\\",\\\"system:authenticated\\\"\" as=\"<self>\" asgroups=\"<lookup>\" user-agent=\"curl\" namespace=\"<none>\" uri=\"/x\" response=\"200\"\n"
         );
     }
 

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tracing::error;
+use tokio::{runtime::Handle, sync::Semaphore};
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
 
 use super::{
     Batch, Mode, Truncation,
@@ -33,8 +35,17 @@ pub struct HookOptions {
 pub(super) struct Hook {
     sender: Arc<Sender>,
     queue: Option<Queue>,
+    /// Events that nobody waits for, in blocking modes: each is sent by a task of its own.
+    left: Left,
     pub(super) mode: Mode,
     pub(super) truncation: Option<Truncation>,
+}
+
+struct Left {
+    tasks: TaskTracker,
+    /// A request may end where no runtime is entered any more.
+    runtime: Handle,
+    places: Arc<Semaphore>,
 }
 
 struct Sender {
@@ -52,11 +63,13 @@ const TERMS: Terms = Terms {
 const ATTEMPTS: i32 = 5;
 const FACTOR: f64 = 1.5;
 const JITTER: f64 = 0.2;
+/// Events under way that nobody waits for; more are lost.
+const LEFT: usize = 1024;
 /// What an event says of its kind: in a list the list says it.
 const KIND: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
 
 impl Hook {
-    /// Reads the kubeconfig. The error is upstream's.
+    /// Reads the kubeconfig. The error is upstream's. Must be called within a runtime.
     pub(super) fn open(options: &HookOptions) -> Result<Self, String> {
         let file = Kubeconfig::read(&options.config).map_err(|why| format!("initializing audit webhook: {why}"))?;
         let sender = Arc::new(Sender { webhook: Webhook::at(file), backoff: options.backoff });
@@ -70,7 +83,8 @@ impl Hook {
             });
             Queue::start(options.batch, true, deliver)
         });
-        Ok(Self { sender, queue, mode: options.mode, truncation: options.truncation })
+        let left = Left { tasks: TaskTracker::new(), runtime: Handle::current(), places: Arc::new(Semaphore::new(LEFT)) };
+        Ok(Self { sender, queue, left, mode: options.mode, truncation: options.truncation })
     }
 
     /// Takes an event; in blocking modes returns when it is sent. Whether it is.
@@ -88,10 +102,7 @@ impl Hook {
     pub(super) fn leave(&self, event: Bytes) {
         match &self.queue {
             Some(queue) => queue.take(event),
-            None => {
-                let sender = Arc::clone(&self.sender);
-                tokio::spawn(async move { sender.send(&[event]).await });
-            }
+            None => self.left.send(Arc::clone(&self.sender), event),
         }
     }
 
@@ -100,6 +111,23 @@ impl Hook {
         if let Some(queue) = &self.queue {
             queue.close().await;
         }
+        self.left.tasks.close();
+        self.left.tasks.wait().await;
+    }
+}
+
+impl Left {
+    fn send(&self, sender: Arc<Sender>, event: Bytes) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            AUDIT_ERRORS.inc(["webhook"]);
+            warn!("an audit event was lost: too many wait to be sent");
+            return;
+        };
+        let send = async move {
+            sender.send(&[event]).await;
+            drop(place);
+        };
+        self.tasks.spawn_on(send, &self.runtime);
     }
 }
 

@@ -3,15 +3,15 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -67,21 +67,27 @@ pub enum Mode {
     BlockingStrict,
 }
 
-/// A line on its way, and who waits for it.
+/// Lines on their way, how many they are, and who waits for them.
 struct Line {
     text: Bytes,
+    events: u64,
     written: Option<oneshot::Sender<bool>>,
 }
 
-/// The file and its queue. The queue's thread ends when the queue is dropped, after all that waits was written.
+/// The file and its queue.
 pub(super) struct Log {
-    output: Arc<Mutex<Output>>,
-    lines: mpsc::Sender<Line>,
+    place: Arc<Place>,
     /// Those that nobody waits for.
     queue: Option<Queue>,
     pub(super) mode: Mode,
     pub(super) truncation: Option<Truncation>,
     pub(super) format: Format,
+}
+
+/// Where lines go. Those that have to wait go through a thread, which ends when this is dropped, after all of them were written.
+struct Place {
+    output: Arc<Mutex<Output>>,
+    lines: mpsc::Sender<Line>,
 }
 
 /// Lines that are written at once at most.
@@ -92,30 +98,23 @@ const LINES: usize = 1024;
 impl Log {
     /// Opens the file. The error names it.
     pub(super) fn open(options: LogOptions) -> Result<Self, String> {
-        let place = options.path.display().to_string();
-        let LogOptions { mode, batch, truncation, format, .. } = options;
-        let (lines, mut queued) = mpsc::channel(LINES);
-        let output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
-        let output = Arc::new(Mutex::new(output));
-        let to = Arc::clone(&output);
-        let run = move || {
-            let mut group: Vec<Line> = Vec::new();
-            while queued.blocking_recv_many(&mut group, GROUP) > 0 {
-                let texts: Vec<&[u8]> = group.iter().map(|line| &*line.text).collect();
-                let done = to.lock().write(&texts.concat());
-                if let Err(fault) = &done {
-                    AUDIT_ERRORS.add(["log"], group.len() as u64);
-                    error!(error = %fault, "audit events could not be written");
-                }
-                for waiting in group.drain(..).filter_map(|line| line.written) {
-                    // Whoever gave up waiting does not want to know.
-                    let _ = waiting.send(done.is_ok());
-                }
-            }
-        };
-        thread::Builder::new().name("audit-log".into()).spawn(run).map_err(|e| format!("audit log {place}: {e}"))?;
-        let queue = (mode == Mode::Batch).then(|| Queue::start(batch, false, delivering(lines.clone())));
-        Ok(Self { output, lines, queue, mode, truncation, format })
+        let LogOptions { mode, mut batch, truncation, format, .. } = options;
+        let place = Arc::new(Place::open(options)?);
+        if batch.wait.is_zero() && batch.throttle.is_none() {
+            // Where one batch ends and the next begins cannot be seen in a file.
+            batch.size = batch.size.max(GROUP);
+        }
+        let queue = (mode == Mode::Batch).then(|| {
+            let place = Arc::clone(&place);
+            let deliver: Deliver = Arc::new(move |events| {
+                let place = Arc::clone(&place);
+                Box::pin(async move {
+                    place.write(events.concat().into(), events.len() as u64).await;
+                })
+            });
+            Queue::start(batch, false, deliver)
+        });
+        Ok(Self { place, queue, mode, truncation, format })
     }
 
     /// Takes an event; in blocking modes returns when it is written. Whether it is.
@@ -125,36 +124,15 @@ impl Log {
                 queue.take(text);
                 true
             }
-            None => match self.write_now(&text) {
-                Some(written) => written,
-                None => write(&self.lines, text).await,
-            },
+            None => self.place.write(text, 1).await,
         }
-    }
-
-    /// Writes to a file that is free and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
-    /// it. `None`: it has to wait.
-    fn write_now(&self, text: &[u8]) -> Option<bool> {
-        let mut output = self.output.try_lock().filter(|output| output.has_room(text.len()))?;
-        let done = output.write(text);
-        drop(output);
-        if let Err(fault) = &done {
-            AUDIT_ERRORS.inc(["log"]);
-            error!(error = %fault, "an audit event could not be written");
-        }
-        Some(done.is_ok())
     }
 
     /// Takes an event for which nobody waits.
     pub(super) fn leave(&self, text: Bytes) {
         match &self.queue {
             Some(queue) => queue.take(text),
-            None => {
-                if self.lines.try_send(Line { text, written: None }).is_err() {
-                    AUDIT_ERRORS.inc(["log"]);
-                    warn!("an audit event was lost: too many wait to be written");
-                }
-            }
+            None => self.place.leave(text),
         }
     }
 
@@ -163,23 +141,73 @@ impl Log {
         if let Some(queue) = &self.queue {
             queue.close().await;
         }
+        // Lines go one after the other: when the last is written, all are.
+        self.place.hand_over(Bytes::new(), 0).await;
     }
 }
 
-/// Has a line written; whether it was.
-async fn write(lines: &mpsc::Sender<Line>, text: Bytes) -> bool {
-    let (written, done) = oneshot::channel();
-    lines.send(Line { text, written: Some(written) }).await.is_ok() && done.await.unwrap_or(false)
+impl Place {
+    fn open(options: LogOptions) -> Result<Self, String> {
+        let place = options.path.display().to_string();
+        let output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
+        let output = Arc::new(Mutex::new(output));
+        let (lines, mut queued) = mpsc::channel(LINES);
+        let to = Arc::clone(&output);
+        let run = move || {
+            let mut group: Vec<Line> = Vec::new();
+            while queued.blocking_recv_many(&mut group, GROUP) > 0 {
+                let texts: Vec<&[u8]> = group.iter().map(|line| &*line.text).collect();
+                let done = to.lock().write(&texts.concat());
+                let good = written(&done, group.iter().map(|line| line.events).sum());
+                for waiting in group.drain(..).filter_map(|line| line.written) {
+                    // Whoever gave up waiting does not want to know.
+                    let _ = waiting.send(good);
+                }
+            }
+        };
+        thread::Builder::new().name("audit-log".into()).spawn(run).map_err(|e| format!("audit log {place}: {e}"))?;
+        Ok(Self { output, lines })
+    }
+
+    /// Writes lines, of so many events; whether they are written.
+    async fn write(&self, text: Bytes, events: u64) -> bool {
+        match self.write_now(&text, events) {
+            Some(written) => written,
+            None => self.hand_over(text, events).await,
+        }
+    }
+
+    /// Writes to a file that is free and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
+    /// it. `None`: it has to wait.
+    fn write_now(&self, text: &[u8], events: u64) -> Option<bool> {
+        let mut output = self.output.try_lock().filter(|output| output.has_room(text.len()))?;
+        let done = output.write(text);
+        drop(output);
+        Some(written(&done, events))
+    }
+
+    /// Has the thread write lines; whether it has.
+    async fn hand_over(&self, text: Bytes, events: u64) -> bool {
+        let (written, done) = oneshot::channel();
+        self.lines.send(Line { text, events, written: Some(written) }).await.is_ok() && done.await.unwrap_or(false)
+    }
+
+    /// Writes a line, or has it written without anybody waiting for it.
+    fn leave(&self, text: Bytes) {
+        if self.write_now(&text, 1).is_none() && self.lines.try_send(Line { text, events: 1, written: None }).is_err() {
+            AUDIT_ERRORS.inc(["log"]);
+            warn!("an audit event was lost: too many wait to be written");
+        }
+    }
 }
 
-/// What takes batches: their lines go to the file in one piece.
-fn delivering(lines: mpsc::Sender<Line>) -> Deliver {
-    Arc::new(move |events: Vec<Bytes>| {
-        let (lines, text) = (lines.clone(), Bytes::from(events.concat()));
-        Box::pin(async move {
-            write(&lines, text).await;
-        })
-    })
+/// Whether lines were written; if not, their events are counted as lost.
+fn written(done: &io::Result<()>, events: u64) -> bool {
+    if let Err(fault) = done {
+        AUDIT_ERRORS.add(["log"], events);
+        error!(error = %fault, events, "audit events could not be written");
+    }
+    done.is_ok()
 }
 
 /// Standard output or a file.
@@ -190,7 +218,9 @@ enum Output {
         file: File,
         size: u64,
         regular: bool,
-        options: LogOptions,
+        options: Arc<LogOptions>,
+        /// Held by who looks after files put aside.
+        tidying: Arc<Mutex<()>>,
     },
 }
 
@@ -204,7 +234,7 @@ impl Output {
         }
         let (file, size) = open(&options.path)?;
         let regular = file.metadata()?.is_file();
-        Ok(Self::File { file, size, regular, options })
+        Ok(Self::File { file, size, regular, options: Arc::new(options), tidying: Arc::default() })
     }
 
     /// Whether so many bytes go to a file as it is. Of other things it is not known how long writing takes.
@@ -215,15 +245,15 @@ impl Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Standard => io::stdout().lock().write_all(bytes),
-            Self::File { file, size, options, .. } => {
+            Self::File { .. } if bytes.is_empty() => Ok(()),
+            Self::File { file, size, options, tidying, .. } => {
                 if *size > 0 && *size + bytes.len() as u64 > most(options) {
-                    let aside = set_aside(&options.path, Timestamp::now());
-                    fs::rename(&options.path, &aside)?;
-                    (*file, *size) = open(&options.path)?;
-                    // What is wrong with old files does not keep new events from being written.
-                    if let Err(fault) = tidy(options, &aside) {
-                        warn!(error = %fault, "old audit logs could not be compressed or removed");
+                    match fs::rename(&options.path, set_aside(&options.path, Timestamp::now())) {
+                        Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
+                        // Who took the file away wants a new one.
+                        _ => (*file, *size) = open(&options.path)?,
                     }
+                    tidy_aside(options, tidying);
                 }
                 file.write_all(bytes)?;
                 *size += bytes.len() as u64;
@@ -235,16 +265,17 @@ impl Output {
 
 /// Bytes a file holds before it is put aside.
 fn most(options: &LogOptions) -> u64 {
-    if options.max_size == 0 { u64::MAX } else { options.max_size << 20 }
+    if options.max_size == 0 { u64::MAX } else { options.max_size.saturating_mul(1 << 20) }
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    use std::os::unix::fs::OpenOptionsExt;
-
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let size = file.metadata()?.len();
     Ok((file, size))
 }
+
+/// The time in the name of a file put aside.
+const TIME: &str = "%Y-%m-%dT%H-%M-%S%.f";
 
 /// `audit.log` put aside: `audit-2026-01-02T15-04-05.000.log`
 fn set_aside(path: &Path, now: Timestamp) -> PathBuf {
@@ -258,42 +289,78 @@ fn parts(path: &Path) -> (String, String) {
     (text(path.file_stem()), extension)
 }
 
-/// Compresses what was put aside, and removes what is too old or too much.
-fn tidy(options: &LogOptions, aside: &Path) -> io::Result<()> {
-    if options.compress {
-        let compressed = PathBuf::from(format!("{}.gz", aside.display()));
-        let mut encoder = GzEncoder::new(File::create(&compressed)?, Compression::default());
-        io::copy(&mut File::open(aside)?, &mut encoder)?;
-        encoder.finish()?.sync_all()?;
-        fs::remove_file(aside)?;
-    }
-    let (stem, extension) = parts(&options.path);
-    let folder = options.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut kept: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let plain = name.strip_suffix(".gz").unwrap_or(&name);
-        if plain.starts_with(&format!("{stem}-")) && plain.ends_with(&extension) {
-            kept.push(path);
+/// A file that was put aside.
+struct Aside {
+    at: Timestamp,
+    compressed: bool,
+    path: PathBuf,
+}
+
+/// Looks after files put aside, while events go on being written.
+fn tidy_aside(options: &Arc<LogOptions>, tidying: &Arc<Mutex<()>>) {
+    let (options, tidying) = (Arc::clone(options), Arc::clone(tidying));
+    let run = move || {
+        let _alone = tidying.lock();
+        // What is wrong with old files does not keep new events from being written.
+        if let Err(fault) = tidy(&options, Timestamp::now()) {
+            warn!(error = %fault, "old audit logs could not be compressed or removed");
         }
+    };
+    if let Err(fault) = thread::Builder::new().name("audit-tidy".into()).spawn(run) {
+        warn!(error = %fault, "old audit logs could not be compressed or removed");
     }
-    // Names are times: the newest first.
-    kept.sort();
-    kept.reverse();
-    let age = Duration::from_secs(options.max_age * 24 * 60 * 60);
-    for (at, path) in kept.iter().enumerate() {
-        let modified = fs::metadata(path)?.modified()?;
-        let old = options.max_age > 0 && SystemTime::now().duration_since(modified).unwrap_or_default() > age;
-        if old || (options.max_backups > 0 && at >= options.max_backups) {
-            fs::remove_file(path)?;
+}
+
+/// Removes what is too old or too much of what was put aside, and compresses the rest.
+fn tidy(options: &LogOptions, now: Timestamp) -> io::Result<()> {
+    let mut kept = aside(&options.path)?;
+    kept.sort_by_key(|file| std::cmp::Reverse(file.at));
+    let longest = options.max_age.saturating_mul(24 * 60 * 60);
+    for (nth, file) in kept.iter().enumerate() {
+        let old = options.max_age > 0 && now.duration_since(file.at).as_secs() > i64::try_from(longest).unwrap_or(i64::MAX);
+        if old || (options.max_backups > 0 && nth >= options.max_backups) {
+            fs::remove_file(&file.path)?;
+        } else if options.compress && !file.compressed {
+            compress(&file.path)?;
         }
     }
     Ok(())
 }
 
+/// The files that were put aside: their names tell when. Others of the folder are somebody else's.
+fn aside(log: &Path) -> io::Result<Vec<Aside>> {
+    let (stem, extension) = parts(log);
+    let folder = log.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let plain = name.strip_suffix(".gz");
+        let time = plain.unwrap_or(&name).strip_prefix(&stem).and_then(|rest| rest.strip_prefix('-')?.strip_suffix(&extension));
+        let at = time.and_then(|time| DateTime::strptime(TIME, time).ok()?.to_zoned(TimeZone::UTC).ok());
+        if let Some(at) = at {
+            found.push(Aside { at: at.timestamp(), compressed: plain.is_some(), path });
+        }
+    }
+    Ok(found)
+}
+
+/// Compresses a file. What an earlier attempt left half done is written over.
+fn compress(path: &Path) -> io::Result<()> {
+    let mut source = File::open(path)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz");
+    let compressed = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&name)?;
+    let mut encoder = GzEncoder::new(compressed, Compression::default());
+    io::copy(&mut source, &mut encoder)?;
+    encoder.finish()?.sync_all()?;
+    fs::remove_file(path)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn options(folder: &Path) -> LogOptions {
@@ -339,34 +406,84 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "one\ntwo\n");
     }
 
-    #[test]
-    fn a_full_file_is_put_aside_and_the_oldest_go() {
+    #[tokio::test]
+    async fn at_the_end_all_is_written_that_nobody_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let mut output = Output::open(options(folder.path())).unwrap();
+        let log = Log::open(options(folder.path())).unwrap();
+        let busy = log.place.output.lock();
+        log.leave(Bytes::from_static(b"one\n"));
+        assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "");
+        drop(busy);
+        log.close().await;
+        assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "one\n");
+        log.leave(Bytes::from_static(b"two\n"));
+        assert_eq!(fs::read_to_string(folder.path().join("deep/audit.log")).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_the_oldest_go_and_files_of_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("deep");
+        fs::create_dir(&deep).unwrap();
         for day in ["01", "02", "03"] {
             fs::write(deep.join(format!("audit-2026-01-{day}T00-00-00.000.log")), "old").unwrap();
         }
-        fs::write(deep.join("other.log"), "other").unwrap();
+        for others in ["other.log", "audit-archive.log", "audit-2026.log.gz"] {
+            fs::write(deep.join(others), "other").unwrap();
+        }
+        let mut output = Output::open(options(folder.path())).unwrap();
         output.write(&vec![b'x'; 900_000]).unwrap();
         output.write(&vec![b'y'; 200_000]).unwrap();
+        let Output::File { options, tidying, .. } = &output else { panic!("a file") };
+        let _alone = tidying.lock();
+        // The thread may have been first, or not: the outcome is the same.
+        tidy(options, Timestamp::now()).unwrap();
         let left = names(folder.path());
-        assert_eq!((left.len(), &*left[0], &*left[2], &*left[3]), (4, "audit-2026-01-03T00-00-00.000.log", "audit.log", "other.log"));
+        assert_eq!(left.len(), 6, "{left:?}");
+        assert_eq!(left[0], "audit-2026-01-03T00-00-00.000.log");
+        assert_eq!(&left[2..], ["audit-2026.log.gz", "audit-archive.log", "audit.log", "other.log"]);
         assert_eq!(fs::metadata(deep.join("audit.log")).unwrap().len(), 200_000);
         assert_eq!(fs::metadata(deep.join(&left[1])).unwrap().len(), 900_000);
     }
 
     #[test]
-    fn what_is_put_aside_may_be_compressed() {
+    fn what_is_older_than_its_name_may_be_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let mut output = Output::open(LogOptions { compress: true, ..options(folder.path()) }).unwrap();
-        output.write(&vec![b'x'; 900_000]).unwrap();
-        output.write(&vec![b'y'; 200_000]).unwrap();
-        let name = names(folder.path()).into_iter().find(|n| n.ends_with(".log.gz")).unwrap();
+        let options = LogOptions { max_age: 2, ..options(folder.path()) };
+        fs::create_dir(folder.path().join("deep")).unwrap();
+        for day in ["01", "03"] {
+            fs::write(folder.path().join(format!("deep/audit-2026-01-{day}T00-00-00.000.log")), "old").unwrap();
+        }
+        tidy(&options, "2026-01-04T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(names(folder.path()), ["audit-2026-01-03T00-00-00.000.log"]);
+    }
+
+    #[test]
+    fn what_is_put_aside_may_be_compressed_and_is_nobody_elses_to_read() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/audit-2026-01-03T00-00-00.000.log");
+        fs::create_dir(folder.path().join("deep")).unwrap();
+        fs::write(&path, "x".repeat(900_000)).unwrap();
+        let options = LogOptions { compress: true, ..options(folder.path()) };
+        tidy(&options, "2026-01-04T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(names(folder.path()), ["audit-2026-01-03T00-00-00.000.log.gz"]);
+        let packed = File::open(path.with_extension("log.gz")).unwrap();
+        assert_eq!(packed.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let mut text = Vec::new();
-        let packed = File::open(folder.path().join("deep").join(name)).unwrap();
         io::Read::read_to_end(&mut flate2::read::GzDecoder::new(packed), &mut text).unwrap();
         assert_eq!(text.len(), 900_000);
+    }
+
+    #[test]
+    fn a_file_that_somebody_took_away_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut output = Output::open(options(folder.path())).unwrap();
+        output.write(&vec![b'x'; 900_000]).unwrap();
+        fs::remove_file(folder.path().join("deep/audit.log")).unwrap();
+        output.write(&vec![b'y'; 200_000]).unwrap();
+        assert_eq!(fs::metadata(folder.path().join("deep/audit.log")).unwrap().len(), 200_000);
     }
 
     #[test]

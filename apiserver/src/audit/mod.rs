@@ -67,7 +67,8 @@ pub struct Trail {
 }
 
 impl Audit {
-    /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file.
+    /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file. Must be called
+    /// within a runtime.
     pub fn open(options: &Options) -> Result<Option<Arc<Self>>, String> {
         let Options { policy, log, webhook } = options;
         let somewhere = log.is_some() || webhook.is_some();
@@ -216,6 +217,28 @@ impl Trail {
         }
         AUDIT_REFUSALS.inc([]);
         Err(Status::internal("failed to store audit event"))
+    }
+
+    /// Writes the end of a request that was given up before its answer was written down. `goes_on`: it was a watch or a stream. What became
+    /// of it is not known: upstream, too, says of a write that its client did not wait for its outcome.
+    pub(crate) fn abandon(&self, goes_on: bool) {
+        let (answered, nobody) = {
+            let event = self.event.lock();
+            (event.response_status.is_some(), event.user.is_none())
+        };
+        if nobody {
+            return self.leave(Stage::ResponseStarted);
+        }
+        match (answered, goes_on) {
+            (true, _) => {}
+            (false, false) => self.end(504, Some(&Status::timeout("request did not complete within requested timeout - context canceled"))),
+            (false, true) => {
+                let closed = serde_json::json!({"metadata": {}, "status": "Success", "message": "Connection closed early", "code": 200});
+                self.event.lock().response_status = Some(closed);
+                self.leave(Stage::ResponseStarted);
+            }
+        }
+        self.leave(Stage::ResponseComplete);
     }
 
     /// Writes the event of a request whose answer has left, so that nobody can wait for it.

@@ -147,28 +147,45 @@ impl Answered {
     }
 }
 
+const TOTAL: (&str, &str) = (
+    "apiserver_request_total",
+    "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+);
+const TOOK: (&str, &str) = (
+    "apiserver_request_duration_seconds",
+    "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+);
+const INDICATOR: (&str, &str) = (
+    "apiserver_request_sli_duration_seconds",
+    "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+);
+const SIZE: (&str, &str) = (
+    "apiserver_response_sizes",
+    "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+);
+
 impl Family for Requests {
+    #[cfg(test)]
+    fn abouts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![TOTAL, TOOK, INDICATOR, SIZE]
+    }
+
     fn write(&self, page: &mut Page) {
-        const TOTAL: &str = "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.";
-        const TOOK: &str = "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.";
-        const INDICATOR: &str = "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.";
-        const SIZE: &str =
-            "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.";
         self.0.each(|labels, answered| {
-            let mut total = page.family("apiserver_request_total", Type::Counter, TOTAL);
+            let mut total = page.family(TOTAL.0, Type::Counter, TOTAL.1);
             for (code, count) in answered.codes.iter().map_while(OnceLock::get) {
                 let code = code.to_string();
                 let mut pairs: Vec<(&str, &str)> = LABELS.into_iter().zip(labels.iter().map(|l| &**l)).collect();
                 pairs.push(("code", &code));
                 total.pairs(&pairs, count.load(Ordering::Relaxed) as f64);
             }
-            page.family("apiserver_request_duration_seconds", Type::Histogram, TOOK).histogram(&LABELS, labels, &answered.took);
+            page.family(TOOK.0, Type::Histogram, TOOK.1).histogram(&LABELS, labels, &answered.took);
             let (mut names, mut values) = (LABELS.to_vec(), labels.to_vec());
             names.remove(1);
             values.remove(1);
-            page.family("apiserver_request_sli_duration_seconds", Type::Histogram, INDICATOR).histogram(&names, &values, &answered.sli);
+            page.family(INDICATOR.0, Type::Histogram, INDICATOR.1).histogram(&names, &values, &answered.sli);
             if let Some(size) = answered.size.get() {
-                page.family("apiserver_response_sizes", Type::Histogram, SIZE).histogram(&names, &values, size);
+                page.family(SIZE.0, Type::Histogram, SIZE.1).histogram(&names, &values, size);
             }
         });
     }
@@ -196,6 +213,12 @@ struct Waits {
     validating: Cell<Duration>,
     /// In a queue of fairness.
     queued: Cell<Duration>,
+}
+
+impl Waits {
+    fn all(&self) -> Duration {
+        self.mutating.get() + self.validating.get() + self.queued.get()
+    }
 }
 
 /// What was waited for.
@@ -243,18 +266,42 @@ pub(crate) struct Tracked {
     pub(crate) recording: Option<Recording>,
 }
 
-/// Runs a request that belongs to this trace.
-pub(crate) async fn tracked<T>(trace: Trace, request: impl Future<Output = T>) -> (T, Tracked) {
+/// Runs a request that belongs to this trace. When it is dropped before it is answered, as its client has gone, it is counted as upstream
+/// counts it: given up, with 504.
+pub(crate) async fn tracked<T>(trace: Trace, labels: Option<Labels<'_>>, request: impl Future<Output = T>) -> (T, Tracked) {
     let counted = async {
+        let unanswered = Unanswered { labels, started: Instant::now() };
         let made = request.await;
-        let tracked = COURSE.with(|Course { routed, waits, trace }| Tracked {
-            routed: routed.get(),
-            waited: waits.mutating.get() + waits.validating.get() + waits.queued.get(),
-            recording: trace.finish(),
-        });
+        unanswered.answered();
+        let tracked =
+            COURSE.with(|Course { routed, waits, trace }| Tracked { routed: routed.get(), waited: waits.all(), recording: trace.finish() });
         (made, tracked)
     };
     COURSE.scope(Course { trace, ..Course::default() }, counted).await
+}
+
+/// Held while a request has no answer.
+struct Unanswered<'r> {
+    labels: Option<Labels<'r>>,
+    started: Instant,
+}
+
+impl Unanswered<'_> {
+    fn answered(mut self) {
+        self.labels = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(labels) = self.labels else { return };
+        // A future that is dropped sees the course of its task still.
+        let Ok((true, waited)) = COURSE.try_with(|course| (course.routed.get(), course.waits.all())) else { return };
+        labels.terminated(504);
+        if let Some(series) = labels.series() {
+            series.count(504, self.started.elapsed(), waited);
+        }
+    }
 }
 
 /// What a request is counted as.
@@ -435,8 +482,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_request_nobody_waits_for_any_more_is_counted_as_given_up() {
+        let query = Query::parse("");
+        let info = RequestInfo::parse(&Method::POST, "/apis/example.com/v1/namespaces/a/abandoned", &query).unwrap();
+        let labels = Labels::of(&info, &Method::POST, &query, &HeaderMap::new());
+        let request = tracked(Trace::default(), labels, async {
+            routed();
+            std::future::pending::<()>().await;
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(10), request).await.is_err());
+        let given_up = TERMINATIONS.of(["POST", "example.com", "v1", "abandoned", "", "resource", "apiserver", "504"]);
+        assert_eq!(given_up.unwrap().load(Ordering::Relaxed), 1);
+        let ended = labels.unwrap().series().unwrap();
+        assert_eq!(ended.answered.took.read().2, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_others_took_does_not_count_against_the_indicator() {
-        let ((), Tracked { waited: others, routed: false, recording: None }) = tracked(Trace::default(), async {
+        let ((), Tracked { waited: others, routed: false, recording: None }) = tracked(Trace::default(), None, async {
             waited(Wait::Mutating, Duration::from_millis(30));
             waited(Wait::Mutating, Duration::from_millis(20));
             waited(Wait::Validating, Duration::from_millis(40));

@@ -135,12 +135,12 @@ impl Layers {
                 return answer::internal_error(path, &format!("failed to create RequestInfo: {text}"));
             }
         };
-        let track = Track::new(request.headers());
+        let track = Track::new(request.headers(), info.is_long_running());
         let labels = Labels::of(&info, request.method(), &query, request.headers());
         let (trace, method) = (Trace::taken(request.headers()), request.method().clone());
         // In a place of its own, as each of those around it would otherwise have room for it, and be moved with that.
         let passing = AssertUnwindSafe(Box::pin(self.pass(origin, request, &info, query, (&track, labels)))).catch_unwind();
-        let (passed, Tracked { routed, waited, recording }) = requests::tracked(trace, passing).await;
+        let (passed, Tracked { routed, waited, recording }) = requests::tracked(trace, labels, passing).await;
         let (made, status, stage) = match passed {
             Ok(Ok(made)) => (made, None, Stage::ResponseComplete),
             Ok(Err(status)) => (render::error(tables, encoding, &status), Some(status), Stage::ResponseComplete),
@@ -150,7 +150,7 @@ impl Layers {
                 (render::error(tables, encoding, &status), Some(status), Stage::Panic)
             }
         };
-        let mut made = track.end(made, status.as_ref(), stage, info.is_long_running()).await;
+        let mut made = track.end(made, status.as_ref(), stage).await;
         let took = started.elapsed();
         if let Some(labels) = labels.filter(|_| routed) {
             made = counted(&labels, &info, made, started, waited);

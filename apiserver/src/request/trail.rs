@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use coracle_schema::{Tables, proto};
@@ -29,18 +32,31 @@ pub(super) struct Track {
     pub(super) id: String,
     /// Whose the request is, for flow control.
     pub(super) ticket: OnceLock<Ticket>,
+    written: Written,
+}
+
+/// What is written down of a request. When it is dropped before [`Track::end`] is through, as the client or the server has given up, the end
+/// is written nevertheless: a commit may go on without anybody waiting for it.
+struct Written {
     trail: OnceLock<Arc<Trail>>,
+    /// It is a watch or a stream.
+    goes_on: bool,
+    /// How it ended is written, or will be when its body ends.
+    ended: AtomicBool,
 }
 
 impl Track {
-    pub(super) fn new(headers: &HeaderMap) -> Self {
+    /// `goes_on`: the request is a watch or a stream.
+    pub(super) fn new(headers: &HeaderMap, goes_on: bool) -> Self {
         let given = headers.get(AUDIT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
-        Self { id: given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned), ticket: OnceLock::new(), trail: OnceLock::new() }
+        let id = given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+        let written = Written { trail: OnceLock::new(), goes_on, ended: AtomicBool::new(false) };
+        Self { id, ticket: OnceLock::new(), written }
     }
 
     /// The trail, if the policy wants one.
     pub(super) fn trail(&self) -> Option<&Arc<Trail>> {
-        self.trail.get()
+        self.written.trail.get()
     }
 
     /// Writes that the request has come. Of one from somebody who was not recognised only its end is written.
@@ -58,25 +74,32 @@ impl Track {
         let user = found.as_ref().ok().cloned();
         let received = Received { audit_id: &self.id, uri, info, user, source_ips, user_agent: text(header::USER_AGENT), at };
         let Some(trail) = audit.begin(received) else { return Ok(()) };
-        let trail = self.trail.get_or_init(|| trail);
+        let trail = self.written.trail.get_or_init(|| trail);
         if found.is_ok() { trail.write(Stage::RequestReceived).await } else { Ok(()) }
     }
 
     /// Writes how it ended; of an answer that goes on, that it has begun. `stage` is how it ended.
-    pub(super) async fn end(&self, answer: Answer, status: Option<&Status>, stage: Stage, goes_on: bool) -> Answer {
-        let Some(trail) = self.trail.get() else { return answer };
+    pub(super) async fn end(&self, answer: Answer, status: Option<&Status>, stage: Stage) -> Answer {
+        let Some(trail) = self.written.trail.get() else { return answer };
         trail.end(answer.status().as_u16(), status);
-        if trail.is_of_nobody() {
-            let _ = trail.write(Stage::ResponseStarted).await;
-            return answer;
-        }
-        if goes_on && stage == Stage::ResponseComplete {
-            // Only what has not begun may fail for want of its event.
-            let _ = trail.write(Stage::ResponseStarted).await;
+        let begins = self.written.goes_on && stage == Stage::ResponseComplete;
+        let stage = if begins || trail.is_of_nobody() { Stage::ResponseStarted } else { stage };
+        // Only what has not begun may fail for want of its event.
+        let _ = trail.write(stage).await;
+        self.written.ended.store(true, Ordering::Relaxed);
+        if begins && !trail.is_of_nobody() {
             return answer.map(|body| body.holding(Completion(Arc::clone(trail))));
         }
-        let _ = trail.write(stage).await;
         answer
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // One that is given up while its end is being written may be written twice: rather than not at all.
+        if let Some(trail) = self.trail.get().filter(|_| !*self.ended.get_mut()) {
+            trail.abandon(self.goes_on);
+        }
     }
 }
 
@@ -142,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_request_keeps_the_id_it_came_with() {
-        assert_eq!(Track::new(&headers(&[("audit-id", "mine")])).id, "mine");
-        assert_eq!(Track::new(&headers(&[])).id.len(), 36);
+        assert_eq!(Track::new(&headers(&[("audit-id", "mine")]), false).id, "mine");
+        assert_eq!(Track::new(&headers(&[]), false).id.len(), 36);
     }
 
     #[test]

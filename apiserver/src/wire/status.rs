@@ -139,9 +139,9 @@ impl Status {
         Self { details: json!({"retryAfterSeconds": retry_after_seconds}), ..Self::new(429, "TooManyRequests", message) }
     }
 
-    /// 504: it took too long.
-    pub fn timeout(message: impl Into<String>) -> Self {
-        Self { details: json!({}), ..Self::new(504, "Timeout", message) }
+    /// 504: it took too long (`NewTimeoutError`).
+    pub fn timeout(message: &str) -> Self {
+        Self { details: json!({}), ..Self::new(504, "Timeout", format!("Timeout: {message}")) }
     }
 
     /// 503: nothing was done, try again.
