@@ -57,7 +57,7 @@ impl AtRest {
         if !changed {
             return false;
         }
-        let loaded = match Rules::load(&self.options).await {
+        let loaded = match Rules::load(&self.options, &self.places).await {
             Ok(rules) => well(&rules).await.map(|()| rules),
             Err(why) => Err(why),
         };

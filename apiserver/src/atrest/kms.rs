@@ -138,7 +138,7 @@ impl Service {
 
     /// Goes on with the seed there is if the key is the same, else has a new one encrypted. When that fails, the old one stays as long as it
     /// may.
-    async fn rotate(&self, key_id: &str) -> Result<(), String> {
+    pub(super) async fn rotate(&self, key_id: &str) -> Result<(), String> {
         // From before the service is asked: the time is an upper bound.
         let expires = Instant::now() + WRITABLE;
         let current = self.current.read().clone();
@@ -167,7 +167,11 @@ impl Service {
             return Err(failed("<nil>", &made.key_id));
         }
         tracing::info!(name = self.name, key = hash_of(key_id), "values are written with a new data encryption key");
-        *self.current.write() = Some(Arc::new(made));
+        let before = self.current.write().replace(Arc::new(made));
+        // What was written a moment ago is read although the service may not answer.
+        if let Some(before) = before {
+            self.remember(before.digest, &before.unsealer);
+        }
         Ok(())
     }
 
@@ -216,6 +220,11 @@ impl Service {
             _ => Unsealer::Key(Gcm::new(&said.key).ok_or_else(|| format!("crypto/aes: invalid key size {}", said.key.len()))?),
         };
         let unsealer = Arc::new(unsealer);
+        self.remember(digest, &unsealer);
+        Ok(unsealer)
+    }
+
+    fn remember(&self, digest: [u8; 32], unsealer: &Arc<Unsealer>) {
         let mut known = self.known.lock();
         if known.len() >= KNOWN_KEYS {
             known.retain(|_, (at, _)| at.elapsed() < KNOWN);
@@ -223,8 +232,7 @@ impl Service {
                 known.clear();
             }
         }
-        known.insert(digest, (Instant::now(), Arc::clone(&unsealer)));
-        Ok(unsealer)
+        known.insert(digest, (Instant::now(), Arc::clone(unsealer)));
     }
 
     pub(super) fn seal(&self, data: &[u8], context: &[u8]) -> Result<Secret, String> {

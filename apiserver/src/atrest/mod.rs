@@ -68,7 +68,10 @@ pub(crate) struct AtRest {
 
 /// The providers of each resource, by what the configuration says of it.
 struct Rules {
-    chains: HashMap<(String, String), Arc<Chain>>,
+    /// By group and resource, as the configuration names them.
+    chains: HashMap<String, HashMap<String, Arc<Chain>>>,
+    /// Those of the built-in kinds, by what their keys begin with.
+    built_in: HashMap<Arc<str>, Named>,
     /// For what is not named: plaintext, and nothing else.
     plain: Arc<Chain>,
     /// Those with keys elsewhere, in the order of the file.
@@ -77,11 +80,17 @@ struct Rules {
     digest: [u8; 32],
 }
 
-/// Which resource a key of the store belongs to.
+/// The providers of a resource, and its name as series of metrics show it.
+#[derive(Clone)]
+struct Named {
+    chain: Arc<Chain>,
+    resource: Arc<str>,
+}
+
+/// Which built-in resource a key of the store belongs to, by what it begins with.
 struct Places(HashMap<Arc<str>, Place>);
 
 /// A resource and how its objects are kept.
-#[derive(Clone)]
 struct Place {
     group: String,
     resource: String,
@@ -94,14 +103,9 @@ const NO_PREFIX: &str = "no matching prefix found";
 impl AtRest {
     /// Reads the configuration and asks the services that keep keys once whether they are there. The error is upstream's, and names the file.
     pub(crate) async fn open(options: Options, store: Arc<dyn Store>, catalog: &Catalog) -> Result<Arc<Self>, String> {
-        let rules = Rules::load(&options).await?;
-        Ok(Arc::new(Self {
-            options,
-            places: Places::of(catalog),
-            rules: RwLock::new(Arc::new(rules)),
-            unreadable: RwLock::default(),
-            store,
-        }))
+        let places = Places::of(catalog);
+        let rules = Rules::load(&options, &places).await?;
+        Ok(Arc::new(Self { options, places, rules: RwLock::new(Arc::new(rules)), unreadable: RwLock::default(), store }))
     }
 
     /// Why an object cannot be read, if that is so.
@@ -118,6 +122,9 @@ impl AtRest {
 
     /// Whether an object should be written again although nothing of it changes: another provider or key writes now.
     pub(crate) async fn is_stale(&self, key: &Key) -> bool {
+        if !self.names(key) {
+            return false;
+        }
         match self.store.get(key).await {
             Ok(found) => match found.value {
                 Some(entry) => self.open_value(key, &entry.value).await.is_ok_and(|opened| opened.stale),
@@ -142,33 +149,30 @@ impl AtRest {
         Some(aggregate(faults).map_or(Ok(()), Err))
     }
 
-    /// The providers for a key, and its resource's name.
-    fn chain(&self, key: &Key) -> (Arc<Chain>, String) {
-        let rules = Arc::clone(&self.rules.read());
-        match self.places.place(key.as_str()) {
-            Some(place) => (rules.chain(&place), config::shown(&place.group, &place.resource)),
-            None => (Arc::clone(&rules.plain), String::new()),
-        }
+    /// Whether the configuration speaks of the objects of a key's resource.
+    fn names(&self, key: &Key) -> bool {
+        let rules = self.rules.read();
+        !Arc::ptr_eq(&rules.named(key).chain, &rules.plain)
     }
 
     async fn open_value(&self, key: &Key, value: &[u8]) -> Result<Opened, String> {
-        let (chain, resource) = self.chain(key);
+        let Named { chain, resource } = self.rules.read().named(key);
         chain.open(&resource, value, key.as_str().as_bytes()).await
     }
 
     fn seal_value(&self, key: &Key, value: &[u8]) -> Result<Secret, String> {
-        let (chain, resource) = self.chain(key);
+        let Named { chain, resource } = self.rules.read().named(key);
         chain.seal(&resource, value, key.as_str().as_bytes())
     }
 }
 
 impl Rules {
-    async fn load(options: &Options) -> Result<Self, String> {
+    async fn load(options: &Options, places: &Places) -> Result<Self, String> {
         let file = config::read(&options.file).map_err(|why| format!("error while parsing file: {why}"))?;
         let digest = file.digest;
         let configuration =
             config::parse(&options.file, &file.text, options.reload).map_err(|why| format!("error while parsing file: {why}"))?;
-        let mut rules = Self::build(&configuration).map_err(|why| format!("error while building transformers: {why}"))?;
+        let mut rules = Self::build(&configuration, places).map_err(|why| format!("error while building transformers: {why}"))?;
         rules.digest = digest;
         for service in &rules.services {
             // One that is not there yet may come later: it is asked again.
@@ -179,8 +183,8 @@ impl Rules {
         Ok(rules)
     }
 
-    fn build(configuration: &Configuration) -> Result<Self, String> {
-        let (mut chains, mut services) = (HashMap::<(String, String), Vec<chain::Provider>>::new(), Vec::new());
+    fn build(configuration: &Configuration, places: &Places) -> Result<Self, String> {
+        let (mut chains, mut services) = (HashMap::<String, HashMap<String, Vec<chain::Provider>>>::new(), Vec::new());
         for rule in &configuration.resources {
             let mut providers = Vec::new();
             for provider in &rule.providers {
@@ -191,29 +195,54 @@ impl Rules {
             for name in &rule.resources {
                 let (group, resource) = config::group_resource(name);
                 for (earlier_group, shown) in [(group.as_str(), config::shown(&group, "*")), ("*", "*.*".to_owned())] {
-                    if chains.contains_key(&(earlier_group.to_owned(), "*".to_owned())) {
+                    if chains.get(earlier_group).is_some_and(|of| of.contains_key("*")) {
                         let name = config::shown(&group, &resource);
                         return Err(format!("resource {name:?} is masked by earlier rule {shown:?}"));
                     }
                 }
-                chains.entry((group, resource)).or_default().extend(providers.iter().cloned());
+                chains.entry(group).or_default().entry(resource).or_default().extend(providers.iter().cloned());
             }
         }
-        let chains = chains.into_iter().map(|(of, providers)| (of, Arc::new(Chain::new(providers, NO_PREFIX)))).collect();
-        Ok(Self { chains, plain: Arc::new(Chain::plain()), services, digest: [0; 32] })
+        let of_group = |of: HashMap<String, Vec<chain::Provider>>| {
+            of.into_iter().map(|(resource, providers)| (resource, Arc::new(Chain::new(providers, NO_PREFIX)))).collect()
+        };
+        let mut rules = Self {
+            chains: chains.into_iter().map(|(group, of)| (group, of_group(of))).collect(),
+            built_in: HashMap::new(),
+            plain: Arc::new(Chain::plain()),
+            services,
+            digest: [0; 32],
+        };
+        let built_in = places.0.iter().map(|(prefix, place)| (Arc::clone(prefix), rules.find(&place.group, &place.resource)));
+        rules.built_in = built_in.collect();
+        Ok(rules)
     }
 
-    fn chain(&self, place: &Place) -> Arc<Chain> {
-        let Place { group, resource, .. } = place;
-        let patterns = [(group.as_str(), resource.as_str()), (group, "*"), ("*", "*")];
-        let found = patterns.into_iter().find_map(|(group, resource)| self.chains.get(&(group.to_owned(), resource.to_owned())));
-        Arc::clone(found.unwrap_or(&self.plain))
+    /// Who writes and reads a resource, the most exact rule first.
+    fn find(&self, group: &str, resource: &str) -> Named {
+        let patterns = [(group, resource), (group, "*"), ("*", "*")];
+        let found = patterns.into_iter().find_map(|(group, resource)| self.chains.get(group)?.get(resource));
+        Named { chain: Arc::clone(found.unwrap_or(&self.plain)), resource: config::shown(group, resource).into() }
     }
 
-    /// Whether the objects of a resource are spoken of.
-    fn names(&self, place: &Place) -> bool {
-        !Arc::ptr_eq(&self.chain(place), &self.plain)
+    /// Who writes and reads the values of a key.
+    fn named(&self, key: &Key) -> Named {
+        let key = key.as_str();
+        if let Some(named) = key.match_indices('/').find_map(|(at, _)| self.built_in.get(&key[..=at])) {
+            return named.clone();
+        }
+        match custom(key) {
+            Some((group, resource)) => self.find(group, resource),
+            None => Named { chain: Arc::clone(&self.plain), resource: Arc::default() },
+        }
     }
+}
+
+/// Group and resource of the key of a custom resource, which are kept under both.
+fn custom(key: &str) -> Option<(&str, &str)> {
+    let mut parts = key.strip_prefix("/registry/")?.splitn(3, '/');
+    let (group, resource, _) = (parts.next()?, parts.next()?, parts.next()?);
+    group.contains('.').then_some((group, resource))
 }
 
 impl Places {
@@ -237,20 +266,12 @@ impl Places {
     /// What the keys of a key's resource begin with.
     fn prefix(&self, key: &str) -> Option<String> {
         let built_in = key.match_indices('/').map(|(at, _)| &key[..=at]).find(|prefix| self.0.contains_key(*prefix));
-        built_in.map(str::to_owned).or_else(|| {
-            let Place { group, resource, .. } = self.place(key)?;
-            Some(format!("/registry/{group}/{resource}/"))
-        })
+        built_in.map(str::to_owned).or_else(|| custom(key).map(|(group, resource)| format!("/registry/{group}/{resource}/")))
     }
 
-    /// The resource of a key. Custom resources are kept under their group and plural.
-    fn place(&self, key: &str) -> Option<Place> {
-        let built_in = key.match_indices('/').find_map(|(at, _)| self.0.get(&key[..=at]));
-        built_in.cloned().or_else(|| {
-            let mut parts = key.strip_prefix("/registry/")?.splitn(3, '/');
-            let (group, resource, _) = (parts.next()?, parts.next()?, parts.next()?);
-            group.contains('.').then(|| Place { group: group.to_owned(), resource: resource.to_owned(), ttl: None })
-        })
+    /// How long an object of a kind that expires is kept.
+    fn time_to_live(&self, key: &str) -> Option<Duration> {
+        key.match_indices('/').find_map(|(at, _)| self.0.get(&key[..=at]))?.ttl
     }
 }
 

@@ -3,7 +3,7 @@
 use coracle_store::{Durability, Expect, Key, Page, StoreError, Write};
 use serde::Serialize;
 
-use super::{AtRest, sealed};
+use super::AtRest;
 
 /// Where all objects are.
 const ALL: &str = "/registry/";
@@ -33,8 +33,7 @@ impl AtRest {
         }
         for entry in entries {
             let key = &entry.key;
-            let named = self.places.place(key.as_str()).is_some_and(|place| self.rules.read().names(&place));
-            if !named {
+            if !self.names(key) {
                 continue;
             }
             step.seen += 1;
@@ -53,7 +52,7 @@ impl AtRest {
                     continue;
                 }
             };
-            let ttl = sealed::time_to_live(self, key.as_str());
+            let ttl = self.places.time_to_live(key.as_str());
             // Strict whatever it is: the key that sealed it until now may be taken away next.
             let write = Write::Put { value: sealed.into(), ttl, durability: Durability::Strict };
             match self.store.commit(key, Expect::At(entry.revision), write).await {

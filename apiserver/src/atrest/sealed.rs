@@ -1,6 +1,6 @@
 //! The store as everybody above sees it: plaintext. What cannot be read is left out, and remembered with the reason.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -93,9 +93,4 @@ impl Translate for AtRest {
     fn unreadable(&self, key: &Key) -> StoreError {
         StoreError::Value(corrupt(key.as_str(), UNTRANSFORMABLE, &self.fault(key).unwrap_or_default()))
     }
-}
-
-/// How long an object of a kind that expires is kept when it is written again.
-pub(super) fn time_to_live(rest: &AtRest, key: &str) -> Option<Duration> {
-    rest.places.place(key)?.ttl
 }

@@ -261,6 +261,24 @@ async fn a_key_service_is_asked_once_for_many_values_and_its_new_key_is_taken() 
     assert!(third.open_value(&key(0), &forged).await.is_err());
 }
 
+#[tokio::test]
+async fn what_was_written_before_a_new_key_is_read_without_asking_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, id, calls) = (folder.path().join("kms.sock"), Arc::new(RwLock::new("one".to_owned())), Arc::default());
+    service(&socket, Arc::clone(&id), Arc::clone(&calls)).await;
+    let endpoint = format!("unix://{}", socket.display());
+    let kms = config::Kms { api_version: "v2".into(), name: "k".into(), cachesize: None, endpoint, timeout: None };
+    let service = super::kms::Service::new(&kms);
+    service.check().await.unwrap();
+    let value = service.seal(b"{}", b"key").unwrap();
+    service.rotate("one").await.unwrap();
+    "two".clone_into(&mut id.write());
+    service.rotate("two").await.unwrap();
+    let asked = calls.load(Ordering::Relaxed);
+    let opened = service.open(&value, b"key").await.unwrap();
+    assert_eq!((&*opened.plain, opened.stale, calls.load(Ordering::Relaxed)), (&b"{}"[..], true, asked));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_service_that_is_not_there_is_told_and_does_not_hang() {
     let folder = tempfile::tempdir().unwrap();
