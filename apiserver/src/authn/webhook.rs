@@ -12,8 +12,10 @@ use super::{
     cache::Cache,
     tokens::{TokenError, Verified},
 };
-use crate::webhook::{Backoff, Kubeconfig, Terms, Webhook};
+use crate::webhook::{Backoff, Kubeconfig, Terms, Webhook, status};
 
+/// What is asked and answered.
+const KIND: &str = "TokenReview";
 /// What a question may take; upstream knows no largest answer.
 const TERMS: Terms = Terms {
     timeout: Duration::from_secs(30),
@@ -82,11 +84,11 @@ impl TokenWebhook {
             spec["audiences"] = wanted.into();
         }
         let review = json!({
-            "kind": "TokenReview", "apiVersion": self.version.api_version(), "metadata": {"creationTimestamp": null},
+            "kind": KIND, "apiVersion": self.version.api_version(), "metadata": {"creationTimestamp": null},
             "spec": spec, "status": {"user": {}},
         });
         let answer = self.webhook.review(review.to_string().into(), TERMS, Backoff::REVIEWS).await;
-        let status = answer.and_then(|body| self.read(&body)).map_err(|why| {
+        let status: Status = answer.and_then(|body| status(&body, self.version.api_version(), KIND)).map_err(|why| {
             error!(why, "Failed to make webhook authenticator request");
             TokenError::Other(why)
         })?;
@@ -101,30 +103,6 @@ impl TokenWebhook {
             (true, _) => Ok(Some(Verified::new(status.user.into(), audiences))),
         }
     }
-
-    fn read(&self, body: &[u8]) -> Result<Status, String> {
-        let review: Review = serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
-        let expected = self.version.api_version();
-        if review.api_version.as_deref().is_some_and(|version| version != expected)
-            || review.kind.as_deref().is_some_and(|k| k != "TokenReview")
-        {
-            return Err(format!(
-                "the answer is {}, Kind={}, not {expected}, Kind=TokenReview",
-                review.api_version.unwrap_or_default(),
-                review.kind.unwrap_or_default()
-            ));
-        }
-        Ok(review.status)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Review {
-    api_version: Option<String>,
-    kind: Option<String>,
-    #[serde(default)]
-    status: Status,
 }
 
 #[derive(Deserialize, Default)]
@@ -141,14 +119,14 @@ struct Status {
 struct UserInfo {
     username: String,
     uid: String,
-    groups: Option<Vec<String>>,
-    extra: Option<BTreeMap<String, Vec<String>>>,
+    groups: Vec<String>,
+    extra: BTreeMap<String, Vec<String>>,
 }
 
 impl From<UserInfo> for User {
     fn from(info: UserInfo) -> Self {
-        let groups = info.groups.unwrap_or_default().into_iter().map(Arc::from).collect();
-        Self { name: info.username.into(), uid: info.uid.into(), groups, extra: info.extra.unwrap_or_default() }.authenticated()
+        let groups = info.groups.into_iter().map(Arc::from).collect();
+        Self { name: info.username.into(), uid: info.uid.into(), groups, extra: info.extra }.authenticated()
     }
 }
 
@@ -156,36 +134,18 @@ impl From<UserInfo> for User {
 mod tests {
     use super::*;
 
-    fn webhook() -> TokenWebhook {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("k");
-        std::fs::write(
-            &file,
-            "{current-context: x, contexts: [{name: x, context: {cluster: c, user: ''}}], clusters: [{name: c, cluster: {server: 'https://h'}}]}",
-        )
-        .unwrap();
-        let kubeconfig = Kubeconfig::read(&file).unwrap();
-        TokenWebhook::new(WebhookOptions { kubeconfig, version: Version::V1, cache: SignedDuration::ZERO }, vec!["api".into()])
-    }
-
     #[test]
-    fn only_a_token_review_of_the_version_asked_for_is_an_answer() {
-        let webhook = webhook();
-        for (body, good) in [
-            (r#"{"status": {"authenticated": true, "user": {"username": "a", "extra": null}}}"#, true),
-            (r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {}}"#, true),
-            (r#"{"apiVersion": "authentication.k8s.io/v1beta1", "kind": "TokenReview", "status": {}}"#, false),
-            (r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "Status"}"#, false),
-            (r#"{"status": {"authenticated": "yes"}}"#, false),
-            ("yes", false),
-        ] {
-            assert_eq!(webhook.read(body.as_bytes()).is_ok(), good, "{body}");
-        }
+    fn what_the_webhook_says_is_read_and_null_is_nothing() {
+        let read = |body: &str| status::<Status>(body.as_bytes(), Version::V1.api_version(), KIND);
+        let said = r#"{"status": {"authenticated": true, "user": {"username": "a", "groups": null, "extra": null}, "audiences": null}}"#;
+        let status = read(said).unwrap();
+        assert!(status.authenticated && status.user.username == "a" && status.audiences.is_empty());
+        assert!(read(r#"{"apiVersion": "authentication.k8s.io/v1beta1", "kind": "TokenReview", "status": {}}"#).is_err());
     }
 
     #[test]
     fn whom_the_webhook_names_is_authenticated_and_keeps_what_it_says() {
-        let info = UserInfo { username: "a".into(), groups: Some(vec!["g".into()]), ..UserInfo::default() };
+        let info = UserInfo { username: "a".into(), groups: vec!["g".into()], ..UserInfo::default() };
         let user = User::from(info);
         assert!(user.in_group("g") && user.in_group("system:authenticated") && !user.in_group("system:masters"));
     }

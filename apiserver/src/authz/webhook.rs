@@ -19,9 +19,11 @@ use crate::{
     authn::{User, cache::Cache},
     request::RequestInfo,
     verbs::Clock,
-    webhook::{Backoff, Kubeconfig, Terms, Webhook},
+    webhook::{Backoff, Kubeconfig, Terms, Webhook, status},
 };
 
+/// What is asked and answered.
+const KIND: &str = "SubjectAccessReview";
 /// Largest answer.
 const LARGEST: usize = 4 << 20;
 /// What is said when no answer begins in time.
@@ -46,15 +48,6 @@ struct Status {
     allowed: bool,
     denied: bool,
     reason: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Review {
-    api_version: Option<String>,
-    kind: Option<String>,
-    #[serde(default)]
-    status: Status,
 }
 
 impl Version {
@@ -100,12 +93,12 @@ impl WebhookAuthorizer {
         }
         spec_without_nothing(&mut spec);
         let review = json!({
-            "kind": "SubjectAccessReview", "apiVersion": self.settings.version.api_version(), "metadata": {},
+            "kind": KIND, "apiVersion": self.settings.version.api_version(), "metadata": {},
             "spec": spec, "status": {"allowed": false},
         });
         let terms = Terms { timeout: self.settings.timeout, late: LATE, largest: LARGEST };
         let answer = self.webhook.review(review.to_string().into(), terms, Backoff::REVIEWS).await;
-        let status = answer.and_then(|body| self.read(&body)).inspect_err(|why| {
+        let status: Status = answer.and_then(|body| status(&body, self.settings.version.api_version(), KIND)).inspect_err(|why| {
             error!(webhook = self.name, why, "Failed to make webhook authorizer request");
         })?;
         if chosen(request) < LONGEST_REMEMBERED {
@@ -113,16 +106,6 @@ impl WebhookAuthorizer {
             self.answers.put(key, status.clone(), now, signed(span), None);
         }
         Ok(Some(status))
-    }
-
-    fn read(&self, body: &[u8]) -> Result<Status, String> {
-        let review: Review = serde_json::from_slice(body).map_err(|e| format!("the answer is no SubjectAccessReview: {e}"))?;
-        let expected = self.settings.version.api_version();
-        let (version, kind) = (review.api_version.as_deref().unwrap_or(expected), review.kind.as_deref().unwrap_or("SubjectAccessReview"));
-        if (version, kind) != (expected, "SubjectAccessReview") {
-            return Err(format!("the answer is {version}, Kind={kind}, not {expected}, Kind=SubjectAccessReview"));
-        }
-        Ok(review.status)
     }
 }
 

@@ -88,6 +88,7 @@ impl Pool {
         for address in addresses {
             match dial(address, place, tls).await {
                 Ok(mut connection) => {
+                    self.share(address, &connection);
                     let answer = connection.send(request(), place).await.map_err(|unsent| Fault::Before(unsent.why))?;
                     return self.read(answer, address.clone(), connection, largest).await;
                 }
@@ -121,6 +122,13 @@ impl Pool {
         let read = Limited::new(body, largest).collect().await.map_err(|e| Fault::Reading(broken(&*e, largest)))?;
         self.keep(address, connection);
         Ok(Said { code: head.status, headers: head.headers, body: read.to_bytes() })
+    }
+
+    /// Lets others use a new connection that carries many questions while its first is under way.
+    pub(super) fn share(&self, address: &Address, connection: &Connection) {
+        if let Connection::Many(sender, uses) = connection {
+            self.keep(address.clone(), Connection::Many(sender.clone(), uses.clone()));
+        }
     }
 
     /// Keeps a connection for the next question. One of many is kept from its first question on, and once.

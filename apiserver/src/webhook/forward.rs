@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
-    Identity, Question, ServiceReference, Trust, client,
+    Identity, Question, ServiceReference, Trust, certificates, client,
     connection::{Connection, Pool, Unsent, dial},
     place::{self, Address, Place, authority},
 };
@@ -32,8 +32,16 @@ pub(crate) struct Link {
     /// For connections that leave HTTP: those are of version 1.
     upgradable: OnceLock<Arc<Tls>>,
     pool: Arc<Pool>,
-    /// Where it is; `None` until somebody has looked since it moved.
-    addresses: Mutex<Option<Arc<[Address]>>>,
+    known: Mutex<Known>,
+}
+
+/// Where a service is.
+#[derive(Default)]
+struct Known {
+    /// How often it has moved: who looked before is told nothing of after.
+    moves: u64,
+    /// `None` until somebody has looked since.
+    addresses: Option<Arc<[Address]>>,
 }
 
 /// How a service is recognised.
@@ -52,22 +60,32 @@ pub(crate) type Frames = BoxStream<'static, io::Result<bytes::Bytes>>;
 impl Link {
     /// The error says which certificate cannot be used.
     pub(crate) fn new(service: ServiceReference, terms: &Terms<'_>) -> Result<Self, String> {
-        let trust = Trust { bundle: terms.bundle, insecure: terms.insecure, identity: terms.identity, protocols: &["h2", "http/1.1"] };
-        Ok(Self { service, tls: client(&trust)?, upgradable: OnceLock::new(), pool: Arc::default(), addresses: Mutex::new(None) })
+        let bundle = terms.bundle.filter(|bundle| !bundle.trim().is_empty()).map(certificates).transpose()?;
+        let trust = Trust { bundle, insecure: terms.insecure, identity: terms.identity, protocols: &["h2", "http/1.1"] };
+        Ok(Self { service, tls: client(trust)?, upgradable: OnceLock::new(), pool: Arc::default(), known: Mutex::default() })
     }
 
     /// Its endpoints or its service have changed.
     pub(crate) fn moved(&self) {
-        *self.addresses.lock() = None;
+        let mut known = self.known.lock();
+        *known = Known { moves: known.moves + 1, addresses: None };
     }
 
     /// Where it is. The error is what upstream's resolver says.
     pub(crate) async fn addresses(&self, reader: &dyn Reader) -> Result<Arc<[Address]>, String> {
-        if let Some(known) = &*self.addresses.lock() {
-            return Ok(Arc::clone(known));
-        }
+        let moves = {
+            let known = self.known.lock();
+            if let Some(addresses) = &known.addresses {
+                return Ok(Arc::clone(addresses));
+            }
+            known.moves
+        };
         let found: Arc<[Address]> = place::endpoints(&self.service, reader).await?.into();
-        *self.addresses.lock() = Some(Arc::clone(&found));
+        let mut known = self.known.lock();
+        // What was found while it moved may be from before.
+        if known.moves == moves {
+            known.addresses = Some(Arc::clone(&found));
+        }
         Ok(found)
     }
 
@@ -90,9 +108,7 @@ impl Link {
             }
         }
         let (address, mut connection) = self.dial(addresses, &place, &self.tls).await?;
-        if let Connection::Many(sender, uses) = &connection {
-            self.pool.keep(address.clone(), Connection::Many(sender.clone(), uses.clone()));
-        }
+        self.pool.share(&address, &connection);
         match connection.send(request, &place).await {
             Ok(answer) => Ok(self.answered(answer, address, connection)),
             Err(unsent) => Err(unsent.why),

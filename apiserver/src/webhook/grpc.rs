@@ -1,6 +1,6 @@
 //! Unary gRPC calls to services on this machine: over a unix socket, or in plaintext over TCP.
 
-use std::{os::linux::net::SocketAddrExt, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 pub(crate) use coracle_store::grpc::Fault;
@@ -28,10 +28,8 @@ pub(crate) struct Client {
 /// Where it is.
 #[derive(Clone, Debug)]
 enum Address {
-    /// A socket in the file system.
+    /// A socket in the file system, or, behind a zero byte, one that has only a name.
     Path(String),
-    /// One that has only a name.
-    Abstract(String),
     /// `host:port`
     Tcp(String),
 }
@@ -41,7 +39,7 @@ impl Client {
     pub(crate) fn new(endpoint: &str, timeout: Duration) -> Self {
         let path = endpoint.trim_start_matches("unix:").trim_start_matches("//");
         let address = match path.strip_prefix('/').unwrap_or(path).strip_prefix('@') {
-            Some(name) => Address::Abstract(name.to_owned()),
+            Some(name) => Address::Path(format!("\0{name}")),
             None => Address::Path(path.to_owned()),
         };
         Self { address, timeout, connection: Mutex::new(None) }
@@ -84,12 +82,6 @@ impl Client {
         }
         let origin = "http://localhost".to_owned();
         let connection = match &self.address {
-            Address::Abstract(name) => {
-                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-                stream.set_nonblocking(true)?;
-                Connection::over(UnixStream::from_std(stream)?, origin, LIMITS).await?
-            }
             Address::Path(path) => Connection::over(UnixStream::connect(path).await?, origin, LIMITS).await?,
             Address::Tcp(authority) => Connection::over(TcpStream::connect(authority).await?, origin, LIMITS).await?,
         };

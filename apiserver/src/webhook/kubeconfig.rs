@@ -16,11 +16,7 @@ use rustls::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{
-    accounts::Account,
-    pem_certificates, system_roots,
-    trust::{Anyone, Bundle},
-};
+use super::{Identity, Trust, accounts::Account, client, pem_certificates};
 
 /// A kubeconfig's current context: where the webhook is, whom we believe there, and as whom we ask.
 ///
@@ -180,26 +176,18 @@ impl Kubeconfig {
             digest.update(&bytes);
             Ok(bytes)
         };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = Tls::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-        let config = match &self.authority {
-            _ if self.insecure => config.dangerous().with_custom_certificate_verifier(Arc::new(Anyone::new(&provider))),
-            Some(authority) => {
-                let bundle = Bundle::new(pem_certificates(&read(authority)?)?, provider)?;
-                config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
-            }
-            None => config.with_root_certificates(system_roots()),
-        };
-        let mut tls = match &self.client {
+        let authority = self.authority.as_ref().filter(|_| !self.insecure);
+        let bundle = authority.map(|authority| pem_certificates(&read(authority)?)).transpose()?;
+        let identity = match &self.client {
             Some((certificate, key)) => {
                 let chain = pem_certificates(&read(certificate)?).map_err(|_| "tls: failed to find any PEM data in certificate input")?;
                 let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| "tls: failed to find any PEM data in key input")?;
-                config.with_client_auth_cert(chain, key).map_err(|e| format!("tls: {e}"))?
+                Some(Identity { chain, key })
             }
-            None => config.with_no_client_auth(),
+            None => None,
         };
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Credentials { tls: Arc::new(tls), login: self.login.header()?, stamp: digest.finalize().into() })
+        let trust = Trust { bundle, insecure: self.insecure, identity: identity.as_ref(), protocols: &["h2", "http/1.1"] };
+        Ok(Credentials { tls: client(trust)?, login: self.login.header()?, stamp: digest.finalize().into() })
     }
 
     /// Whether anything may change while we run.

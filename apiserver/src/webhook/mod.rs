@@ -27,7 +27,11 @@ mod retry;
 mod trust;
 mod words;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -44,14 +48,10 @@ use tokio::time::Instant;
 pub(crate) use accounts::{Account, Accounts};
 pub use egress::check_egress;
 pub use kubeconfig::Kubeconfig;
-pub(crate) use retry::Backoff;
+pub(crate) use retry::{Backoff, status};
 pub(crate) use words::answered;
 
-use self::{
-    connection::Pool,
-    place::Place,
-    trust::{Anyone, Bundle},
-};
+use self::{connection::Pool, place::Place, trust::Bundle};
 use crate::{
     metrics::requests::traced,
     registry::Reader,
@@ -320,18 +320,23 @@ const HEADERS: [(header::HeaderName, &str); 3] = [
     (header::USER_AGENT, "kube-apiserver-admission"),
 ];
 
-/// The authorities this system trusts.
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-    roots
+/// The authorities this system trusts, read once, as Go reads them.
+fn system_roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        let pem = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+        Arc::new(roots)
+    };
+    Arc::clone(ROOTS.get_or_init(read))
 }
 
 fn tls(of: &ClientConfig, identity: Option<&Identity>) -> Result<Arc<Tls>, String> {
     // Behind a service or a name may stand several; each question may then go to another. Here is only one.
     let protocols: &[&str] = if place::is_local(of) { &["h2", "http/1.1"] } else { &["http/1.1"] };
-    client(&Trust { bundle: of.ca_bundle.as_deref(), insecure: false, identity, protocols })
+    let bundle = of.ca_bundle.as_deref().filter(|bundle| !bundle.trim().is_empty()).map(certificates).transpose()?;
+    client(Trust { bundle, insecure: false, identity, protocols })
 }
 
 /// Who a client shows to be.
@@ -344,8 +349,8 @@ pub(crate) struct Identity {
 
 /// Whom a client believes, and who it shows to be.
 pub(crate) struct Trust<'a> {
-    /// Base64 of PEM; absent or empty: the authorities of the system.
-    pub bundle: Option<&'a str>,
+    /// Who is believed; absent: the authorities of the system.
+    pub bundle: Option<Vec<CertificateDer<'static>>>,
     /// Believe anybody (`insecureSkipTLSVerify`).
     pub insecure: bool,
     /// The client's certificate.
@@ -355,22 +360,17 @@ pub(crate) struct Trust<'a> {
 }
 
 /// TLS of a client. The error says which certificate cannot be used.
-pub(crate) fn client(of: &Trust<'_>) -> Result<Arc<Tls>, String> {
+pub(crate) fn client(of: Trust<'_>) -> Result<Arc<Tls>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = Tls::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let config = match of.bundle.filter(|b| !b.trim().is_empty()) {
-        _ if of.insecure => config.dangerous().with_custom_certificate_verifier(Arc::new(Anyone::new(&provider))),
-        Some(bundle) => {
-            let bundle = Bundle::new(certificates(bundle)?, provider)?;
-            config.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
-        }
+    let config = match of.bundle {
+        _ if of.insecure => config.dangerous().with_custom_certificate_verifier(Arc::new(Bundle::anyone(&provider))),
+        Some(bundle) => config.dangerous().with_custom_certificate_verifier(Arc::new(Bundle::new(bundle, provider)?)),
         None => config.with_root_certificates(system_roots()),
     };
     let mut config = match of.identity {
         None => config.with_no_client_auth(),
-        Some(Identity { chain, key }) => {
-            config.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(|e| format!("the client certificate is unusable: {e}"))?
-        }
+        Some(Identity { chain, key }) => config.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(|e| format!("tls: {e}"))?,
     };
     config.alpn_protocols = of.protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Said, Terms, Webhook, answered, words};
+use crate::wire::configuration::without_nulls;
 
 /// How often and how far apart something is tried (apimachinery `wait.Backoff`).
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,27 @@ impl Webhook {
     }
 }
 
+/// The status of a review as a webhook answers it; `version` and `kind` are those asked for, and what an answer says of them must be the same.
+/// What is `null` is as if it were not there.
+pub(crate) fn status<S: DeserializeOwned + Default>(body: &[u8], version: &str, kind: &str) -> Result<S, String> {
+    let mut review: Value = serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
+    without_nulls(&mut review);
+    let said = |name: &str, expected: &str| match review.get(name) {
+        None => Ok(expected.to_owned()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(format!("couldn't get version/kind; json parse error: {name} is {other}")),
+    };
+    let (said_version, said_kind) = (said("apiVersion", version)?, said("kind", kind)?);
+    if (said_version.as_str(), said_kind.as_str()) != (version, kind) {
+        return Err(format!("the answer is {said_version}, Kind={said_kind}, not {version}, Kind={kind}"));
+    }
+    match review.get_mut("status").map(Value::take) {
+        Some(status) => serde_json::from_value(status).map_err(|e| format!("the answer's status is not that of a {kind}: {e}")),
+        None if review.is_object() => Ok(S::default()),
+        None => Err(format!("the answer is no {kind}")),
+    }
+}
+
 /// Whether an answer may be another one when it is asked for again.
 fn is_passing(said: &Said) -> bool {
     let code = said.code.as_u16();
@@ -84,6 +107,33 @@ mod tests {
     fn pauses_grow_by_half_and_a_little_chance() {
         let pause = |attempt, chance| Backoff::REVIEWS.pause(attempt, chance).as_millis();
         assert_eq!([pause(0, 0.0), pause(1, 0.0), pause(2, 0.0), pause(0, 1.0)], [500, 750, 1125, 600]);
+    }
+
+    #[derive(serde::Deserialize, Default, Debug, PartialEq)]
+    #[serde(default)]
+    struct Allowed {
+        allowed: bool,
+        reason: String,
+    }
+
+    #[test]
+    fn a_status_is_read_from_an_answer_of_the_kind_asked_for() {
+        let read = |body: &str| status::<Allowed>(body.as_bytes(), "g/v1", "Review").ok().map(|status| (status.allowed, status.reason));
+        let yes = Some((true, String::new()));
+        assert_eq!(read(r#"{"apiVersion": "g/v1", "kind": "Review", "status": {"allowed": true, "reason": null}}"#), yes);
+        assert_eq!(read(r#"{"apiVersion": null, "status": {"allowed": true}}"#), yes);
+        assert_eq!(read(r#"{"status": null}"#), Some((false, String::new())));
+        for wrong in [
+            r#"{"apiVersion": "g/v2", "status": {"allowed": true}}"#,
+            r#"{"kind": "Status", "status": {"allowed": true}}"#,
+            r#"{"kind": 1, "status": {"allowed": true}}"#,
+            r#"{"status": {"allowed": "yes"}}"#,
+            r#"{"status": []}"#,
+            "[]",
+            "yes",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

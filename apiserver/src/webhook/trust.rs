@@ -16,9 +16,16 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Verifies servers by a bundle.
+/// Verifies servers by a bundle, or believes anybody.
 #[derive(Debug)]
 pub(super) struct Bundle {
+    /// Who is believed; `None`: any server that holds the key of the certificate it shows.
+    whom: Option<Believed>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Believed {
     /// The certificates of the bundle, each believed when it is the server's own.
     own: Vec<CertificateDer<'static>>,
     authorities: Arc<WebPkiServerVerifier>,
@@ -31,8 +38,14 @@ impl Bundle {
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|e| format!("unable to load root certificates: {e}"))?;
         }
-        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Self { own: certificates, authorities: authorities.map_err(|e| e.to_string())? })
+        let algorithms = provider.signature_verification_algorithms;
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| e.to_string())?;
+        Ok(Self { whom: Some(Believed { own: certificates, authorities }), algorithms })
+    }
+
+    /// A kubeconfig says `insecure-skip-tls-verify`, or an `APIService` `insecureSkipTLSVerify`.
+    pub(super) fn anyone(provider: &CryptoProvider) -> Self {
+        Self { whom: None, algorithms: provider.signature_verification_algorithms }
     }
 }
 
@@ -45,8 +58,9 @@ impl ServerCertVerifier for Bundle {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !self.own.iter().any(|own| own.as_ref() == server.as_ref()) {
-            return self.authorities.verify_server_cert(server, intermediates, name, ocsp, now);
+        let Some(Believed { own, authorities }) = &self.whom else { return Ok(ServerCertVerified::assertion()) };
+        if !own.iter().any(|own| own.as_ref() == server.as_ref()) {
+            return authorities.verify_server_cert(server, intermediates, name, ocsp, now);
         }
         verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
         valid_at(server, now).map_err(Error::InvalidCertificate)?;
@@ -59,7 +73,7 @@ impl ServerCertVerifier for Bundle {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -68,57 +82,11 @@ impl ServerCertVerifier for Bundle {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Believes any server that holds the key of the certificate it shows: a kubeconfig says `insecure-skip-tls-verify`, or an `APIService`
-/// `insecureSkipTLSVerify`.
-#[derive(Debug)]
-pub(super) struct Anyone(WebPkiSupportedAlgorithms);
-
-impl Anyone {
-    pub(super) fn new(provider: &CryptoProvider) -> Self {
-        Self(provider.signature_verification_algorithms)
-    }
-}
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -57,41 +57,58 @@ enum Inner {
 
 /// A body that is given up when its time is over. Whoever sends it may not come to ask for more of it, so that somebody else looks.
 struct Lease {
-    body: Arc<Mutex<Option<Body>>>,
+    slot: Arc<Mutex<Slot>>,
     /// Tells whoever looks that it is over.
     _over: oneshot::Sender<()>,
+}
+
+/// What is left of it, and who waits for more.
+#[derive(Default)]
+struct Slot {
+    body: Option<Body>,
+    waiting: Option<Waker>,
 }
 
 impl Lease {
     fn new(body: Body, until: Instant) -> Self {
         let (over, ended) = oneshot::channel::<()>();
-        let body = Arc::new(Mutex::new(Some(body)));
-        let given_up = Arc::clone(&body);
+        let slot = Arc::new(Mutex::new(Slot { body: Some(body), waiting: None }));
+        let given_up = Arc::clone(&slot);
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
-                if timeout_at(until, ended).await.is_err() {
-                    drop(given_up.lock().take());
+                if timeout_at(until, ended).await.is_ok() {
+                    return;
+                }
+                let Slot { body, waiting } = std::mem::take(&mut *given_up.lock());
+                drop(body);
+                if let Some(waiting) = waiting {
+                    waiting.wake();
                 }
             });
         }
-        Self { body, _over: over }
+        Self { slot, _over: over }
     }
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let mut slot = self.body.lock();
-        let Some(body) = slot.as_mut() else { return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut)))) };
-        let next = ready!(http_body::Body::poll_frame(Pin::new(body), cx));
+        let mut slot = self.slot.lock();
+        let Some(body) = slot.body.as_mut() else { return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut)))) };
+        let Poll::Ready(next) = http_body::Body::poll_frame(Pin::new(body), cx) else {
+            // What is inside knows nothing of the end of its time.
+            slot.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
         Poll::Ready(next.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
     }
 
     fn len(&self) -> Option<u64> {
-        self.body.lock().as_ref().and_then(Body::len)
+        self.slot.lock().body.as_ref().and_then(Body::len)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        drop(self.body.lock().take());
+        let slot = std::mem::take(&mut *self.slot.lock());
+        drop(slot);
     }
 }
 
@@ -355,6 +372,15 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(Arc::strong_count(&held), 1, "although nobody asked for more");
         assert!(slow.frame().await.unwrap().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_more_is_told_when_the_time_is_over() {
+        let silent = Body::foreign(futures::stream::pending().boxed());
+        let mut leased = silent.leased(Instant::now() + Duration::from_secs(60), ());
+        let waiting = tokio::spawn(async move { leased.frame().await.unwrap().map(|_| ()) });
+        let ended = tokio::time::timeout(Duration::from_secs(61), waiting).await.expect("woken").unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

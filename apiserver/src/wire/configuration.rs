@@ -85,7 +85,8 @@ impl Format {
     }
 }
 
-fn without_nulls(value: &mut Value) {
+/// Takes out members that are `null`, as if they were not there.
+pub(crate) fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, value| !value.is_null());
