@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Material, Serving, Tls, authn::Authorities, tls_config};
+use coracle_apiserver::{CertificateAndKey, Material, Serving, authn::Authorities};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -46,8 +46,16 @@ impl Pki {
 
     /// What a server of anything else shows that believes this authority's clients.
     pub(crate) fn server_config(&self) -> Arc<rustls::ServerConfig> {
-        let tls = Tls { chain: vec![der(&self.server.0)], key: key(&self.server.1), client_authorities: vec![der(&self.authority)] };
-        Arc::new(tls_config(tls).unwrap())
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der(&self.authority)).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let clients = clients.allow_unauthenticated().build().unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_client_cert_verifier(clients);
+        let mut config = builder.with_single_cert(vec![der(&self.server.0)], key(&self.server.1)).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
     }
 
     /// What a server shows that believes this authority's clients, as far as its authenticator has these authorities.

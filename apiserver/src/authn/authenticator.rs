@@ -1,6 +1,6 @@
 //! From a connection's certificate and a request's headers to a user.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
@@ -136,16 +136,15 @@ impl Authenticator {
         let mut refused: Vec<String> = Vec::new();
         if let Some(peer) = peer {
             let known = peer.known(&self.authorities, now.as_second());
-            match self.front_proxy.as_ref().map_or(Ok(None), |proxy| proxy.user(&known, headers)) {
-                Ok(Some(user)) => return Ok(Arc::new(user)),
-                Ok(None) => {}
-                Err(why) => refused.push(why),
+            let proxied = self.front_proxy.as_ref().map_or(Ok(None), |proxy| proxy.user(&known, headers));
+            if let Ok(Some(user)) = proxied {
+                return Ok(Arc::new(user));
             }
-            match &known.user {
-                Some(Ok(user)) => return Ok(user.clone()),
-                Some(Err(why)) => refused.push(why.clone()),
-                None => {}
+            if let Some(Ok(user)) = &known.user {
+                return Ok(user.clone());
             }
+            refused.extend(proxied.err().map(Cow::into_owned));
+            refused.extend(known.user.as_ref().and_then(|user| user.as_ref().err().cloned()));
         }
         if let Some(token) = bearer::token(headers) {
             match self.token(&token, &self.audiences, now).await {

@@ -96,59 +96,6 @@ impl ClientCertificates {
     }
 }
 
-impl ClientCertVerifier for ClientCertificates {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.current.root_hint_subjects()
-    }
-
-    fn offer_client_auth(&self) -> bool {
-        self.current.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.current.client_auth_mandatory()
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, now).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        proof: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        if !is_first(leaf) {
-            return self.current.verify_tls12_signature(message, leaf, proof);
-        }
-        self.proven(message, leaf, proof)?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        proof: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        if !is_first(leaf) {
-            return self.current.verify_tls13_signature(message, leaf, proof);
-        }
-        let certificate = parse(leaf)?;
-        rustls::crypto::verify_tls13_signature_with_raw_key(message, &certificate.public_key().raw.into(), proof, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.current.supported_verify_schemes()
-    }
-}
-
 /// Demands of clients that show a certificate only the proof that its key is theirs.
 #[derive(Debug)]
 pub struct Shown(ClientCertificates);
@@ -162,7 +109,7 @@ impl Shown {
 
 impl ClientCertVerifier for Shown {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.0.current.root_hint_subjects()
     }
 
     fn offer_client_auth(&self) -> bool {
@@ -183,7 +130,11 @@ impl ClientCertVerifier for Shown {
         leaf: &CertificateDer<'_>,
         proof: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, leaf, proof)
+        if !is_first(leaf) {
+            return self.0.current.verify_tls12_signature(message, leaf, proof);
+        }
+        self.0.proven(message, leaf, proof)?;
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
@@ -192,11 +143,15 @@ impl ClientCertVerifier for Shown {
         leaf: &CertificateDer<'_>,
         proof: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, leaf, proof)
+        if !is_first(leaf) {
+            return self.0.current.verify_tls13_signature(message, leaf, proof);
+        }
+        let certificate = parse(leaf)?;
+        rustls::crypto::verify_tls13_signature_with_raw_key(message, &certificate.public_key().raw.into(), proof, &self.0.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.0.current.supported_verify_schemes()
     }
 }
 

@@ -19,10 +19,6 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustix::net::sockopt;
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
@@ -37,7 +33,7 @@ use super::{
     serving::Serving,
 };
 use crate::{
-    authn::{Peer, User, possession::ClientCertificates},
+    authn::{Peer, User},
     metrics::access::HANDSHAKE_ERRORS,
     wire::{Answer, Body, answer},
 };
@@ -66,30 +62,6 @@ const SEND_BUFFER: usize = 128 << 10;
 const STUCK: u32 = 180_000;
 /// Requests in flight have this long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(4);
-
-/// What a server shows and whom it believes, once for all.
-pub struct Tls {
-    /// The serving certificate and its chain.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
-    pub key: PrivateKeyDer<'static>,
-    /// Authorities of client certificates; none: no client certificates.
-    pub client_authorities: Vec<CertificateDer<'static>>,
-}
-
-/// Builds the TLS configuration. The error names what is unusable.
-pub fn tls_config(tls: Tls) -> Result<ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = if tls.client_authorities.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        builder.with_client_cert_verifier(Arc::new(ClientCertificates::new(tls.client_authorities, provider)?))
-    };
-    let mut config = builder.with_single_cert(tls.chain, tls.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
 
 /// Serves connections until `stop`; then lets requests end, within bounds.
 pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<Serving>, stop: CancellationToken) {

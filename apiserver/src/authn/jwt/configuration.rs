@@ -148,7 +148,7 @@ impl Configuration {
 
     /// Refuses issuers that are this server itself.
     pub fn refuse(&self, own: &[String]) -> Result<(), String> {
-        self.jwt.iter().try_for_each(|one| super::validation::one(one, own).map(|_| ()))
+        self.jwt.iter().try_for_each(|one| super::validation::disallowed(one, own))
     }
 
     /// What is wrong in it, in upstream's words.

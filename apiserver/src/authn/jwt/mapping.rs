@@ -1,5 +1,6 @@
 //! From verified claims to a user (`getUsername`, `getGroups`, `getUID`, `getExtra`, and the rules after them).
 
+use coracle_schema::go::json_name;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -20,12 +21,16 @@ pub(super) struct Mapping {
     pub(super) claim_rules: Vec<(Expression, String)>,
     /// With what is said when one does not hold.
     pub(super) user_rules: Vec<(Expression, String)>,
+    /// All expressions over claims, one after the other.
+    pub(super) mentioned: String,
 }
 
 impl Mapping {
     /// The user; the error is upstream's.
     pub(super) fn user(&self, claims: &Map<String, Value>) -> Result<User, String> {
-        let seen = Claims::new(claims.clone(), &self.mentioned());
+        // Without expressions nobody looks.
+        let shown = if self.mentioned.is_empty() { Map::new() } else { claims.clone() };
+        let seen = Claims::new(shown, &self.mentioned);
         let mut user = User {
             name: self.name(claims, &seen)?.into(),
             groups: self.groups(claims, &seen)?.into_iter().map(Into::into).collect(),
@@ -47,11 +52,11 @@ impl Mapping {
         Ok(user)
     }
 
-    /// All expressions over claims, one after the other.
-    fn mentioned(&self) -> String {
+    /// Notes what the expressions over claims look at; to be called when all are there.
+    pub(super) fn note_mentioned(&mut self) {
         let mapped = [&self.username, &self.groups, &self.uid].into_iter().flatten();
         let all = mapped.chain(self.extra.iter().map(|(_, e)| e)).chain(self.claim_rules.iter().map(|(e, _)| e));
-        all.map(Expression::text).collect::<Vec<_>>().join(" ")
+        self.mentioned = all.map(Expression::text).collect::<Vec<_>>().join(" ");
     }
 
     fn name(&self, claims: &Map<String, Value>, seen: &Claims) -> Result<String, String> {
@@ -159,13 +164,5 @@ fn text(claims: &Map<String, Value>, name: &str) -> Result<String, String> {
 
 /// As Go's decoder says it.
 fn mistyped(value: &Value, wanted: &str) -> String {
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {kind} into Go value of type {wanted}")
+    format!("json: cannot unmarshal {} into Go value of type {wanted}", json_name(value))
 }

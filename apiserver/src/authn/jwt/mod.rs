@@ -23,6 +23,7 @@ mod validation;
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use coracle_schema::go;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -217,7 +218,7 @@ impl One {
 
 /// A list as Go's `%q` writes it.
 fn quoted(list: &[String]) -> String {
-    let items: Vec<String> = list.iter().map(|item| format!("{item:?}")).collect();
+    let items: Vec<String> = list.iter().map(|item| go::quoted(item)).collect();
     format!("[{}]", items.join(" "))
 }
 

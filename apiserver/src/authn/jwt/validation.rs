@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::{FieldErrors, name};
+use coracle_schema::{FieldErrors, go::quoted, name};
 
 use super::{
     configuration::{ClaimRule, Configuration, Issuer, JwtAuthenticator, Mappings, Prefixed, UserRule},
@@ -40,6 +40,13 @@ pub(super) fn whole(of: &Configuration) -> Result<(), String> {
     told(&errors)
 }
 
+/// Refuses issuers that are not allowed, and nothing else.
+pub(super) fn disallowed(of: &JwtAuthenticator, disallowed: &[String]) -> Result<(), String> {
+    let mut errors = FieldErrors::none();
+    issuer(&of.issuer, disallowed, "issuer", &mut errors);
+    told(&errors)
+}
+
 /// One issuer's mapping, ready, when nothing is wrong with it and it is none of those that are not allowed.
 pub(super) fn one(of: &JwtAuthenticator, disallowed: &[String]) -> Result<Mapping, String> {
     let mut errors = FieldErrors::none();
@@ -49,10 +56,6 @@ pub(super) fn one(of: &JwtAuthenticator, disallowed: &[String]) -> Result<Mappin
 
 fn told(errors: &FieldErrors) -> Result<(), String> {
     aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), Err)
-}
-
-fn quoted(text: &str) -> String {
-    format!("{text:?}")
 }
 
 /// `at` is what stands before each path.
@@ -66,9 +69,11 @@ fn authenticator(of: &JwtAuthenticator, disallowed: &[String], at: &str, errors:
         extra: Vec::new(),
         claim_rules: claim_rules(&of.claim_validation_rules, &format!("{at}claimValidationRules"), errors),
         user_rules: Vec::new(),
+        mentioned: String::new(),
     };
     mappings(&of.claim_mappings, &format!("{at}claimMappings"), &mut mapping, errors);
     mapping.user_rules = user_rules(&of.user_validation_rules, &format!("{at}userValidationRules"), errors);
+    mapping.note_mentioned();
     mapping
 }
 
@@ -181,8 +186,7 @@ impl Url {
         if let Some(wrong) = host.chars().find(|c| matches!(c, ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')) {
             return Err(format!("invalid character {:?} in host name", wrong.to_string()));
         }
-        if let Some(at) = text.find('%').filter(|_| escape_fault(text).is_some()) {
-            let bad = escape_fault(text).unwrap_or(&text[at..]);
+        if let Some(bad) = escape_fault(text) {
             return Err(format!("invalid URL escape {bad:?}"));
         }
         Ok(Self { scheme, user: user.is_some(), query: !query.is_empty(), fragment: !fragment.is_empty() })

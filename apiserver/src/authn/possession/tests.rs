@@ -34,7 +34,7 @@ fn at(years: u64) -> UnixTime {
 }
 
 fn verified(authority: &[u8], leaf: &[u8], now: UnixTime) -> Result<(), Error> {
-    verifier(authority).verify_client_cert(&certificate(leaf), &[], now).map(|_| ())
+    verifier(authority).verify(&certificate(leaf), &[], now)
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_changed_certificate_is_refused() {
     let mut leaf = certificate(file!("jane.crt")).to_vec();
     let name = leaf.windows(4).position(|bytes| bytes == b"jane").unwrap();
     leaf[name] = b'd';
-    let refused = verifier(file!("ca.crt")).verify_client_cert(&leaf.into(), &[], at(60)).map(|_| ());
+    let refused = verifier(file!("ca.crt")).verify(&leaf.into(), &[], at(60));
     assert_eq!(refused, Err(CertificateError::BadSignature.into()));
 }
 
@@ -82,7 +82,7 @@ fn handshake(version: &'static SupportedProtocolVersion, leaf: &[u8], key: &[u8]
     roots.add(serving.cert.der().clone()).unwrap();
     let server = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[version])?
-        .with_client_cert_verifier(Arc::new(verifier(file!("ca.crt"))))
+        .with_client_cert_verifier(Arc::new(super::Shown(verifier(file!("ca.crt")))))
         .with_single_cert(vec![serving.cert.der().clone()], PrivateKeyDer::try_from(serving.signing_key.serialize_der()).unwrap())?;
     let key = rustls::crypto::ring::sign::any_supported_type(&PrivateKeyDer::from_pem_slice(key).unwrap())?;
     let shown = Shown(Arc::new(CertifiedKey::new(vec![certificate(leaf)], key)));
