@@ -36,7 +36,7 @@ pub use registry::claims::Ranges;
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
 pub use request::flags::LogLevels;
 pub use request::paths::BuildInfo;
-pub use request::serve::{Service, Tls, tls_config};
+pub use request::serve::Service;
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use trace::Options as TracingOptions;
 pub use verbs::Clock;
@@ -85,6 +85,8 @@ pub struct Options {
 
 /// Audit events that wait have this long to be written at the end.
 const AUDIT_GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+/// And spans that wait this long to be sent.
+const TRACE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,11 @@ impl Server {
             && tokio::time::timeout(AUDIT_GRACE, audit.close()).await.is_err()
         {
             tracing::warn!("audit events are lost: they could not be written in {AUDIT_GRACE:?}");
+        }
+        if let Some(tracer) = &self.layers.tracer
+            && tokio::time::timeout(TRACE_GRACE, tracer.close()).await.is_err()
+        {
+            tracing::debug!("spans are lost: they could not be sent in {TRACE_GRACE:?}");
         }
         self.layers.api.storage.close();
     }

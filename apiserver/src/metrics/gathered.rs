@@ -1,6 +1,6 @@
 //! What is looked up when `/metrics` is read.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{gates, page::Page, store};
 use crate::request::{
@@ -35,10 +35,9 @@ async fn objects(page: &mut Page, layers: &Layers) {
     let storage = &layers.api.storage;
     let catalog = storage.catalog();
     let custom = catalog.custom().map(|served| &served.stored);
-    let mut counted: Vec<&str> = Vec::new();
+    let mut counted: HashSet<&str> = HashSet::new();
     for kind in catalog.kinds().iter().chain(custom) {
-        let Some(prefix) = kind.prefix.as_deref().filter(|prefix| !counted.contains(prefix)) else { continue };
-        counted.push(prefix);
+        let Some(prefix) = kind.prefix.as_deref().filter(|prefix| counted.insert(prefix)) else { continue };
         let count = storage.count(prefix).await.map_or(-1.0, |count| count as f64);
         page.gauge(NAME, HELP, &[("group", &kind.id.group), ("resource", &kind.id.resource)], count);
     }

@@ -116,10 +116,14 @@ pub(crate) struct About<const N: usize> {
     pub(super) labels: [&'static str; N],
 }
 
-/// What [`super::render`] writes.
+/// What [`super::answer`] writes.
 pub(crate) trait Family: Sync {
     /// Writes all series of it.
     fn write(&self, page: &mut Page);
+
+    /// The names it writes, with what is said of each.
+    #[cfg(test)]
+    fn abouts(&self) -> Vec<(&'static str, &'static str)>;
 }
 
 /// What only rises.
@@ -153,6 +157,11 @@ impl<const N: usize> Counters<N> {
 }
 
 impl<const N: usize> Family for Counters<N> {
+    #[cfg(test)]
+    fn abouts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(self.about.name, self.about.help)]
+    }
+
     fn write(&self, page: &mut Page) {
         let mut family = page.family(self.about.name, Type::Counter, self.about.help);
         // A family without labels has its one series from the start.
@@ -200,6 +209,11 @@ impl Drop for Held {
 }
 
 impl<const N: usize> Family for Gauges<N> {
+    #[cfg(test)]
+    fn abouts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(self.about.name, self.about.help)]
+    }
+
     fn write(&self, page: &mut Page) {
         let mut family = page.family(self.about.name, Type::Gauge, self.about.help);
         self.table.each(|labels, now| family.value(&self.about.labels, labels, now.load(Ordering::Relaxed) as f64));
@@ -298,6 +312,11 @@ impl<const N: usize> Histograms<N> {
 }
 
 impl<const N: usize> Family for Histograms<N> {
+    #[cfg(test)]
+    fn abouts(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(self.about.name, self.about.help)]
+    }
+
     fn write(&self, page: &mut Page) {
         let mut family = page.family(self.about.name, Type::Histogram, self.about.help);
         self.table.each(|labels, histogram| family.histogram(&self.about.labels, labels, histogram));

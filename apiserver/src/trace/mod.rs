@@ -138,6 +138,11 @@ impl Tracer {
         spans.push(Span { name, id: context.span, parent, start, end: SystemTime::now(), attributes, failed });
         self.exporter.take(context.trace, spans);
     }
+
+    /// Ends when what was recorded was sent, or could not be.
+    pub(crate) async fn close(&self) {
+        self.exporter.close().await;
+    }
 }
 
 impl Trace {
