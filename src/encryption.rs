@@ -37,6 +37,9 @@ impl EncryptionFlags {
     }
 }
 
+/// What is escaped of a key in a query: keys hold names of all kinds, and those of some may have any character.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b':');
+
 /// What one step of writing anew did.
 #[derive(Deserialize)]
 struct Step {

@@ -292,10 +292,11 @@ mod tests {
     use coracle_apiserver::authn::Anonymous;
 
     use super::*;
+    use crate::dropin::flags::group;
 
     #[test]
     fn nobody_is_anonymous_where_everything_is_allowed() {
-        let of = |mode| users(&AuthenticationFlags::default(), "", &authz::Options::of(&[mode])).unwrap().anonymous;
+        let of = |mode| users(&group(|_| Vec::new()).unwrap(), "", &authz::Options::of(&[mode])).unwrap().anonymous;
         assert_eq!((of(authz::Mode::AlwaysAllow), of(authz::Mode::Rbac)), (Anonymous::Off, Anonymous::On));
     }
 
@@ -305,7 +306,7 @@ mod tests {
         let names = certs::Names { server: Vec::new(), agent: Vec::new() };
         let made = certs::load_or_make(folder.path(), &names, 1_800_000_000).unwrap();
         let file = Some(folder.path().join("ca.crt"));
-        let any = AuthenticationFlags { requestheader_client_ca_file: file, ..AuthenticationFlags::default() };
+        let any = AuthenticationFlags { requestheader_client_ca_file: file, ..group(|_| Vec::new()).unwrap() };
         let node = authz::Options::of(&[authz::Mode::Node]);
         let refused = users(&any, &made.authority, &node).map(|_| ()).unwrap_err().to_string();
         assert!(refused.contains("--requestheader-allowed-names must be specified"), "{refused}");

@@ -313,7 +313,7 @@ mod tests {
 
     #[derive(Args, Debug)]
     struct Subject {
-        #[arg(long, value_parser = truth, default_value_t = true)]
+        #[arg(long, value_parser = truth, default_value_t = true, action = clap::ArgAction::Set)]
         whether: bool,
         #[arg(long, alias = "wait", value_parser = span, default_value = "1s")]
         pause: Duration,
