@@ -11,7 +11,7 @@ use kube::{Api, api::PostParams};
 use tokio::task::JoinSet;
 
 use crate::{
-    encryption, lock, nodes,
+    encryption, kubeconfig, lock, nodes,
     options::{AgentOptions, ImageCommand, ImageOptions, KubeconfigOptions, SecretsCommand, SecretsOptions, StopOptions, TokenOptions},
     remote,
 };

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, Parser, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 use coracle_apiserver::StorageMediaType;
 use coracle_store::etcd::{Options, TlsFiles};
 
-use crate::dropin::flags::duration;
+use crate::dropin::flags::span;
 
 /// How etcd is reached and what is kept there.
 #[derive(Args, Debug, Clone)]
@@ -44,7 +44,7 @@ pub(crate) struct EtcdFlags {
     pub(crate) etcd_password_file: Option<PathBuf>,
 
     /// How often versions older than that are forgotten; 0: not by this server.
-    #[arg(long, value_name = "DURATION", default_value = "5m0s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "5m0s", value_parser = span)]
     pub(crate) etcd_compaction_interval: Duration,
 
     /// Form in which built-in kinds are written to etcd; both are read.
@@ -63,38 +63,7 @@ pub(crate) enum Media {
     Json,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    let found = duration(text).filter(|seconds| (0.0..1e9).contains(seconds));
-    found.map(Duration::from_secs_f64).ok_or_else(|| "must be a duration such as 5m0s, or 0".to_owned())
-}
-
-/// The flags alone.
-#[derive(Parser)]
-struct Alone {
-    #[command(flatten)]
-    etcd: EtcdFlags,
-}
-
 impl EtcdFlags {
-    /// From flags as kube-apiserver takes them; `given` tells the value of one, `servers` are those of `--etcd-servers`. The error names
-    /// the flag.
-    pub(crate) fn of<'a>(given: impl Fn(&str) -> Option<&'a str>, servers: &[&str]) -> Result<Self> {
-        const NAMES: [&str; 8] = [
-            "etcd-prefix",
-            "etcd-cafile",
-            "etcd-certfile",
-            "etcd-keyfile",
-            "etcd-username",
-            "etcd-password-file",
-            "etcd-compaction-interval",
-            "storage-media-type",
-        ];
-        let mut line = vec!["kube-apiserver".to_owned()];
-        line.extend(NAMES.iter().filter_map(|name| given(name).filter(|v| !v.is_empty()).map(|value| format!("--{name}={value}"))));
-        let parsed = Alone::try_parse_from(line).map_err(|e| anyhow!("{}", e.to_string().lines().next().unwrap_or_default()))?;
-        Ok(Self { etcd_servers: servers.iter().map(ToString::to_string).collect(), ..parsed.etcd })
-    }
-
     /// As the store takes them.
     pub(crate) fn options(&self) -> Result<Options> {
         if self.etcd_servers.is_empty() {
@@ -138,6 +107,11 @@ fn password(file: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
+
+    fn of<'a>(given: impl Fn(&str) -> Option<&'a str>, servers: &[&'a str]) -> Result<EtcdFlags> {
+        group(|name| if name == "etcd-servers" { servers.to_vec() } else { given(name).into_iter().collect() })
+    }
 
     #[test]
     fn flags_are_those_of_kube_apiserver() {
@@ -148,11 +122,11 @@ mod tests {
             "etcd-cafile" => Some("/ca"),
             _ => None,
         };
-        let flags = EtcdFlags::of(given, &["https://a:1", "https://b:1"]).unwrap();
+        let flags = of(given, &["https://a:1", "https://b:1"]).unwrap();
         let options = flags.options().unwrap();
         assert_eq!((options.prefix.as_str(), options.endpoints.len(), options.compact_every), ("/other", 2, Duration::ZERO));
         assert_eq!((flags.media(), options.tls.authorities), (StorageMediaType::Json, Some("/ca".into())));
-        let standard = EtcdFlags::of(|_| None, &["http://a:1"]).unwrap();
+        let standard = of(|_| None, &["http://a:1"]).unwrap();
         assert_eq!(standard.options().unwrap().compact_every, Duration::from_secs(300));
         assert_eq!(standard.media(), StorageMediaType::Protobuf);
     }
@@ -160,13 +134,13 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_by_the_flags_name() {
         let refused = |name: &'static str, value: &'static str| {
-            let flags = EtcdFlags::of(move |n| (n == name).then_some(value), &["http://a:1"]);
+            let flags = of(move |n| (n == name).then_some(value), &["http://a:1"]);
             flags.and_then(|flags| flags.options()).unwrap_err().to_string()
         };
         assert!(refused("etcd-certfile", "/c").contains("--etcd-keyfile"));
         assert!(refused("etcd-username", "root").contains("--etcd-password-file"));
         assert!(refused("etcd-compaction-interval", "often").contains("--etcd-compaction-interval"));
         assert!(refused("storage-media-type", "application/yaml").contains("--storage-media-type"));
-        assert!(EtcdFlags::of(|_| None, &[]).unwrap().options().unwrap_err().to_string().contains("--etcd-servers"));
+        assert!(of(|_| None, &[]).unwrap().options().unwrap_err().to_string().contains("--etcd-servers"));
     }
 }

@@ -117,7 +117,7 @@ impl Settings {
                 Some("none") => false,
                 Some(other) => bail!("--endpoint-reconciler-type: {other:?} is not known; allowed: lease, none"),
             },
-            etcd: EtcdFlags::of(|name| flags.last(name), &flags.list("etcd-servers"))?,
+            etcd: group(|name| flags.all(name))?,
             overrides: owned(&flags.list("etcd-servers-overrides")),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,

@@ -345,7 +345,7 @@ impl Store for Etcd {
             stream::iter(match step {
                 Ok(Step::Write(event)) => vec![Ok(event)],
                 Ok(Step::Writes(events)) => events.into_iter().map(Ok).collect(),
-                Ok(Step::Reached(_)) => Vec::new(),
+                Ok(Step::Reached(_) | Step::Unreadable(..)) => Vec::new(),
                 Err(error) => vec![Err(error)],
             })
         });

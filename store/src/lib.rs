@@ -177,6 +177,9 @@ pub enum Step {
     Write(Event),
     /// All writes of one revision, of as many keys: etcd deletes what hangs on a lease at once.
     Writes(Vec<Event>),
+    /// At this revision an object was written under one of these keys that cannot be read: what is known of them is old. It is not gone, and
+    /// those who keep copies must not take it for gone. Stores that keep values as they are never tell this.
+    Unreadable(Vec<Key>, Revision),
     /// Every write up to here was told.
     Reached(Revision),
 }

@@ -1,9 +1,12 @@
 //! What the condition `Available` of an `APIService` should say (kube-aggregator `controllers/status`).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::remote::{ApiService, Condition};
-use crate::webhook::ServiceReference;
+use super::remote::ApiService;
+use crate::{
+    registry::condition::{self, Condition},
+    webhook::ServiceReference,
+};
 
 /// A condition in the making.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,21 +54,8 @@ impl Verdict {
 
     /// Writes it into an object; the time of the last transition moves only with the status.
     pub(super) fn write(&self, object: &mut Value, now: &str) {
-        if !object["status"].is_object() {
-            object["status"] = json!({});
-        }
-        if !object["status"]["conditions"].is_array() {
-            object["status"]["conditions"] = json!([]);
-        }
-        let Some(all) = object["status"]["conditions"].as_array_mut() else { return };
-        let made = |since: &str| json!({"type": "Available", "status": self.status, "lastTransitionTime": since, "reason": self.reason, "message": self.message});
-        match all.iter_mut().find(|c| c["type"] == "Available") {
-            Some(there) => {
-                let since = there["lastTransitionTime"].as_str().filter(|_| there["status"] == self.status).unwrap_or(now).to_owned();
-                *there = made(&since);
-            }
-            None => all.push(made(now)),
-        }
+        let (kind, status, reason) = ("Available".to_owned(), self.status.to_owned(), self.reason.to_owned());
+        condition::set(object, &Condition { kind, status, reason, message: self.message.clone() }, now);
     }
 }
 
@@ -102,6 +92,8 @@ fn is_ready(slice: &Value, port: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn of() -> ServiceReference {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Aggregator, Remote, SERVICES,
@@ -210,15 +211,15 @@ impl Follower {
     fn route(&mut self, object: &ApiService) {
         let name = &object.metadata.name;
         let before = self.remotes.get(name);
-        if let Some(before) = before.filter(|before| before.spec == object.spec) {
+        let identity = self.aggregator.files.identity();
+        if let Some(before) = before.filter(|before| before.spec == object.spec && before.shows(identity.as_ref())) {
             if before.is_available() != object.is_available() {
                 before.set_available(object.is_available());
                 self.due(&name.clone(), Job::Documents);
             }
             return;
         }
-        let identity = self.aggregator.files.identity();
-        let Some(remote) = Remote::new(object, identity.as_deref(), before.map(|before| &**before)).map(Arc::new) else {
+        let Some(remote) = Remote::new(object, identity, before.map(|before| &**before)).map(Arc::new) else {
             return self.forget(name);
         };
         if let Err(why) = &remote.link {
@@ -259,13 +260,10 @@ impl Follower {
         }
     }
 
-    /// With a new client certificate everybody is spoken to anew.
+    /// With a new client certificate everybody is spoken to anew; until then requests go where they went.
     async fn look_at_files(&mut self) {
         if self.aggregator.files.look() {
             let names: BTreeSet<String> = self.remotes.keys().cloned().collect();
-            for name in &names {
-                self.forget(name);
-            }
             self.look_at(names).await;
         }
     }
@@ -292,10 +290,17 @@ impl Follower {
                 let (aggregator, api, writer) = (self.aggregator.clone(), self.api.clone(), self.writer.clone());
                 let (name, remote) = (name.clone(), remote.clone());
                 self.jobs.spawn(async move {
-                    let ok = match job {
-                        Job::Availability => aggregator.check(&remote, &api, &*writer).await,
-                        Job::Documents => aggregator.refresh(&remote).await,
+                    let work = async {
+                        match job {
+                            Job::Availability => aggregator.check(&remote, &api, &*writer).await,
+                            Job::Documents => aggregator.refresh(&remote).await,
+                        }
                     };
+                    // Whatever another server says, it is asked again.
+                    let ok = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+                        error!(name, ?job, "asking another API server panicked");
+                        false
+                    });
                     (name, job, ok)
                 });
             }

@@ -75,7 +75,7 @@ fn changed(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|of| of.modified()).ok()
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Identity, String> {
+fn read(certificate: &Path, key_file: &Path) -> Result<Identity, String> {
     let failed = |flag: &str, path: &Path, why: &dyn std::fmt::Display| format!("--{flag}: {}: {why}", path.display());
     let of_certificate = |why: &dyn std::fmt::Display| failed("proxy-client-cert-file", certificate, why);
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).map_err(|e| of_certificate(&e))?.collect();
@@ -83,7 +83,11 @@ fn read(certificate: &Path, key: &Path) -> Result<Identity, String> {
     if chain.is_empty() {
         return Err(of_certificate(&"holds no certificate"));
     }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| failed("proxy-client-key-file", key, &e))?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| failed("proxy-client-key-file", key_file, &e))?;
+    // Of files that are being replaced one may be new and the other not.
+    let provider = rustls::crypto::ring::default_provider();
+    rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
+        .map_err(|e| failed("proxy-client-key-file", key_file, &format!("tls: {e}")))?;
     Ok(Identity { chain, key })
 }
 
@@ -178,7 +182,12 @@ mod tests {
         assert!(!files.look());
         write(2);
         assert!(files.look() && files.identity().unwrap().chain != first.chain);
-        std::fs::write(&key, "no key").unwrap();
-        assert!(!files.look() && files.identity().is_some());
+        let second = files.identity().unwrap();
+        let other = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        for half in [other.signing_key.serialize_pem(), "no key".to_owned()] {
+            std::fs::write(&key, half).unwrap();
+            assert!(!files.look());
+            assert_eq!(files.identity().unwrap().chain, second.chain);
+        }
     }
 }

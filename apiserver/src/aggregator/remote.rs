@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::{identity, told::Told};
 use crate::{
     authn::User,
-    registry::Reader,
+    registry::{Reader, condition::Condition},
     webhook::{
         Identity, Question, ServiceReference,
         forward::{Frames, Link, Terms},
@@ -65,17 +65,6 @@ pub(super) struct Status {
     pub conditions: Option<Vec<Condition>>,
 }
 
-/// Of `status.conditions[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(default)]
-pub(super) struct Condition {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub status: String,
-    pub reason: String,
-    pub message: String,
-}
-
 impl ApiService {
     /// Reads one; `None` when it is none.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
@@ -102,6 +91,8 @@ pub(crate) struct Remote {
     pub(super) spec: Spec,
     pub(super) service: ServiceReference,
     available: AtomicBool,
+    /// The certificate shown to it.
+    identity: Option<Arc<Identity>>,
     /// How it is reached, or why it never can be.
     pub(super) link: Result<Link, String>,
     /// What it said of itself.
@@ -117,9 +108,9 @@ pub(super) struct Said {
 
 impl Remote {
     /// As its object describes it; `None` when that is served here. What was told before is kept.
-    pub(super) fn new(object: &ApiService, identity: Option<&Identity>, before: Option<&Self>) -> Option<Self> {
+    pub(super) fn new(object: &ApiService, identity: Option<Arc<Identity>>, before: Option<&Self>) -> Option<Self> {
         let service = object.spec.service.clone()?;
-        let terms = Terms { bundle: object.spec.ca_bundle.as_deref(), insecure: object.spec.insecure, identity };
+        let terms = Terms { bundle: object.spec.ca_bundle.as_deref(), insecure: object.spec.insecure, identity: identity.as_deref() };
         let spec = object.spec.clone();
         let mut told = before.map(|before| before.told.lock().clone()).unwrap_or_default();
         let mut foreign = Foreign::clone(&told.shown);
@@ -131,11 +122,17 @@ impl Remote {
             group: spec.group.clone(),
             version: spec.version.clone(),
             link: Link::new(service.clone(), &terms),
+            identity,
             available: AtomicBool::new(object.is_available()),
             told: Mutex::new(told),
             service,
             spec,
         })
+    }
+
+    /// Whether this is the certificate shown to it.
+    pub(super) fn shows(&self, identity: Option<&Arc<Identity>>) -> bool {
+        self.identity.as_ref().map(Arc::as_ptr) == identity.map(Arc::as_ptr)
     }
 
     /// Whether its object says that it can be asked.

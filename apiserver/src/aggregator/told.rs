@@ -96,13 +96,25 @@ fn of_aggregated(list: &Value, group: &str, version: &str) -> Value {
     let groups = items(list, "items").into_iter().filter(|g| g["metadata"]["name"].as_str().unwrap_or_default() == group);
     let found = groups.flat_map(|g| items(&g, "versions")).find(|v| v["version"] == version);
     let mut resources = found.map(|v| items(&v, "resources")).unwrap_or_default();
-    for resource in &mut resources {
-        // Old clients stumble over its absence.
-        if resource["responseKind"].is_null() {
-            resource["responseKind"] = json!({"group": "", "version": "", "kind": ""});
-        }
-    }
+    resources.retain(Value::is_object);
+    resources.iter_mut().for_each(with_kind);
     resources.into()
+}
+
+/// A resource with a kind, and so its parts: old clients stumble over its absence. What is no object is taken out.
+fn with_kind(of: &mut Value) {
+    let Some(of) = of.as_object_mut() else { return };
+    if of.get("responseKind").is_none_or(|kind| !kind.is_object()) {
+        of.insert("responseKind".to_owned(), json!({"group": "", "version": "", "kind": ""}));
+    }
+    match of.get_mut("subresources") {
+        Some(Value::Array(parts)) => {
+            parts.retain(Value::is_object);
+            parts.iter_mut().for_each(with_kind);
+        }
+        Some(_) => drop(of.remove("subresources")),
+        None => {}
+    }
 }
 
 /// The same from an `APIResourceList` (`ConvertGroupVersionIntoToDiscovery`).

@@ -134,12 +134,17 @@ impl AtRest {
         }
     }
 
+    /// Whether there is anything to check of health.
+    pub(crate) fn has_health(&self) -> bool {
+        self.options.reload || !self.rules.read().services.is_empty()
+    }
+
     /// Whether the services that keep keys answer, under upstream's name of the check; `None` when there is no such check.
     pub(crate) async fn health(&self) -> Option<Result<(), String>> {
-        let rules = Arc::clone(&self.rules.read());
-        if rules.services.is_empty() && !self.options.reload {
+        if !self.has_health() {
             return None;
         }
+        let rules = Arc::clone(&self.rules.read());
         let mut faults = Vec::new();
         for (at, service) in rules.services.iter().enumerate() {
             if let Err(why) = service.check().await {

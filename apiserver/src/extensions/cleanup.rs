@@ -8,12 +8,14 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
-    conditions::{set_condition, terminating},
-    definition::{CLEANUP, Condition, Definition},
+    conditions::terminating,
+    definition::{CLEANUP, Definition},
 };
 use crate::{
     registry::{
-        Kind, Reader, Writer, meta,
+        Kind, Reader, Writer,
+        condition::{self, Condition},
+        meta,
         storage::{DEFINITIONS, read_error},
     },
     verbs::{Api, delete},
@@ -115,7 +117,7 @@ impl Cleanup {
 
     /// Writes a condition, and takes off the finalizer when all is `over`; whether it was written. A conflict means: look again.
     async fn write(&self, mut value: Value, condition: &Condition, over: bool) -> Result<bool, Status> {
-        set_condition(&mut value, condition, &meta::time_text(self.api.now()));
+        condition::set(&mut value, condition, &meta::time_text(self.api.now()));
         if over && let Some(list) = value.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
             list.retain(|finalizer| finalizer != CLEANUP);
         }

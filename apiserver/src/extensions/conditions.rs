@@ -4,9 +4,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    definition::{Condition, Definition, Names},
+    definition::{Definition, Names},
     names::Taken,
 };
+use crate::registry::condition::{self, Condition};
 
 /// The annotation by which APIs of Kubernetes' own groups say who approved them.
 const APPROVAL: &str = "api-approved.kubernetes.io";
@@ -40,7 +41,7 @@ impl Verdict {
             definition["status"]["acceptedNames"] = names_value(names);
         }
         for condition in &self.conditions {
-            set_condition(definition, condition, now);
+            condition::set(definition, condition, now);
         }
         if let Some(list) = definition["status"]["conditions"].as_array_mut() {
             list.retain(|c| !self.gone.iter().any(|gone| c["type"] == *gone));
@@ -123,27 +124,6 @@ pub(super) fn terminating(status: &str, reason: &str, message: &str) -> Conditio
     condition("Terminating", status, reason, message)
 }
 
-/// Sets a condition of a CRD; its time moves with its status only.
-pub(super) fn set_condition(definition: &mut Value, condition: &Condition, now: &str) {
-    let status = &mut definition["status"];
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    let Some(list) = status["conditions"].as_array_mut() else { return };
-    let mut value = json!({
-        "type": condition.kind, "status": condition.status, "reason": condition.reason, "message": condition.message, "lastTransitionTime": now,
-    });
-    match list.iter_mut().find(|c| c["type"] == condition.kind.as_str()) {
-        Some(old) => {
-            if old["status"] == condition.status.as_str() && old["lastTransitionTime"].is_string() {
-                value["lastTransitionTime"] = old["lastTransitionTime"].take();
-            }
-            *old = value;
-        }
-        None => list.push(value),
-    }
-}
-
 fn names_value(names: &Names) -> Value {
     let mut value = json!({"plural": names.plural, "kind": names.kind});
     let optional = [("singular", json!(names.singular)), ("listKind", json!(names.list_kind))];
@@ -221,13 +201,13 @@ mod tests {
     #[test]
     fn the_time_of_a_condition_moves_with_its_status_only() {
         let mut value = json!({});
-        set_condition(&mut value, &terminating("True", "A", "a"), "1");
-        set_condition(&mut value, &terminating("True", "B", "b"), "2");
+        condition::set(&mut value, &terminating("True", "A", "a"), "1");
+        condition::set(&mut value, &terminating("True", "B", "b"), "2");
         assert_eq!(
             (&value["status"]["conditions"][0]["reason"], &value["status"]["conditions"][0]["lastTransitionTime"]),
             (&json!("B"), &json!("1"))
         );
-        set_condition(&mut value, &terminating("False", "C", "c"), "3");
+        condition::set(&mut value, &terminating("False", "C", "c"), "3");
         assert_eq!(value["status"]["conditions"][0]["lastTransitionTime"], "3");
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::webhook::ClientConfig;
+use crate::{authz::policy::nullable, registry::condition::Condition, webhook::ClientConfig};
 
 /// A CRD without its schemas.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -128,26 +128,10 @@ pub(super) struct Webhook {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Status {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<Condition>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "nullable")]
     pub accepted_names: Names,
-}
-
-/// Of `status.conditions[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(default)]
-pub(super) struct Condition {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub status: String,
-    pub reason: String,
-    pub message: String,
-}
-
-/// Null is as good as absent.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(source: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(source)?.unwrap_or_default())
 }
 
 /// The finalizer that keeps a CRD until its objects are gone.

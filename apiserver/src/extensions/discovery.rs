@@ -52,11 +52,6 @@ impl View {
         self.revision == Some(revision)
     }
 
-    /// The revisions it is of.
-    pub fn revision(&self) -> (u64, u64) {
-        self.revision.unwrap_or_default()
-    }
-
     /// Looks at a catalog and at what others serve; the groups that came, changed or went since the last look.
     pub fn look(&mut self, catalog: &Catalog, others: &Others) -> Vec<Arc<str>> {
         let revision = (catalog.revision(), others.revision);

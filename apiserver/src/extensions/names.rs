@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::definition::{Condition, Definition, Names};
+use super::definition::{Definition, Names};
+use crate::registry::condition::Condition;
 
 /// The names in use, by group and by CRD.
 #[derive(Default)]

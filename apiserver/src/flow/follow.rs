@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -20,11 +20,17 @@ use super::{
 use crate::{
     authz::mirror,
     bootstrap::{flow, settle::Wanted},
-    registry::{Change, Reader, Writer, meta},
+    registry::{
+        Change, Reader, Writer,
+        condition::{self, Condition},
+        meta,
+    },
     verbs::{Api, delete},
     wire::Status,
 };
 
+/// The condition of a schema whose level is not there.
+const DANGLING: &str = "Dangling";
 const SCHEMAS: &str = "flowschemas";
 const LEVELS: &str = "prioritylevelconfigurations";
 /// How often seats are lent and borrowed.
@@ -116,7 +122,11 @@ impl Follower {
 
     fn all<'o, T: serde::Deserialize<'o>>(&'o self, resource: &str) -> Vec<T> {
         let of = self.objects.iter().filter(|((of, _), _)| *of == resource);
-        of.filter_map(|(_, object)| T::deserialize(object).ok()).collect()
+        of.filter_map(|((_, name), object)| {
+            let read = T::deserialize(object);
+            read.inspect_err(|error| warn!(resource, name, %error, "what flow control is told by an object cannot be read")).ok()
+        })
+        .collect()
     }
 
     /// Puts the objects in force.
@@ -172,17 +182,13 @@ impl Follower {
         let (status, reason, end) =
             if found { ("False", "Found", "and it exists") } else { ("True", "NotFound", "but there is no such object") };
         let message = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} {end}");
-        let conditions = schema["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let said = conditions.iter().find(|condition| condition["type"] == "Dangling");
+        let said = schema["status"]["conditions"].as_array().and_then(|all| all.iter().find(|condition| condition["type"] == DANGLING));
         if said.is_some_and(|said| said["status"] == status && said["reason"] == reason && said["message"] == message) {
             return None;
         }
-        let condition = json!({
-            "type": "Dangling", "status": status, "lastTransitionTime": meta::time_text(self.api.now()), "reason": reason, "message": message,
-        });
-        let others = conditions.into_iter().filter(|condition| condition["type"] != "Dangling");
         let mut next = schema.clone();
-        next["status"]["conditions"] = others.chain([condition]).collect();
+        let condition = Condition { kind: DANGLING.to_owned(), status: status.to_owned(), reason: reason.to_owned(), message };
+        condition::set(&mut next, &condition, &meta::time_text(self.api.now()));
         Some(next)
     }
 

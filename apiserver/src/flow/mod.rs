@@ -63,9 +63,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How many requests at a time, and who goes first.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Reads in flight at most (`--max-requests-inflight`); 0: no limit.
+    /// Reads in flight at most (`--max-requests-inflight`); 0: no limit, where levels do not share it.
     pub max_reads: usize,
-    /// Writes in flight at most (`--max-mutating-requests-inflight`); 0: no limit.
+    /// Writes in flight at most (`--max-mutating-requests-inflight`); 0: no limit, where levels do not share it.
     pub max_writes: usize,
     /// Whether both are shared by priority levels instead (`--enable-priority-and-fairness`).
     pub fair: bool,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{authn::User, request::RequestInfo};
+use crate::{authn::User, authz::policy::nullable, request::RequestInfo};
 
 /// `spec` of a FlowSchema.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -11,6 +11,7 @@ pub(super) struct SchemaSpec {
     pub priority_level_configuration: Reference,
     pub matching_precedence: i32,
     pub distinguisher_method: Option<Method>,
+    #[serde(deserialize_with = "nullable")]
     pub rules: Vec<Rule>,
 }
 
@@ -32,9 +33,11 @@ pub(super) struct Method {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Rule {
+    #[serde(deserialize_with = "nullable")]
     pub subjects: Vec<Subject>,
+    #[serde(deserialize_with = "nullable")]
     pub resource_rules: Vec<ResourceRule>,
-    #[serde(rename = "nonResourceRules")]
+    #[serde(rename = "nonResourceRules", deserialize_with = "nullable")]
     pub other_rules: Vec<OtherRule>,
 }
 
@@ -57,18 +60,23 @@ pub(super) struct Account {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ResourceRule {
+    #[serde(deserialize_with = "nullable")]
     pub verbs: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
     pub api_groups: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
     pub resources: Vec<String>,
     pub cluster_scope: bool,
+    #[serde(deserialize_with = "nullable")]
     pub namespaces: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(super) struct OtherRule {
+    #[serde(deserialize_with = "nullable")]
     pub verbs: Vec<String>,
-    #[serde(rename = "nonResourceURLs")]
+    #[serde(rename = "nonResourceURLs", deserialize_with = "nullable")]
     pub urls: Vec<String>,
 }
 
@@ -171,6 +179,16 @@ mod tests {
             subresource: text(subresource),
             ..RequestInfo::default()
         }
+    }
+
+    #[test]
+    fn lists_that_are_null_are_empty() {
+        let rule = r#"{"subjects": [{"kind": "Group", "group": {"name": "*"}}], "nonResourceRules": null,
+            "resourceRules": [{"verbs": ["get"], "apiGroups": ["*"], "resources": ["nodes"], "clusterScope": true, "namespaces": null}]}"#;
+        let spec: SchemaSpec = serde_json::from_str(&format!(r#"{{"matchingPrecedence": 7, "rules": [{rule}]}}"#)).unwrap();
+        let info = RequestInfo { is_resource: true, verb: "get".into(), resource: "nodes".into(), ..RequestInfo::default() };
+        assert!(spec.matches(&User::new("jane", &[]), &info));
+        assert!(serde_json::from_str::<SchemaSpec>(r#"{"rules": null}"#).unwrap().rules.is_empty());
     }
 
     #[test]

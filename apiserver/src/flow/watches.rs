@@ -1,30 +1,26 @@
 //! How many watch what: a write costs what telling them costs (upstream `flowcontrol/watch_tracker.go`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
 use crate::request::RequestInfo;
 
-/// The watches there are, by resource.
+/// The watches there are: how many, by a digest of what they are of. Two that share one are told of as one, which costs a few seats too many.
 #[derive(Default)]
-pub(super) struct Watches(Mutex<HashMap<String, Vec<Watched>>>);
-
-/// Watches of the same objects of a resource.
-struct Watched {
-    group: String,
-    namespace: String,
-    name: String,
-    count: usize,
+pub(super) struct Watches {
+    counts: Mutex<HashMap<u64, usize>>,
+    hasher: RandomState,
 }
 
 /// A watch that is counted until this is dropped.
 pub(crate) struct Registered {
     watches: Arc<Watches>,
-    resource: String,
-    group: String,
-    namespace: String,
-    name: String,
+    digest: u64,
 }
 
 impl Watches {
@@ -33,24 +29,13 @@ impl Watches {
         if info.resource == "pods" && info.fields.requires("spec.nodeName").is_some_and(|node| !node.is_empty()) {
             return None;
         }
-        let (group, namespace, name) = (info.group.clone(), info.namespace.clone(), info.name.clone());
-        let registered = Registered { watches: Arc::clone(self), resource: info.resource.clone(), group, namespace, name };
-        let mut all = self.0.lock();
-        let of = all.entry(info.resource.clone()).or_default();
-        match of.iter_mut().find(|watched| watched.is(&info.group, &info.namespace, &info.name)) {
-            Some(watched) => watched.count += 1,
-            None => {
-                let (group, namespace, name) = (info.group.clone(), info.namespace.clone(), info.name.clone());
-                of.push(Watched { group, namespace, name, count: 1 });
-            }
-        }
-        Some(registered)
+        let digest = self.digest(info, &info.namespace, &info.name);
+        *self.counts.lock().entry(digest).or_default() += 1;
+        Some(Registered { watches: Arc::clone(self), digest })
     }
 
     /// How many watches may be told of what this request writes.
     pub(super) fn interested(&self, info: &RequestInfo) -> usize {
-        let all = self.0.lock();
-        let Some(of) = all.get(info.resource.as_str()) else { return 0 };
         let (mut places, mut count) = ([("", ""); 3], 1);
         if !info.namespace.is_empty() {
             places[count] = (&info.namespace, "");
@@ -60,29 +45,25 @@ impl Watches {
             places[count] = (&info.namespace, &info.name);
             count += 1;
         }
-        let told = |watched: &&Watched| places[..count].iter().any(|(namespace, name)| watched.is(&info.group, namespace, name));
-        of.iter().filter(told).map(|watched| watched.count).sum()
+        let digests = places.map(|(namespace, name)| self.digest(info, namespace, name));
+        let counts = self.counts.lock();
+        digests[..count].iter().filter_map(|digest| counts.get(digest)).sum()
     }
-}
 
-impl Watched {
-    fn is(&self, group: &str, namespace: &str, name: &str) -> bool {
-        self.group == group && self.namespace == namespace && self.name == name
+    /// Of what a watch of objects of this request's resource is of.
+    fn digest(&self, info: &RequestInfo, namespace: &str, name: &str) -> u64 {
+        self.hasher.hash_one((info.resource.as_str(), info.group.as_str(), namespace, name))
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut all = self.watches.0.lock();
-        let Some(of) = all.get_mut(&self.resource) else { return };
-        if let Some(at) = of.iter().position(|watched| watched.is(&self.group, &self.namespace, &self.name)) {
-            of[at].count -= 1;
-            if of[at].count == 0 {
-                of.swap_remove(at);
+        let mut counts = self.watches.counts.lock();
+        if let Some(count) = counts.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.digest);
             }
-        }
-        if of.is_empty() {
-            all.remove(&self.resource);
         }
     }
 }
@@ -106,7 +87,7 @@ mod tests {
         let other = RequestInfo { resource: "nodes".into(), ..info("create", "", "") };
         assert_eq!(watches.interested(&other), 0);
         drop(kept);
-        assert!(watches.0.lock().is_empty());
+        assert!(watches.counts.lock().is_empty());
         let fields = crate::registry::selector::FieldSelector::parse("spec.nodeName=n").unwrap();
         assert!(watches.register(&RequestInfo { fields, ..info("watch", "", "") }).is_none());
     }

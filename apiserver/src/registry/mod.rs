@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod claims;
+pub(crate) mod condition;
 pub mod convert;
 pub mod custom;
 pub mod items;

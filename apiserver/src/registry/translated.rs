@@ -31,15 +31,36 @@ pub(crate) trait Translate: Send + Sync + 'static {
 pub(crate) struct Translated<T>(pub(crate) Arc<T>);
 
 impl<T: Translate> Translated<T> {
-    async fn event(translate: Arc<T>, event: Event) -> Event {
-        let after = match event.after {
-            Some(entry) => translate.open(entry).await,
-            None => {
-                translate.forget(&event.key);
-                None
-            }
+    /// The event as everybody reads it; `None` when an object was written that cannot be read.
+    async fn event(translate: &T, event: Event) -> Option<Event> {
+        let Some(entry) = event.after else {
+            translate.forget(&event.key);
+            return Some(event);
         };
-        Event { after, ..event }
+        let after = Some(translate.open(entry).await?);
+        Some(Event { after, ..event })
+    }
+
+    async fn step(translate: &T, step: Step) -> Step {
+        let events = match step {
+            Step::Write(event) => vec![event],
+            Step::Writes(events) => events,
+            other => return other,
+        };
+        let keys = |events: &[Event]| events.iter().map(|event| event.key.clone()).collect();
+        let (revision, alone) = (events.first().map_or(Revision(0), |event| event.revision), events.len() == 1);
+        let unreadable = Step::Unreadable(keys(&events), revision);
+        let mut opened = Vec::with_capacity(events.len());
+        for event in events {
+            match Self::event(translate, event).await {
+                Some(event) => opened.push(event),
+                None => return unreadable,
+            }
+        }
+        match opened.pop() {
+            Some(only) if alone => Step::Write(only),
+            last => Step::Writes(opened.into_iter().chain(last).collect()),
+        }
     }
 }
 
@@ -93,7 +114,11 @@ impl<T: Translate> Store for Translated<T> {
         let translate = Arc::clone(&self.0);
         let events = self.0.store().watch(prefix, from).then(move |event| {
             let translate = Arc::clone(&translate);
-            async move { Ok(Self::event(translate, event?).await) }
+            async move {
+                let event = event?;
+                let key = event.key.clone();
+                Self::event(&translate, event).await.ok_or_else(|| translate.unreadable(&key))
+            }
         });
         events.boxed()
     }
@@ -102,19 +127,7 @@ impl<T: Translate> Store for Translated<T> {
         let translate = Arc::clone(&self.0);
         let steps = self.0.store().follow(prefix, from).then(move |step| {
             let translate = Arc::clone(&translate);
-            async move {
-                Ok(match step? {
-                    Step::Write(event) => Step::Write(Self::event(translate, event).await),
-                    Step::Writes(events) => {
-                        let mut opened = Vec::with_capacity(events.len());
-                        for event in events {
-                            opened.push(Self::event(Arc::clone(&translate), event).await);
-                        }
-                        Step::Writes(opened)
-                    }
-                    reached @ Step::Reached(_) => reached,
-                })
-            }
+            async move { Ok(Self::step(&translate, step?).await) }
         });
         steps.boxed()
     }
@@ -157,5 +170,79 @@ impl<T: Translate> Store for Translated<T> {
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {
         self.0.store().compact(to).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use coracle_store::{
+        cache::{Cache, Cached, Decode, Decoded, Freshness},
+        embedded::{Embedded, Options},
+    };
+
+    use super::*;
+
+    /// Reads everything but `sealed`.
+    struct Locked(Arc<dyn Store>);
+
+    #[async_trait]
+    impl Translate for Locked {
+        fn store(&self) -> &Arc<dyn Store> {
+            &self.0
+        }
+
+        async fn open(&self, entry: Entry) -> Option<Entry> {
+            (&*entry.value != b"sealed").then_some(entry)
+        }
+
+        fn close(&self, _: &Key, value: &Bytes) -> Result<Bytes, StoreError> {
+            Ok(value.clone())
+        }
+
+        fn forget(&self, _: &Key) {}
+
+        fn unreadable(&self, key: &Key) -> StoreError {
+            StoreError::Value(format!("{key} cannot be read"))
+        }
+    }
+
+    struct Plain;
+
+    impl Decode<()> for Plain {
+        fn decode(&self, _: &Key, stored: &Bytes, _: Revision) -> Decoded<()> {
+            Decoded { wire: stored.clone(), facts: () }
+        }
+
+        fn departed(&self, last: &Cached<()>, _: Revision) -> Bytes {
+            last.wire.clone()
+        }
+    }
+
+    async fn put(store: &dyn Store, key: &str, expect: Expect, value: &'static str) -> Revision {
+        store.commit(&key.into(), expect, Write::put(value)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_object_that_can_no_longer_be_read_is_not_told_of_as_gone() {
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(&Options::memory()).unwrap());
+        let first = put(&*store, "/secrets/a", Expect::Absent, "one").await;
+        let seen: Arc<dyn Store> = Arc::new(Translated(Arc::new(Locked(Arc::clone(&store)))));
+        let mut watch = seen.watch("/secrets/", first);
+        let mut steps = seen.follow("/secrets/", first);
+        let cache = Cache::start(Arc::clone(&seen), Arc::new(Plain));
+        let (secrets, pods) = (cache.collection("/secrets/"), cache.collection("/pods/"));
+        let (_, mut watcher) = secrets.snapshot_and_watch(Freshness::Latest).await.unwrap();
+        let (_, mut other) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+
+        let second = put(&*store, "/secrets/a", Expect::At(first), "sealed").await;
+        let third = put(&*store, "/pods/p", Expect::Absent, "pod").await;
+        assert_eq!(watch.next().await.unwrap(), Err(StoreError::Value("/secrets/a cannot be read".into())));
+        assert_eq!(steps.next().await.unwrap(), Ok(Step::Unreadable(vec!["/secrets/a".into()], second)));
+        let told = tokio::time::timeout(Duration::from_secs(10), watcher.next_batch()).await.unwrap();
+        assert!(told.is_err(), "a watch ends without a word of it");
+        let told = other.next_batch().await.unwrap();
+        assert_eq!(told.changes[0].revision, third, "and others go on");
     }
 }

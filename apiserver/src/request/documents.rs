@@ -75,7 +75,8 @@ impl Documents {
             state.kept.retain(|(key, _)| !stale(key));
             state.size = state.kept.iter().map(|(_, document)| document.body.len()).sum();
         }
-        Seen { discovery: Arc::clone(state.view.discovery()), revision: state.view.revision() }
+        // What was read before somebody else looked at newer kinds is of those it was read with.
+        Seen { discovery: Arc::clone(state.view.discovery()), revision: (catalog.revision(), others.revision) }
     }
 
     /// A document at hand.
@@ -176,7 +177,9 @@ mod tests {
             documents.keep(key(&at.to_string(), Some("g")), Document::new(b"t".to_vec(), None).unwrap(), &seen);
         }
         assert!(documents.get(&key("0", Some("g"))).is_none() && documents.get(&key("20", Some("g"))).is_some());
-        let old = Seen { revision: (7, 0), ..seen };
+        let newer = Others { revision: 1, ..Others::default() };
+        documents.look(&Catalog::default(), &newer);
+        let old = documents.look(&Catalog::default(), &Others::default());
         documents.keep(key("old", None), Document::new(b"t".to_vec(), None).unwrap(), &old);
         assert!(documents.get(&key("old", None)).is_none());
     }

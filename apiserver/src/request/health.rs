@@ -1,8 +1,9 @@
 //! `/livez`, `/readyz`, `/healthz` and one check of them (`/readyz/ping`), in upstream's names and format (`server/healthz/healthz.go`).
 
-use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use http::StatusCode;
+use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::layers::Layers;
@@ -46,6 +47,11 @@ const AGGREGATOR: [&str; 9] = [
     "poststarthook/apiservice-openapiv3-controller",
 ];
 
+/// The check of the services that keep keys.
+const KEYS: &str = "kms-providers";
+/// The store has this long to answer (etcd's health check upstream: `--etcd-healthcheck-timeout`).
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// One check and what it found.
 struct Check {
     name: &'static str,
@@ -59,9 +65,10 @@ impl Check {
     }
 }
 
-/// All checks of an endpoint, in upstream's order.
-async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
-    let alive = layers.api.storage.is_alive().await;
+/// All checks of an endpoint, in upstream's order. Those that are not `wanted` are taken for good: nobody is asked.
+async fn checks(layers: &Layers, endpoint: &str, wanted: impl Fn(&str) -> bool) -> Vec<Check> {
+    let storage = &layers.api.storage;
+    let alive = !["etcd", "etcd-readiness"].into_iter().any(&wanted) || timeout(PATIENCE, storage.is_alive()).await.unwrap_or(false);
     let (started, ready) = (layers.paths.is_started(), endpoint == "readyz");
     let store = |name| Check::new(name, alive, "the store does not answer");
     let mut checks = vec![Check::new("ping", true, ""), Check::new("log", true, ""), store("etcd")];
@@ -77,10 +84,10 @@ async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
         checks.push(Check::new("informer-sync", started, "informers not started yet"));
     }
     if endpoint != "livez"
-        && let Some(rest) = layers.api.storage.at_rest()
-        && let Some(found) = rest.health().await
+        && let Some(rest) = storage.at_rest().filter(|rest| rest.has_health())
     {
-        checks.push(Check { name: "kms-providers", found });
+        let found = if wanted(KEYS) { rest.health().await } else { Some(Ok(())) };
+        checks.extend(found.map(|found| Check { name: KEYS, found }));
     }
     let done = |name| Check::new(name, started, "not finished");
     checks.extend(START.map(done));
@@ -97,13 +104,14 @@ async fn checks(layers: &Layers, endpoint: &str) -> Vec<Check> {
 /// Answers `segments`: the endpoint and perhaps the name of a check.
 pub(super) async fn answer(layers: &Arc<Layers>, call: &Call, segments: &[&str]) -> Answer {
     let endpoint = segments[0];
-    let checks = checks(layers, endpoint).await;
     if let [_, only @ ..] = segments
         && !only.is_empty()
     {
-        return single(&checks, &only.join("/"));
+        let only = only.join("/");
+        return single(&checks(layers, endpoint, |name| name == only).await, &only);
     }
     let excluded: BTreeSet<&str> = call.query.all("exclude").collect();
+    let checks = checks(layers, endpoint, |name| !excluded.contains(name)).await;
     let (text, failed) = whole(&checks, endpoint, &excluded);
     if failed {
         return answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{text}{endpoint} check failed\n"));

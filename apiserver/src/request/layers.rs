@@ -210,6 +210,11 @@ impl Layers {
             };
             if let Some(remote) = self.aggregator.route(info) {
                 requests::routed();
+                let mut place = place;
+                if info.verb == "watch" {
+                    // Who answers says nothing of when it has begun: its seats are free as soon as it is passed on.
+                    place.seat = None;
+                }
                 let (is_resource, drain) = (info.is_resource, self.api.drain.clone());
                 let arrival = Arrival { parts, body, user: &user, audit_id: &track.id, address, is_resource, until, drain };
                 return Ok((Box::pin(self.aggregator.forward(&remote, arrival)).await, Some(place)));

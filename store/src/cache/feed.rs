@@ -133,6 +133,14 @@ impl<F: Send + Sync + 'static> Shared<F> {
                         }
                     }
                 }
+                Ok(Step::Unreadable(keys, revision)) => {
+                    // Their collections are read again, as far as they can be; what is seen in the end is what the store says then.
+                    for key in &keys {
+                        self.concerned(key.as_str(), |collection| collection.forget());
+                    }
+                    self.wanted.notify_one();
+                    reached = revision.max(reached);
+                }
                 Ok(Step::Reached(revision)) => reached = revision.max(reached),
                 Err(err) => {
                     result = Err(err);
