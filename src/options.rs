@@ -19,7 +19,7 @@ use crate::{
     authn::AuthenticationFlags,
     authorization::AuthorizationFlags,
     db::DbOptions,
-    dropin,
+    dropin::flags,
     encryption::EncryptionFlags,
     etcd::EtcdFlags,
     fork::{Fork, ForkOptions},
@@ -315,8 +315,7 @@ pub(crate) struct WhoCanOptions {
 
 /// A duration as Go reads it, of an hour at most.
 fn span(text: &str) -> Result<Duration, String> {
-    let read = dropin::duration(text).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let allowed = read.filter(|read| *read <= Duration::from_secs(3600));
+    let allowed = flags::span(text).ok().filter(|read| *read <= Duration::from_secs(3600));
     allowed.ok_or_else(|| format!("{text:?} is not a duration such as 5s or 500ms, from 0 to 1h"))
 }
 

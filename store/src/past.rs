@@ -54,7 +54,8 @@ async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head:
         let reached = match step? {
             Step::Write(event) => take(event),
             Step::Writes(events) => events.into_iter().map(&mut take).max().unwrap_or_default(),
-            Step::Reached(revision) => revision,
+            // A version that cannot be read is none that can be told.
+            Step::Unreadable(_, revision) | Step::Reached(revision) => revision,
         };
         if reached >= head {
             break;
