@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
-    client::{Body, Client},
+    client::Body,
     own,
     server::{Program, Server, peers},
 };
@@ -43,7 +43,7 @@ struct Made {
 pub async fn watches() -> Result<()> {
     let some = Load { watches: 100, rate: 50 };
     let peer = match peers() {
-        Some(binaries) => Some(measure(Program::Peer(binaries), some).await?),
+        Some(binaries) => Some(measure(Program::Peer(binaries, Vec::new()), some).await?),
         None => None,
     };
     for load in [some, Load { watches: 1_000, rate: 200 }] {
@@ -86,9 +86,9 @@ async fn measure(program: Program, load: Load) -> Result<Made> {
         }
     }
     let before = server.cpu()?;
-    let changes = load.rate * LASTS.as_secs() as usize;
+    let (start, changes) = (Instant::now(), load.rate * LASTS.as_secs() as usize);
     for n in 0..changes {
-        tokio::time::sleep_until((began + Duration::from_secs_f64(n as f64 / load.rate as f64)).into()).await;
+        tokio::time::sleep_until((start + Duration::from_secs_f64(n as f64 / load.rate as f64)).into()).await;
         let change = json!({"data": {"sent": began.elapsed().as_nanos().to_string()}});
         let body = Body { content_type: MERGE, bytes: change.to_string().into() };
         client.send(Method::PATCH, &name(n % OBJECTS), body).await?;
