@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi::SQLITE_IOERR_SHMSIZE};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, config::DbConfig, ffi::SQLITE_IOERR_SHMSIZE};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use tracing::{debug, error, info, warn};
 
@@ -423,6 +423,13 @@ impl Writer {
         let reason = format!("{}: stopped, it must be opened anew: {reason}", self.shared.name);
         error!(store = %self.shared.name, reason, "the store stops");
         self.shared.failure.send_replace(Some(reason.clone()));
+        // SQLite would move the log into the database when it is closed, from a cache that the failed sync may have left unwritten, and
+        // remove the log: what is on disk stays as it is for the next start.
+        for db in [&self.engine.writes, &self.shared.reads] {
+            if let Err(err) = db.lock().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+                warn!(store = %self.shared.name, error = %err, "the write-ahead log may be moved on closing");
+            }
+        }
         self.events = None;
         group.fail(&StoreError::Unavailable(reason));
     }
