@@ -42,6 +42,7 @@ unit:
 MINUTES ?= 10
 soak:
 	SOAK_MINUTES=$(MINUTES) deploy/small-disk.sh $(CARGO) test --package coracle-store --lib -- --ignored --exact --nocapture embedded::tests::crash::soak
+	SOAK_MINUTES=$(MINUTES) $(CARGO) test --package coracle --test main -- --nocapture --test-threads=1 clients_of_several_servers
 
 # The finished binary, driven from outside by the real kubectl: tests, then scenarios with their golden answers.
 e2e:
