@@ -3,7 +3,7 @@
 
 use std::{
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -31,7 +31,7 @@ impl Peer {
         let scheme = if more.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
         let url = format!("{scheme}://127.0.0.1:{client}");
         let more: Vec<String> = more.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: run(folder.path().join("data"), &url, peer, &more), folder, url, peer_port: peer, more }
+        Self { process: run(&folder.path().join("data"), &url, peer, &more), folder, url, peer_port: peer, more }
     }
 
     /// Kills it as a power cut does.
@@ -42,7 +42,7 @@ impl Peer {
 
     /// Starts it again on what it has, or on other data.
     pub(crate) fn restart(&mut self, data: &str) {
-        self.process = run(self.folder.path().join(data), &self.url, self.peer_port, &self.more);
+        self.process = run(&self.folder.path().join(data), &self.url, self.peer_port, &self.more);
     }
 
     /// How to reach it: each test has all of it, without compaction that nobody asked for.
@@ -92,7 +92,7 @@ pub(crate) fn beside(name: &str) -> PathBuf {
     program().parent().filter(|folder| folder.join(name).exists()).map_or_else(|| name.into(), |folder| folder.join(name))
 }
 
-fn run(data: PathBuf, url: &str, peer: u16, more: &[String]) -> Child {
+fn run(data: &Path, url: &str, peer: u16, more: &[String]) -> Child {
     let peer = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new(program());
     command.args([format!("--data-dir={}", data.display()), "--name=test".to_owned(), "--logger=zap".to_owned()]);
