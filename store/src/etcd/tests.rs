@@ -34,7 +34,7 @@ async fn write(steps: &mut Steps) -> Event {
         match next(steps).await {
             Step::Write(event) => return event,
             Step::Reached(_) => {}
-            Step::Writes(events) => panic!("{events:?}"),
+            other @ (Step::Writes(_) | Step::Unreadable(..)) => panic!("{other:?}"),
         }
     }
 }
