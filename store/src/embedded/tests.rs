@@ -267,6 +267,8 @@ async fn fill_and_recover(options: &Options) {
     let StoreError::Unavailable(reason) = refused else { panic!("{refused}") };
     assert!(reason.contains("no room on the disk"), "{reason}");
     assert!(written.len() > 20, "{} writes fitted", written.len());
+    let alarm = store.alarm().expect("a full disk is told");
+    assert!(alarm.contains("Make room on the file system of"), "{alarm}");
     for (key, revision) in &written {
         assert_eq!(store.get(key).await.unwrap().value.unwrap().revision, *revision, "reads go on and nothing is lost");
     }
@@ -281,6 +283,7 @@ async fn fill_and_recover(options: &Options) {
     };
     tokio::time::timeout(Duration::from_secs(30), recovered).await.expect("the store recovers without being opened again");
     store.health().unwrap();
+    assert_eq!(store.alarm(), None);
 }
 
 #[tokio::test]
