@@ -314,7 +314,10 @@ struct Front {
 impl Front {
     async fn new() -> Self {
         let (pki, house) = (Pki::new(), House::new().await);
-        let (port, asked) = echo(pki.server_config()).await;
+        // Connections leave HTTP/1.1 only.
+        let mut tls = rustls::ServerConfig::clone(&pki.server_config());
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (port, asked) = echo(Arc::new(tls)).await;
         let world = World { hook: Hook { port, ..Hook::start(&["h2"], other()).await }, house };
         world.service().await;
         world.register(&json!({"insecureSkipTLSVerify": true})).await;

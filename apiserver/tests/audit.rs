@@ -8,13 +8,12 @@ use coracle_apiserver::{
     authn::User,
 };
 use coracle_store::embedded;
-use futures::FutureExt;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::house::House;
+use crate::{hook::Hook, house::House};
 
 const POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -123,15 +122,38 @@ async fn who_acts_for_whom_who_may_not_and_who_is_nobody_is_written() {
 async fn a_write_whose_client_does_not_wait_for_it_is_written_down() {
     let folder = tempfile::tempdir().unwrap();
     let house = house(folder.path()).await;
-    let map = json!({"metadata": {"name": "m"}});
-    // Dropped as the future of a stream is that its client resets.
-    assert!(house.post("/api/v1/namespaces/default/configmaps", &map).now_or_never().is_none());
+    // Dropped, while it waits for a webhook, as the future of a stream is that its client resets.
+    let hook = Hook::start(&["h2"], Arc::new(|_, _| None)).await;
+    let client = json!({"url": format!("{}/silent", hook.url), "caBundle": hook.bundle});
+    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]});
+    let webhook = json!({"name": "silent.example.com", "clientConfig": client, "rules": [rule], "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "objectSelector": {"matchLabels": {"silent": "yes"}}});
+    let webhooks = json!({"metadata": {"name": "silent"}, "webhooks": [webhook]});
+    house.post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &webhooks).await.ok();
+    // Until the webhook counts, writes are answered.
+    let mut answered = 0;
+    let name = loop {
+        let asked = async {
+            while hook.take().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let name = format!("m{answered}");
+        let map = json!({"metadata": {"name": name, "labels": {"silent": "yes"}}});
+        tokio::select! {
+            reply = house.post("/api/v1/namespaces/default/configmaps", &map) => assert_eq!(reply.code, StatusCode::CREATED),
+            () = asked => break name,
+        }
+        answered += 1;
+    };
+    // The configuration's own, and those of writes that were answered.
+    let before = answered + 1;
     let all = events(folder.path());
-    let [given_up] = all.as_slice() else { panic!("{all:#?}") };
+    let [given_up] = &all[before..] else { panic!("{all:#?}") };
     assert_eq!((&given_up["stage"], &given_up["verb"]), (&json!("ResponseComplete"), &json!("create")));
-    assert_eq!((&given_up["objectRef"]["name"], &given_up["responseStatus"]["code"]), (&json!("m"), &json!(504)));
+    assert_eq!((&given_up["objectRef"]["name"], &given_up["responseStatus"]["code"]), (&json!(name), &json!(504)));
     house.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "n"}})).await.ok();
-    assert_eq!(events(folder.path()).len(), 2, "what is answered is written once");
+    assert_eq!(events(folder.path()).len(), before + 2, "what is answered is written once");
 }
 
 #[tokio::test]
