@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
-        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --lease-reuse-duration-seconds=60").unwrap();
+        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --event-ttl=1h").unwrap();
         assert_eq!(
             flags.without_effect().unwrap(),
-            "without effect in this kube-apiserver: --goaway-chance, --lease-reuse-duration-seconds"
+            "without effect in this kube-apiserver: --goaway-chance, --event-ttl"
         );
     }
 
