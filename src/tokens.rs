@@ -275,7 +275,7 @@ mod tests {
         Client::new(tower::service_fn(answer), "default")
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_goes_wrong_is_tried_again_and_keeps_nothing_else_from_being_settled() {
         let (tell, mut deleted) = tokio::sync::mpsc::unbounded_channel();
         let tokens = Tokens { client: stubborn(tell), key: key(), root_ca: "PEM".into() };

@@ -285,10 +285,7 @@ mod tests {
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
         let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --event-ttl=1h").unwrap();
-        assert_eq!(
-            flags.without_effect().unwrap(),
-            "without effect in this kube-apiserver: --goaway-chance, --event-ttl"
-        );
+        assert_eq!(flags.without_effect().unwrap(), "without effect in this kube-apiserver: --goaway-chance, --event-ttl");
     }
 
     #[test]
