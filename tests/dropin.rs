@@ -152,14 +152,14 @@ fn the_api_server_serves_warns_of_a_shared_etcd_and_ends_when_told() {
     let folder = assets();
     let path = folder.path();
     let (mut store, url) = etcd(path);
-    let (mut first, port) = api_server(path, "first", &url, &["--egress-selector-config-file=x", "--tls-curve-preferences=29"]);
+    let (mut first, port) = api_server(path, "first", &url, &["--goaway-chance=0.01", "--tls-curve-preferences=29"]);
     let as_admin = |arguments: &[&str]| kubectl(path, "first", port, Some("secret"), arguments);
     assert_eq!(as_admin(&["create", "configmap", "a", "--from-literal=k=v"]).unwrap(), "configmap/a created\n");
     assert!(kubectl(path, "first", port, Some("wrong"), &["get", "--raw=/api/v1/configmaps"]).unwrap_err().contains("Unauthorized"));
     let anonymous = kubectl(path, "first", port, None, &["get", "--raw=/api/v1/configmaps"]);
     assert!(anonymous.unwrap_err().contains("forbidden"));
     let log = std::fs::read_to_string(path.join("first.log")).unwrap();
-    assert!(log.contains("without effect in this kube-apiserver: --egress-selector-config-file, --tls-curve-preferences"), "{log}");
+    assert!(log.contains("without effect in this kube-apiserver: --goaway-chance, --tls-curve-preferences"), "{log}");
 
     let (mut second, second_port) = api_server(path, "second", &url, &[]);
     assert!(kubectl(path, "second", second_port, Some("secret"), &["get", "configmap", "a"]).unwrap_err().contains("NotFound"));
@@ -209,11 +209,11 @@ fn before_a_real_etcd_the_api_server_keeps_its_objects_there_as_upstream_does() 
     let kept = value("/other/configmaps/default/a");
     assert!(kept.starts_with(b"k8s\0\n\x0f\n\x02v1\x12\x09ConfigMap"), "{}", kept.escape_ascii());
     assert!(value("/other/apiregistration.k8s.io/apiservices/v1.apps").starts_with(b"{"), "this group is JSON upstream, too");
-    let before = as_admin("first", port, &["get", "configmap,namespace,service", "-A", "-o", "json"]);
+    let before = as_admin("first", port, &["get", "configmap,namespace,ipaddress", "-A", "-o", "json"]);
     assert!(first.stop());
 
     let (mut second, port) = api_server(path, "second", &url, &["--etcd-prefix=/other", "--storage-media-type=application/json"]);
-    let after = as_admin("second", port, &["get", "configmap,namespace,service", "-A", "-o", "json"]);
+    let after = as_admin("second", port, &["get", "configmap,namespace,ipaddress", "-A", "-o", "json"]);
     assert_eq!(after, before, "another server on the same etcd");
     as_admin("second", port, &["create", "configmap", "b", "--from-literal=k=v"]);
     assert!(value("/other/configmaps/default/b").starts_with(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"#));

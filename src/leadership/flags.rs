@@ -7,13 +7,13 @@ use anyhow::{Result, anyhow};
 use clap::{ArgAction, Args};
 
 use super::Times;
-use crate::dropin::flags::duration;
+use crate::dropin::flags::{duration, truth};
 
 /// Who leads of several servers on one store.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct LeadershipFlags {
     /// Take part in the election of the server that runs scheduler and controllers. Default: with --store=etcd; one server alone needs none.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) leader_elect: Option<bool>,
 
     /// How long the others wait after a leader's last renewal before they replace it; whole seconds.
