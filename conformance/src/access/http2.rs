@@ -190,7 +190,7 @@ async fn exchange(server: &Arc<Server>, frames: &[u8]) -> Result<Said> {
                 }
             }
         };
-        tokio::join!(write, read);
+        futures::future::join(write, read).await;
     };
     let _ = tokio::time::timeout(LISTEN, talk).await;
     let mut said = Said::default();

@@ -139,6 +139,10 @@ impl Suite {
         for subject in &mut chosen {
             self.make(subject).await;
         }
+        // The servers' own controllers have answered by now, each in its own time.
+        for subject in chosen.iter_mut().filter(|subject| subject.stored.is_some()) {
+            self.look(subject).await;
+        }
         self.ask_all(chosen.iter().flat_map(Subject::updated).collect()).await;
         self.ask_all(chosen.iter().flat_map(Subject::patches).collect()).await;
         for subject in &mut chosen {
