@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Cached, Collection, Shared};
+use super::{Cached, Collection, Shared, history::History};
 use crate::{At, Entry, Revision, Step, StoreError};
 
 /// Events applied before watchers are woken and progress is told.
@@ -46,7 +46,10 @@ async fn follow<F: Send + Sync + 'static>(shared: &Shared<F>) -> Result<(), Stor
     let store = &shared.core.store;
     let from = store.revision().await?;
     // Nothing is loaded now: a store that was put back to an older state is believed.
-    shared.core.progress.send_modify(|seen| *seen = from.min(*seen));
+    if from < shared.core.seen() {
+        *shared.core.history.lock() = History::new(shared.core.limits.history);
+        shared.core.progress.send_modify(|seen| *seen = from);
+    }
     let mut steps = store.follow("", from).ready_chunks(CHUNK);
     shared.load_missing().await?;
     shared.advance(from);

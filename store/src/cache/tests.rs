@@ -319,6 +319,63 @@ async fn a_broken_stream_expires_watchers_and_everything_is_loaded_again() {
     assert_eq!(watcher.next_batch().await.unwrap().changes[0].revision, next);
 }
 
+/// Another store takes the place of the one in front.
+struct PutBack(RwLock<Arc<dyn Store>>);
+
+impl PutBack {
+    fn now(&self) -> Arc<dyn Store> {
+        self.0.read().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for PutBack {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.now().revision().await
+    }
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        self.now().get(key).await
+    }
+    async fn range(&self, prefix: &str, page: crate::Page) -> Result<At<Vec<Entry>>, StoreError> {
+        self.now().range(prefix, page).await
+    }
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
+        self.now().commit(key, expect, write).await
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> crate::Events {
+        self.now().watch(prefix, from)
+    }
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        self.now().compact(to).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_put_back_to_an_older_state_has_its_own_history() {
+    let first = Arc::new(Embedded::open(&Options::memory()).unwrap());
+    let store = Arc::new(PutBack(RwLock::new(first.clone())));
+    let seam: Arc<dyn Store> = store.clone();
+    let cache = cache(&seam);
+    let pods = cache.collection("/pods/");
+    for n in 0..9 {
+        create(&*first, &format!("/pods/{n}"), "x").await;
+    }
+    let before = pods.snapshot(Freshness::Latest).await.unwrap().revision;
+    let second = memory();
+    let back = create(&*second, "/pods/a", "a").await;
+    assert!(back < before);
+    tokio::time::pause();
+    *store.0.write() = second.clone();
+    first.close().await;
+    // Its end takes a moment to be noticed.
+    while cache.seen() != back {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::advance(Limits::default().history).await;
+    let state = pods.snapshot(Freshness::Exact(back)).await;
+    assert_eq!(state.map(|state| wires(&state)).unwrap(), [format!("{back}:a")], "the revisions of what was there before are not history");
+}
+
 #[tokio::test]
 async fn while_the_store_does_not_answer_reads_fail_instead_of_being_stale() {
     let inner = memory();
