@@ -14,7 +14,7 @@ use futures::{StreamExt, future::join_all};
 use tokio::time::timeout;
 
 pub(crate) use self::histories::histories_hold_under_faults;
-use crate::{Entry, Event, Expect, Key, Page, Revision, Store, StoreError, Write};
+use crate::{At, Entry, Event, Expect, Key, Page, Revision, Store, StoreError, Write};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,6 +83,26 @@ pub(crate) async fn ranges_are_in_key_order_and_in_pages(store: Arc<dyn Store>) 
     assert_eq!(keys(&store.range("/p/", page(Some("/p/aa"), None)).await.unwrap().value), ["/p/b", "/p/b/x", "/p/c"]);
     assert_eq!(store.range("/p/", page(Some("/p/c"), None)).await.unwrap().value, []);
     assert_eq!(store.range("", Page::default()).await.unwrap().value.len(), 7);
+}
+
+pub(crate) async fn every_way_to_read_tells_the_same(store: Arc<dyn Store>) {
+    let mut told = Vec::new();
+    for n in 0..6 {
+        create(&*store, &format!("/s/{n}"), "other").await;
+        let at = create(&*store, "/s/key", &n.to_string()).await;
+        told.push((at, Some(Bytes::from(n.to_string()))));
+        if n < 5 {
+            told.push((store.commit(&"/s/key".into(), Expect::At(at), Write::Delete).await.unwrap(), None));
+        }
+    }
+    let At { value, revision } = store.range("/s/", Page::default()).await.unwrap();
+    let mut scanned = Vec::new();
+    let at = store.scan("/s/", &mut |entries| scanned.extend_from_slice(entries)).await.unwrap();
+    scanned.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!((scanned, at), (value, revision));
+    assert_eq!((store.count("/s/").await.unwrap(), store.count("/s/k").await.unwrap()), (7, 1));
+    let past = store.past(&"/s/key".into()).await.unwrap();
+    assert_eq!(past.versions.into_iter().map(|version| (version.revision, version.value)).collect::<Vec<_>>(), told);
 }
 
 pub(crate) async fn a_watch_from_any_kept_revision_has_no_gap(store: Arc<dyn Store>) {
@@ -241,7 +261,7 @@ macro_rules! contract_tests {
             use super::*;
             contract_tests!(@ $open;
                 revisions_rise_and_every_read_carries_one, writes_succeed_only_as_expected, ranges_are_in_key_order_and_in_pages,
-                a_watch_from_any_kept_revision_has_no_gap, compaction_forgets_history_and_nothing_else,
+                every_way_to_read_tells_the_same, a_watch_from_any_kept_revision_has_no_gap, compaction_forgets_history_and_nothing_else,
                 a_key_goes_when_its_time_is_over, concurrent_writers_lose_no_update, of_concurrent_creators_one_wins,
                 large_values_are_kept_and_too_large_ones_refused, histories_hold_under_a_few_faults);
         }

@@ -10,7 +10,7 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{At, Entry, Events, Expect, Key, Page, Past, Revision, Stats, Steps, Store, StoreError, Write};
+use crate::{At, Durability, Entry, Events, Expect, Key, Page, Past, Revision, Stats, Steps, Store, StoreError, Write};
 
 /// What goes wrong, and how often. Chances are from 0 (never) to 1 (always).
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Faults {
     pub delay: Duration,
     /// The latest revision is not known without asking.
     pub asked: bool,
+    /// Every put is relaxed.
+    pub relaxed: bool,
 }
 
 /// Wraps a store with [`Faults`].
@@ -132,7 +134,11 @@ impl Store for Faulty {
 
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
         self.dawdle().await;
-        let Faults { before_commit, after_commit, late_commit, .. } = *self.faults.lock();
+        let Faults { before_commit, after_commit, late_commit, relaxed, .. } = *self.faults.lock();
+        let write = match write {
+            Write::Put { value, ttl, .. } if relaxed => Write::Put { value, ttl, durability: Durability::Relaxed },
+            write => write,
+        };
         if self.strikes(before_commit) {
             return Err(injected("before commit"));
         }
@@ -157,9 +163,18 @@ impl Store for Faulty {
         self.inner.expedite(to);
     }
 
+    async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
+        self.before_read().await?;
+        self.inner.count(prefix).await
+    }
+
     async fn past(&self, key: &Key) -> Result<Past, StoreError> {
         self.before_read().await?;
         self.inner.past(key).await
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.inner.size()
     }
 
     async fn stats(&self) -> Stats {

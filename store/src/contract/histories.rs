@@ -125,6 +125,7 @@ impl Round {
             watch: of([0.0, 0.02, 0.1]),
             delay: Duration::from_micros(if of([0.0, 1.0, 1.0]) > 0.0 { 2500 } else { 0 }),
             asked: seed.is_multiple_of(2),
+            relaxed: false,
         };
         let store = Arc::new(Faulty::new(truth.clone(), faults));
         let limits = Limits {
