@@ -6,7 +6,8 @@
 //! Invariants: a strict write is answered after its transaction is on disk (`synchronous=FULL`), and everything before it is then, too; the
 //! index holds committed writes only; events are published in revision order before the write is answered. Relaxed writes wait in memory
 //! for the next transaction, at most for the interval; their revisions are reserved on disk beforehand, and what was reserved is passed
-//! over when a store is opened that was not closed. Without a path it is the memory store: same engine, no file, no sync.
+//! over when a store is opened that was not closed. After an error of the disk, in a commit or when the write-ahead log is moved into the
+//! database, nothing is written any more and the log stays: only opening it anew tells what is there. Without a path it is the memory store: same engine, no file, no sync.
 
 mod check;
 mod compaction;
@@ -292,14 +293,13 @@ impl Store for Embedded {
     }
 
     fn size(&self) -> Option<u64> {
-        // In memory there is no such file.
-        std::fs::metadata(&self.shared.name).ok().map(|file| file.len())
+        self.shared.file_size("")
     }
 
     async fn stats(&self) -> Stats {
         let durations = Some(self.shared.meters.durations()).filter(|_| self.shared.on_disk);
         let pages = self.read(|shared| Ok(log::pages(&shared.reads.lock()).ok())).await.ok().flatten();
-        let log = std::fs::metadata(format!("{}-wal", self.shared.name)).ok().map(|file| file.len());
+        let log = self.shared.file_size("-wal");
         Stats { size: self.size(), used: pages, log, commits: durations }
     }
 
@@ -334,6 +334,12 @@ impl Shared {
             Some(reason) => Err(StoreError::Unavailable(reason.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of the file of that suffix beside the database; in memory there is none.
+    fn file_size(&self, suffix: &str) -> Option<u64> {
+        let path = self.on_disk.then(|| format!("{}{suffix}", self.name))?;
+        std::fs::metadata(path).ok().map(|file| file.len())
     }
 
     fn row_missing(&self, at: Revision) -> StoreError {

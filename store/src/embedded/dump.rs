@@ -11,7 +11,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension,
+    Connection, OptionalExtension,
     backup::{Backup, StepResult},
     ffi::{Error as Failure, SQLITE_BUSY},
 };
@@ -20,7 +20,7 @@ use super::{
     OpenError,
     index::{Index, Slot},
     log::{self, Row},
-    open::{self, CreateError},
+    open,
 };
 use crate::{Key, Revision, StoreError, snapshot::Record};
 
@@ -44,12 +44,8 @@ impl Dump {
     /// Of the store in `dir`, whether or not a server has it open. Nothing is changed there.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
-        // Opening would make it.
-        if !path.exists() {
-            return Err(OpenError::Missing { path });
-        }
+        let db = source(dir)?;
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
-        let db = open::connect(&path).map_err(sqlite)?;
         db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-2000;").map_err(sqlite)?;
         Self::of(db, &path.display().to_string(), &path)
     }
@@ -78,7 +74,7 @@ impl Dump {
         let (id, compacted, mut index) =
             (open::id(&db).map_err(sqlite)?, log::compacted(&db).map_err(sqlite)?, log::index(&db).map_err(sqlite)?);
         // Revisions that were given out for writes that may wait a moment for the disk.
-        index.advance(compacted.max(log::reserved(&db).map_err(sqlite)?));
+        index.begin(compacted, log::reserved(&db).map_err(sqlite)?);
         Ok(Self { db, name: name.to_owned(), id, index, compacted })
     }
 
@@ -87,7 +83,9 @@ impl Dump {
         let path = dir.join(FILE);
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let db = open::connect(&path).map_err(sqlite)?;
-        log::checkpoint(&db).and_then(|()| db.execute_batch("VACUUM")).and_then(|()| log::checkpoint(&db)).map_err(sqlite)
+        // Only the checkpoints that tell of their errors.
+        let vacuum = "PRAGMA wal_autocheckpoint=0; VACUUM";
+        log::checkpoint(&db).and_then(|()| db.execute_batch(vacuum)).and_then(|()| log::checkpoint(&db)).map_err(sqlite)
     }
 
     /// The revision at which this is true.
@@ -137,17 +135,13 @@ pub(super) fn duplicate(from: &Connection, to: &mut Connection) -> rusqlite::Res
     }
 }
 
-/// Opens the database of `dir` to copy it; nothing is changed there.
+/// Opens the database of `dir` to read or copy it; nothing is changed there.
 pub(super) fn source(dir: &Path) -> Result<Connection, OpenError> {
     let path = dir.join(FILE);
     if !path.exists() {
         return Err(OpenError::Missing { path });
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
-    let db = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
-    db.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
-    Ok(db)
+    open::connect(&path).map_err(|source| OpenError::Sqlite { path, source })
 }
 
 /// A database in the making: a directory beside the one it is to become, so that a half made one is never taken for whole.
@@ -168,6 +162,10 @@ impl Restore {
         if dir.join(FILE).exists() {
             return Err(OpenError::Exists { path: dir.to_owned() });
         }
+        if let Some(path) = in_the_way(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })? {
+            let source = io::Error::new(io::ErrorKind::DirectoryNotEmpty, "is in the way of a database that is to be made here");
+            return Err(OpenError::Io { path, source });
+        }
         let mut name = dir.file_name().unwrap_or_default().to_owned();
         name.push(".restoring");
         let made = dir.with_file_name(name);
@@ -183,10 +181,7 @@ impl Restore {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io(&path))?;
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let db = open::connect(&path).map_err(sqlite)?;
-        open::create(&db, &made, &path).map_err(|err| match err {
-            CreateError::Io(source) => OpenError::Io { path: path.clone(), source },
-            CreateError::Sqlite(source) => OpenError::Sqlite { path: path.clone(), source },
-        })?;
+        open::create(&db, &made, &path).map_err(|err| err.at(&path))?;
         db.execute_batch("PRAGMA synchronous=OFF; PRAGMA temp_store=MEMORY; BEGIN").map_err(sqlite)?;
         Ok(Self { db, made, dir: dir.to_owned(), last: Revision(0), waiting: 0, shared: Vec::new() })
     }
@@ -243,14 +238,32 @@ impl Restore {
     }
 }
 
+/// What is left where a database is gone or never was; it goes when another takes the place.
+const LEFT: [&str; 3] = ["lock", "ballast", open::MARKER];
+
+/// Anything else that is in a directory, if that exists.
+fn in_the_way(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !LEFT.iter().any(|left| entry.file_name() == *left) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
 /// Syncs what was made and puts it where it belongs, at once.
 fn place(made: &Path, dir: &Path) -> io::Result<()> {
     File::open(made.join(FILE))?.sync_all()?;
     File::open(made)?.sync_all()?;
     if dir.exists() {
-        // What is left of one that never got its database; it fails when there is anything else.
-        for rest in ["lock", "ballast"] {
-            match fs::remove_file(dir.join(rest)) {
+        // It fails when there is anything else.
+        for left in LEFT {
+            match fs::remove_file(dir.join(left)) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
                 _ => {}
             }
@@ -358,6 +371,22 @@ mod tests {
         assert_eq!(copy.get(&"/a".into()).await.unwrap().value.unwrap().value, "theirs");
         assert_eq!(copy.get(&"/b".into()).await.unwrap().value, None);
         assert_eq!(copy.dump().unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_lost_its_database_can_be_restored_where_it_was() {
+        let folder = tempdir().unwrap();
+        let dir = folder.path().join("store");
+        Embedded::open(&Options::at(&dir)).unwrap().close().await;
+        fs::remove_file(dir.join(FILE)).unwrap();
+        assert!(matches!(Embedded::open(&Options::at(&dir)), Err(OpenError::Emptied { .. })));
+        assert_eq!(Restore::begin(&dir).unwrap().finish(Revision(9), 0).unwrap(), Revision(9));
+        Embedded::open(&Options::at(&dir)).unwrap().close().await;
+
+        fs::remove_file(dir.join(FILE)).unwrap();
+        fs::write(dir.join("state.db-wal"), "writes that somebody may still want").unwrap();
+        let refused = Restore::begin(&dir).err().unwrap().to_string();
+        assert!(refused.contains("store/state.db-wal: is in the way"), "{refused}");
     }
 
     #[test]

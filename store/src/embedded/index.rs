@@ -36,9 +36,13 @@ impl Index {
         self.head
     }
 
-    /// Moves to a later revision at which nothing else changed (the compaction revision of an empty log).
-    pub(super) fn advance(&mut self, to: Revision) {
-        self.head = self.head.max(to);
+    /// Where a store begins of which this was read: compacted to `compacted`, and all up to `reserved` may have been handed out. Where some
+    /// of that was lost, beyond it: whoever goes on from the last that was handed out must be told, too, that it is gone.
+    pub(super) fn begin(&mut self, compacted: Revision, reserved: Revision) {
+        self.head = self.head.max(compacted);
+        if reserved > self.head {
+            self.head = Revision(reserved.0 + 1);
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Slot> {
@@ -131,6 +135,17 @@ mod tests {
 
     fn slot(revision: u64) -> Slot {
         Slot { revision: Revision(revision), created: Revision(revision), version: 1, expires: None }
+    }
+
+    #[test]
+    fn a_store_begins_beyond_what_was_handed_out_unless_all_of_that_is_there() {
+        let begins = |compacted, reserved| {
+            let mut index = Index::default();
+            index.apply(&"/a".into(), Some(slot(7)), Revision(7));
+            index.begin(Revision(compacted), Revision(reserved));
+            index.head().0
+        };
+        assert_eq!([begins(1, 0), begins(9, 0), begins(1, 7), begins(1, 8), begins(9, 8), begins(9, 20)], [7, 9, 7, 9, 9, 21]);
     }
 
     #[test]

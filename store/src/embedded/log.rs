@@ -1,5 +1,7 @@
 //! All SQL that touches the log's rows.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Row as SqlRow,
@@ -7,7 +9,10 @@ use rusqlite::{
     params,
 };
 
-use super::index::{Index, Slot};
+use super::{
+    index::{Index, Slot},
+    open::BUSY,
+};
 use crate::{Entry, Event, Key, Revision, StoreError};
 
 /// Rows of the log looked at in one step of compaction.
@@ -220,8 +225,16 @@ pub(super) fn give_back(db: &Connection, free: u32, step: u32) -> rusqlite::Resu
     Ok(true)
 }
 
-/// Makes the files as small as they can be, in at most `steps` steps of `step` pages, each small enough for a disk that is almost full.
+/// Makes the files as small as they can be, in at most `steps` steps of `step` pages, each small enough for a disk that is almost full. The
+/// writer waits for this, so nobody who reads is waited for: what they still need is given back another time.
 pub(super) fn shrink(db: &Connection, step: u32, steps: u32) -> rusqlite::Result<()> {
+    db.busy_timeout(Duration::ZERO)?;
+    let shrunk = shrink_at_once(db, step, steps);
+    db.busy_timeout(BUSY)?;
+    shrunk
+}
+
+fn shrink_at_once(db: &Connection, step: u32, steps: u32) -> rusqlite::Result<()> {
     checkpoint(db)?;
     for _ in 0..steps {
         if !give_back(db, 0, step)? {
@@ -230,6 +243,12 @@ pub(super) fn shrink(db: &Connection, step: u32, steps: u32) -> rusqlite::Result
         checkpoint(db)?;
     }
     Ok(())
+}
+
+/// Moves as much of the write-ahead log into the database as nobody reads, and waits for nobody. Where that is all, it is written from its
+/// beginning again.
+pub(super) fn backfill(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
 /// Moves the write-ahead log into the database and empties it.
@@ -354,4 +373,35 @@ pub(super) fn key(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Key> {
     let bytes = row.get_ref(column)?.as_blob()?;
     let text = std::str::from_utf8(bytes).map_err(|err| rusqlite::Error::Utf8Error(column, err))?;
     Ok(Key::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::embedded::open::connect;
+
+    #[test]
+    fn giving_room_back_waits_for_nobody_who_reads() {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::File::create(&path).unwrap();
+        let db = connect(&path).unwrap();
+        db.execute_batch(
+            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; CREATE TABLE t(v); INSERT INTO t VALUES (zeroblob(99999));",
+        )
+        .unwrap();
+        let reader = connect(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").unwrap();
+        db.execute_batch("DELETE FROM t").unwrap();
+        let began = Instant::now();
+        shrink(&db, 4, 8).unwrap();
+        assert!(began.elapsed() < BUSY, "{:?}", began.elapsed());
+        reader.execute_batch("COMMIT").unwrap();
+        shrink(&db, 4, 8).unwrap();
+        assert_eq!(std::fs::metadata(dir.path().join("state.db-wal")).unwrap().len(), 0);
+    }
 }

@@ -1,17 +1,20 @@
 //! Opening: the directory, the lock on it, the database with its settings and schema, the first index.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, hooks::Wal};
 use tracing::warn;
 
 use super::{
@@ -28,7 +31,9 @@ use crate::Revision;
 pub(super) const SCHEMA: i64 = 2;
 pub(super) const PAGE_SIZE: u64 = 8192;
 /// Remembers that there is a database.
-const MARKER: &str = "id";
+pub(super) const MARKER: &str = "id";
+/// How long to wait for another process that holds the database.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// How often, and after which pause, a lock that is held is tried again.
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -141,6 +146,8 @@ pub(super) struct Engine {
     pub(super) writes: Arc<Mutex<Connection>>,
     pub(super) room: Room,
     pub(super) on_disk: bool,
+    /// Pages in the write-ahead log after the last commit.
+    pub(super) frames: Arc<AtomicU32>,
     /// Held as long as the writer runs.
     pub(super) _lock: Option<File>,
 }
@@ -171,9 +178,9 @@ fn open_memory(options: &Options) -> Result<Opened, OpenError> {
         Ok((id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?))
     };
     let (id, compacted, reserved, mut index) = start().map_err(sqlite)?;
-    index.advance(compacted.max(reserved));
+    index.begin(compacted, reserved);
     let db = Arc::new(Mutex::new(db));
-    let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, _lock: None };
+    let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, frames: Arc::default(), _lock: None };
     Ok(Opened { name: "memory".to_owned(), id, index, compacted, reserved, engine, reads: db })
 }
 
@@ -186,16 +193,17 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let lock = lock(&dir.join("lock"))?;
     let path = dir.join(FILE);
     let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
-    // Made here so that only its owner can read it; SQLite gives its other files the same mode.
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
     let marker = dir.join(MARKER);
     let emptied = || OpenError::Emptied { path: path.clone(), marker: marker.clone() };
-    // Before SQLite sees it: it takes a log beside an empty database for a leftover.
-    if marker.exists() && file.metadata().map_err(io(&path))?.len() == 0 {
+    // Before SQLite sees it: it takes a log beside an empty database for a leftover. And before one is made: it would be in the way of what
+    // is restored.
+    if marker.exists() && is_empty(&path).map_err(io(&path))? {
         return Err(emptied());
     }
-    drop(file);
-    let db = connect(&path).map_err(sqlite)?;
+    // Made here so that only its owner can read it; SQLite gives its other files the same mode.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&path))?;
+    let mut db = connect(&path).map_err(sqlite)?;
+    let frames = count_frames(&mut db).map_err(sqlite)?;
     // Only a database that was made completely has this table: it is made in one transaction.
     let made: Option<i64> =
         db.query_row("SELECT 1 FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0)).optional().map_err(sqlite)?;
@@ -203,16 +211,13 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         if marker.exists() {
             return Err(emptied());
         }
-        create(&db, dir, &path).map_err(|err| match err {
-            CreateError::Io(source) => OpenError::Io { path: path.clone(), source },
-            CreateError::Sqlite(source) => OpenError::Sqlite { path: path.clone(), source },
-        })?;
+        create(&db, dir, &path).map_err(|err| err.at(&path))?;
     }
     upgrade(&db, &path)?;
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
         let (id, compacted, reserved, mut index) = (id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?);
-        index.advance(compacted.max(reserved));
+        index.begin(compacted, reserved);
         let reads = connect(&path)?;
         reads.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
         Ok((id, compacted, reserved, index, reads))
@@ -225,8 +230,29 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         warn!(path = %marker.display(), error = %err, "cannot be written");
     }
     let room = Room::new(Some(dir.join("ballast")), options.ballast);
-    let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, _lock: Some(lock) };
+    let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, frames, _lock: Some(lock) };
     Ok(Opened { name: path.display().to_string(), id, index, compacted, reserved, engine, reads: Arc::new(Mutex::new(reads)) })
+}
+
+/// Whether there is nothing in a file, or no file.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.len() == 0),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(err) => Err(err),
+    }
+}
+
+/// Counts what is in the write-ahead log, for the writer, who moves it. SQLite would do that by itself, within the commit, and keep quiet
+/// about errors: of a page whose sync failed the next sync says nothing, and the log would be written over as if it were not needed.
+fn count_frames(db: &mut Connection) -> rusqlite::Result<Arc<AtomicU32>> {
+    let frames = Arc::new(AtomicU32::new(0));
+    let counted = frames.clone();
+    db.wal_hook(Some(move |_: &mut Wal, pages| {
+        counted.store(u32::try_from(pages).unwrap_or(u32::MAX), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(frames)
 }
 
 /// Notes that there is a database now: an empty file is not taken for a new store any more.
@@ -256,7 +282,7 @@ pub(super) fn schema(db: &Connection) -> rusqlite::Result<i64> {
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // No mutex: each connection stands behind one of ours.
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(16);
     Ok(db)
 }
@@ -264,8 +290,8 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// The settings of the writing connection; those that are kept in the file were made with it.
 fn settle(db: &Connection, options: &Options) -> rusqlite::Result<()> {
     db.execute_batch(
-        "PRAGMA synchronous=FULL; PRAGMA cache_size=-4000; PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=16777216;
-         PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=OFF;",
+        "PRAGMA synchronous=FULL; PRAGMA cache_size=-4000; PRAGMA journal_size_limit=16777216; PRAGMA temp_store=MEMORY;
+         PRAGMA trusted_schema=OFF;",
     )?;
     if let Some(limit) = options.size_limit {
         db.execute_batch(&format!("PRAGMA max_page_count={}", (limit / PAGE_SIZE).max(1)))?;
@@ -276,6 +302,17 @@ fn settle(db: &Connection, options: &Options) -> rusqlite::Result<()> {
 pub(super) enum CreateError {
     Io(io::Error),
     Sqlite(rusqlite::Error),
+}
+
+impl CreateError {
+    /// The error of opening, naming the database.
+    pub(super) fn at(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Self::Io(source) => OpenError::Io { path, source },
+            Self::Sqlite(source) => OpenError::Sqlite { path, source },
+        }
+    }
 }
 
 /// Makes a new database. SQLite's own syncs are off, since nothing is acknowledged yet; then file and directory are synced once, so that

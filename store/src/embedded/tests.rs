@@ -215,6 +215,7 @@ async fn an_emptied_database_is_not_taken_for_a_new_one() {
         }
         let refused = Embedded::open(&Options::at(dir.path())).err().unwrap().to_string();
         assert!(refused.contains("state.db is empty, but there was a database here"), "{refused}");
+        assert_eq!(file.exists(), emptied, "none is made that would be in the way of what is restored");
     }
     fs::remove_file(dir.path().join("id")).unwrap();
     assert_eq!(open(dir.path()).range("", Page::default()).await.unwrap().value, []);
@@ -308,6 +309,43 @@ async fn a_store_that_cannot_trust_its_database_stops_and_says_so() {
     other.execute("DELETE FROM log WHERE rev = ?1", [(last.0 + 1).to_string()]).unwrap();
     drop(other);
     assert_eq!(open(dir.path()).get(&"/a".into()).await.unwrap().value.unwrap().value, "1");
+}
+
+#[tokio::test]
+async fn a_store_that_stops_while_it_is_closed_leaves_the_write_ahead_log_for_the_next_start() {
+    let dir = tempdir().unwrap();
+    let store = Embedded::open(&Options { relaxed_interval: Duration::from_secs(3600), ..Options::at(dir.path()) }).unwrap();
+    let relaxed = || Write::Put { value: "r".into(), ttl: None, durability: crate::Durability::Relaxed };
+    let first = store.commit(&"/r/1".into(), Expect::Absent, relaxed()).await.unwrap();
+    let waits = store.commit(&"/r/2".into(), Expect::Absent, relaxed()).await.unwrap();
+    let other = Connection::open(dir.path().join("state.db")).unwrap();
+    let row = "INSERT INTO log(rev, k, create_rev, version, prev_rev, del, crc, v) VALUES (?1, x'2f62', 1, 1, 0, 0, 0, x'00')";
+    other.execute(row, [waits.to_string()]).unwrap();
+    drop(other);
+    store.close().await;
+    assert!(store.health().unwrap_err().to_string().contains("stopped, it must be opened anew"));
+    drop(store);
+    assert!(fs::metadata(dir.path().join("state.db-wal")).unwrap().len() > 0, "it was not moved");
+    let other = Connection::open(dir.path().join("state.db")).unwrap();
+    other.execute("DELETE FROM log WHERE rev = ?1", [waits.to_string()]).unwrap();
+    drop(other);
+    let store = open(dir.path());
+    assert_eq!(store.get(&"/r/1".into()).await.unwrap().value.unwrap().revision, first);
+    assert!(store.revision().await.unwrap() > waits);
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_is_moved_into_the_database_when_it_is_long() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let length = |file: &str| fs::metadata(dir.path().join(file)).unwrap().len();
+    for n in 0..6 {
+        create(&store, &format!("/large/{n}"), &"x".repeat(3 << 20)).await;
+    }
+    store.flush().await.unwrap();
+    let (database, log) = (length("state.db"), length("state.db-wal"));
+    assert!(database > 8 << 20 && log < 16 << 20, "{database} and {log} bytes for 18 MiB");
+    assert_eq!(store.range("/large/", Page::default()).await.unwrap().value.len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,6 +40,8 @@ const VACUUM_PAGES: u32 = 128;
 const RESERVED: u64 = 4096;
 /// Bytes of relaxed writes that wait at most: what a full disk must still take with a delete, and the ballast is larger.
 const WAITING: usize = 1 << 20;
+/// Pages in the write-ahead log from which on they are moved into the database: 8 MiB.
+const FRAMES: u32 = 1000;
 /// Such steps at one go when the disk is full: 16 MiB.
 const SHRINK_STEPS: u32 = 16;
 
@@ -79,6 +81,8 @@ struct Writer {
     waiting: usize,
     /// Those who asked for compaction, and up to where.
     compactors: Vec<(Revision, oneshot::Sender<Result<(), StoreError>>)>,
+    /// Those who asked for what waits to be written.
+    flushers: Vec<oneshot::Sender<Result<(), StoreError>>>,
     clock: fn() -> SystemTime,
     /// The last group had many writes.
     crowded: bool,
@@ -121,6 +125,7 @@ pub(super) fn spawn(
         flush_at: None,
         waiting: 0,
         compactors: Vec::new(),
+        flushers: Vec::new(),
         clock: options.clock,
         crowded: false,
         stuck: false,
@@ -179,6 +184,7 @@ impl Writer {
             self.look_around(Instant::now(), &mut group);
             self.write(group);
             self.answer_compactors();
+            self.answer_flushers();
             if orphaned || self.closing.is_some() {
                 break;
             }
@@ -219,11 +225,7 @@ impl Writer {
                 self.compaction.ask(to);
                 self.compactors.push((to, answer));
             }
-            Ask::Flush { answer } => {
-                self.flush_at = self.flush_at.map(|_| Instant::now());
-                // Answered with those whose revision is compacted, after the write.
-                self.compactors.push((Revision(0), answer));
-            }
+            Ask::Flush { answer } => self.flushers.push(answer),
             Ask::Close { answer } => self.closing = Some(answer),
         }
     }
@@ -258,9 +260,10 @@ impl Writer {
     fn see_to_room(&mut self, now: Instant) {
         let was_full = self.engine.room.is_full();
         if was_full && self.engine.on_disk {
-            let db = self.engine.writes.lock();
-            if let Err(err) = log::shrink(&db, VACUUM_PAGES, SHRINK_STEPS) {
-                debug!(store = %self.shared.name, error = %err, "no room given back yet");
+            let shrunk = log::shrink(&self.engine.writes.lock(), VACUUM_PAGES, SHRINK_STEPS);
+            self.heed(shrunk);
+            if self.has_failed() {
+                return;
             }
         }
         self.ballast_at = match self.engine.room.restore() {
@@ -281,9 +284,14 @@ impl Writer {
 
     /// Writes the group, with what waited and a piece of compaction; or, if it is relaxed, lets it wait.
     fn write(&mut self, group: Group) {
-        let flush = self.flush_at.is_some_and(|at| at <= Instant::now());
+        let waits = self.flush_at.is_some() || !group.rows.is_empty();
+        let flush = self.flush_at.is_some_and(|at| at <= Instant::now()) || (waits && !self.flushers.is_empty());
         let compact = self.compaction.pending(self.compacted).is_some();
-        if self.has_failed() || (group.rows.is_empty() && !flush && !compact) {
+        if let Err(err) = self.shared.health() {
+            // Perhaps since the group was decided.
+            return group.fail(&err);
+        }
+        if group.rows.is_empty() && !flush && !compact {
             return group.answer();
         }
         if !flush && !compact && self.may_wait(&group) {
@@ -293,11 +301,7 @@ impl Writer {
             return group.answer();
         }
         let reserve = self.reservation(&group);
-        let mut result = self.transact(&group, reserve);
-        if let Err(Trouble::Full(reason)) = &result {
-            self.make_room(reason);
-            result = self.transact(&group, reserve);
-        }
+        let result = self.transact_with_ballast(&group, reserve);
         self.stuck = result.is_err();
         match result {
             Ok(compacted) => {
@@ -305,7 +309,9 @@ impl Writer {
                 self.reserved = reserve.unwrap_or(self.reserved);
                 (self.flush_at, self.waiting) = (None, 0);
                 self.publish(&group, true);
-                return group.answer();
+                group.answer();
+                // Nobody waits for it.
+                return self.backfill();
             }
             Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.shared.full())),
             Err(Trouble::Busy(reason)) => group.fail(&StoreError::Unavailable(format!("{}: {reason}", self.shared.name))),
@@ -327,6 +333,17 @@ impl Writer {
     fn reservation(&self, group: &Group) -> Option<Revision> {
         let last = group.last().filter(|last| group.has_relaxed() && !self.relaxed_interval.is_zero() && *last > self.reserved)?;
         Some(Revision(last.0 + RESERVED))
+    }
+
+    /// A transaction that, when there is no room for it, is tried once more with that of the ballast.
+    fn transact_with_ballast(&mut self, group: &Group, reserve: Option<Revision>) -> Result<Revision, Trouble> {
+        match self.transact(group, reserve) {
+            Err(Trouble::Full(reason)) => {
+                self.make_room(&reason);
+                self.transact(group, reserve)
+            }
+            result => result,
+        }
     }
 
     /// One transaction: what waited, and then the group, are on disk when this returns. Answers the revision the log is compacted to.
@@ -407,6 +424,38 @@ impl Writer {
         }
     }
 
+    /// What a full disk does not take must wait, and nobody is told so.
+    fn answer_flushers(&mut self) {
+        let waits = self.flush_at.is_some() && !self.engine.room.is_full();
+        let outcome = self.shared.health().and_then(|()| match waits {
+            true => Err(StoreError::Unavailable(format!("{}: what waits could not be written yet", self.shared.name))),
+            false => Ok(()),
+        });
+        for answer in self.flushers.drain(..) {
+            let _ = answer.send(outcome.clone());
+        }
+    }
+
+    /// Moves what the write-ahead log holds into the database, once that is much.
+    fn backfill(&mut self) {
+        if self.engine.frames.load(Ordering::Relaxed) >= FRAMES {
+            let moved = log::backfill(&self.engine.writes.lock());
+            self.heed(moved);
+        }
+    }
+
+    /// The outcome of moving the write-ahead log into the database. After an error of the disk the pages that were moved may count as written
+    /// without being it: the log must stay, as after a commit that failed.
+    fn heed(&mut self, moved: rusqlite::Result<()>) {
+        match moved.map_err(|err| classify(&err)) {
+            Ok(()) => {}
+            Err(Trouble::Full(reason) | Trouble::Busy(reason)) => {
+                debug!(store = %self.shared.name, reason, "the write-ahead log stays for now");
+            }
+            Err(Trouble::Fatal(reason)) => self.stop(&format!("checkpoint: {reason}"), Group::default()),
+        }
+    }
+
     /// The disk is full: gives the ballast up and compacts everything that can be.
     fn make_room(&mut self, reason: &str) {
         if !self.engine.room.is_full() {
@@ -442,10 +491,10 @@ impl Writer {
     fn finish(mut self) {
         if self.engine.on_disk && !self.has_failed() {
             self.settle();
-            let db = self.engine.writes.lock();
-            if let Err(err) = log::checkpoint(&db) {
-                warn!(store = %self.shared.name, error = %err, "the write-ahead log stays for the next start");
-            }
+        }
+        if self.engine.on_disk && !self.has_failed() {
+            let moved = log::checkpoint(&self.engine.writes.lock());
+            self.heed(moved);
         }
         self.events = None;
         let closing = self.closing.take();
@@ -462,14 +511,15 @@ impl Writer {
         if !waits && self.reserved <= head {
             return;
         }
-        match self.transact(&Group::default(), Some(head)) {
+        match self.transact_with_ballast(&Group::default(), Some(head)) {
             Ok(compacted) => {
                 self.compacted = compacted;
                 self.shared.index.write().logged();
             }
-            Err(Trouble::Full(err) | Trouble::Busy(err) | Trouble::Fatal(err)) => {
-                warn!(store = %self.shared.name, error = %err, "relaxed writes of the last moments could not be written");
+            Err(Trouble::Full(reason) | Trouble::Busy(reason)) => {
+                warn!(store = %self.shared.name, reason, "relaxed writes of the last moments could not be written");
             }
+            Err(Trouble::Fatal(reason)) => self.stop(&reason, Group::default()),
         }
     }
 
@@ -481,7 +531,9 @@ impl Writer {
 fn classify(err: &rusqlite::Error) -> Trouble {
     match err.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Trouble::Full(err.to_string()),
-        // The index of the write-ahead log could not grow: also for want of room, and before anything was written.
+        // The index of the write-ahead log could not grow: also for want of room. What was to be committed may be in the log by then, but
+        // counts for nobody, and the next commit takes its place; only a crash before that brings it back, and nobody was told that it failed
+        // for good.
         _ if err.sqlite_error().is_some_and(|err| err.extended_code == SQLITE_IOERR_SHMSIZE) => Trouble::Full(err.to_string()),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Busy(err.to_string()),
         _ => Trouble::Fatal(err.to_string()),

@@ -1,7 +1,7 @@
 //! Relaxed writes: seen at once like any other, on disk a little later, and what a crash takes of them is all it takes.
 
 use super::*;
-use crate::{Durability, Event, Events};
+use crate::{Durability, Event};
 
 /// So long that nothing is flushed in a test unless it is made to.
 const LONG: Duration = Duration::from_secs(3600);
@@ -38,42 +38,10 @@ async fn put_relaxed(store: &dyn Store, key: &str, value: &str) -> Revision {
     store.commit(&key, expect, relaxed(value.to_owned())).await.unwrap()
 }
 
-/// Every put through it is relaxed.
-struct Relaxing(Arc<dyn Store>);
-
-#[async_trait]
-impl Store for Relaxing {
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.revision().await
-    }
-    fn latest(&self) -> Option<Revision> {
-        self.0.latest()
-    }
-    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
-        self.0.get(key).await
-    }
-    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
-        self.0.range(prefix, page).await
-    }
-    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
-        let write = match write {
-            Write::Put { value, ttl, .. } => Write::Put { value, ttl, durability: Durability::Relaxed },
-            Write::Delete => Write::Delete,
-        };
-        self.0.commit(key, expect, write).await
-    }
-    fn watch(&self, prefix: &str, from: Revision) -> Events {
-        self.0.watch(prefix, from)
-    }
-    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
-        self.0.compact(to).await
-    }
-}
-
 fn all_relaxed(interval: Duration) -> (Arc<dyn Store>, TempDir) {
     let dir = tempdir().unwrap();
     let store = Embedded::open(&Options { relaxed_interval: interval, ..Options::at(dir.path()) }).unwrap();
-    (Arc::new(Relaxing(Arc::new(store))), dir)
+    (Arc::new(Faulty::new(Arc::new(store), Faults { relaxed: true, ..Faults::default() })), dir)
 }
 
 contract_tests!(waiting_long, all_relaxed(LONG));
@@ -178,6 +146,62 @@ async fn revisions_stay_above_all_that_were_handed_out_over_many_crashes() {
         store.close().await;
         dir = copy;
     }
+}
+
+#[tokio::test]
+async fn the_last_revision_that_was_reserved_is_passed_over_too() {
+    let dir = tempdir().unwrap();
+    let store = lazy(dir.path());
+    let first = put_relaxed(&store, "/first", "f").await;
+    let mut last = first;
+    for chunk in (1..=4096).collect::<Vec<u64>>().chunks(128) {
+        let keys: Vec<_> = chunk.iter().map(|n| Key::from(format!("/{n}"))).collect();
+        let done = join_all(keys.iter().map(|key| store.commit(key, Expect::Absent, relaxed("")))).await;
+        last = done.into_iter().map(Result::unwrap).max().unwrap().max(last);
+    }
+    assert_eq!(last.0, first.0 + 4096);
+    let (after, _copy) = crashed(dir.path());
+    let found = after.range("/", Page::default()).await.unwrap();
+    assert_eq!(found.value.len(), 1, "all of them were lost but the first");
+    assert!(found.revision > last, "a state of {last} is not what is there at {}", found.revision);
+}
+
+#[tokio::test]
+async fn a_flush_that_could_not_be_done_is_not_said_to_be() {
+    let dir = tempdir().unwrap();
+    let store = lazy(dir.path());
+    store.flush().await.unwrap();
+    put_relaxed(&store, "/lease", "1").await;
+    let second = put_relaxed(&store, "/lease", "2").await;
+    let other = Connection::open(dir.path().join("state.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let Err(StoreError::Unavailable(why)) = store.flush().await else { panic!("flushed") };
+    assert!(why.contains("could not be written yet"), "{why}");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.flush().await.unwrap();
+    let (after, _copy) = crashed(dir.path());
+    assert_eq!(after.get(&"/lease".into()).await.unwrap().value.unwrap().revision, second);
+}
+
+/// On a real, small file system, as `make unit` mounts one.
+#[tokio::test]
+#[ignore = "needs a small file system, named by STORE_SMALL_FS"]
+async fn closing_on_a_full_disk_writes_what_waits_into_the_room_of_the_ballast() {
+    let place = std::env::var("STORE_SMALL_FS").expect("STORE_SMALL_FS names a small file system");
+    let dir = tempfile::tempdir_in(place).unwrap();
+    let (ballast, filler) = (dir.path().join("ballast"), dir.path().join("filler"));
+    // As it is set aside a while after the start.
+    fs::write(&ballast, vec![0; 4 << 20]).unwrap();
+    let store = Embedded::open(&Options { relaxed_interval: LONG, ballast: 4 << 20, ..Options::at(dir.path()) }).unwrap();
+    put_relaxed(&store, "/lease", "1").await;
+    let last = put_relaxed(&store, "/lease", &"x".repeat(300 << 10)).await;
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    store.close().await;
+    drop(store);
+    assert!(!ballast.exists());
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(lazy(dir.path()).get(&"/lease".into()).await.unwrap().value.unwrap().revision, last);
 }
 
 #[tokio::test]
