@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use coracle_apiserver::{Service, authn::User};
 use futures::{SinkExt, StreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -19,6 +20,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest, handshake::derive_accept_key};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::{
     hook::{Answer, Hook},
@@ -309,11 +311,18 @@ struct Front {
     asked: Arc<Mutex<Vec<http::HeaderMap>>>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
+    /// The same server without a socket.
+    inside: Service,
+    user: Arc<User>,
 }
 
 impl Front {
     async fn new() -> Self {
-        let (pki, house) = (Pki::new(), House::new().await);
+        Self::of(House::new().await).await
+    }
+
+    async fn of(house: House) -> Self {
+        let pki = Pki::new();
         // Connections leave HTTP/1.1 only.
         let mut tls = rustls::ServerConfig::clone(&pki.server_config());
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -325,15 +334,24 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (stop, tls, house) = (CancellationToken::new(), pki.serving(world.house.server.authorities()), world.house);
-        let end = stop.clone();
+        let (end, inside, user) = (stop.clone(), house.service(), house.user.clone());
         let running = tokio::spawn(async move { house.server.run(listener, tls, end).await });
-        Self { port, pki, asked, stop, running }
+        Self { port, pki, asked, stop, running, inside, user }
     }
 
     async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         TlsConnector::from(self.pki.client_config(true)).connect(name, stream).await.unwrap()
+    }
+
+    /// The value of a series, if it is there.
+    async fn metric(&self, series: &str) -> Option<String> {
+        let mut request = Request::get("/metrics").body(Full::<Bytes>::default()).unwrap();
+        request.extensions_mut().insert(self.user.clone());
+        let page = self.inside.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        page.lines().find_map(|line| line.strip_prefix(series)).map(|value| value.trim().to_owned())
     }
 
     /// Asks to leave HTTP for SPDY at a path below `namespaces/a/things`.
@@ -379,6 +397,36 @@ async fn a_connection_leaves_http_through_this_server_and_ends_with_it() {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("it never ended");
     assert!(rest.is_empty(), "{ended:?}");
+    front.running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_left_http_is_under_way_until_it_ends() {
+    const UNDER_WAY: &str = "apiserver_longrunning_requests{component=\"apiserver\",group=\"other.example.com\",resource=\"things\",\
+        scope=\"resource\",subresource=\"attach\",verb=\"CONNECT\",version=\"v1\"}";
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::of(crate::audit::house(folder.path()).await).await;
+    let stages = || -> Vec<Value> {
+        let ours = |event: &Value| event["requestURI"].as_str().is_some_and(|uri| uri.ends_with("/attach"));
+        // The last line may be being written.
+        let text = std::fs::read_to_string(folder.path().join("audit.log")).unwrap();
+        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        events.filter(ours).map(|event| event["stage"].clone()).collect()
+    };
+    let mut answer = front.leave("x/attach").await;
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+    stream.write_all(b"a").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'a');
+    assert_eq!((stages(), front.metric(UNDER_WAY).await.as_deref()), (vec![json!("ResponseStarted")], Some("1")));
+    drop(stream);
+    let ended = async {
+        while front.metric(UNDER_WAY).await.as_deref() != Some("0") || stages().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it never ended");
+    assert_eq!(stages(), ["ResponseStarted", "ResponseComplete"]);
+    front.stop.cancel();
     front.running.await.unwrap();
 }
 

@@ -32,7 +32,8 @@ rules:
 
 const BATCH: Batch = Batch { buffer: 100, size: 10, wait: Duration::from_millis(50), throttle: None };
 
-async fn house(folder: &Path) -> House {
+/// A server that writes down requests in a folder, when they have begun to be answered and when they have ended.
+pub(crate) async fn house(folder: &Path) -> House {
     let policy = folder.join("policy.yaml");
     std::fs::write(&policy, POLICY).unwrap();
     let path = folder.join("audit.log");

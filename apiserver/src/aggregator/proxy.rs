@@ -6,13 +6,8 @@ use std::{io, net::IpAddr, time::Duration};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts, response};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::copy_bidirectional,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use super::{Aggregator, Remote, identity};
 use crate::{
@@ -21,7 +16,7 @@ use crate::{
         Question,
         forward::{Frames, Link},
     },
-    wire::{Answer, Body, answer},
+    wire::{Answer, Body, answer, tunnel},
 };
 
 /// What clients find out first must not take long (`aggregatedDiscoveryTimeout`).
@@ -199,7 +194,7 @@ async fn upgraded(
         Err(why) => return unavailable(&why),
     };
     let mut made = match parts.status {
-        StatusCode::SWITCHING_PROTOCOLS => Response::new(Body::empty()),
+        StatusCode::SWITCHING_PROTOCOLS => Response::new(tunnel::join(ours, theirs, drain, "another API server")),
         code if code.as_u16() < 400 => return unavailable(&format!("invalid upgrade response: status code {}", code.as_u16())),
         _ => Response::new(Body::foreign(frames)),
     };
@@ -207,19 +202,6 @@ async fn upgraded(
     *made.headers_mut() = parts.headers;
     if made.status() != StatusCode::SWITCHING_PROTOCOLS {
         strip(made.headers_mut());
-        return made;
     }
-    tokio::spawn(async move {
-        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
-        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-        tokio::select! {
-            () = drain.cancelled() => {}
-            done = copy_bidirectional(&mut ours, &mut theirs) => {
-                if let Err(error) = done {
-                    debug!(%error, "stream to another API server ended");
-                }
-            }
-        }
-    });
     made
 }

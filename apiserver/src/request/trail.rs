@@ -107,7 +107,7 @@ impl Drop for Written {
 pub(super) async fn shown(trail: &Trail, tables: &Tables, answer: Answer) -> Answer {
     // An answer that is a Status says how it went, at every level: that of a removal may be one.
     let tells = trail.takes_response() || trail.removes();
-    if !tells || answer.body().len().is_none_or(|length| !trail.takes_response() && length > STATUS) {
+    if !tells || answer.body().len().is_none_or(|length| length == 0 || !trail.takes_response() && length > STATUS) {
         return answer;
     }
     let (parts, body) = answer.into_parts();

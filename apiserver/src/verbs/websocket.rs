@@ -57,7 +57,10 @@ fn has(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
 pub fn send(api: &Api, socket: Socket, encoding: Encoding, frames: Frames) -> Result<Answer, Status> {
     let drain = api.drain.clone();
     let Socket { connection, accept, protocol } = socket;
+    let (body, beyond) = Body::leaving();
     tokio::spawn(async move {
+        // The watch goes on for as long as this does.
+        let _beyond = beyond;
         let upgraded = tokio::select! {
             upgraded = connection => upgraded,
             () = drain.cancelled() => return,
@@ -67,7 +70,7 @@ pub fn send(api: &Api, socket: Socket, encoding: Encoding, frames: Frames) -> Re
             Err(error) => debug!(%error, "a watch's connection did not become a WebSocket"),
         }
     });
-    let mut made = Response::new(Body::empty());
+    let mut made = Response::new(body);
     *made.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = made.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

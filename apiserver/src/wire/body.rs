@@ -29,9 +29,15 @@ pub struct Body {
     inner: Inner,
     /// Dropped with the body: a place among the requests in flight, a sign that the connection is used.
     held: Vec<Box<dyn Any + Send + Sync>>,
+    /// Of an answer that leaves HTTP: what is held until its [`Beyond`] is dropped, too.
+    beyond: Option<Beyond>,
     /// Who is told how much was sent.
     sent: Option<Box<Sent>>,
 }
+
+/// What is held for an answer that leaves HTTP, until the last of its clones is dropped: hyper drops the body of such an answer at once.
+#[derive(Clone, Default)]
+pub struct Beyond(Arc<Mutex<Vec<Box<dyn Any + Send + Sync>>>>);
 
 /// Counts what is sent of a body whose length is not known before.
 struct Sent {
@@ -143,6 +149,12 @@ impl Body {
         Self::of(Inner::Full(None))
     }
 
+    /// The body of an answer that leaves HTTP. What it is given to hold is held until what is returned with it is dropped.
+    pub fn leaving() -> (Self, Beyond) {
+        let beyond = Beyond::default();
+        (Self { beyond: Some(beyond.clone()), ..Self::empty() }, beyond)
+    }
+
     /// Bytes at hand.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
@@ -180,8 +192,8 @@ impl Body {
 
     /// The same body, compressed while it is sent.
     pub fn gzipped(self) -> Self {
-        let Self { inner, held, sent } = self;
-        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held, sent }
+        let Self { inner, held, beyond, sent } = self;
+        Self { inner: Inner::Gzip(Box::new(Gzip::new(Self::of(inner)))), held, beyond, sent }
     }
 
     /// The same body, of which at this time nothing is kept any more: what was not sent until then is not sent. `held` goes with it.
@@ -200,7 +212,7 @@ impl Body {
     }
 
     fn of(inner: Inner) -> Self {
-        Self { inner, held: Vec::new(), sent: None }
+        Self { inner, held: Vec::new(), beyond: None, sent: None }
     }
 
     /// The same body; `told` learns how many bytes were sent, when it ends or is dropped.
@@ -212,9 +224,12 @@ impl Body {
         self
     }
 
-    /// The same body, which keeps `what` until it ends or is dropped.
+    /// The same body, which keeps `what` until it ends or is dropped; that of an answer that leaves HTTP until the connection has ended.
     pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
-        self.held.push(Box::new(what));
+        match &self.beyond {
+            Some(beyond) => beyond.0.lock().push(Box::new(what)),
+            None => self.held.push(Box::new(what)),
+        }
         self
     }
 
@@ -372,6 +387,22 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(Arc::strong_count(&held), 1, "although nobody asked for more");
         assert!(slow.frame().await.unwrap().is_err());
+    }
+
+    #[test]
+    fn what_an_answer_holds_that_leaves_http_is_held_beyond_its_body() {
+        let held = Arc::new(());
+        let (body, beyond) = Body::leaving();
+        assert!(body.is_empty());
+        drop(body.holding(Arc::clone(&held)));
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(beyond);
+        assert_eq!(Arc::strong_count(&held), 1);
+        // A connection may be gone before its answer is complete.
+        let (body, beyond) = Body::leaving();
+        drop(beyond);
+        drop(body.holding(Arc::clone(&held)));
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[tokio::test(start_paused = true)]

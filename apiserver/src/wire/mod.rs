@@ -8,6 +8,7 @@ pub mod negotiate;
 pub mod pretty;
 pub mod status;
 pub mod table;
+pub(crate) mod tunnel;
 pub mod yaml;
 
 pub use answer::Answer;

@@ -7,11 +7,8 @@ use coracle_schema::FieldErrors;
 use coracle_store::cache::Freshness;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
-use tracing::debug;
 
 use super::agent::{Target, failure, kept, passed_on};
 use crate::{
@@ -19,7 +16,7 @@ use crate::{
     registry::{Kind, Object},
     request::{Query, RequestInfo},
     verbs::{Api, Call},
-    wire::{Answer, Body, Status, answer, status::Subject},
+    wire::{Answer, Status, answer, status::Subject, tunnel},
 };
 
 /// Query of a log request: our name is the agent's, too.
@@ -101,20 +98,7 @@ pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &
         return Err(failure(said).await);
     }
     let theirs = hyper::upgrade::on(&mut said);
-    let drain = api.drain.clone();
-    tokio::spawn(async move {
-        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
-        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-        tokio::select! {
-            () = drain.cancelled() => {}
-            done = copy_bidirectional(&mut ours, &mut theirs) => {
-                if let Err(error) = done {
-                    debug!(%error, "stream to an agent ended");
-                }
-            }
-        }
-    });
-    let mut made = Response::new(Body::empty());
+    let mut made = Response::new(tunnel::join(ours, theirs, api.drain.clone(), "an agent"));
     *made.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *made.headers_mut() = kept(said.headers());
     made.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
