@@ -6,7 +6,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use coracle_schema::discovery::CUSTOM_PRIORITY;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use tracing::{debug, warn};
 
 use super::{
     AUTOMANAGED, SERVICES,
@@ -14,7 +13,7 @@ use super::{
     remote::{ApiService, Spec},
 };
 use crate::{
-    registry::{Catalog, Writer, meta},
+    registry::{Catalog, Writer, meta, writer::failed},
     verbs::{Api, delete},
     wire::Status,
 };
@@ -89,18 +88,8 @@ fn object(spec: &Spec) -> Value {
 /// Does it; the names of what has to be looked at again, because it could not be done.
 pub(super) async fn run(api: &Arc<Api>, writer: &dyn Writer, steps: Vec<(String, Step)>) -> Vec<String> {
     let done = stream::iter(steps).map(|(name, step)| async move {
-        match carry_out(api, writer, &name, step).await {
-            Ok(()) => None,
-            // Somebody else was faster: the change is on its way here.
-            Err(status) if matches!(status.code, 404 | 409) => {
-                debug!(name, %status, "an APIService changed meanwhile");
-                None
-            }
-            Err(status) => {
-                warn!(name, %status, "cannot write an APIService");
-                Some(name)
-            }
-        }
+        let done = carry_out(api, writer, &name, step).await;
+        failed("an APIService", &name, done).then_some(name)
     });
     done.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }

@@ -7,11 +7,10 @@ use std::{
 
 use futures::StreamExt;
 use serde_json::Value;
-use tracing::{debug, warn};
 
 use super::{mirror, rbac::GROUP};
 use crate::{
-    registry::{Reader, Writer},
+    registry::{Reader, Writer, writer::failed},
     wire::Status,
 };
 
@@ -97,18 +96,15 @@ pub async fn follow(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) -> Result<
     Ok(())
 }
 
-/// Writes what [`plan`] wants. A conflict means that a change is on its way here, after which it is tried again.
+/// Writes what [`plan`] wants.
 async fn write(writer: &dyn Writer, roles: &Roles) {
     for (name, rules) in plan(roles) {
         let Some(mut role) = roles.get(name).cloned() else { continue };
         role["rules"] = rules.into();
         role["apiVersion"] = format!("{GROUP}/v1").into();
         role["kind"] = "ClusterRole".into();
-        match writer.update("clusterroles", "", "", role).await {
-            Ok(_) => debug!(name, "aggregated cluster role"),
-            Err(status) if matches!(status.code, 404 | 409) => debug!(name, %status, "cluster role changed meanwhile"),
-            Err(status) => warn!(name, %status, "cannot aggregate cluster role"),
-        }
+        // Any change of a role tries again.
+        failed("an aggregated cluster role", name, writer.update("clusterroles", "", "", role).await);
     }
 }
 

@@ -11,7 +11,10 @@ use coracle_schema::{FieldErrors, name, proto::duration};
 use serde::Deserialize;
 
 use super::{Mode, conditions::Conditions};
-use crate::wire::{configuration::Format, status::aggregate};
+use crate::wire::{
+    configuration::Format,
+    status::{aggregate, refused},
+};
 
 /// Conditions of one webhook at most.
 const MOST_CONDITIONS: usize = 64;
@@ -98,14 +101,15 @@ impl Configuration {
         let file: File = file.map_err(|why| format!("failed to load AuthorizationConfiguration from file: {why}"))?;
         let mut errors = FieldErrors::none();
         let configuration = check(&file, &mut errors);
-        if !errors.is_empty() {
-            return Err(aggregate(errors.0.iter().map(ToString::to_string)).unwrap_or_default());
-        }
+        refused(&errors)?;
         let named = configuration.authorizers.iter().filter(|one| one.mode != Mode::Webhook).filter_map(|one| {
             let (expected, kind) = (one.mode.name().to_lowercase(), one.mode.name());
             (one.name != expected).then(|| format!("expected name {expected} for authorizer {kind} instead of {}", one.name))
         });
-        aggregate(named).map_or(Ok(configuration.clone()), Err)
+        match aggregate(named) {
+            None => Ok(configuration),
+            Some(wrong) => Err(wrong),
+        }
     }
 
     /// The modes that are not webhooks: a later configuration must have them, too, for what they need is made once.

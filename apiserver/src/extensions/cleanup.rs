@@ -123,7 +123,7 @@ impl Cleanup {
         }
         match self.writer.update(DEFINITIONS.1, "status", "", value).await {
             Ok(_) => Ok(true),
-            Err(status) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(status) if status.is_lost() => Ok(false),
             Err(status) => Err(status),
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::join_all, stream::BoxStream};
 use serde_json::Value;
 use tokio::{task::JoinSet, time::sleep};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     cleanup,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     authz::mirror,
-    registry::{Change, Reader, Writer, items, meta, storage::DEFINITIONS},
+    registry::{Change, Reader, Writer, items, meta, storage::DEFINITIONS, writer::failed},
     verbs::Api,
     webhook,
     wire::Status,
@@ -238,21 +238,12 @@ impl Known {
 }
 
 impl Write {
-    /// Writes the status; the CRD's name when it has to be tried again. A conflict means that a change is on its way here.
+    /// Writes the status; the CRD's name when it has to be tried again.
     async fn done(self, api: &Api, writer: &dyn Writer) -> Option<String> {
         let mut value: Value = serde_json::from_slice(&self.source).ok()?;
         self.verdict.write(&mut value, &meta::time_text(api.now()));
-        match writer.update(DEFINITIONS.1, "status", "", value).await {
-            Ok(_) => None,
-            Err(status) if matches!(status.code, 404 | 409) => {
-                debug!(name = self.name, %status, "a CRD changed meanwhile");
-                None
-            }
-            Err(status) => {
-                warn!(name = self.name, %status, "cannot write the status of a CRD");
-                Some(self.name)
-            }
-        }
+        let done = writer.update(DEFINITIONS.1, "status", "", value).await;
+        failed("a CRD", &self.name, done).then_some(self.name)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     Flow, GROUP,
@@ -24,6 +24,7 @@ use crate::{
         Change, Reader, Writer,
         condition::{self, Condition},
         meta,
+        writer::failed,
     },
     verbs::{Api, delete},
     wire::Status,
@@ -33,6 +34,8 @@ use crate::{
 const DANGLING: &str = "Dangling";
 const SCHEMAS: &str = "flowschemas";
 const LEVELS: &str = "prioritylevelconfigurations";
+/// What is written, for the log.
+const OBJECT: &str = "an object of flow control";
 /// How often seats are lent and borrowed.
 const BORROWING: Duration = Duration::from_secs(10);
 /// Pause before what could not be written is tried again.
@@ -146,7 +149,7 @@ impl Follower {
 
     /// Writes what is not as it should be; whether something could not be written.
     async fn keep(&mut self) -> bool {
-        let mut failed = false;
+        let mut again = false;
         let mut known = BTreeSet::new();
         for wanted in &self.wanted {
             let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
@@ -158,18 +161,18 @@ impl Follower {
                     None => Ok(()),
                 },
             };
-            failed |= is_bad(name, done);
+            again |= failed(OBJECT, name, done);
         }
         for ((resource, name), object) in &self.objects {
             if !known.contains(&(*resource, name.as_str())) && ensure::is_unwanted(object) {
-                failed |= is_bad(name, self.delete(resource, name).await);
+                again |= failed(OBJECT, name, self.delete(resource, name).await);
             } else if *resource == SCHEMAS
                 && let Some(next) = self.with_condition(object)
             {
-                failed |= is_bad(name, self.update(SCHEMAS, "status", next).await);
+                again |= failed(OBJECT, name, self.update(SCHEMAS, "status", next).await);
             }
         }
-        failed
+        again
     }
 
     /// The schema with a condition that says whether its level is there; `None` when it says so already.
@@ -202,20 +205,5 @@ impl Follower {
         let catalog = self.api.storage.catalog();
         let kind = catalog.stored(GROUP, resource).ok_or_else(Status::no_such_path)?;
         delete::discard(&self.api, kind, "", name).await
-    }
-}
-
-/// Whether a write failed for good. When somebody else was faster, the change is on its way here.
-fn is_bad(name: &str, done: Result<(), Status>) -> bool {
-    match done {
-        Ok(()) => false,
-        Err(status) if matches!(status.code, 404 | 409) => {
-            debug!(name, %status, "an object of flow control changed meanwhile");
-            false
-        }
-        Err(status) => {
-            warn!(name, %status, "an object of flow control cannot be written");
-            true
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tracing::{debug, warn};
 
 use crate::wire::Status;
 
@@ -16,4 +17,20 @@ pub trait Writer: Send + Sync + 'static {
 
     /// DELETE of this very object: of its uid and resource version, where it has them.
     async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status>;
+}
+
+/// Whether a write failed and is to be tried again; the log is told. Of `what` somebody else changed first, the change is on its way to
+/// whoever wrote. `what` is in a few words, with its article.
+pub(crate) fn failed<T>(what: &str, name: &str, done: Result<T, Status>) -> bool {
+    match done {
+        Ok(_) => false,
+        Err(status) if status.is_lost() => {
+            debug!(name, %status, "{what} changed meanwhile");
+            false
+        }
+        Err(status) => {
+            warn!(name, %status, "{what} cannot be written");
+            true
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
     request::query::WriteOptions,
     wire::{
         Answer, Status, answer,
-        status::{Subject, aggregate},
+        status::{Subject, refused},
     },
 };
 
@@ -87,7 +87,7 @@ fn check(binding: &Object) -> Result<(), Status> {
     } else if kind.is_empty() || kind == "Node" {
         errors.invalid_each("target.name", node, name::subdomain(node));
     }
-    aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), |all| Err(Status::new(500, "", all)))
+    refused(&errors).map_err(|all| Status::new(500, "", all))
 }
 
 /// Gives the pod its node; `Err` says why it cannot have it.

@@ -1,5 +1,7 @@
 //! The one error clients see: `v1.Status`, with the codes, reasons and wording of apimachinery's `api/errors`.
 
+use std::collections::HashSet;
+
 use coracle_schema::FieldErrors;
 use serde_json::{Value, json};
 
@@ -149,6 +151,11 @@ impl Status {
         Self::new(503, "ServiceUnavailable", message)
     }
 
+    /// Whether somebody else was faster than a write: what it was to change is gone, or is another.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.code, 404 | 409)
+    }
+
     /// Lets the client go on with a list at a continue token.
     pub fn resume_with(&mut self, token: String) {
         self.more.get_or_insert_default().resume = Some(token);
@@ -192,16 +199,40 @@ impl Status {
         value
     }
 }
+
 /// Several errors as one, each once; `None` when there are none (apimachinery `util/errors/errors.go`).
 pub(crate) fn aggregate(errors: impl IntoIterator<Item = String>) -> Option<String> {
-    let mut once: Vec<String> = Vec::new();
-    for error in errors {
-        if !once.contains(&error) {
-            once.push(error);
-        }
+    let all: Vec<String> = errors.into_iter().collect();
+    let mut told = HashSet::with_capacity(all.len());
+    let once: Vec<&str> = all.iter().map(String::as_str).filter(|error| told.insert(*error)).collect();
+    match once.as_slice() {
+        [] => None,
+        [one] => Some((*one).to_owned()),
+        many => Some(format!("[{}]", many.join(", "))),
     }
-    match once.len() {
-        0 | 1 => once.pop(),
-        _ => Some(format!("[{}]", once.join(", "))),
+}
+
+/// What was refused of a file, if anything was (`field.ErrorList.ToAggregate`).
+pub(crate) fn refused(errors: &FieldErrors) -> Result<(), String> {
+    aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_once_in_their_order_and_one_alone_without_brackets() {
+        let told = |all: &[&str]| aggregate(all.iter().map(ToString::to_string));
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&["a", "a"]).as_deref(), Some("a"));
+        assert_eq!(told(&["b", "a", "b", "c", "a"]).as_deref(), Some("[b, a, c]"));
+    }
+
+    /// A body of the largest size may have more than a million.
+    #[test]
+    fn many_errors_are_told_without_comparing_each_with_each() {
+        let told = aggregate((0..100_000).map(|n| n.to_string())).unwrap();
+        assert!(told.starts_with("[0, 1, 2, ") && told.ends_with(", 99999]"));
     }
 }

@@ -9,7 +9,7 @@ use super::{
     expressions::Expression,
     mapping::Mapping,
 };
-use crate::wire::status::aggregate;
+use crate::wire::status::refused;
 
 /// Issuers at most.
 const MOST: usize = 64;
@@ -19,7 +19,7 @@ pub(super) fn whole(of: &Configuration) -> Result<(), String> {
     let mut errors = FieldErrors::none();
     if of.jwt.len() > MOST {
         errors.too_many("jwt", of.jwt.len(), MOST as u64);
-        return told(&errors);
+        return refused(&errors);
     }
     let (mut urls, mut discoveries) = (HashSet::new(), HashSet::new());
     for (at, one) in of.jwt.iter().enumerate() {
@@ -37,25 +37,21 @@ pub(super) fn whole(of: &Configuration) -> Result<(), String> {
         let detail = "enabled should be set to true when conditions are defined";
         errors.invalid("anonymous.conditions", format!("[{}]", shown.join(",")), detail);
     }
-    told(&errors)
+    refused(&errors)
 }
 
 /// Refuses issuers that are not allowed, and nothing else.
 pub(super) fn disallowed(of: &JwtAuthenticator, disallowed: &[String]) -> Result<(), String> {
     let mut errors = FieldErrors::none();
     issuer(&of.issuer, disallowed, "issuer", &mut errors);
-    told(&errors)
+    refused(&errors)
 }
 
 /// One issuer's mapping, ready, when nothing is wrong with it and it is none of those that are not allowed.
 pub(super) fn one(of: &JwtAuthenticator, disallowed: &[String]) -> Result<Mapping, String> {
     let mut errors = FieldErrors::none();
     let mapping = authenticator(of, disallowed, "", &mut errors);
-    told(&errors).map(|()| mapping)
-}
-
-fn told(errors: &FieldErrors) -> Result<(), String> {
-    aggregate(errors.0.iter().map(ToString::to_string)).map_or(Ok(()), Err)
+    refused(&errors).map(|()| mapping)
 }
 
 /// `at` is what stands before each path.
