@@ -163,8 +163,13 @@ fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, S
     let authorizer = || options.authorizer.clone();
     let writer = || options.writer.clone();
     let configuration = options.settings.configuration.of(name);
-    if let Some(configuration) = configuration.filter(|_| name.ends_with("AdmissionPolicy")) {
-        settings::refuse(configuration)?;
+    let policies = match name {
+        "MutatingAdmissionPolicy" => Some("MutatingAdmissionPolicyConfiguration"),
+        "ValidatingAdmissionPolicy" => Some("ValidatingAdmissionPolicyConfiguration"),
+        _ => None,
+    };
+    if let (Some(kind), Some(configuration)) = (policies, configuration) {
+        settings::check_policies(kind, configuration)?;
     }
     Ok(Some(match name {
         "NamespaceAutoProvision" => Arc::new(NamespaceAutoProvision { reader: reader(), writer: writer() }),

@@ -1,6 +1,7 @@
 //! A map of bounded size that forgets what nobody asked for the longest time (`k8s.io/utils/lru`).
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, HashMap},
     hash::Hash,
 };
@@ -21,12 +22,15 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
     }
 
     /// What stands there.
-    pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
-        self.turn += 1;
+    pub(super) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
         let (turn, value) = self.entries.get_mut(key)?;
-        self.order.remove(turn);
+        let key = self.order.remove(turn)?;
+        self.turn += 1;
         *turn = self.turn;
-        self.order.insert(self.turn, key.clone());
+        self.order.insert(self.turn, key);
         Some(value)
     }
 

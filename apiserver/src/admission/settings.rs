@@ -108,12 +108,22 @@ impl Configuration {
     }
 }
 
-/// Refuses what would be configured of policies and is not done here.
-pub(super) fn refuse(configuration: &[u8]) -> Result<(), String> {
-    match yaml::read(configuration)?.value.get("staticManifestsDir").and_then(Value::as_str) {
-        None | Some("") => Ok(()),
-        Some(_) => Err("staticManifestsDir is not supported".to_owned()),
+/// Reads what is configured of policies, in a file of this kind: nothing but manifests, and those are not read here.
+pub(super) fn check_policies(kind: &'static str, configuration: &[u8]) -> Result<(), String> {
+    const FIELDS: &[(&str, &[&str])] = &[("", &["apiVersion", "kind", "staticManifestsDir"])];
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct File {
+        static_manifests_dir: String,
     }
+    let format = Format { group: "apiserver.config.k8s.io", versions: &["v1"], kind, others: &[], fields: FIELDS };
+    let File { static_manifests_dir } = format.read(configuration)?;
+    refuse_manifests(&static_manifests_dir)
+}
+
+/// Refuses a folder of manifests.
+pub(super) fn refuse_manifests(folder: &str) -> Result<(), String> {
+    if folder.is_empty() { Ok(()) } else { Err("staticManifestsDir is not supported".to_owned()) }
 }
 
 #[cfg(test)]
@@ -159,5 +169,24 @@ mod tests {
             assert!(refused.starts_with(expected), "{refused}");
         }
         assert!(Configuration::read(Path::new("/nowhere")).unwrap_err().starts_with("unable to read admission control configuration from"));
+    }
+
+    #[test]
+    fn files_of_policies_are_read_strictly_and_name_no_manifests() {
+        let check = |kind: &str, rest: &str| {
+            let text = format!("{{apiVersion: apiserver.config.k8s.io/v1, kind: {kind}{rest}}}");
+            check_policies("MutatingAdmissionPolicyConfiguration", text.as_bytes())
+        };
+        let right = "MutatingAdmissionPolicyConfiguration";
+        assert_eq!((check(right, ""), check(right, ", staticManifestsDir: ''")), (Ok(()), Ok(())));
+        for (kind, rest, expected) in [
+            (right, ", staticManifestsDir: /m", "staticManifestsDir is not supported"),
+            (right, ", staticManifestsDir: [/m]", "invalid type"),
+            (right, ", staticManifestDir: ''", "strict decoding error: unknown field"),
+            ("ValidatingAdmissionPolicyConfiguration", "", "no kind"),
+        ] {
+            let refused = check(kind, rest).unwrap_err();
+            assert!(refused.starts_with(expected), "{refused}");
+        }
     }
 }

@@ -47,10 +47,7 @@ pub fn check_egress(bytes: &[u8]) -> Result<(), String> {
         let name = name.to_lowercase();
         match connection.proxy_protocol.as_str() {
             "Direct" if connection.transport.is_some() => {
-                return Err(
-                    r#"service.connection.transport: Invalid value: "direct": Transport config should be absent for direct connect"#
-                        .to_owned(),
-                );
+                return Err(r#"service.connection.transport: Invalid value: "direct": config must be absent for direct connect"#.to_owned());
             }
             "Direct" => {}
             known @ ("HTTPConnect" | "GRPC") => {
@@ -58,7 +55,7 @@ pub fn check_egress(bytes: &[u8]) -> Result<(), String> {
             }
             other => {
                 return Err(format!(
-                    r#"service.connection.protocol: Unsupported value: {other:?}: supported values: "Direct", "GRPC", "HTTPConnect""#
+                    r#"service.connection.protocol: Unsupported value: {other:?}: supported values: "Direct", "HTTPConnect", "GRPC""#
                 ));
             }
         }
@@ -90,9 +87,15 @@ mod tests {
                 "[{name: cluster, connection: {proxyProtocol: GRPC, transport: {uds: {udsName: /a}}}}]",
                 "proxy protocol GRPC is not supported",
             ),
-            ("[{name: cluster, connection: {proxyProtocol: Tunnel}}]", "service.connection.protocol: Unsupported value: \"Tunnel\""),
+            (
+                "[{name: cluster, connection: {proxyProtocol: Tunnel}}]",
+                "service.connection.protocol: Unsupported value: \"Tunnel\": supported values: \"Direct\", \"HTTPConnect\", \"GRPC\"",
+            ),
             ("[{name: moon, connection: {proxyProtocol: Direct}}]", "service.connection: Unsupported value: \"moon\""),
-            ("[{name: cluster, connection: {proxyProtocol: Direct, transport: {}}}]", "service.connection.transport: Invalid value"),
+            (
+                "[{name: cluster, connection: {proxyProtocol: Direct, transport: {}}}]",
+                "service.connection.transport: Invalid value: \"direct\": config must be absent for direct connect",
+            ),
             (
                 "[{name: etcd, connection: {proxyProtocol: Direct}}, {name: etcd, connection: {proxyProtocol: Direct}}]",
                 "service.connection[1]: Duplicate value: \"etcd\"",

@@ -66,6 +66,8 @@ pub(crate) fn status<S: DeserializeOwned + Default>(body: &[u8], version: &str, 
     without_nulls(&mut review);
     let said = |name: &str, expected: &str| match review.get(name) {
         None => Ok(expected.to_owned()),
+        // As Go's decoder takes it (`gvkWithDefaults`).
+        Some(Value::String(text)) if text.is_empty() => Ok(expected.to_owned()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("couldn't get version/kind; json parse error: {name} is {other}")),
     };
@@ -122,6 +124,7 @@ mod tests {
         let yes = Some((true, String::new()));
         assert_eq!(read(r#"{"apiVersion": "g/v1", "kind": "Review", "status": {"allowed": true, "reason": null}}"#), yes);
         assert_eq!(read(r#"{"apiVersion": null, "status": {"allowed": true}}"#), yes);
+        assert_eq!(read(r#"{"apiVersion": "", "kind": "", "status": {"allowed": true}}"#), yes);
         assert_eq!(read(r#"{"status": null}"#), Some((false, String::new())));
         for wrong in [
             r#"{"apiVersion": "g/v2", "status": {"allowed": true}}"#,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     admission::{Admission, Attempt, Operation, look, recent::Recent},
     registry::Object,
-    wire::{Status, configuration::Format},
+    wire::{Status, configuration::Format, status::aggregate},
 };
 
 const FORMAT: Format = Format {
@@ -65,11 +65,9 @@ impl EventRateLimit {
             Some(bytes) => FORMAT.read(bytes)?,
             None => Configuration { limits: Vec::new() },
         };
-        let faults = faults(&configuration.limits);
-        match faults.as_slice() {
-            [] => Ok(Self(configuration.limits.into_iter().map(Enforcer::new).collect())),
-            [one] => Err(one.clone()),
-            many => Err(format!("[{}]", many.join(", "))),
+        match aggregate(faults(&configuration.limits)) {
+            None => Ok(Self(configuration.limits.into_iter().map(Enforcer::new).collect())),
+            Some(faults) => Err(faults),
         }
     }
 }
@@ -111,11 +109,10 @@ impl Enforcer {
     fn take(&self, key: &str, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
         let (burst, qps) = (f64::from(self.limit.burst), f64::from(self.limit.qps));
-        let key = key.to_owned();
-        if buckets.get(&key).is_none() {
-            buckets.put(key.clone(), Bucket { tokens: burst, at: now });
+        if buckets.get(key).is_none() {
+            buckets.put(key.to_owned(), Bucket { tokens: burst, at: now });
         }
-        let Some(bucket) = buckets.get(&key) else { return true };
+        let Some(bucket) = buckets.get(key) else { return true };
         let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
         bucket.tokens = (bucket.tokens + passed * qps).min(burst);
         bucket.at = now;
@@ -156,17 +153,14 @@ impl Admission for EventRateLimit {
         let mut refused: Vec<String> = Vec::new();
         for enforcer in &self.0 {
             let key = enforcer.key(attempt, new);
-            let why = || format!("limit reached on type {} for key {key}", enforcer.limit.kind);
-            if !enforcer.take(&key, now) && !refused.contains(&why()) {
-                refused.push(why());
+            if !enforcer.take(&key, now) {
+                refused.push(format!("limit reached on type {} for key {key}", enforcer.limit.kind));
             }
         }
-        let why = match refused.as_slice() {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
-        Err(Status::new(429, "TooManyRequests", format!("Too many requests: {why}")))
+        match aggregate(refused) {
+            None => Ok(()),
+            Some(why) => Err(Status::new(429, "TooManyRequests", format!("Too many requests: {why}"))),
+        }
     }
 }
 

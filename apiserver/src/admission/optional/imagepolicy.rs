@@ -18,7 +18,7 @@ use crate::{
     },
     audit::Level,
     registry::Object,
-    webhook::{Backoff, Kubeconfig, Terms, Webhook},
+    webhook::{Backoff, Kubeconfig, Terms, Webhook, status},
     wire::{Status, yaml},
 };
 
@@ -26,6 +26,8 @@ use crate::{
 const PREFIX: &str = "imagepolicywebhook.image-policy.k8s.io/";
 /// Annotations of pods that the webhook is told.
 const TOLD: &str = ".image-policy.k8s.io/";
+/// Of the question and its answer.
+const VERSION: &str = "imagepolicy.k8s.io/v1alpha1";
 /// Answers that are remembered.
 const REMEMBERED: usize = 1024;
 /// What a question may take; upstream knows no largest answer.
@@ -102,28 +104,16 @@ impl ImagePolicyWebhook {
             return Ok(known.clone());
         }
         let review = json!({
-            "kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "metadata": {"creationTimestamp": null},
+            "kind": "ImageReview", "apiVersion": VERSION, "metadata": {"creationTimestamp": null},
             "spec": spec, "status": {"allowed": false},
         });
         let body = self.webhook.review(review.to_string().into(), TERMS, self.backoff).await?;
-        let answer = read(&body)?;
+        let answer: Answer = status(&body, VERSION, "ImageReview")?;
         let ttl = if answer.allowed { self.allow_ttl } else { self.deny_ttl };
         if !ttl.is_zero() {
             self.known.lock().put(key, (Instant::now() + ttl, answer.clone()));
         }
         Ok(answer)
-    }
-}
-
-fn read(body: &[u8]) -> Result<Answer, String> {
-    let review: Value = serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
-    let (version, kind) = (text(&review, "apiVersion"), text(&review, "kind"));
-    if !matches!((version, kind), ("imagepolicy.k8s.io/v1alpha1" | "", "ImageReview" | "")) {
-        return Err(format!("the answer is {version}, Kind={kind}, not imagepolicy.k8s.io/v1alpha1, Kind=ImageReview"));
-    }
-    match review.get("status") {
-        None => Ok(Answer::default()),
-        Some(status) => Answer::deserialize(status).map_err(|e| e.to_string()),
     }
 }
 
@@ -299,9 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn only_an_image_review_is_an_answer() {
-        assert!(read(br#"{"apiVersion":"imagepolicy.k8s.io/v1alpha1","kind":"ImageReview","status":{"allowed":true}}"#).unwrap().allowed);
-        assert!(!read(br#"{"kind":"ImageReview"}"#).unwrap().allowed);
-        assert!(read(br#"{"apiVersion":"v1","kind":"Status"}"#).is_err() && read(b"yes").is_err());
+    fn an_answer_says_what_it_says_and_nothing_of_what_is_null() {
+        let read = |body: &str| status::<Answer>(body.as_bytes(), VERSION, "ImageReview").map(|answer| (answer.allowed, answer.reason));
+        let told = r#"{"apiVersion":"imagepolicy.k8s.io/v1alpha1","kind":"ImageReview","status":{"allowed":true,"reason":null}}"#;
+        assert_eq!(read(told), Ok((true, String::new())));
+        assert_eq!(read(r#"{"apiVersion":"","kind":"ImageReview"}"#), Ok((false, String::new())));
+        assert!(read(r#"{"apiVersion":"v1","kind":"Status"}"#).is_err() && read("yes").is_err());
     }
 }

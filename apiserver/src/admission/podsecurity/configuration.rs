@@ -6,7 +6,7 @@ use coracle_schema::{FieldErrors, go, name};
 use serde::Deserialize;
 
 use super::standard::{LevelVersion, Policy};
-use crate::wire::configuration::Format;
+use crate::wire::{configuration::Format, status::refused};
 
 const FORMAT: Format = Format {
     group: "pod-security.admission.config.k8s.io",
@@ -69,12 +69,7 @@ impl Configuration {
         each("runtimeClasses", &exemptions.runtime_classes, name::subdomain, &mut errors);
         let named = |name: &str| if name.is_empty() { vec!["username must not be empty".to_owned()] } else { Vec::new() };
         each("usernames", &exemptions.usernames, named, &mut errors);
-        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-        match texts.as_slice() {
-            [] => Ok(Self { defaults: policy, exempt: exemptions }),
-            [one] => Err(one.clone()),
-            many => Err(format!("[{}]", many.join(", "))),
-        }
+        refused(&errors).map(|()| Self { defaults: policy, exempt: exemptions })
     }
 }
 

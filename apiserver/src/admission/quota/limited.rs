@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use coracle_schema::FieldErrors;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::{
         resources,
     },
     registry::Object,
-    wire::{Status, configuration::Format},
+    wire::{Status, configuration::Format, status::refused},
 };
 
 const FIELDS: &[(&str, &[&str])] = &[
@@ -54,7 +55,12 @@ struct Scope {
 impl Limited {
     /// Reads the file; the error says what is wrong with it.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        FORMAT.read_or(&LEGACY, bytes)
+        let limited: Self = FORMAT.read_or(&LEGACY, bytes)?;
+        let mut errors = FieldErrors::none();
+        for at in (0..).zip(&limited.limited_resources).filter(|(_, one)| one.resource.is_empty()).map(|(at, _): (usize, _)| at) {
+            errors.required(format!("limitedResources[{at}].resource"), "");
+        }
+        refused(&errors).map(|()| limited)
     }
 
     /// Whether nothing is.
@@ -110,5 +116,21 @@ impl Scope {
     fn shown(&self) -> String {
         let values: Vec<&str> = self.values.iter().filter_map(Value::as_str).collect();
         format!("{{{} {} [{}]}}", self.scope_name, self.operator, values.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_quota_has_a_name() {
+        let read = |limited: &str| {
+            let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: ResourceQuotaConfiguration\nlimitedResources: ";
+            Limited::read(format!("{head}{limited}").as_bytes()).map(|limited| limited.limited_resources.len())
+        };
+        assert_eq!(read("[{resource: pods}]"), Ok(1));
+        let refused = read("[{resource: pods}, {apiGroup: a}, {}]").unwrap_err();
+        assert_eq!(refused, "[limitedResources[1].resource: Required value, limitedResources[2].resource: Required value]");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::{webhook::Accounts, wire::configuration::Format};
+use crate::{admission::settings, webhook::Accounts, wire::configuration::Format};
 
 const FIELDS: &[(&str, &[&str])] = &[("", &["apiVersion", "kind", "kubeConfigFile", "staticManifestsDir"])];
 const FORMAT: Format =
@@ -22,9 +22,7 @@ struct File {
 /// The users of the kubeconfig it names, if it names one. The error says what is wrong.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Accounts>, String> {
     let File { kube_config_file: file, static_manifests_dir: manifests } = FORMAT.read_or(&LEGACY, bytes)?;
-    if !manifests.is_empty() {
-        return Err("staticManifestsDir is not supported".to_owned());
-    }
+    settings::refuse_manifests(&manifests)?;
     if file.as_os_str().is_empty() {
         return Ok(None);
     }
