@@ -3,9 +3,12 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{gates, page::Page, store};
-use crate::request::{
-    layers::Layers,
-    paths::{self, GIT_VERSION},
+use crate::{
+    registry::{Catalog, Kind},
+    request::{
+        layers::Layers,
+        paths::{self, GIT_VERSION},
+    },
 };
 
 /// What upstream calls the first of its stores.
@@ -33,15 +36,21 @@ async fn objects(page: &mut Page, layers: &Layers) {
     const HELP: &str =
         "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.";
     let storage = &layers.api.storage;
-    let catalog = storage.catalog();
-    let custom = catalog.custom().map(|served| &served.stored);
-    let mut counted: HashSet<&str> = HashSet::new();
-    for kind in catalog.kinds().iter().chain(custom) {
-        let Some(prefix) = kind.prefix.as_deref().filter(|prefix| counted.insert(prefix)) else { continue };
+    for (prefix, kind) in stored(&storage.catalog()) {
         let count = storage.count(prefix).await.map_or(-1.0, |count| count as f64);
         page.gauge(NAME, HELP, &[("group", &kind.id.group), ("resource", &kind.id.resource)], count);
     }
     store::write(page, storage, STORE).await;
+}
+
+/// Each collection there is, by its prefix, and a kind of what is in it.
+pub(super) fn stored(catalog: &Catalog) -> impl Iterator<Item = (&str, &Arc<Kind>)> {
+    let custom = catalog.custom().map(|served| &served.stored);
+    let mut seen: HashSet<&str> = HashSet::new();
+    catalog.kinds().iter().chain(custom).filter_map(move |kind| {
+        let prefix = kind.prefix.as_deref().filter(|prefix| seen.insert(prefix))?;
+        Some((prefix, kind))
+    })
 }
 
 fn version(page: &mut Page, layers: &Layers) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use coracle_store::{Revision, StoreError};
 
 use super::{
+    gathered,
     page::{Page, Type},
     series::{Counters, Histograms},
 };
@@ -103,12 +104,7 @@ pub(super) async fn write(page: &mut Page, storage: &Storage, store: &str) {
 
 /// What is known of each cached resource.
 fn caches(page: &mut Page, storage: &Storage) {
-    let catalog = storage.catalog();
-    let custom = catalog.custom().map(|served| &served.stored);
-    let mut seen: Vec<&str> = Vec::new();
-    for kind in catalog.kinds().iter().chain(custom) {
-        let Some(prefix) = kind.prefix.as_deref().filter(|prefix| !seen.contains(prefix)) else { continue };
-        seen.push(prefix);
+    for (prefix, kind) in gathered::stored(&storage.catalog()) {
         let Some(collection) = storage.known(prefix) else { continue };
         let (loads, events) = collection.counts();
         let labels = [("group", &*kind.id.group), ("resource", &*kind.id.resource)];
