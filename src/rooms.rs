@@ -6,13 +6,15 @@ use anyhow::{Context, Result};
 use coracle_apiserver::authn::keys::SigningKey;
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
+use futures::future::BoxFuture;
+use kube::Api;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     certs::Certificates,
     clients::InProcess,
-    leadership::{Leadership, Room, Times},
+    leadership::{self, Leadership, Times},
     options::ServerOptions,
     setup::Setup,
     tokens,
@@ -21,6 +23,9 @@ use crate::{
 /// Upstream's users, who may write the leases of their programs' names.
 const SCHEDULER: (&str, &str) = ("kube-scheduler", "system:kube-scheduler");
 const CONTROLLERS: (&str, &str) = ("kube-controller-manager", "system:kube-controller-manager");
+
+/// What runs over these clients until its token is cancelled.
+type Room = Arc<dyn Fn(&InProcess, CancellationToken) -> Result<BoxFuture<'static, ()>> + Send + Sync>;
 
 /// Starts the rooms the setup asks for. With `election`, each waits for its lease.
 pub(crate) fn start(
@@ -50,7 +55,10 @@ pub(crate) fn start(
         match election {
             None => drop(tasks.spawn(room(clients, stop.clone())?)),
             Some(times) => {
-                let leadership = Leadership { name, user, identity: identity.clone(), times, clients: clients.clone(), room };
+                let leases = Api::namespaced(clients.user(user, &[]), leadership::NAMESPACE);
+                let clients = clients.clone();
+                let room = Arc::new(move |fence: &_, stop| room(&clients.fenced(fence), stop));
+                let leadership = Leadership { name, identity: identity.clone(), times, leases, room };
                 drop(tasks.spawn(leadership.run(stop.clone())));
             }
         }

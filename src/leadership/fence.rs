@@ -1,54 +1,75 @@
-//! What keeps a leader that was paused or cut off from writing after its time: its requests are refused from the moment on at which another
-//! may lead.
+//! What keeps a leader that was paused or cut off from writing after its time: from the moment on at which its lease should have been renewed,
+//! its requests are refused and those under way are given up. Another may lead a good while later.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
 };
-
-use tokio::time::Instant;
 
 /// How long writes may pass. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Fence {
-    start: Instant,
-    /// Milliseconds after `start`.
-    until: Arc<AtomicU64>,
+    until: watch::Sender<Instant>,
 }
 
 impl Fence {
     /// Nothing passes yet.
-    pub(crate) fn closed() -> Self {
-        Self { start: Instant::now(), until: Arc::default() }
+    pub(crate) fn new() -> Self {
+        Self { until: watch::Sender::new(Instant::now()) }
     }
 
     /// Open until then.
     pub(crate) fn open_until(&self, end: Instant) {
-        let millis = end.saturating_duration_since(self.start).as_millis();
-        self.until.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Release);
+        self.until.send_replace(end);
     }
 
-    /// Whether it is open.
-    pub(crate) fn is_open(&self, now: Instant) -> bool {
-        now < self.start + Duration::from_millis(self.until.load(Ordering::Acquire))
+    /// Nothing passes from now on.
+    pub(crate) fn close(&self) {
+        self.open_until(Instant::now());
+    }
+
+    /// Waits until nothing passes; returns at once when that is so already.
+    pub(crate) async fn closed(&self) {
+        let mut changes = self.until.subscribe();
+        loop {
+            let end = *changes.borrow_and_update();
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(end) => {}
+                // The sender is kept by this fence.
+                _ = changes.changed() => {}
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
     use super::*;
 
-    #[test]
-    fn a_fence_is_open_until_its_end_and_can_be_opened_longer() {
-        let (fence, now) = (Fence::closed(), Instant::now());
-        assert!(!fence.is_open(now));
-        let second = Duration::from_secs(1);
-        fence.open_until(now + second);
-        assert!(fence.is_open(now) && !fence.is_open(now + second));
-        fence.clone().open_until(now + 2 * second);
-        assert!(fence.is_open(now + second));
+    #[tokio::test]
+    async fn a_fence_is_open_until_its_end_and_can_be_opened_longer() {
+        let (fence, hour) = (Fence::new(), Duration::from_secs(3600));
+        assert!(fence.closed().now_or_never().is_some());
+        fence.open_until(Instant::now() + hour);
+        assert!(fence.closed().now_or_never().is_none());
+        // Who waits learns of a later end, and of an earlier one.
+        let waiting = tokio::spawn({
+            let fence = fence.clone();
+            async move { fence.closed().await }
+        });
+        fence.open_until(Instant::now() + 2 * hour);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        fence.close();
+        waiting.await.unwrap();
+        fence.open_until(Instant::now() + Duration::from_millis(20));
+        fence.closed().await;
     }
 }
