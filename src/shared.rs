@@ -74,6 +74,8 @@ pub(crate) fn kept(data_dir: &Path) -> PathBuf {
 /// missing in the folder.
 pub(crate) async fn agree(store: &dyn Store, data_dir: &Path, token: Option<String>, make: impl Fn() -> Result<()>) -> Result<()> {
     let (pki, key) = (data_dir.join("pki"), Key::from(KEY));
+    // What is made below is nobody's yet.
+    let is_own = pki.join("ca.crt").exists();
     for _ in 0..RETRIES {
         let found = store.get(&key).await.context("the servers' certificates cannot be read from the store")?.value;
         let Some(entry) = found else {
@@ -82,20 +84,30 @@ pub(crate) async fn agree(store: &dyn Store, data_dir: &Path, token: Option<Stri
             let value = serde_json::to_vec(&seal(&pki, &token)?)?;
             match store.commit(&key, Expect::Absent, Write::put(value)).await {
                 Ok(_) => return Ok(()),
+                // Another server started at the same moment; or it was this one, whose answer was lost.
                 Err(StoreError::Exists { .. }) => continue,
                 Err(error) => return Err(error).context("the servers' certificates cannot be kept in the store"),
             }
         };
         let stored: Stored = serde_json::from_slice(&entry.value).context("what the store keeps of certificates cannot be read")?;
         if pki.join("ca.crt").exists() {
-            if fingerprint(&pki)? == stored.authority {
+            let is_theirs = fingerprint(&pki)? == stored.authority;
+            // Otherwise a join broke off: it is gone on with.
+            if is_theirs && FILES.iter().all(|file| pki.join(file).exists()) {
                 return Ok(());
             }
-            if FILES.iter().all(|file| pki.join(file).exists()) {
+            if !is_theirs && is_own {
                 bail!(
                     "{} has another certificate authority than the servers on this store; start with an empty --data-dir and their --token to join them",
                     pki.display()
                 );
+            }
+            if !is_theirs {
+                // What was made a moment ago was shown to nobody, and what it signed is good for nothing.
+                discard(&pki)?;
+                if token.is_none() {
+                    discard(&kept(data_dir))?;
+                }
             }
         }
         let token = token.context(
@@ -104,6 +116,12 @@ pub(crate) async fn agree(store: &dyn Store, data_dir: &Path, token: Option<Stri
         return open(&stored, &token, &pki);
     }
     bail!("the servers' certificates change faster than they can be read")
+}
+
+/// Removes a file or a folder.
+fn discard(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn made(data_dir: &Path) -> Result<String> {
@@ -178,6 +196,14 @@ mod tests {
         certs::load_or_make(&folder.join("pki"), &names, 1_800_000_000).map(drop)
     }
 
+    /// Both have the same of what all must have alike.
+    fn same(first: &tempfile::TempDir, second: &tempfile::TempDir) {
+        for file in FILES {
+            let read = |folder: &Path| std::fs::read(folder.join("pki").join(file)).unwrap();
+            assert_eq!(read(first.path()), read(second.path()), "{file}");
+        }
+    }
+
     #[tokio::test]
     async fn a_second_server_with_the_token_has_what_the_first_has() {
         let store = Embedded::open(&Options::memory()).unwrap();
@@ -186,15 +212,62 @@ mod tests {
         let token = token(None, None, first.path()).unwrap().unwrap();
         assert_eq!(token.len(), 64);
         agree(&store, second.path(), Some(token), || make(second.path())).await.unwrap();
-        for file in FILES {
-            let read = |folder: &Path| std::fs::read(folder.join("pki").join(file)).unwrap();
-            assert_eq!(read(first.path()), read(second.path()), "{file}");
-        }
+        same(&first, &second);
         // Again, without a token: it has what it needs.
         agree(&store, second.path(), None, || panic!("nothing is made")).await.unwrap();
         let kept = store.get(&Key::from(KEY)).await.unwrap().value.unwrap();
         assert!(!String::from_utf8_lossy(&kept.value).contains("PRIVATE KEY"));
         store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_join_that_broke_off_is_gone_on_with() {
+        let store = Embedded::open(&Options::memory()).unwrap();
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        agree(&store, first.path(), Some("secret".into()), || make(first.path())).await.unwrap();
+        let join = async |token: Option<&str>| agree(&store, second.path(), token.map(str::to_owned), || make(second.path())).await;
+        join(Some("secret")).await.unwrap();
+        for lost in ["token.key", "ca.key"] {
+            std::fs::remove_file(second.path().join("pki").join(lost)).unwrap();
+            assert!(join(None).await.unwrap_err().to_string().contains("--token of the first"), "{lost} is not made anew");
+            join(Some("secret")).await.unwrap();
+            same(&first, &second);
+        }
+        store.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_servers_that_start_at_the_same_moment_one_is_the_first_and_the_others_join_it() {
+        for token in [Some("secret"), None] {
+            let store = Embedded::open(&Options::memory()).unwrap();
+            let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            // Both find nothing in the store; the first is done while the second still makes its own.
+            let race = || {
+                make(second.path())?;
+                let first = agree(&store, first.path(), token.map(str::to_owned), || make(first.path()));
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(first))
+            };
+            let joined = agree(&store, second.path(), token.map(str::to_owned), race).await;
+            if token.is_some() {
+                joined.unwrap();
+                same(&first, &second);
+                // What its own authority signed is gone, too: this is signed by the one they share.
+                let certificates = certs::load_or_make(&second.path().join("pki"), &Names { server: vec![], agent: vec![] }, 1_800_000_000);
+                let of = |pem: &str| x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
+                let (admin, authority) = certificates.map(|made| (of(&made.admin.certificate), of(&made.authority))).unwrap();
+                let (_, admin) = X509Certificate::from_der(&admin).unwrap();
+                let (_, authority) = X509Certificate::from_der(&authority).unwrap();
+                assert_eq!(admin.verify_signature(Some(authority.public_key())), Ok(()));
+            } else {
+                // It was given no token, and its own opens nothing: it is started again with the first's.
+                assert!(joined.unwrap_err().to_string().contains("--token of the first"));
+                assert!(!kept(second.path()).exists());
+                let token = super::token(None, None, first.path()).unwrap();
+                agree(&store, second.path(), token, || panic!("nothing is made")).await.unwrap();
+                same(&first, &second);
+            }
+            store.close().await;
+        }
     }
 
     #[tokio::test]
