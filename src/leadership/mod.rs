@@ -317,7 +317,7 @@ mod tests {
         }
 
         fn answer(&mut self, method: &Method, is_list: bool, body: &[u8]) -> (u16, Value) {
-            let refused = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "no", "code": code}));
+            let refused = |code: u16, reason: &str| (code, json!({"kind": "Status", "status": "Failure", "reason": reason, "code": code}));
             let sent = || serde_json::from_slice::<Value>(body).unwrap();
             match (method, &self.lease) {
                 (&Method::GET, kept) if is_list => {
@@ -325,12 +325,12 @@ mod tests {
                     (200, json!({"kind": "LeaseList", "metadata": metadata, "items": kept.iter().collect::<Vec<_>>()}))
                 }
                 (&Method::GET, Some(kept)) => (200, kept.clone()),
-                (&Method::GET, None) => refused(404),
+                (&Method::GET, None) => refused(404, "NotFound"),
                 (&Method::POST, None) => self.keep(sent()),
                 (&Method::PUT, Some(kept)) if kept["metadata"]["resourceVersion"] == sent()["metadata"]["resourceVersion"] => {
                     self.keep(sent())
                 }
-                _ => refused(409),
+                _ => refused(409, "Conflict"),
             }
         }
     }
@@ -403,6 +403,7 @@ mod tests {
             move |fence, stop| {
                 let (fence, tell, end) = (fence.clone(), tell.clone(), end.clone());
                 Ok(Box::pin(async move {
+                    tell.send(fence.clone()).unwrap();
                     stop.cancelled().await;
                     tell.send(fence).unwrap();
                     end.cancelled().await;
@@ -411,9 +412,7 @@ mod tests {
         });
         let stop = CancellationToken::new();
         let running = tokio::spawn(leadership("a", &kept, room).run(stop.clone()));
-        while kept.lock().unwrap().lease.is_none() {
-            tokio::task::yield_now().await;
-        }
+        told.recv().await.unwrap();
         stop.cancel();
         let fence = told.recv().await.unwrap();
         assert_eq!(spec(&kept).holder_identity.as_deref(), Some("a"));
