@@ -61,6 +61,10 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let listener = TcpListener::bind(setup.listen).await.with_context(|| format!("--listen: cannot listen on {}", setup.listen))?;
     // Port 0 asks for any that is free.
     setup.listen = listener.local_addr().context("--listen")?;
+    if setup.is_out_of_reach() {
+        let (listens, told) = (setup.listen, setup.advertise);
+        tracing::warn!(%listens, %told, "other servers, and pods, are told an address that this server does not listen on: set --listen");
+    }
     let now = jiff::Timestamp::now().as_second();
     let election = options.leadership.times(setup.shared)?;
     let opening = Instant::now();

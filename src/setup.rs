@@ -38,6 +38,9 @@ impl Setup {
         if options.store != StoreChoice::Etcd && !options.etcd.etcd_servers.is_empty() {
             bail!("--etcd-servers needs --store=etcd");
         }
+        if options.store != StoreChoice::Etcd && (options.token.is_some() || options.token_file.is_some()) {
+            bail!("--token and --token-file need --store=etcd: servers on one etcd are joined with it");
+        }
         if options.store == StoreChoice::Memory && options.agent == Some(Switch::On) {
             bail!("--store=memory with --agent=on would forget pods whose containers go on; use --store=embedded");
         }
@@ -69,6 +72,11 @@ impl Setup {
         })
     }
 
+    /// Whether other servers and pods are told an address that nobody listens on.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.shared && self.listen.ip().is_loopback() && !self.advertise.is_loopback()
+    }
+
     /// The server's address for a client on this machine.
     pub(crate) fn url(&self) -> String {
         let host = if self.listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.listen.ip() };
@@ -92,5 +100,32 @@ impl Setup {
             names.dedup();
         }
         Names { server, agent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::server_of;
+
+    fn of(line: &str) -> Result<Setup> {
+        Setup::new(&server_of(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap())
+    }
+
+    #[test]
+    fn a_token_without_other_servers_is_refused() {
+        for line in ["--agent=off --token=x", "--agent=off --store=memory --token-file=/x"] {
+            let error = of(line).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("--token and --token-file need --store=etcd"), "{error}");
+        }
+        of("--agent=off --store=etcd --etcd-servers=http://127.0.0.1:2379 --token=x").unwrap();
+    }
+
+    #[test]
+    fn a_shared_server_that_listens_where_the_others_do_not_look_is_out_of_reach() {
+        let of = |more: &str| of(&format!("--agent=off --node-ip=192.0.2.7 {more}")).unwrap().is_out_of_reach();
+        assert!(of("--store=etcd"));
+        assert!(!of("--store=etcd --listen=0.0.0.0:6443") && !of("--store=etcd --listen=192.0.2.7:6443"));
+        assert!(!of("--store=etcd --advertise-address=127.0.0.1") && !of("--store=memory"));
     }
 }
