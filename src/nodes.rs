@@ -134,9 +134,11 @@ async fn hollow(options: &ServerOptions, setup: &Setup, clients: &InProcess, sha
         // Each server has its own.
         let name = if setup.shared { format!("{}-hollow-{n}", setup.node_name) } else { format!("hollow-{n}") };
         let folder = options.data_dir.join("hollow").join(&name);
-        // Where no controller of this server's gives nodes their ranges, they take one themselves: without it none is ready.
-        let pod_cidrs = if setup.controllers { Vec::new() } else { vec![format!("{}/24", options.cluster_cidr.nth((n % 256) << 8))] };
-        Options { port, pod_cidrs, ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &folder) }
+        Options {
+            port,
+            pod_cidrs: ranges(setup, options.cluster_cidr, n),
+            ..node_options(options, &name, IpAddr::V4(Ipv4Addr::LOCALHOST), &folder)
+        }
     };
     let watch = clients.user("coracle:hollow-nodes", &["system:masters"]);
     let clients = clients.clone();
@@ -147,6 +149,29 @@ async fn hollow(options: &ServerOptions, setup: &Setup, clients: &InProcess, sha
     Ok(())
 }
 
+/// The addresses of hollow node `n`, where no controller gives nodes their ranges: without one none is ready. On a shared store the controllers
+/// of whoever leads do.
+fn ranges(setup: &Setup, cluster: Cidr, n: u32) -> Vec<String> {
+    if setup.controllers || setup.shared { Vec::new() } else { vec![format!("{}/24", cluster.nth((n % 256) << 8))] }
+}
+
 fn node_options(options: &ServerOptions, name: &str, address: IpAddr, data_dir: &Path) -> Options {
     Options { cluster_dns: vec![options.service_cidr.nth(DNS_OFFSET).into()], ..Options::new(name, address, data_dir.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::server_of;
+
+    #[test]
+    fn hollow_nodes_take_a_range_where_nobody_else_gives_them_one() {
+        let of = |line: &str| {
+            let options = server_of(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap();
+            ranges(&Setup::new(&options).unwrap(), options.cluster_cidr, 2)
+        };
+        assert_eq!(of("--agent=off --without=controllers"), ["10.42.2.0/24"]);
+        assert!(of("--agent=off").is_empty());
+        assert!(of("--agent=off --without=controllers --store=etcd").is_empty(), "another server may lead");
+    }
 }
