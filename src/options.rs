@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Migrate(Box<MigrateOptions>),
     /// Start a second, isolated copy of a running cluster's state, for trying something out.
     Fork(ForkOptions),
-    /// Print what was changed of an object lately, when and by whom: coracle history deployment/web -n shop.
+    /// Print what was changed of an object lately, when and by which field manager: coracle history deployment/web -n shop.
     History(HistoryOptions),
     /// Print who may do something, and why: coracle who-can get secrets -n default.
     WhoCan(WhoCanOptions),
