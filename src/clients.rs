@@ -91,10 +91,7 @@ mod tests {
     };
 
     use http::Method;
-    use tokio::{
-        sync::Notify,
-        time::Instant,
-    };
+    use tokio::{sync::Notify, time::Instant};
 
     use super::*;
 
