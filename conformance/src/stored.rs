@@ -6,11 +6,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -18,21 +18,14 @@ use crate::differential::{
     api::{Api, Resource},
     corpus::{self, Seed},
     http::{Connection, Question},
-    peer::Peer,
+    peer::{Peer, Programs},
 };
 
 /// Flags of `coracle-conformance store`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The binary under test.
-    #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
-    binary: PathBuf,
-    /// kube-apiserver of the same version.
-    #[arg(long, value_name = "FILE")]
-    peer: PathBuf,
-    /// etcd for both.
-    #[arg(long, value_name = "FILE")]
-    etcd: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Folder of objects.
     #[arg(long, value_name = "DIR", default_value = "conformance/corpus")]
     corpus: PathBuf,
@@ -74,45 +67,48 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 async fn take_turns(options: &Options) -> Result<Findings> {
-    let there = |flag: &str, file: &PathBuf| file.canonicalize().with_context(|| format!("--{flag}: {} is not there", file.display()));
-    let (binary, theirs, etcd) = (there("binary", &options.binary)?, there("peer", &options.peer)?, there("etcd", &options.etcd)?);
+    let [binary, theirs, etcd] = options.programs.find()?;
     let mut peer = Peer::with_etcd(&etcd, "admin")?;
     let ours = peer.folder().join("kube-apiserver");
     symlink(&binary, &ours)?;
     let mut found = Findings::default();
 
-    let (mut connection, api) = begin(&mut peer, &theirs).await?;
+    peer.serve(&theirs)?;
+    let (mut connection, api) = ready(&mut peer).await?;
     found.create(&mut connection, &api, &corpus::seeds(&options.corpus)?).await;
     let written = list(&mut connection, &api).await?;
     let kinds: BTreeSet<&str> = written.keys().filter_map(|path| path.rsplit('/').nth(1)).collect();
     found.said.push(format!("kube-apiserver wrote {} objects of {} resources", written.len(), kinds.len()));
 
     // The names are the binary's; what differs is who wrote last.
-    let (mut connection, api) = begin(&mut peer, &ours).await?;
+    // What upstream's program ends with is its own affair.
+    peer.end()?;
+    peer.serve(&ours)?;
+    let (mut connection, api) = ready(&mut peer).await?;
     found.compare("what kube-apiserver wrote, read by the binary", &written, &list(&mut connection, &api).await?);
     found.touch(&mut connection, "binary", &written).await;
     let written = list(&mut connection, &api).await?;
 
-    let (mut connection, api) = begin(&mut peer, &theirs).await?;
+    found.end(&mut peer)?;
+    peer.serve(&theirs)?;
+    let (mut connection, api) = ready(&mut peer).await?;
     found.compare("what the binary wrote, read by kube-apiserver", &written, &list(&mut connection, &api).await?);
     found.write_again(&mut connection, &written).await;
     found.touch(&mut connection, "upstream", &written).await;
     let written = list(&mut connection, &api).await?;
 
-    let (mut connection, api) = begin(&mut peer, &ours).await?;
+    peer.end()?;
+    peer.serve(&ours)?;
+    let (mut connection, api) = ready(&mut peer).await?;
     found.compare("what kube-apiserver wrote after that, read by the binary", &written, &list(&mut connection, &api).await?);
     found.remove(&mut connection, &written).await;
-    peer.end()?;
+    found.end(&mut peer)?;
     Ok(found)
 }
 
-/// Starts an API server in the place of the one before.
-async fn begin(peer: &mut Peer, program: &Path) -> Result<(Connection, Api)> {
-    if peer.is_serving() {
-        peer.end()?;
-    }
-    peer.serve(program)?;
-    let server = peer.ready().await.with_context(|| program.display().to_string())?;
+/// Waits for the API server that was started.
+async fn ready(peer: &mut Peer) -> Result<(Connection, Api)> {
+    let server = peer.ready().await?;
     let mut connection = Connection::new(&Arc::clone(&server));
     let api = Api::read(&mut connection).await?;
     Ok((connection, api))
@@ -163,6 +159,15 @@ fn difference(written: &Value, read: &Value, at: &str) -> String {
 }
 
 impl Findings {
+    /// Ends the binary, which must end well.
+    fn end(&mut self, peer: &mut Peer) -> Result<()> {
+        let status = peer.end()?;
+        if !status.success() {
+            self.wrong.push(format!("told to end, the binary ends with {status}"));
+        }
+        Ok(())
+    }
+
     async fn create(&mut self, connection: &mut Connection, api: &Api, seeds: &[Seed]) {
         let mut refused = 0;
         // What others need comes first.
@@ -183,6 +188,9 @@ impl Findings {
             connection.ask(&Question { method: "PUT", path, content_type: "application/json", body: object.to_string() }).await;
         }
         self.said.push(format!("{refused} of {} objects of the corpus are none to create (reviews, odd ones)", seeds.len()));
+        if refused * 2 > seeds.len() {
+            self.wrong.push(format!("kube-apiserver takes {} of {} objects of the corpus only", seeds.len() - refused, seeds.len()));
+        }
     }
 
     /// What one wrote must be what the other reads.
@@ -221,15 +229,19 @@ impl Findings {
             }
         }
         self.said.push(format!("{touched} of {} objects are written by {by}", objects.len()));
-        // Objects that were stored with something that is refused today.
-        if touched * 10 < objects.len() * 9 {
+        self.refuses(by, &refused, objects.len());
+    }
+
+    /// A few objects were stored with something that is refused today.
+    fn refuses(&mut self, by: &str, refused: &[String], of: usize) {
+        if refused.len() * 10 > of {
             self.wrong.push(format!("{by} refuses to write {}", refused.join(", ")));
         }
     }
 
     /// What is kept must be what kube-apiserver would keep, or it keeps it anew.
     async fn write_again(&mut self, connection: &mut Connection, objects: &Objects) {
-        let (mut kept, mut moved, mut json) = (0, Vec::new(), 0);
+        let (mut kept, mut moved, mut json, mut refused) = (0, Vec::new(), 0, Vec::new());
         // Of an event kube-apiserver forgets who wrote it as one of the other group.
         for path in objects.keys().filter(|path| !path.contains("/events/")) {
             let before = connection.get(path).await.body;
@@ -240,10 +252,11 @@ impl Findings {
                 (200, false) if JSON.iter().any(|of| path.starts_with(of)) => json += 1,
                 (200, false) if OF_SERVERS.iter().any(|part| path.contains(part)) => {}
                 (200, false) => moved.push(path.as_str()),
-                _ => {}
+                (code, _) => refused.push(format!("{path} ({code} {})", reply.body["message"])),
             }
         }
         self.said.push(format!("{kept} values are byte for byte what kube-apiserver writes, {json} are the same JSON in another order"));
+        self.refuses("kube-apiserver", &refused, objects.len());
         if !moved.is_empty() {
             self.wrong.push(format!("kept in another form than kube-apiserver's: {}", moved.join(", ")));
         }

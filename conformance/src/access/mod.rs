@@ -31,7 +31,7 @@ use crate::{
     differential::{
         api::Api,
         http::{Connection, Question, Reply, Server},
-        peer::Peer,
+        peer::{Peer, there},
     },
 };
 
@@ -72,7 +72,6 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 async fn compare(options: &Options) -> Result<bool> {
-    let there = |flag: &str, file: &PathBuf| file.canonicalize().with_context(|| format!("--{flag}: {} is not there", file.display()));
     let binary = there("binary", &options.binary)?;
     let mut peer = match (&options.peer, &options.etcd) {
         (Some(peer), Some(etcd)) => Some(Peer::start(&there("peer", peer)?, &there("etcd", etcd)?, "admin")?),

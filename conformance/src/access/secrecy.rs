@@ -59,11 +59,14 @@ pub(super) async fn run(binary: &Path, wrong: &mut Vec<String>) -> Result<Tried>
         if !text.contains(shows) {
             bail!("the {what} does not tell of what was done: nothing can be found in it");
         }
+        let before = wrong.len();
         for line in text.lines().filter(|line| is_marked(line) || issued.iter().any(|token| line.contains(token))) {
             wrong.push(format!("by secrets: the {what} tells: {}", line.chars().take(300).collect::<String>()));
         }
+        held += usize::from(wrong.len() == before);
     }
-    Ok(Tried { label: "by secrets and tokens", tried: questions.len() + 2, held: held + 2 })
+    // The questions, and the two logs.
+    Ok(Tried { label: "by secrets and tokens", tried: questions.len() + 2, held })
 }
 
 fn is_marked(text: &str) -> bool {

@@ -29,7 +29,7 @@ use self::{
     cases::{Case, Subject},
     corpus::Seed,
     http::{Connection, Reply, Server},
-    peer::Peer,
+    peer::{Peer, Programs},
 };
 use crate::cluster::Cluster;
 
@@ -43,15 +43,8 @@ const USER: &str = "admin";
 /// Flags of `coracle-conformance diff`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The binary under test.
-    #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
-    binary: PathBuf,
-    /// kube-apiserver of the same version.
-    #[arg(long, value_name = "FILE")]
-    peer: PathBuf,
-    /// etcd for it.
-    #[arg(long, value_name = "FILE")]
-    etcd: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Folder of objects and requests.
     #[arg(long, value_name = "DIR", default_value = "conformance/corpus")]
     corpus: PathBuf,
@@ -98,8 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 async fn compare_servers(options: &Options) -> Result<bool> {
-    let there = |flag: &str, file: &PathBuf| file.canonicalize().with_context(|| format!("--{flag}: {} is not there", file.display()));
-    let (binary, apiserver, etcd) = (there("binary", &options.binary)?, there("peer", &options.peer)?, there("etcd", &options.etcd)?);
+    let [binary, apiserver, etcd] = options.programs.find()?;
     let seeds = corpus::seeds(&options.corpus)?;
     let accepted = Accepted::read(&options.accepted, &options.open)?;
     let mut peer = Peer::start(&apiserver, &etcd, USER)?;

@@ -2,13 +2,14 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
@@ -16,6 +17,32 @@ use super::http::{Connection, Server};
 
 /// How long upstream may take to be ready; it is slow on small machines.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is compared, and what it is compared with.
+#[derive(Args)]
+pub(crate) struct Programs {
+    /// The binary under test.
+    #[arg(long, value_name = "FILE", default_value = "target/release/coracle")]
+    binary: PathBuf,
+    /// kube-apiserver of the same version.
+    #[arg(long, value_name = "FILE")]
+    peer: PathBuf,
+    /// etcd.
+    #[arg(long, value_name = "FILE")]
+    etcd: PathBuf,
+}
+
+impl Programs {
+    /// The binary, kube-apiserver and etcd, if all are there.
+    pub(crate) fn find(&self) -> Result<[PathBuf; 3]> {
+        Ok([there("binary", &self.binary)?, there("peer", &self.peer)?, there("etcd", &self.etcd)?])
+    }
+}
+
+/// The whole path of a file that a flag names.
+pub(crate) fn there(flag: &str, file: &Path) -> Result<PathBuf> {
+    file.canonicalize().with_context(|| format!("--{flag}: {} is not there", file.display()))
+}
 
 /// A running kube-apiserver with its etcd; both end when dropped.
 pub(crate) struct Peer {
@@ -112,24 +139,23 @@ impl Peer {
         )
     }
 
-    /// Whether an API server runs beside the etcd.
-    pub(crate) fn is_serving(&self) -> bool {
-        self.children.len() > 1
-    }
-
-    /// Ends the API server as a supervisor does, and leaves etcd.
-    pub(crate) fn end(&mut self) -> Result<()> {
-        let Some(mut server) = self.children.pop() else { return Ok(()) };
+    /// Ends the API server as a supervisor does, and leaves etcd; how it ended.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus> {
+        // The first is etcd.
+        let mut server = (self.children.len() > 1).then(|| self.children.pop()).flatten().context("no API server runs")?;
         Command::new("kill").args(["-TERM", &server.id().to_string()]).status().context("kill")?;
         let start = Instant::now();
-        while server.try_wait()?.is_none() {
+        loop {
+            if let Some(status) = server.try_wait()? {
+                return Ok(status);
+            }
             if start.elapsed() > PATIENCE {
                 server.kill()?;
+                server.wait()?;
                 bail!("the API server does not end");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
     }
 
     /// The folder of its files.

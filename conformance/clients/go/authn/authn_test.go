@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,12 +15,11 @@ import (
 	"regexp"
 	"sort"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-)
 
-const patience = 40 * time.Second
+	"coracle/conformance/clients/apiserver"
+)
 
 // world is what the servers are configured with.
 type world struct {
@@ -39,10 +36,10 @@ func newWorld(t *testing.T) *world {
 	w.issuers, w.clients, w.others, w.front = newAuthority(t, "issuers"), newAuthority(t, "clients"), newAuthority(t, "others"), newAuthority(t, "front")
 	w.first, w.second = newIssuer(t, w.issuers), newIssuer(t, w.issuers)
 	w.webhook = newWebhook(t, w.issuers, w.folder)
-	w.tokens = write(t, w.folder, "tokens.csv", "fixed-token,file-user,f-1,\"a,b\"\nplain-token,plain,p-1\nadmin-token,admin,1,system:masters\n")
+	w.tokens = apiserver.Write(t, w.folder, "tokens.csv", "fixed-token,file-user,f-1,\"a,b\"\nplain-token,plain,p-1\nadmin-token,admin,1,system:masters\n")
 	certificate, key := w.issuers.leaf(t, "sa", nil)
-	w.saCertificate, w.saKey = write(t, w.folder, "sa.crt", certificate), write(t, w.folder, "sa.key", key)
-	w.config = write(t, w.folder, "authentication.yaml", w.configuration())
+	w.saCertificate, w.saKey = apiserver.Write(t, w.folder, "sa.crt", certificate), apiserver.Write(t, w.folder, "sa.key", key)
+	w.config = apiserver.Write(t, w.folder, "authentication.yaml", w.configuration())
 	return w
 }
 
@@ -87,55 +84,17 @@ jwt:
 }
 
 // server is a running kube-apiserver.
-type server struct {
-	url    string
-	client *http.Client
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
-}
+type server struct{ *apiserver.Server }
 
 // store starts the etcd of a pair of programs.
 func store(t *testing.T, assets string) string {
 	t.Helper()
-	at, peers := freePort(t), freePort(t)
+	at, peers := apiserver.FreePort(t), apiserver.FreePort(t)
 	url, peer := fmt.Sprintf("http://127.0.0.1:%d", at), fmt.Sprintf("http://127.0.0.1:%d", peers)
-	start(t, filepath.Join(assets, "etcd"), []string{
-		"--listen-client-urls=" + url, "--advertise-client-urls=" + url, "--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=default=" + peer, "--data-dir=" + t.TempDir(), "--unsafe-no-fsync=true",
-	})
+	apiserver.Run(t, filepath.Join(assets, "etcd"),
+		"--listen-client-urls="+url, "--advertise-client-urls="+url, "--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer,
+		"--initial-cluster=default="+peer, "--data-dir="+t.TempDir(), "--unsafe-no-fsync=true")
 	return url
-}
-
-func start(t *testing.T, program string, arguments []string) *os.File {
-	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), filepath.Base(program)+".log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := exec.Command(program, arguments...)
-	command.Stdout, command.Stderr = log, log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM)
-		done := make(chan struct{})
-		go func() { _ = command.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(20 * time.Second):
-			_ = command.Process.Kill()
-		}
-	})
-	return log
 }
 
 func (w *world) flags(t *testing.T, etcd string, port int) []string {
@@ -148,57 +107,26 @@ func (w *world) flags(t *testing.T, etcd string, port int) []string {
 
 func (w *world) start(t *testing.T, assets string, more ...string) *server {
 	t.Helper()
-	port := freePort(t)
-	log := start(t, filepath.Join(assets, "kube-apiserver"), append(w.flags(t, store(t, assets), port), more...))
-	of := &server{url: fmt.Sprintf("https://127.0.0.1:%d", port), client: client(nil)}
-	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		if answer, err := of.client.Get(of.url + "/readyz"); err == nil {
-			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				return of
-			}
-		}
-		if time.Since(began) > patience {
-			said, _ := os.ReadFile(log.Name())
-			t.Fatalf("%s is not ready: %s", assets, said)
-		}
-	}
-}
-
-func client(certificate *tls.Certificate) *http.Client {
-	config := &tls.Config{InsecureSkipVerify: true}
-	if certificate != nil {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil }
-	}
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	port := apiserver.FreePort(t)
+	return &server{apiserver.Start(t, assets, port, append(w.flags(t, store(t, assets), port), more...)...)}
 }
 
 // whoami is what a SelfSubjectReview says: the user, or the code and message of the refusal.
-func (s *server) whoami(of *http.Client, headers map[string]string) string {
+func (s *server) whoami(headers map[string]string) string {
 	body := `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`
-	request, err := http.NewRequest(http.MethodPost, s.url+"/apis/authentication.k8s.io/v1/selfsubjectreviews", strings.NewReader(body))
-	if err != nil {
-		return err.Error()
+	code, said := s.Ask(http.MethodPost, "/apis/authentication.k8s.io/v1/selfsubjectreviews", body, headers)
+	if code == 0 {
+		return "broken: " + said
 	}
-	request.Header.Set("Content-Type", "application/json")
-	for name, value := range headers {
-		request.Header.Set(name, value)
-	}
-	answer, err := of.Do(request)
-	if err != nil {
-		return "broken: " + err.Error()
-	}
-	defer answer.Body.Close()
-	bytes, _ := io.ReadAll(answer.Body)
 	var review struct {
 		Message string `json:"message"`
 		Status  any    `json:"status"`
 	}
-	if err := json.Unmarshal(bytes, &review); err != nil {
-		return fmt.Sprintf("%d %s", answer.StatusCode, bytes)
+	if err := json.Unmarshal([]byte(said), &review); err != nil {
+		return fmt.Sprintf("%d %s", code, said)
 	}
-	if answer.StatusCode != http.StatusCreated {
-		return fmt.Sprintf("%d %s", answer.StatusCode, review.Message)
+	if code != http.StatusCreated {
+		return fmt.Sprintf("%d %s", code, review.Message)
 	}
 	shown, _ := json.Marshal(review.Status)
 	return regexp.MustCompile(`X509SHA256=[0-9a-f]+`).ReplaceAllString(string(shown), "X509SHA256=…")
@@ -255,10 +183,10 @@ func TestTokensNameWhomUpstreamNames(t *testing.T) {
 		w.ready(t, server)
 		outcomes := map[string]string{}
 		for name, token := range tokens {
-			outcomes[name] = server.whoami(server.client, map[string]string{"Authorization": "Bearer " + token})
+			outcomes[name] = server.whoami(apiserver.Bearer(token))
 		}
-		outcomes["without any token"] = server.whoami(server.client, nil)
-		outcomes["basic authentication"] = server.whoami(server.client, map[string]string{"Authorization": "Basic YTpi"})
+		outcomes["without any token"] = server.whoami(nil)
+		outcomes["basic authentication"] = server.whoami(map[string]string{"Authorization": "Basic YTpi"})
 		return outcomes
 	})
 }
@@ -289,22 +217,12 @@ func (w *world) review(of *server, token string, audiences ...string) string {
 	body, _ := json.Marshal(map[string]any{
 		"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": map[string]any{"token": token, "audiences": audiences},
 	})
-	request, err := http.NewRequest(http.MethodPost, of.url+"/apis/authentication.k8s.io/v1/tokenreviews", strings.NewReader(string(body)))
-	if err != nil {
-		return err.Error()
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Authorization", "Bearer admin-token")
-	answer, err := of.client.Do(request)
-	if err != nil {
-		return err.Error()
-	}
-	defer answer.Body.Close()
+	_, answer := of.Ask(http.MethodPost, "/apis/authentication.k8s.io/v1/tokenreviews", string(body), apiserver.Bearer("admin-token"))
 	var review struct {
 		Status json.RawMessage `json:"status"`
 	}
-	if err := json.NewDecoder(answer.Body).Decode(&review); err != nil {
-		return err.Error()
+	if err := json.Unmarshal([]byte(answer), &review); err != nil {
+		return err.Error() + ": " + answer
 	}
 	// Members in one order, whoever wrote them.
 	var status any
@@ -331,20 +249,14 @@ func (w *world) review(of *server, token string, audiences ...string) string {
 func (w *world) ready(t *testing.T, of *server) {
 	t.Helper()
 	good := []string{w.first.token(nil), w.second.token(func(c map[string]any) { c["email"], c["hd"] = "r@a.io", "acme.io" })}
-	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		ready := 0
+	apiserver.Until(t, func() string { return "the issuers are not reached" }, func() bool {
 		for _, token := range good {
-			if strings.HasPrefix(of.whoami(of.client, map[string]string{"Authorization": "Bearer " + token}), "{") {
-				ready++
+			if !strings.HasPrefix(of.whoami(apiserver.Bearer(token)), "{") {
+				return false
 			}
 		}
-		if ready == len(good) {
-			return
-		}
-		if time.Since(began) > patience {
-			t.Fatal("the issuers are not reached")
-		}
-	}
+		return true
+	})
 }
 
 func (w *world) tokensByName() map[string]string {
@@ -434,8 +346,8 @@ func (w *world) tokensByName() map[string]string {
 
 func TestCertificatesAndFrontProxies(t *testing.T) {
 	w := newWorld(t)
-	bundle := write(t, w.folder, "clients.crt", w.others.pem+w.clients.pem)
-	front := write(t, w.folder, "front.crt", w.front.pem)
+	bundle := apiserver.Write(t, w.folder, "clients.crt", w.others.pem+w.clients.pem)
+	front := apiserver.Write(t, w.folder, "front.crt", w.front.pem)
 	pair := func(of *authority, name string, change func(*x509.Certificate)) *tls.Certificate {
 		certificate, key := of.leaf(t, name, change)
 		made, err := tls.X509KeyPair([]byte(certificate), []byte(key))
@@ -466,18 +378,18 @@ func TestCertificatesAndFrontProxies(t *testing.T) {
 		", names another by hand": {"X-Other-User": "dave"},
 	}
 	compare(t, "certificates", func(assets string) map[string]string {
-		server := w.start(t, assets, "--client-ca-file="+bundle, "--token-auth-file="+w.tokens, "--requestheader-client-ca-file="+front,
+		running := w.start(t, assets, "--client-ca-file="+bundle, "--token-auth-file="+w.tokens, "--requestheader-client-ca-file="+front,
 			"--requestheader-allowed-names=proxy,other", "--requestheader-username-headers=X-Remote-User,X-Other-User",
 			"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-uid-headers=X-Remote-Uid")
 		outcomes := map[string]string{}
 		for name, certificate := range certificates {
-			of := client(certificate)
+			of := &server{running.As(certificate)}
 			for case_, headers := range said {
-				outcomes[name+case_] = server.whoami(of, headers)
+				outcomes[name+case_] = of.whoami(headers)
 			}
 		}
 		for case_, headers := range said {
-			outcomes["none"+case_] = server.whoami(server.client, headers)
+			outcomes["none"+case_] = running.whoami(headers)
 		}
 		return outcomes
 	})
@@ -488,7 +400,7 @@ func TestKubectlIsWhoItsTokenSays(t *testing.T) {
 	server := w.start(t, os.Getenv("KUBEBUILDER_ASSETS"), "--authentication-config="+w.config)
 	w.ready(t, server)
 	whoami := func(token string) (string, error) {
-		said, err := exec.Command("kubectl", "--kubeconfig=/dev/null", "--server="+server.url, "--insecure-skip-tls-verify", "--token="+token,
+		said, err := exec.Command("kubectl", "--kubeconfig=/dev/null", "--server="+server.URL, "--insecure-skip-tls-verify", "--token="+token,
 			"auth", "whoami", "-o", "json").CombinedOutput()
 		return string(said), err
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"coracle/conformance/clients/apiserver"
 )
 
 // How long upstream's server is watched: with a wrong configuration it has ended by then.
@@ -127,7 +129,7 @@ func TestConfigurationsAreRefusedAsUpstreamRefusesThem(t *testing.T) {
 		var all sync.WaitGroup
 		note := func(name string, flags ...string) {
 			all.Add(1)
-			port := freePort(t)
+			port := apiserver.FreePort(t)
 			arguments := append(w.flags(t, "http://127.0.0.1:1", port), flags...)
 			go func() {
 				defer all.Done()
@@ -140,11 +142,11 @@ func TestConfigurationsAreRefusedAsUpstreamRefusesThem(t *testing.T) {
 			}()
 		}
 		for name, text := range configurations() {
-			file := write(t, w.folder, strings.ReplaceAll(name, " ", "-")+".yaml", text)
+			file := apiserver.Write(t, w.folder, strings.ReplaceAll(name, " ", "-")+".yaml", text)
 			note(name, "--authentication-config="+file)
 		}
-		good := write(t, w.folder, "good.yaml", one("", "", "", ""))
-		anonymous := write(t, w.folder, "anonymous.yaml", head+"anonymous: {enabled: true}\n")
+		good := apiserver.Write(t, w.folder, "good.yaml", one("", "", "", ""))
+		anonymous := apiserver.Write(t, w.folder, "anonymous.yaml", head+"anonymous: {enabled: true}\n")
 		note("no such file", "--authentication-config="+filepath.Join(w.folder, "nowhere"))
 		note("file and flags", "--authentication-config="+good, "--oidc-issuer-url=https://b.example", "--oidc-client-id=x")
 		note("anonymous twice", "--authentication-config="+anonymous, "--anonymous-auth=true")

@@ -19,11 +19,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"coracle/conformance/clients/apiserver"
 )
 
 // authority signs certificates of servers and clients.
@@ -239,16 +239,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 clusters: [{name: c, cluster: {server: %q, certificate-authority-data: %s}}]
 users: [{name: u, user: {token: webhook-secret}}]
 `, server.URL+"/review", base64.StdEncoding.EncodeToString([]byte(of.pem)))
-	return write(t, folder, "webhook.kubeconfig", config)
-}
-
-func write(t *testing.T, folder, name, content string) string {
-	t.Helper()
-	path := filepath.Join(folder, name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return apiserver.Write(t, folder, "webhook.kubeconfig", config)
 }
 
 // indented puts spaces before each line, as a block of YAML needs.

@@ -2,19 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"coracle/conformance/clients/apiserver"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -43,18 +37,6 @@ func text(attributes []*common.KeyValue, key string) string {
 
 // A create with a trace of its own arrives as one trace: the request below the client's span, its steps below the request.
 func TestTracesArriveAtACollector(t *testing.T) {
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		t.Skip("KUBEBUILDER_ASSETS names no kube-apiserver")
-	}
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -66,44 +48,14 @@ func TestTracesArriveAtACollector(t *testing.T) {
 	go func() { _ = receiving.Serve(listener) }()
 	defer receiving.Stop()
 
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := free.Addr().(*net.TCPAddr).Port
-	_ = free.Close()
-	tracing := write("tracing.yaml", fmt.Sprintf("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nendpoint: %s\nsamplingRatePerMillion: 0\n", listener.Addr()))
-	server := exec.Command(filepath.Join(assets, "kube-apiserver"), "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--etcd-servers=memory",
-		"--cert-dir="+dir, "--authorization-mode=RBAC", "--token-auth-file="+write("tokens.csv", "secret,admin,1,\"system:masters\"\nother,jane,2,\"dev\"\n"), "--tracing-config-file="+tracing)
-	server.Stderr = os.Stderr
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
-
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second}
+	tracing := fmt.Sprintf("apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nendpoint: %s\nsamplingRatePerMillion: 0\n", listener.Addr())
+	server := apiserver.InMemory(t, "secret,admin,1,\"system:masters\"\nother,jane,2,\"dev\"\n",
+		"--tracing-config-file="+apiserver.Write(t, t.TempDir(), "tracing.yaml", tracing))
 	ask := func(token, method, path, traceparent, body string) int {
-		request, err := http.NewRequest(method, fmt.Sprintf("https://127.0.0.1:%d%s", port, path), strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Bearer "+token)
-		request.Header.Set("Content-Type", "application/json")
-		if traceparent != "" {
-			request.Header.Set("traceparent", traceparent)
-		}
-		answer, err := client.Do(request)
-		if err != nil {
-			return 0
-		}
-		defer answer.Body.Close()
-		_, _ = io.ReadAll(answer.Body)
-		return answer.StatusCode
-	}
-	for end := time.Now().Add(60 * time.Second); ask("secret", "GET", "/readyz", "", "") != 200; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not ready")
-		}
+		headers := apiserver.Bearer(token)
+		headers["traceparent"] = traceparent
+		code, _ := server.Ask(method, path, body, headers)
+		return code
 	}
 	const theirs, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	before := time.Now()
