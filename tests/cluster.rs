@@ -1,6 +1,7 @@
-//! A server of the finished binary in a folder of its own, and the real kubectl against it.
+//! A server of the finished binary in a folder of its own, and the real kubectl against it; a real etcd.
 
 use std::{
+    ffi::OsString,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -120,15 +121,7 @@ impl Cluster {
     /// SIGTERM; how it ended.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut server = self.server.take().unwrap();
-        signal(&server, "-TERM");
-        let start = Instant::now();
-        loop {
-            if let Some(status) = server.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < PATIENCE, "SIGTERM did not end the server\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        terminated(&mut server).unwrap_or_else(|| panic!("SIGTERM did not end the server\n{}", self.log()))
     }
 
     /// The end of the server's log.
@@ -148,9 +141,57 @@ impl Drop for Cluster {
     }
 }
 
-/// Ends a process of ours by its pid.
-fn signal(process: &Child, signal: &str) {
-    Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap();
+/// A process that ends with what holds it.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    /// SIGTERM; whether it ended well.
+    pub(crate) fn stop(&mut self) -> bool {
+        terminated(&mut self.0).is_some_and(|status| status.success())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            terminated(&mut self.0);
+        }
+    }
+}
+
+/// SIGTERM to a process of ours; how it ended, unless it had to be killed.
+fn terminated(process: &mut Child) -> Option<ExitStatus> {
+    Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = process.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+    None
+}
+
+/// The real etcd: the program in `$ETCD`, or `etcd` of the path.
+pub(crate) fn etcd_program() -> OsString {
+    std::env::var_os("ETCD").unwrap_or_else(|| "etcd".into())
+}
+
+/// An etcd of one member, which keeps its data in `folder`, and its URL.
+pub(crate) fn etcd(folder: &Path) -> (Running, String) {
+    let [client, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port()));
+    let started = Command::new(etcd_program())
+        .arg(format!("--data-dir={}", folder.join("etcd-data").display()))
+        .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
+        .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
+        .arg(format!("--initial-cluster=default={peer}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    (Running(started.expect("etcd: install the package etcd-server, or name a program in $ETCD")), client)
 }
 
 fn answer(output: Output) -> Result<String, String> {

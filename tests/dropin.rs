@@ -6,31 +6,13 @@ use std::{
     net::TcpStream,
     os::unix::fs::symlink,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::Instant,
 };
 
 use tempfile::TempDir;
 
-use crate::cluster::{PATIENCE, free_port};
-
-/// Ends with what it holds.
-struct Running(Child);
-
-impl Running {
-    /// SIGTERM; whether it ended well.
-    fn stop(&mut self) -> bool {
-        Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
-        self.0.wait().unwrap().success()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::cluster::{self, PATIENCE, Running, free_port};
 
 /// A folder of two links to the binary, as KUBEBUILDER_ASSETS names one.
 fn assets() -> TempDir {
@@ -186,15 +168,7 @@ fn controllers_and_nodes_run_beside_the_api_when_asked_for() {
 fn before_a_real_etcd_the_api_server_keeps_its_objects_there_as_upstream_does() {
     let folder = assets();
     let path = folder.path();
-    let (url, peer) = (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
-    let started = Command::new("etcd")
-        .args([format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}"), format!("--listen-peer-urls={peer}")])
-        .args([format!("--initial-advertise-peer-urls={peer}"), format!("--initial-cluster=default={peer}")])
-        .arg(format!("--data-dir={}", path.join("etcd-data").display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let _etcd = Running(started.expect("etcd is needed: the Debian package etcd-server"));
+    let (_etcd, url) = cluster::etcd(path);
     let value = |key: &str| {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")

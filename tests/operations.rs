@@ -3,10 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Running, etcd};
 
 /// Runs `coracle` with these arguments.
 fn coracle(arguments: &[&str]) -> Output {
@@ -30,16 +30,6 @@ fn refused(arguments: &[&str]) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// Ends with what holds it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -262,22 +252,6 @@ fn the_database_is_checked_exported_and_compacted_and_snapshots_are_written_by_t
         refused(&["snapshot", "save", text(&cluster.folder().join("x")), "--data-dir", text(&data)])
             .contains("does not match its checksum")
     );
-}
-
-/// An etcd of one member: the program in `$ETCD`, or `etcd` of the path.
-fn etcd(folder: &Path) -> (Running, String) {
-    let [client, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", crate::cluster::free_port()));
-    let program = std::env::var_os("ETCD").unwrap_or_else(|| "etcd".into());
-    let started = Command::new(program)
-        .arg(format!("--data-dir={}", folder.join("etcd").display()))
-        .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
-        .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
-        .arg(format!("--initial-cluster=default={peer}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    (Running(started.expect("etcd: install the package etcd-server, or name a program in $ETCD")), client)
 }
 
 #[test]

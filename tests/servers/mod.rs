@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::{client::Client, load::Load, net::Net};
-use crate::cluster::PATIENCE;
+use crate::cluster::{PATIENCE, etcd_program};
 
 /// Machines 1 to 3 have an etcd, 4 to 6 a server.
 const MEMBERS: u8 = 3;
@@ -56,7 +56,7 @@ impl Servers {
         let (own, name) = (self.net.address(member), format!("m{member}"));
         let all: Vec<String> = (1..=MEMBERS).map(|member| format!("m{member}=http://{}:2380", self.net.address(member))).collect();
         let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
-        let mut command = self.net.command(member, "etcd");
+        let mut command = self.net.command(member, etcd_program());
         command.args(["--name", &name, "--data-dir"]).arg(self.folder.path().join(&name));
         command.args(["--listen-client-urls", &format!("http://{own}:2379"), "--advertise-client-urls", &format!("http://{own}:2379")]);
         command.args(["--listen-peer-urls", &format!("http://{own}:2380"), "--initial-advertise-peer-urls", &format!("http://{own}:2380")]);

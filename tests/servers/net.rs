@@ -1,9 +1,13 @@
 //! Machines that are network namespaces on one bridge, and what can go wrong between them.
 
 use std::{
+    ffi::OsStr,
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
+
+use crate::cluster::etcd_program;
 
 /// A network of machines `10.N.0.1`, `10.N.0.2`, …; this process reaches them all.
 pub(crate) struct Net {
@@ -21,9 +25,9 @@ fn run(line: &str) {
 /// Whether this machine can have such a network.
 pub(crate) fn possible() -> bool {
     let root = rustix::process::geteuid().is_root();
-    let there =
-        |program: &str| ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|folder| std::path::Path::new(folder).join(program).exists());
-    let possible = root && ["ip", "nft", "etcd"].into_iter().all(there);
+    // A whole path stands for itself.
+    let there = |program: &OsStr| ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|folder| Path::new(folder).join(program).exists());
+    let possible = root && there("ip".as_ref()) && there("nft".as_ref()) && there(&etcd_program());
     if !possible {
         println!("skipped: needs root, ip, nft and etcd");
     }
@@ -77,9 +81,9 @@ impl Net {
     }
 
     /// A command that runs on a machine.
-    pub(crate) fn command(&self, machine: u8, program: &str) -> Command {
+    pub(crate) fn command(&self, machine: u8, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.machine(machine), program]).stdin(Stdio::null());
+        command.args(["netns", "exec", &self.machine(machine)]).arg(program).stdin(Stdio::null());
         command
     }
 
