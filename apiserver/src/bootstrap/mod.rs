@@ -221,6 +221,25 @@ mod tests {
         assert_eq!(reader.writes(), writes);
     }
 
+    #[test]
+    fn groups_are_registered_with_the_priorities_that_discovery_orders_them_by() {
+        let tables = Tables::load().unwrap();
+        let all = wanted(&facts(), &built_in(), rows());
+        let mut registered = 0;
+        for group in tables.groups.iter().filter(|group| group.priority != (0, 0) && group.group != "apiregistration.k8s.io") {
+            let name = format!("{}.{}", group.version, group.group);
+            let service = all.iter().find(|wanted| wanted.resource == "apiservices" && wanted.object["metadata"]["name"] == *name);
+            let spec = &service.unwrap_or_else(|| panic!("{name} is not registered")).object["spec"];
+            assert_eq!(
+                (&spec["groupPriorityMinimum"], &spec["versionPriority"]),
+                (&json!(group.priority.0), &json!(group.priority.1)),
+                "{name}"
+            );
+            registered += 1;
+        }
+        assert_eq!(registered, all.iter().filter(|wanted| wanted.resource == "apiservices").count());
+    }
+
     #[tokio::test]
     async fn a_new_address_is_told_and_a_spoiled_role_mended() {
         let (reader, catalog) = (FakeReader::default(), built_in());

@@ -168,7 +168,7 @@ fn version_priority(group: &str, version: &str) -> u32 {
     match (group, version) {
         ("", _) => 1,
         ("autoscaling", "v2") => 30,
-        ("flowcontrol.apiserver.k8s.io", "v1") => 21,
+        ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", "v1") => 21,
         (_, "v1") => 15,
         (_, beta) if beta.contains("beta") => 9,
         _ => 1,
