@@ -130,6 +130,8 @@ fn compact(folder: &Path) -> Result<()> {
         let head = store.revision().await?;
         store.compact(head).await?;
         store.close().await;
+        // Where the disk failed, what is there stays as it is.
+        store.health()?;
         anyhow::Ok(())
     })?;
     Dump::shrink(&store_dir(folder))?;
