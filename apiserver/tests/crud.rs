@@ -196,3 +196,30 @@ async fn a_collection_is_deleted_as_selected() {
     assert_eq!(house.get(&format!("{MAPS}/a")).await.code, StatusCode::NOT_FOUND);
     assert_eq!(house.get(&format!("{MAPS}/b")).await.code, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn the_history_of_an_object_is_told_to_whoever_asks_for_it() {
+    let house = House::new().await;
+    let made = house.post(MAPS, &map("one")).await.ok();
+    house.delete(&format!("{MAPS}/one")).await.ok();
+    let told = house.get(&format!("{MAPS}/one?coracleHistory=true")).await.ok();
+    let verbs: Vec<&str> = told["items"].as_array().unwrap().iter().map(|item| item["verb"].as_str().unwrap()).collect();
+    assert_eq!((&told["items"][0]["object"], verbs), (&made, vec!["create", "delete"]));
+    assert_eq!(house.get(&format!("{MAPS}/one?coracleHistory=false")).await.code, StatusCode::NOT_FOUND);
+
+    // Who owns a namespace reads nothing of what was in another of its name.
+    let namespace = json!({"metadata": {"name": "shop"}});
+    let maps = MAPS.replace("default", "shop");
+    house.post("/api/v1/namespaces", &namespace).await.ok();
+    house.post(&maps, &map("theirs")).await.ok();
+    house.delete(&format!("{maps}/theirs")).await.ok();
+    let mut going = house.delete("/api/v1/namespaces/shop").await.ok();
+    going["spec"]["finalizers"] = json!([]);
+    house.put("/api/v1/namespaces/shop/finalize", &going).await.ok();
+    assert_eq!(house.get("/api/v1/namespaces/shop").await.code, StatusCode::NOT_FOUND);
+    house.post("/api/v1/namespaces", &namespace).await.ok();
+    assert_eq!(house.get(&format!("{maps}/theirs?coracleHistory=true")).await.code, StatusCode::NOT_FOUND);
+    house.post(&maps, &map("theirs")).await.ok();
+    let told = house.get(&format!("{maps}/theirs?coracleHistory=true")).await.ok();
+    assert_eq!(told["items"].as_array().unwrap().len(), 1);
+}

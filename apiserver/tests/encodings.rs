@@ -1,7 +1,11 @@
 //! The same objects in every encoding and form, and what is refused.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use coracle_apiserver::{Options, StorageMediaType};
 use coracle_schema::{SchemaRef, Tables, proto};
+use coracle_store::{Store, embedded};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -47,6 +51,22 @@ async fn an_object_is_the_same_in_json_and_in_protobuf() {
     // What was read can be written back as it came, but for what the server keeps.
     let sent = house.ask(Method::PUT, &format!("{MAPS}/a"), &[("content-type", PROTOBUF), ("accept", PROTOBUF)], reply.body).await;
     assert_eq!(sent.code, StatusCode::OK, "{:?}", sent.body);
+}
+
+#[tokio::test]
+async fn an_update_without_a_change_brings_an_object_into_the_media_type_that_is_kept_now() {
+    let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let keeping = |media| House::of(Options { media_type: Some(media), ..House::options(store.clone()) });
+    let before = keeping(StorageMediaType::Json).await;
+    let made = before.post(MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.ok();
+    before.server.close().await;
+    let house = keeping(StorageMediaType::Protobuf).await;
+    let kept = async || store.get(&"/registry/configmaps/default/a".into()).await.unwrap().value.unwrap().value;
+    assert!(kept().await.starts_with(b"{"));
+    let moved = house.put(&format!("{MAPS}/a"), &made).await.ok();
+    assert!(kept().await.starts_with(b"k8s\0"));
+    assert_ne!(moved["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    assert_eq!(house.put(&format!("{MAPS}/a"), &moved).await.ok(), moved, "once");
 }
 
 #[tokio::test]

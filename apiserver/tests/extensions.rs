@@ -1,5 +1,8 @@
 //! Kinds that CRDs define, from outside: served at once, in every version, until their CRD is gone.
 
+use std::sync::Arc;
+
+use coracle_store::{Store, embedded};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -209,6 +212,26 @@ async fn versions_differ_in_name_only_when_nobody_converts() {
     }
     let crd = house.get(&format!("{CRDS}/widgets.example.com")).await.ok();
     assert_eq!(crd["status"]["storedVersions"], json!(["v1", "v1beta1"]));
+}
+
+#[tokio::test]
+async fn an_update_without_a_change_brings_an_object_into_the_version_that_is_stored_now() {
+    let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let house = House::over(store.clone(), None).await;
+    define(&house, &crd(&[version("v1", true, &spec())])).await;
+    let made = house.post(WIDGETS, &widget("w", &json!({"size": 2}))).await.ok();
+    let path = format!("{WIDGETS}/w");
+    let nothing = async || house.patch(&path, "application/merge-patch+json", &json!({})).await.ok();
+    assert_eq!(nothing().await, made);
+    let mut now = house.get(&format!("{CRDS}/widgets.example.com")).await.ok();
+    now["spec"]["versions"] = json!([version("v1", false, &spec()), version("v2", true, &spec())]);
+    house.put(&format!("{CRDS}/widgets.example.com"), &now).await.ok();
+
+    let moved = nothing().await;
+    let entry = store.get(&"/registry/example.com/widgets/default/w".into()).await.unwrap().value.unwrap();
+    assert!(entry.value.starts_with(br#"{"apiVersion":"example.com/v2","#), "{}", String::from_utf8_lossy(&entry.value));
+    assert_eq!((&moved["apiVersion"], &moved["metadata"]["resourceVersion"]), (&made["apiVersion"], &json!(entry.revision.0.to_string())));
+    assert_eq!(nothing().await, moved, "once");
 }
 
 #[tokio::test]

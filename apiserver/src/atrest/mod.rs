@@ -27,10 +27,9 @@ mod sealed;
 mod tests;
 
 pub(crate) use keeper::follow;
-pub(crate) use sealed::{UNTRANSFORMABLE, corrupt};
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -43,7 +42,10 @@ use self::{
     chain::{Chain, Opened, Secret},
     config::Configuration,
 };
-use crate::{registry::Catalog, wire::status::aggregate};
+use crate::{
+    registry::{Catalog, translated::Faults},
+    wire::status::aggregate,
+};
 
 /// `--encryption-provider-config` and what belongs to it.
 #[derive(Clone, Debug)]
@@ -60,8 +62,7 @@ pub(crate) struct AtRest {
     places: Places,
     /// What is in force. Replaced as a whole.
     rules: RwLock<Arc<Rules>>,
-    /// Objects that cannot be read, by their keys, and why.
-    unreadable: RwLock<BTreeMap<Key, String>>,
+    faults: Faults,
     /// Where the values are, as they are.
     store: Arc<dyn Store>,
 }
@@ -105,19 +106,7 @@ impl AtRest {
     pub(crate) async fn open(options: Options, store: Arc<dyn Store>, catalog: &Catalog) -> Result<Arc<Self>, String> {
         let places = Places::of(catalog);
         let rules = Rules::load(&options, &places).await?;
-        Ok(Arc::new(Self { options, places, rules: RwLock::new(Arc::new(rules)), unreadable: RwLock::default(), store }))
-    }
-
-    /// Why an object cannot be read, if that is so.
-    pub(crate) fn fault(&self, key: &Key) -> Option<String> {
-        self.unreadable.read().get(key).cloned()
-    }
-
-    /// The first object under a prefix that cannot be read, and why.
-    pub(crate) fn fault_under(&self, prefix: &str) -> Option<(Key, String)> {
-        let unreadable = self.unreadable.read();
-        let (key, why) = unreadable.range(Key::from(prefix)..).next()?;
-        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+        Ok(Arc::new(Self { options, places, rules: RwLock::new(Arc::new(rules)), faults: Faults::default(), store }))
     }
 
     /// Whether an object should be written again although nothing of it changes: another provider or key writes now.

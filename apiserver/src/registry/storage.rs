@@ -24,11 +24,11 @@ use super::{
     kind::Kind,
     object::Object,
     served::{Catalog, Served},
-    translated::Translated,
-    values::{Codec, MediaType, UNDECODABLE, Values},
+    translated::{Faults, Translate, Translated, corrupt},
+    values::{Codec, MediaType, Values},
 };
 use crate::{
-    atrest::{AtRest, UNTRANSFORMABLE, corrupt},
+    atrest::AtRest,
     metrics::{self, requests::traced},
     wire::Status,
 };
@@ -133,10 +133,8 @@ impl Storage {
 
     /// Refuses to list and watch a kind of which an object cannot be decrypted: the list would lack it.
     pub(crate) fn readable(&self, kind: &Kind) -> Result<(), Status> {
-        let prefix = || kind.prefix.as_deref();
-        let sealed = || Some((self.at_rest.as_ref()?.fault_under(prefix()?)?, UNTRANSFORMABLE));
-        let encoded = || Some((self.values.as_ref()?.fault_under(prefix()?)?, UNDECODABLE));
-        let Some(((key, why), what)) = sealed().or_else(encoded) else { return Ok(()) };
+        let Some(prefix) = kind.prefix.as_deref() else { return Ok(()) };
+        let Some(((key, why), what)) = self.faults().find_map(|(faults, what)| Some((faults.under(prefix)?, what))) else { return Ok(()) };
         let (resource, why) = (&kind.id.resource, corrupt(key.as_str(), what, &why));
         let why = format!(
             "storage is (re)initializing: failed to list <unspecified>: failed to read one or more {resource} from the storage: {why}"
@@ -144,12 +142,29 @@ impl Storage {
         Err(Status::too_many_requests(why, 1))
     }
 
-    /// Whether an object that does not change is to be written all the same: another key encrypts now.
-    pub(crate) async fn is_stale(&self, key: &Key) -> bool {
-        match &self.at_rest {
-            Some(rest) => rest.is_stale(key).await,
-            None => false,
+    /// What cannot be read and in what way, sealed things first.
+    fn faults(&self) -> impl Iterator<Item = (&Faults, &'static str)> {
+        let sealed = self.at_rest.as_deref().map(|rest| (rest.faults(), AtRest::WRONG));
+        sealed.into_iter().chain(self.values.as_deref().map(|values| (values.faults(), Values::WRONG)))
+    }
+
+    /// Whether an object that does not change is to be written all the same: another key encrypts now, or it is kept in another version or
+    /// form than it would be.
+    pub(crate) async fn is_stale(&self, kind: &Kind, key: &Key) -> bool {
+        if let Some(rest) = &self.at_rest
+            && rest.is_stale(key).await
+        {
+            return true;
         }
+        if let Some(values) = &self.values
+            && values.is_stale(key).await
+        {
+            return true;
+        }
+        // The version a CRD stores may have changed since.
+        let Some(custom) = &kind.custom else { return false };
+        let found = self.store.get(key).await.ok().and_then(|found| found.value);
+        found.is_some_and(|entry| !items::is_of_version(&entry.value, &custom.stored))
     }
 
     /// How many objects are stored under a prefix.
@@ -254,9 +269,7 @@ impl Storage {
 
     /// Why an object is there and cannot be read, and in what way.
     fn fault(&self, key: &Key) -> Option<(String, &'static str)> {
-        let sealed = || Some((self.at_rest.as_ref()?.fault(key)?, UNTRANSFORMABLE));
-        let encoded = || Some((self.values.as_ref()?.fault(key)?, UNDECODABLE));
-        sealed().or_else(encoded)
+        self.faults().find_map(|(faults, what)| Some((faults.of(key)?, what)))
     }
 
     /// One object, parsed, in the kind's version.
@@ -269,7 +282,13 @@ impl Storage {
     /// What is still there of an object's past, in the kind's version; values carry their resource version.
     pub async fn past(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Past, Status> {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
-        let Past { mut versions, since } = self.store.past(&key).await.map_err(|error| store_error(&error))?;
+        let mut past = self.store.past(&key).await.map_err(|error| store_error(&error))?;
+        if let Some(owner) = self.catalog().stored("", "namespaces").filter(|_| kind.is_namespaced())
+            && let Some(found) = self.cached(owner, "", namespace, Freshness::Latest).await?
+        {
+            past = since_made(past, found.created);
+        }
+        let Past { mut versions, since } = past;
         let stored = versions.iter().filter_map(|version| Some(items::splice(version.value.as_ref()?, version.revision))).collect();
         let mut wires = Self::wires_of(kind, stored).await?.into_iter();
         for version in versions.iter_mut().filter(|version| version.value.is_some()) {
@@ -390,6 +409,16 @@ fn is_deeper_than(value: &Value, levels: usize) -> bool {
     }
 }
 
+/// Leaves out what was written before the namespace was made, for it was another's of the same name. Of an object that is there now all may
+/// be seen: what was restored or moved may have been written before its namespace.
+fn since_made(past: Past, made: Revision) -> Past {
+    let Past { mut versions, since } = past;
+    let (all, now) = (versions.len(), versions.last().filter(|last| last.value.is_some()).map(|last| last.created));
+    versions.retain(|version| version.revision >= made || now == Some(version.created));
+    let since = if versions.len() < all { since.max(Revision(made.0.saturating_sub(1))) } else { since };
+    Past { versions, since }
+}
+
 /// Parses an object's cached form into the version of a built-in kind.
 pub fn parse(kind: &Kind, cached: &[u8]) -> Result<Object, Status> {
     let mut object = parse_wire(cached)?;
@@ -435,5 +464,31 @@ pub fn store_error(error: &StoreError) -> Status {
         }
         StoreError::Value(why) => caused(why),
         other => Status::internal(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_store::Version;
+
+    use super::*;
+
+    #[test]
+    fn history_begins_with_the_namespace_but_for_what_is_there_now() {
+        let version = |revision: u64, created: u64, is_there: bool| Version {
+            revision: Revision(revision),
+            created: Revision(created),
+            at: None,
+            value: is_there.then(|| Bytes::from_static(b"{}")),
+        };
+        let shown = |versions: &[Version], made: u64| {
+            let past = since_made(Past { versions: versions.to_vec(), since: Revision(2) }, Revision(made));
+            (past.versions.iter().map(|version| version.revision.0).collect::<Vec<_>>(), past.since.0)
+        };
+        let again = [version(3, 3, true), version(5, 3, true), version(6, 3, false), version(12, 12, true), version(13, 12, true)];
+        assert_eq!(shown(&again, 10), (vec![12, 13], 9));
+        assert_eq!(shown(&again, 1), (vec![3, 5, 6, 12, 13], 2));
+        assert_eq!(shown(&again[..3], 10), (vec![], 9), "of another's object nothing, not even that it was there");
+        assert_eq!(shown(&[version(3, 3, true), version(11, 3, true)], 10), (vec![3, 11], 2));
     }
 }

@@ -1,65 +1,152 @@
 //! A store whose values are kept in another form than the one everybody above it reads and writes. What cannot be read is left out, and
-//! whoever translates remembers it with the reason.
+//! remembered with the reason.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Step, Steps, Store, StoreError, Version, Write};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use parking_lot::RwLock;
+use tracing::warn;
 
 /// Both directions of a form.
-#[async_trait]
 pub(crate) trait Translate: Send + Sync + 'static {
+    /// What is wrong with a value that cannot be read, in upstream's words (`storage/etcd3/decoder.go`).
+    const WRONG: &'static str;
+
     /// Where values are in the form they are kept in.
     fn store(&self) -> &Arc<dyn Store>;
 
-    /// The entry as everybody reads it, or `None` and a note when that cannot be made.
-    async fn open(&self, entry: Entry) -> Option<Entry>;
+    /// What could not be read of it.
+    fn faults(&self) -> &Faults;
+
+    /// The value as everybody reads it, or why that cannot be made. Nothing is noted: it may be an old one.
+    fn read(&self, key: &Key, value: &Bytes) -> impl Future<Output = Result<Bytes, String>> + Send;
 
     /// The value as it is kept.
     fn close(&self, key: &Key, value: &Bytes) -> Result<Bytes, StoreError>;
-
-    /// The object is gone: a note of it, too.
-    fn forget(&self, key: &Key);
-
-    /// The error for an object that cannot be read.
-    fn unreadable(&self, key: &Key) -> StoreError;
 }
+
+/// Objects that cannot be read, by their keys: at which revision that was seen, and why it is so.
+#[derive(Default)]
+pub(crate) struct Faults(RwLock<BTreeMap<Key, (Revision, String)>>);
 
 /// The store as everybody above sees it.
 pub(crate) struct Translated<T>(pub(crate) Arc<T>);
 
+/// Objects that are read at a time of what is told in one piece.
+const PIECE: usize = 500;
+
+/// As upstream says of a value it can make nothing of (`storage/etcd3/corrupt_obj_deleter.go`); `what` is wrong with it.
+pub(crate) fn corrupt(key: &str, what: &str, why: &str) -> String {
+    format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {what} revision=0: {why}")
+}
+
+impl Faults {
+    /// Why an object cannot be read, if that is so.
+    pub(crate) fn of(&self, key: &Key) -> Option<String> {
+        self.0.read().get(key).map(|(_, why)| why.clone())
+    }
+
+    /// The first object under a prefix that cannot be read, and why.
+    pub(crate) fn under(&self, prefix: &str) -> Option<(Key, String)> {
+        let known = self.0.read();
+        let (key, (_, why)) = known.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next()?;
+        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+    }
+
+    /// All of them.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.0.read().keys().cloned().collect()
+    }
+
+    /// What was written at this revision cannot be read, unless something newer is known.
+    pub(crate) fn note(&self, key: Key, at: Revision, why: String) {
+        let mut known = self.0.write();
+        if known.get(&key).is_none_or(|(noted, _)| *noted <= at) {
+            known.insert(key, (at, why));
+        }
+    }
+
+    /// At this revision the object could be read, or was gone.
+    pub(crate) fn forget(&self, key: &Key, at: Revision) {
+        // Most of the time there is nothing to take a lock for.
+        if self.0.read().get(key).is_some_and(|(noted, _)| *noted <= at) {
+            self.0.write().remove(key);
+        }
+    }
+
+    /// At this revision all under a prefix could be read, or was gone, but for `wrong`: what is noted may be of an object whose end nobody
+    /// told.
+    fn settle(&self, prefix: &str, at: Revision, wrong: &HashSet<Key>) {
+        if self.0.read().is_empty() {
+            return;
+        }
+        let stays = |key: &Key, noted: Revision| !key.as_str().starts_with(prefix) || noted > at || wrong.contains(key);
+        self.0.write().retain(|key, (noted, _)| stays(key, *noted));
+    }
+}
+
 impl<T: Translate> Translated<T> {
-    /// The event as everybody reads it; `None` when an object was written that cannot be read.
-    async fn event(translate: &T, event: Event) -> Option<Event> {
+    /// The entry as everybody reads it, or its key and a note when that cannot be made.
+    async fn open(translate: &T, entry: Entry) -> Result<Entry, Key> {
+        let read = translate.read(&entry.key, &entry.value).await;
+        Self::noted(translate, entry, read)
+    }
+
+    fn noted(translate: &T, entry: Entry, read: Result<Bytes, String>) -> Result<Entry, Key> {
+        match read {
+            Ok(value) => {
+                translate.faults().forget(&entry.key, entry.revision);
+                Ok(Entry { value, ..entry })
+            }
+            Err(why) => {
+                warn!(key = entry.key.as_str(), error = why, "{}", T::WRONG);
+                translate.faults().note(entry.key.clone(), entry.revision, why);
+                Err(entry.key)
+            }
+        }
+    }
+
+    /// The error for an object that cannot be read.
+    fn unreadable(translate: &T, key: &Key) -> StoreError {
+        StoreError::Value(corrupt(key.as_str(), T::WRONG, &translate.faults().of(key).unwrap_or_default()))
+    }
+
+    /// The event as everybody reads it; the key when an object was written that cannot be read.
+    async fn event(translate: &T, event: Event) -> Result<Event, Key> {
         let Some(entry) = event.after else {
-            translate.forget(&event.key);
-            return Some(event);
+            translate.faults().forget(&event.key, event.revision);
+            return Ok(event);
         };
-        let after = Some(translate.open(entry).await?);
-        Some(Event { after, ..event })
+        let after = Some(Self::open(translate, entry).await?);
+        Ok(Event { after, ..event })
     }
 
     async fn step(translate: &T, step: Step) -> Step {
-        let events = match step {
-            Step::Write(event) => vec![event],
-            Step::Writes(events) => events,
-            other => return other,
-        };
-        let keys = |events: &[Event]| events.iter().map(|event| event.key.clone()).collect();
-        let (revision, alone) = (events.first().map_or(Revision(0), |event| event.revision), events.len() == 1);
-        let unreadable = Step::Unreadable(keys(&events), revision);
-        let mut opened = Vec::with_capacity(events.len());
-        for event in events {
-            match Self::event(translate, event).await {
-                Some(event) => opened.push(event),
-                None => return unreadable,
+        match step {
+            Step::Write(event) => {
+                let revision = event.revision;
+                Self::event(translate, event).await.map_or_else(|key| Step::Unreadable(vec![key], revision), Step::Write)
             }
-        }
-        match opened.pop() {
-            Some(only) if alone => Step::Write(only),
-            last => Step::Writes(opened.into_iter().chain(last).collect()),
+            Step::Writes(events) => {
+                let revision = events.first().map_or(Revision(0), |event| event.revision);
+                let keys: Vec<Key> = events.iter().map(|event| event.key.clone()).collect();
+                let mut opened = Vec::with_capacity(events.len());
+                for event in events {
+                    match Self::event(translate, event).await {
+                        Ok(event) => opened.push(event),
+                        Err(_) => return Step::Unreadable(keys, revision),
+                    }
+                }
+                Step::Writes(opened)
+            }
+            other => other,
         }
     }
 }
@@ -76,30 +163,76 @@ impl<T: Translate> Store for Translated<T> {
 
     async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
         let At { value, revision } = self.0.store().get(key).await?;
-        let Some(entry) = value else { return Ok(At { value: None, revision }) };
-        match self.0.open(entry).await {
-            Some(entry) => Ok(At { value: Some(entry), revision }),
-            None => Err(self.0.unreadable(key)),
+        let Some(entry) = value else {
+            self.0.faults().forget(key, revision);
+            return Ok(At { value: None, revision });
+        };
+        match Self::open(&self.0, entry).await {
+            Ok(entry) => Ok(At { value: Some(entry), revision }),
+            Err(key) => Err(Self::unreadable(&self.0, &key)),
         }
     }
 
     async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
+        let whole = page.after.is_none() && page.limit.is_none();
         let Page { mut after, limit } = page;
-        let mut opened = Vec::new();
+        let (mut opened, mut wrong) = (Vec::new(), HashSet::new());
         loop {
             // What is left out must not make a page look like the last.
             let wanted = limit.map(|limit| limit - opened.len());
             let At { value, revision } = self.0.store().range(prefix, Page { after, limit: wanted }).await?;
             let (count, last) = (value.len(), value.last().map(|entry| entry.key.clone()));
             for entry in value {
-                opened.extend(self.0.open(entry).await);
+                match Self::open(&self.0, entry).await {
+                    Ok(entry) => opened.push(entry),
+                    Err(key) => drop(wrong.insert(key)),
+                }
             }
             let full = wanted.is_none_or(|wanted| count < wanted) || limit.is_some_and(|limit| opened.len() >= limit);
             if full {
+                if whole {
+                    self.0.faults().settle(prefix, revision, &wrong);
+                }
                 return Ok(At { value: opened, revision });
             }
             after = last;
         }
+    }
+
+    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+        let (mut wrong, mut waiting) = (HashSet::new(), Vec::new());
+        let mut piece = |entries: &[Entry]| {
+            for entries in entries.chunks(PIECE) {
+                let mut opened = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    // Nobody can wait in here: once somebody outside has to be asked (for a key), all the rest is read after this.
+                    let read = if waiting.is_empty() { self.0.read(&entry.key, &entry.value).now_or_never() } else { None };
+                    let Some(read) = read else {
+                        waiting.push(entry.clone());
+                        continue;
+                    };
+                    match Self::noted(&self.0, entry.clone(), read) {
+                        Ok(entry) => opened.push(entry),
+                        Err(key) => drop(wrong.insert(key)),
+                    }
+                }
+                each(&opened);
+            }
+        };
+        let revision = self.0.store().scan(prefix, &mut piece).await?;
+        let mut waiting = waiting.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut opened = Vec::new();
+            for entry in waiting.by_ref().take(PIECE) {
+                match Self::open(&self.0, entry).await {
+                    Ok(entry) => opened.push(entry),
+                    Err(key) => drop(wrong.insert(key)),
+                }
+            }
+            each(&opened);
+        }
+        self.0.faults().settle(prefix, revision, &wrong);
+        Ok(revision)
     }
 
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
@@ -114,11 +247,7 @@ impl<T: Translate> Store for Translated<T> {
         let translate = Arc::clone(&self.0);
         let events = self.0.store().watch(prefix, from).then(move |event| {
             let translate = Arc::clone(&translate);
-            async move {
-                let event = event?;
-                let key = event.key.clone();
-                Self::event(&translate, event).await.ok_or_else(|| translate.unreadable(&key))
-            }
+            async move { Self::event(&translate, event?).await.map_err(|key| Self::unreadable(&translate, &key)) }
         });
         events.boxed()
     }
@@ -143,8 +272,8 @@ impl<T: Translate> Store for Translated<T> {
             let value = match version.value {
                 None => None,
                 Some(value) => {
-                    let entry = Entry { key: key.clone(), value, revision: version.revision, created: version.created };
-                    Some(self.0.open(entry).await.ok_or_else(|| self.0.unreadable(key))?.value)
+                    let read = self.0.read(key, &value).await;
+                    Some(read.map_err(|why| StoreError::Value(corrupt(key.as_str(), T::WRONG, &why)))?)
                 }
             };
             opened.push(Version { value, ..version });
@@ -184,28 +313,40 @@ mod tests {
 
     use super::*;
 
-    /// Reads everything but `sealed`.
-    struct Locked(Arc<dyn Store>);
+    /// Reads everything but `sealed`, and `asked` after a while.
+    struct Locked(Arc<dyn Store>, Faults);
 
-    #[async_trait]
     impl Translate for Locked {
+        const WRONG: &'static str = "locked";
+
         fn store(&self) -> &Arc<dyn Store> {
             &self.0
         }
 
-        async fn open(&self, entry: Entry) -> Option<Entry> {
-            (&*entry.value != b"sealed").then_some(entry)
+        fn faults(&self) -> &Faults {
+            &self.1
+        }
+
+        async fn read(&self, _: &Key, value: &Bytes) -> Result<Bytes, String> {
+            if &**value == b"asked" {
+                tokio::task::yield_now().await;
+            }
+            if &**value == b"sealed" { Err("no key".to_owned()) } else { Ok(value.clone()) }
         }
 
         fn close(&self, _: &Key, value: &Bytes) -> Result<Bytes, StoreError> {
             Ok(value.clone())
         }
+    }
 
-        fn forget(&self, _: &Key) {}
+    fn locked() -> (Arc<dyn Store>, Arc<Locked>, Arc<dyn Store>) {
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(&Options::memory()).unwrap());
+        let locked = Arc::new(Locked(Arc::clone(&store), Faults::default()));
+        (store, Arc::clone(&locked), Arc::new(Translated(locked)))
+    }
 
-        fn unreadable(&self, key: &Key) -> StoreError {
-            StoreError::Value(format!("{key} cannot be read"))
-        }
+    fn unreadable(key: &str) -> StoreError {
+        StoreError::Value(corrupt(key, "locked", "no key"))
     }
 
     struct Plain;
@@ -226,9 +367,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_that_can_no_longer_be_read_is_not_told_of_as_gone() {
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(&Options::memory()).unwrap());
+        let (store, _, seen) = locked();
         let first = put(&*store, "/secrets/a", Expect::Absent, "one").await;
-        let seen: Arc<dyn Store> = Arc::new(Translated(Arc::new(Locked(Arc::clone(&store)))));
         let mut watch = seen.watch("/secrets/", first);
         let mut steps = seen.follow("/secrets/", first);
         let cache = Cache::start(Arc::clone(&seen), Arc::new(Plain));
@@ -238,11 +378,80 @@ mod tests {
 
         let second = put(&*store, "/secrets/a", Expect::At(first), "sealed").await;
         let third = put(&*store, "/pods/p", Expect::Absent, "pod").await;
-        assert_eq!(watch.next().await.unwrap(), Err(StoreError::Value("/secrets/a cannot be read".into())));
+        assert_eq!(watch.next().await.unwrap(), Err(unreadable("/secrets/a")));
         assert_eq!(steps.next().await.unwrap(), Ok(Step::Unreadable(vec!["/secrets/a".into()], second)));
         let told = tokio::time::timeout(Duration::from_secs(10), watcher.next_batch()).await.unwrap();
         assert!(told.is_err(), "a watch ends without a word of it");
         let told = other.next_batch().await.unwrap();
         assert_eq!(told.changes[0].revision, third, "and others go on");
+    }
+    #[tokio::test]
+    async fn an_old_version_says_nothing_about_the_object_that_is_there() {
+        let (store, locked, seen) = locked();
+        let [mended, broken] = ["/secrets/mended", "/secrets/broken"].map(Key::from);
+        let sealed = put(&*store, "/secrets/mended", Expect::Absent, "sealed").await;
+        put(&*store, "/secrets/mended", Expect::At(sealed), "one").await;
+        assert_eq!(seen.past(&mended).await, Err(unreadable("/secrets/mended")));
+        assert_eq!(locked.faults().under("/secrets/"), None, "what is there now can be read");
+
+        let first = put(&*store, "/secrets/broken", Expect::Absent, "one").await;
+        let second = put(&*store, "/secrets/broken", Expect::At(first), "two").await;
+        put(&*store, "/secrets/broken", Expect::At(second), "sealed").await;
+        assert_eq!(seen.get(&broken).await, Err(unreadable("/secrets/broken")));
+        assert_eq!(seen.past(&broken).await, Err(unreadable("/secrets/broken")));
+        assert_eq!(locked.faults().of(&broken).as_deref(), Some("no key"));
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_of_objects_that_are_no_longer_there_goes_with_the_next_look_at_all() {
+        let (store, locked, seen) = locked();
+        let noted = || locked.faults().keys().iter().map(ToString::to_string).collect::<Vec<_>>();
+        put(&*store, "/pods/a", Expect::Absent, "sealed").await;
+        for round in 0..2 {
+            let gone = put(&*store, "/secrets/gone", Expect::Absent, "sealed").await;
+            if round == 0 {
+                put(&*store, "/secrets/here", Expect::Absent, "sealed").await;
+            }
+            assert!(seen.range("/", Page::default()).await.unwrap().value.is_empty());
+            assert_eq!(noted(), ["/pods/a", "/secrets/gone", "/secrets/here"]);
+            store.commit(&"/secrets/gone".into(), Expect::At(gone), Write::Delete).await.unwrap();
+            // Nobody tells of the delete. A page says nothing of what is not on it.
+            seen.range("/secrets/", Page { after: None, limit: Some(1) }).await.unwrap();
+            assert_eq!(noted().len(), 3);
+            match round {
+                0 => drop(seen.range("/secrets/", Page::default()).await.unwrap()),
+                _ => drop(seen.scan("/secrets/", &mut |_| {}).await.unwrap()),
+            }
+            assert_eq!(noted(), ["/pods/a", "/secrets/here"]);
+        }
+        // What is known of a later revision is not undone by an earlier one.
+        locked.faults().settle("/", Revision(1), &HashSet::new());
+        locked.faults().forget(&"/secrets/here".into(), Revision(1));
+        assert_eq!(noted(), ["/pods/a", "/secrets/here"]);
+    }
+
+    #[tokio::test]
+    async fn a_scan_tells_all_in_pieces_also_what_somebody_outside_must_be_asked_for() {
+        let (store, locked, seen) = locked();
+        let mut last = Revision(0);
+        for n in 0..PIECE + 10 {
+            let value = match n {
+                3 => "sealed",
+                20.. if n % 2 == 0 => "asked",
+                _ => "plain",
+            };
+            last = put(&*store, &format!("/pods/{n:04}"), Expect::Absent, value).await;
+        }
+        let (mut told, mut largest) = (Vec::new(), 0);
+        let mut each = |entries: &[Entry]| {
+            largest = largest.max(entries.len());
+            told.extend(entries.iter().map(|entry| entry.key.to_string()));
+        };
+        assert_eq!(seen.scan("/pods/", &mut each).await.unwrap(), last);
+        told.sort();
+        let all: Vec<String> = (0..PIECE + 10).filter(|n| *n != 3).map(|n| format!("/pods/{n:04}")).collect();
+        assert_eq!(told, all);
+        assert!(largest <= PIECE, "{largest}");
+        assert_eq!(locked.faults().under("/pods/").unwrap().0.as_str(), "/pods/0003");
     }
 }

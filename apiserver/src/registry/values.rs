@@ -6,25 +6,26 @@
 
 mod definitions;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_schema::{
     SchemaRef, Tables,
     decode::{self, FieldValidation},
     default, proto,
 };
-use coracle_store::{Entry, Key, Store, StoreError};
-use parking_lot::RwLock;
+use coracle_store::{Key, Store, StoreError};
 use serde_json::Value;
-use tracing::warn;
 
-use super::{convert::Conversion, items, kind::Kind, object::Object, served::Catalog, storage::DEFINITIONS, translated::Translate};
-use crate::atrest::corrupt;
+use super::{
+    convert::Conversion,
+    items,
+    kind::Kind,
+    object::Object,
+    served::Catalog,
+    storage::DEFINITIONS,
+    translated::{Faults, Translate},
+};
 
 /// In which form built-in kinds are written (`--storage-media-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -104,7 +105,8 @@ impl Codec {
     pub fn kept(&self, key: &Key, json: &Bytes, media: MediaType) -> Result<Bytes, String> {
         let (api_version, kind, schema) = match (media, self.place(key.as_str())) {
             (_, Some(Place { stored, .. })) if stored.id.is(DEFINITIONS) => return definition(json),
-            (MediaType::Json, _) => return Ok(as_go_writes(json)),
+            (MediaType::Json, Some(place)) => return Ok(as_go_writes(&place.renamed(json))),
+            (MediaType::Json, None) => return Ok(as_go_writes(json)),
             (MediaType::Protobuf, Some(Place { stored, .. })) if KEPT_AS_JSON.contains(&&*stored.id.group) => {
                 return Ok(as_go_writes(json));
             }
@@ -140,66 +142,42 @@ pub(crate) struct Values {
     store: Arc<dyn Store>,
     codec: Codec,
     media: MediaType,
-    /// Objects that cannot be read, by their keys, and why.
-    unreadable: RwLock<BTreeMap<Key, String>>,
+    faults: Faults,
 }
 
 impl Values {
     pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, media: MediaType) -> Self {
-        Self { store, codec, media, unreadable: RwLock::default() }
+        Self { store, codec, media, faults: Faults::default() }
     }
 
-    /// Why an object cannot be read, if that is so.
-    pub(crate) fn fault(&self, key: &Key) -> Option<String> {
-        self.unreadable.read().get(key).cloned()
-    }
-
-    /// The first object under a prefix that cannot be read, and why.
-    pub(crate) fn fault_under(&self, prefix: &str) -> Option<(Key, String)> {
-        let unreadable = self.unreadable.read();
-        let (key, why) = unreadable.range(Key::from(prefix)..).next()?;
-        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+    /// Whether an object should be written again although nothing of it changes: it is kept in another version or form than it would be now.
+    /// Upstream, too, compares what is kept, and the migration of storage versions rests on it.
+    pub(crate) async fn is_stale(&self, key: &Key) -> bool {
+        let Ok(Some(entry)) = self.store.get(key).await.map(|found| found.value) else { return false };
+        let again = self.codec.json(key, &entry.value).and_then(|json| self.codec.kept(key, &json, self.media));
+        again.is_ok_and(|again| again != entry.value)
     }
 }
 
-#[async_trait]
 impl Translate for Values {
+    const WRONG: &'static str = "object not decodable";
+
     fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    async fn open(&self, entry: Entry) -> Option<Entry> {
-        match self.codec.json(&entry.key, &entry.value) {
-            Ok(value) => {
-                self.forget(&entry.key);
-                Some(Entry { value, ..entry })
-            }
-            Err(why) => {
-                warn!(key = entry.key.as_str(), error = why, "failed to decode data");
-                self.unreadable.write().insert(entry.key, why);
-                None
-            }
-        }
+    fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    async fn read(&self, key: &Key, value: &Bytes) -> Result<Bytes, String> {
+        self.codec.json(key, value)
     }
 
     fn close(&self, key: &Key, value: &Bytes) -> Result<Bytes, StoreError> {
         self.codec.kept(key, value, self.media).map_err(StoreError::Value)
     }
-
-    fn forget(&self, key: &Key) {
-        // Most of the time there is nothing to take a lock for.
-        if !self.unreadable.read().is_empty() {
-            self.unreadable.write().remove(key);
-        }
-    }
-
-    fn unreadable(&self, key: &Key) -> StoreError {
-        StoreError::Value(corrupt(key.as_str(), UNDECODABLE, &self.fault(key).unwrap_or_default()))
-    }
 }
-
-/// As upstream says of a value it cannot decode (`storage/etcd3/decoder.go`).
-pub(crate) const UNDECODABLE: &str = "object not decodable";
 
 impl Place {
     fn json(&self, kept: &Bytes) -> Result<Bytes, String> {
@@ -216,6 +194,16 @@ impl Place {
         }
         let object = self.current(value)?;
         items::stored_bytes(&object).map_err(|error| error.to_string())
+    }
+
+    /// Canonical JSON under the version that stands with what is kept.
+    fn renamed(&self, json: &Bytes) -> Bytes {
+        let served = self.stored.api_version();
+        let rest = json.strip_prefix(br#"{"apiVersion":""#).and_then(|rest| rest.strip_prefix(served.as_bytes()));
+        match rest.filter(|_| self.kept_as != served) {
+            Some(rest) => [br#"{"apiVersion":""#, self.kept_as.as_bytes(), rest].concat().into(),
+            None => json.clone(),
+        }
     }
 
     /// The kind of the version a value says it is of. Versions that are served no more had the fields of the one that is.

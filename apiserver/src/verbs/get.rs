@@ -10,7 +10,7 @@ use crate::{
 
 /// Answers with the object; 404 when it is not there.
 pub async fn get(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> {
-    if call.query.get(history::PARAMETER).is_some() {
+    if call.query.text(history::PARAMETER) == "true" {
         return history::history(api, call, kind).await;
     }
     let wanted = render::wanted(call, kind)?;

@@ -312,7 +312,7 @@ impl<'a> Writing<'a> {
         let claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
-        let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(&key).await;
+        let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(kind, &key).await;
         if fresh || self.options.dry_run {
             let wire = items::splice(&unversioned(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });

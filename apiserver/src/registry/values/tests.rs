@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::Read};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_store::{Expect, Page, Write, embedded};
+use futures::StreamExt;
 use serde::Deserialize;
 
 use super::*;
@@ -145,6 +146,59 @@ fn json_of_built_in_kinds_is_read_and_written_when_that_is_asked_for() {
 }
 
 #[test]
+fn json_is_kept_under_the_version_upstream_keeps_the_kind_in() {
+    let house = house();
+    for (group, resource, kept_as) in KEPT_AS {
+        let kind = house.catalog.stored(group, resource).unwrap();
+        let key = kind.key("default", "a").unwrap();
+        let (served, name) = (kind.api_version(), &kind.gvk.kind);
+        assert_ne!(served, *kept_as);
+        let json = Bytes::from(format!(r#"{{"apiVersion":"{served}","kind":"{name}","metadata":{{"name":"a"}}}}"#));
+        let text = house.codec.kept(&key, &json, MediaType::Json).unwrap();
+        assert_eq!((&parsed(&text)["apiVersion"], &parsed(&text)["kind"]), (&Value::from(*kept_as), &Value::from(&**name)));
+        assert!(text.ends_with(b"}\n"));
+        assert_eq!(parsed(&house.codec.json(&key, &text).unwrap())["apiVersion"], served, "and read as what is served");
+    }
+}
+
+#[test]
+fn what_was_read_and_written_once_stays_as_it_is() {
+    // Else an update without a change would be a write each time.
+    let house = house();
+    let mut compared = 0;
+    for (key, kept) in &house.kept {
+        for media in [MediaType::Protobuf, MediaType::Json] {
+            let again = |kept: &Bytes| house.codec.kept(key, &house.codec.json(key, kept).unwrap(), media).unwrap();
+            let once = again(kept);
+            assert_eq!(again(&once), once, "{key} {media:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 200, "{compared}");
+}
+
+#[tokio::test]
+async fn what_is_kept_in_another_form_or_version_than_now_is_stale() {
+    let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let values = |media| Values::new(store.clone(), house().codec, media);
+    let (protobuf, json) = (values(MediaType::Protobuf), values(MediaType::Json));
+    let key = Key::from("/registry/configmaps/a/b");
+    assert!(!protobuf.is_stale(&key).await, "what is not there");
+    let object = Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","namespace":"a"}}"#);
+    let first = store.commit(&key, Expect::Absent, Write::put(json.close(&key, &object).unwrap())).await.unwrap();
+    assert!(protobuf.is_stale(&key).await && !json.is_stale(&key).await);
+    let second = store.commit(&key, Expect::At(first), Write::put(protobuf.close(&key, &object).unwrap())).await.unwrap();
+    assert!(!protobuf.is_stale(&key).await && json.is_stale(&key).await);
+    let old =
+        Bytes::from_static(br#"{"apiVersion":"batch/v1beta1","kind":"CronJob","metadata":{"name":"b"},"spec":{"schedule":"1 * * * *"}}"#);
+    let cron = Key::from("/registry/cronjobs/a/b");
+    store.commit(&cron, Expect::Absent, Write::put(old)).await.unwrap();
+    assert!(json.is_stale(&cron).await);
+    store.commit(&key, Expect::At(second), Write::put(Bytes::from_static(b"k8s\0\xff"))).await.unwrap();
+    assert!(!protobuf.is_stale(&key).await, "what cannot be read is not written again");
+}
+
+#[test]
 fn objects_of_other_versions_are_read_as_the_one_that_is_served_and_defaulted() {
     let house = house();
     let key = Key::from("/registry/horizontalpodautoscalers/default/old");
@@ -169,12 +223,14 @@ async fn what_cannot_be_read_is_left_out_and_named_with_the_reason() {
     translated.commit(&good, Expect::Absent, Write::put(json.clone())).await.unwrap();
     assert!(store.get(&good).await.unwrap().value.unwrap().value.starts_with(b"k8s\0"));
     let broken = store.commit(&bad, Expect::Absent, Write::put(Bytes::from_static(b"k8s\0\xff\xff"))).await.unwrap();
+    let mut watch = translated.watch("/registry/configmaps/", broken);
     let listed = translated.range("/registry/configmaps/", Page::default()).await.unwrap().value;
     assert_eq!(listed.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [json]);
-    assert_eq!(values.fault_under("/registry/configmaps/").unwrap().0, bad);
+    assert_eq!(values.faults().under("/registry/configmaps/").unwrap().0, bad);
     let error = translated.get(&bad).await.unwrap_err().to_string();
     assert!(error.contains("object not decodable") && error.contains(bad.as_str()), "{error}");
     translated.commit(&bad, Expect::At(broken), Write::Delete).await.unwrap();
-    values.forget(&bad);
-    assert_eq!(values.fault_under("/registry/"), None);
+    assert_eq!(values.faults().keys(), std::slice::from_ref(&bad), "whoever deletes is not who tells of it");
+    assert_eq!(watch.next().await.unwrap().unwrap().key, bad);
+    assert_eq!(values.faults().keys(), []);
 }
