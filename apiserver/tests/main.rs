@@ -23,3 +23,4 @@ mod hostile;
 mod house;
 mod kinds;
 mod network;
+mod presence;

@@ -1,40 +1,13 @@
 //! What plugins read of other objects, and how they refuse.
 
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Attempt;
+pub(crate) use crate::registry::reader::{all, one, read_all};
 use crate::{
-    registry::{Object, Reader, object},
+    registry::{Object, object},
     wire::{Status, status::Subject},
 };
-
-/// One object, decoded; `None` when it is not there. `namespace` is empty for cluster kinds.
-pub(super) async fn one<T: DeserializeOwned>(
-    reader: &dyn Reader,
-    group: &str,
-    resource: &str,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<T>, Status> {
-    let found = reader.get(group, resource, namespace, name).await?;
-    found.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| unreadable(resource, name, &e))).transpose()
-}
-
-/// All objects of a namespace, or of all when it is empty, decoded.
-pub(super) async fn all<T: DeserializeOwned>(reader: &dyn Reader, group: &str, resource: &str, namespace: &str) -> Result<Vec<T>, Status> {
-    read_all(resource, &reader.list(group, resource, namespace).await?)
-}
-
-/// Objects as they are listed, as far as a plugin looks at them.
-pub(crate) fn read_all<T: DeserializeOwned>(resource: &str, found: &[Bytes]) -> Result<Vec<T>, Status> {
-    found.iter().map(|bytes| serde_json::from_slice(bytes).map_err(|e| unreadable(resource, "", &e))).collect()
-}
-
-fn unreadable(resource: &str, name: &str, error: &serde_json::Error) -> Status {
-    Status::internal(format!("{resource} {name:?} cannot be read: {error}"))
-}
 
 /// The 403 of a plugin, about the object of the attempt (`admission.NewForbidden`).
 pub(crate) fn forbidden(attempt: &Attempt<'_>, new: Option<&Object>, why: &str) -> Status {

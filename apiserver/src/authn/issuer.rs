@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, time};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -84,8 +84,8 @@ impl Issuer {
         request.member_mut("spec").insert("expirationSeconds".into(), seconds.into());
         request.set_metadata("name", account);
         request.set_metadata("namespace", namespace);
-        request.set_metadata("creationTimestamp", now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-        let status = json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+        request.set_metadata("creationTimestamp", time::seconds(now));
+        let status = json!({"token": token, "expirationTimestamp": time::seconds(expires)});
         if let Some(root) = request.value_mut().as_object_mut() {
             root.insert("status".into(), status);
         }

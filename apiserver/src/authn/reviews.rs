@@ -1,5 +1,6 @@
 //! Answers of the authentication reviews: TokenReview and SelfSubjectReview. They are never stored.
 
+use coracle_schema::time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ pub fn self_subject_review(user: &User, mut review: Object, now: Timestamp) -> O
         members.retain(|name, _| name == "apiVersion" || name == "kind");
         members.insert("metadata".to_owned(), json!({}));
     }
-    review.set_metadata("creationTimestamp", now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    review.set_metadata("creationTimestamp", time::seconds(now));
     set_status(&mut review, json!({"userInfo": user_info(user)}));
     review
 }

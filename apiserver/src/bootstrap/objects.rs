@@ -180,5 +180,5 @@ fn family(address: IpAddr) -> &'static str {
 }
 
 fn time(facts: &Facts) -> String {
-    facts.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    coracle_schema::time::seconds(facts.now)
 }

@@ -61,11 +61,12 @@ impl Addresses {
         Ok(())
     }
 
-    /// The addresses of all that are there, in order.
+    /// The addresses of all that are there, in the order of their texts: upstream's servers, which may work on the same store, write them so
+    /// (`RepackSubsets`), and every other order they would change.
     pub(super) async fn list(&self) -> Result<Vec<IpAddr>, Status> {
         let found = self.storage.store().range(PREFIX, Page::default()).await.map_err(|error| store_error(&error))?;
         let mut all: Vec<IpAddr> = found.value.iter().filter_map(|entry| address(&entry.value)).collect();
-        all.sort_unstable();
+        all.sort_by_cached_key(ToString::to_string);
         all.dedup();
         Ok(all)
     }
@@ -91,4 +92,27 @@ fn generation(value: &[u8]) -> Option<i64> {
 
 fn address(value: &[u8]) -> Option<IpAddr> {
     serde_json::from_slice::<Value>(value).ok()?.pointer("/subsets/0/addresses/0/ip")?.as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_schema::Tables;
+    use coracle_store::embedded;
+
+    use super::*;
+    use crate::registry::catalog::{self, Odd};
+
+    #[tokio::test]
+    async fn addresses_come_in_the_order_upstream_writes_them_in() {
+        let odd = |group: &str, resource: &str| Odd { rules: crate::kinds::rules_for(group, resource), printer: None };
+        let catalog = catalog::built_in(&Tables::load().unwrap(), odd);
+        let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+        let storage = Storage::start(store, catalog);
+        let of = |address: &str| Addresses::new(storage.clone(), address.parse().unwrap(), Duration::from_secs(15));
+        for address in ["10.0.0.9", "9.0.0.1", "10.0.0.10"] {
+            of(address).renew().await.unwrap();
+        }
+        let listed: Vec<String> = of("9.0.0.1").list().await.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(listed, ["10.0.0.10", "10.0.0.9", "9.0.0.1"]);
+    }
 }

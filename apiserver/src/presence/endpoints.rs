@@ -50,10 +50,13 @@ fn changed(now: Option<&Value>, next: Value, same_subsets: bool) -> Option<Value
     (!labelled || !same_subsets).then_some(next)
 }
 
-/// The `EndpointSlice` to write, if it is not as it should be.
+/// The `EndpointSlice` to write, if it is not as it should be. One of another address type takes the place of what is there, which must go.
 pub(super) fn slice(now: Option<&Value>, there: &[IpAddr], port: u16, ports: bool) -> Option<Value> {
-    // A slice is of one family: IPv6 only where all are.
-    let of_six = !there.is_empty() && there.iter().all(IpAddr::is_ipv6);
+    // A slice is of one family, for good: IPv6 only where all are. Of nobody's addresses it may stay what it is.
+    let of_six = match now {
+        Some(now) if there.is_empty() => now["addressType"] == "IPv6",
+        _ => !there.is_empty() && there.iter().all(IpAddr::is_ipv6),
+    };
     let shown: Vec<Value> = there
         .iter()
         .filter(|address| address.is_ipv6() == of_six)
@@ -70,13 +73,16 @@ pub(super) fn slice(now: Option<&Value>, there: &[IpAddr], port: u16, ports: boo
     });
     let Some(now) = now else { return Some(next) };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let same = list(&now["endpoints"]) == list(&next["endpoints"])
+    let same = now["addressType"] == next["addressType"]
+        && list(&now["endpoints"]) == list(&next["endpoints"])
         && now["ports"] == next["ports"]
         && now["metadata"]["labels"] == next["metadata"]["labels"];
     if same {
         return None;
     }
-    next["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+    if now["addressType"] == next["addressType"] {
+        next["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+    }
     Some(next)
 }
 
@@ -119,5 +125,16 @@ mod tests {
         assert!(slice(Some(&first), &of(&["10.0.0.1", "10.0.0.2"]), 7443, true).is_some());
         assert_eq!(slice(Some(&first), &of(&["10.0.0.2"]), 6443, false).unwrap()["endpoints"][0]["addresses"], json!(["10.0.0.2"]));
         assert_eq!(slice(None, &of(&["fd00::1"]), 6443, false).unwrap()["addressType"], "IPv6");
+    }
+
+    #[test]
+    fn a_slice_of_the_other_family_is_another_object_and_that_of_nobody_stays_what_it_is() {
+        let mut four = slice(None, &of(&["10.0.0.1"]), 6443, false).unwrap();
+        four["metadata"]["resourceVersion"] = "7".into();
+        let six = slice(Some(&four), &of(&["fd00::1"]), 6443, false).unwrap();
+        assert_eq!((&six["addressType"], &six["metadata"]["resourceVersion"]), (&json!("IPv6"), &Value::Null));
+        let nobody = slice(Some(&six), &[], 6443, true).unwrap();
+        assert_eq!((&nobody["addressType"], &nobody["endpoints"]), (&json!("IPv6"), &json!([])));
+        assert_eq!(slice(Some(&nobody), &[], 6443, true), None);
     }
 }

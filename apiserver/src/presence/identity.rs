@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use coracle_schema::time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    registry::{Reader, Writer},
+    registry::{Reader, Writer, reader},
     wire::Status,
 };
 
@@ -42,7 +43,7 @@ impl Identity {
     /// Removes the Lease.
     pub(super) async fn end(&self) -> Result<(), Status> {
         match self.find().await? {
-            Some(lease) => gone(self.writer.delete("leases", NAMESPACE, &lease).await),
+            Some(lease) => self.writer.clear("leases", NAMESPACE, &lease).await,
             None => Ok(()),
         }
     }
@@ -61,26 +62,19 @@ impl Identity {
         }
     }
 
-    /// Removes the Leases of servers that are gone.
+    /// Removes the Leases of servers that are gone; one that was renewed meanwhile stays.
     pub(super) async fn sweep(&self, now: Timestamp) -> Result<(), Status> {
-        for lease in self.reader.list(GROUP, "leases", NAMESPACE).await? {
-            let Ok(lease) = serde_json::from_slice::<Value>(&lease) else { continue };
+        for lease in reader::all::<Value>(&*self.reader, GROUP, "leases", NAMESPACE).await? {
             if lease["metadata"]["labels"][COMPONENT] == PROGRAM && is_expired(&lease, now) {
-                gone(self.writer.delete("leases", NAMESPACE, &lease).await)?;
+                self.writer.clear("leases", NAMESPACE, &lease).await?;
             }
         }
         Ok(())
     }
 
     async fn find(&self) -> Result<Option<Value>, Status> {
-        let found = self.reader.get(GROUP, "leases", NAMESPACE, &self.name).await?;
-        Ok(found.and_then(|lease| serde_json::from_slice(&lease).ok()))
+        reader::one(&*self.reader, GROUP, "leases", NAMESPACE, &self.name).await
     }
-}
-
-/// That it is gone already, or was renewed meanwhile, is as well.
-fn gone(deleted: Result<(), Status>) -> Result<(), Status> {
-    deleted.or_else(|status| if matches!(status.code, 404 | 409) { Ok(()) } else { Err(status) })
 }
 
 /// A server's name among all: a hash of its machine's and its program's (`server.NewConfig`).
@@ -113,7 +107,7 @@ fn lease(now_there: Option<&Value>, name: &str, holder: &str, host: &str, now: T
     for (label, value) in [(COMPONENT, PROGRAM), ("kubernetes.io/hostname", host)] {
         next["metadata"]["labels"][label] = value.into();
     }
-    let renewed = now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let renewed = time::micros(now);
     next["spec"] = json!({"holderIdentity": holder, "leaseDurationSeconds": SECONDS, "renewTime": renewed});
     next
 }

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_store::Revision;
 use futures::StreamExt;
+use serde_json::Value;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, sleep_until, timeout},
@@ -25,7 +26,7 @@ use tracing::{debug, warn};
 use self::{addresses::Addresses, identity::Identity};
 use crate::{
     bootstrap::{Facts, objects},
-    registry::{Reader, Storage, Writer},
+    registry::{Reader, Storage, Writer, reader},
     verbs::Clock,
     wire::Status,
 };
@@ -39,6 +40,8 @@ pub struct Options {
 
 /// Time between two signs of life (`DefaultEndpointReconcilerInterval`, `IdentityLeaseRenewIntervalPeriod`).
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks for Leases of servers that are gone (`IdentityLeaseGCPeriod`).
+const SWEEP: Duration = Duration::from_secs(3600);
 /// A server without a sign of life for this long is gone (`DefaultEndpointReconcilerTTL`).
 const LASTS: Duration = Duration::from_secs(15);
 /// Before a broken watch begins again.
@@ -76,7 +79,7 @@ impl Presence {
 
     /// Gives signs of life and follows those of others, until [`Presence::leave`].
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut next = Instant::now();
+        let (mut next, mut sweep) = (Instant::now(), Instant::now());
         let mut others = self.addresses.changes(Revision(0)).await;
         if let Err(status) = self.identity.begin().await {
             debug!(%status, "the lease of a former server of this name is still there");
@@ -87,6 +90,11 @@ impl Presence {
                 () = sleep_until(next) => {
                     next = Instant::now() + INTERVAL;
                     self.sign().await
+                }
+                () = sleep_until(sweep) => {
+                    sweep = Instant::now() + SWEEP;
+                    self.sweep().await;
+                    Ok(())
                 }
                 change = others.next() => match change {
                     Some(Ok(_)) => self.reconcile().await,
@@ -127,8 +135,16 @@ impl Presence {
         }
         self.addresses.renew().await?;
         self.settle(false).await?;
-        self.identity.renew((self.clock)()).await?;
-        self.identity.sweep((self.clock)()).await
+        self.identity.renew((self.clock)()).await
+    }
+
+    async fn sweep(&self) {
+        let _turn = self.turn.lock().await;
+        if !self.leaving.is_cancelled()
+            && let Err(status) = self.identity.sweep((self.clock)()).await
+        {
+            debug!(%status, "leases of servers that are gone are still there");
+        }
     }
 
     async fn reconcile(&self) -> Result<(), Status> {
@@ -145,10 +161,7 @@ impl Presence {
                 "no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service",
             ));
         }
-        let read = async |group: &str, resource: &str| -> Result<Option<serde_json::Value>, Status> {
-            let found = self.reader.get(group, resource, "default", "kubernetes").await?;
-            Ok(found.and_then(|object| serde_json::from_slice(&object).ok()))
-        };
+        let read = async |group: &str, resource: &str| reader::one::<Value>(&*self.reader, group, resource, "default", "kubernetes").await;
         let mut writes = Vec::new();
         if !leaving && read("", "services").await?.is_none() {
             let wanted = objects::service(&self.facts);
@@ -164,7 +177,13 @@ impl Presence {
         }
         for (resource, now, next) in writes {
             let written = match now {
+                // Nobody is led to who goes by what is not there.
+                None if leaving => continue,
                 None => self.writer.create(resource, "default", next).await,
+                Some(now) if now["addressType"] != next["addressType"] => {
+                    self.writer.clear(resource, "default", &now).await?;
+                    self.writer.create(resource, "default", next).await
+                }
                 Some(_) => self.writer.update(resource, "", "default", next).await,
             };
             match written {

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
 
 use crate::wire::Status;
 
@@ -29,4 +30,30 @@ pub trait Reader: Send + Sync + 'static {
     /// What is there now, as changes, and then every change, in order. Never ends and never loses one: when it falls behind it starts
     /// over by itself, with deletes for what went away.
     fn follow(&self, group: &str, resource: &str) -> BoxStream<'static, Change>;
+}
+
+/// One object, decoded; `None` when it is not there. `namespace` is empty for cluster kinds.
+pub(crate) async fn one<T: DeserializeOwned>(
+    reader: &dyn Reader,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<T>, Status> {
+    let found = reader.get(group, resource, namespace, name).await?;
+    found.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| unreadable(resource, name, &e))).transpose()
+}
+
+/// All objects of a namespace, or of all when it is empty, decoded.
+pub(crate) async fn all<T: DeserializeOwned>(reader: &dyn Reader, group: &str, resource: &str, namespace: &str) -> Result<Vec<T>, Status> {
+    read_all(resource, &reader.list(group, resource, namespace).await?)
+}
+
+/// Objects as they are listed, as far as somebody looks at them.
+pub(crate) fn read_all<T: DeserializeOwned>(resource: &str, found: &[Bytes]) -> Result<Vec<T>, Status> {
+    found.iter().map(|bytes| serde_json::from_slice(bytes).map_err(|e| unreadable(resource, "", &e))).collect()
+}
+
+fn unreadable(resource: &str, name: &str, error: &serde_json::Error) -> Status {
+    Status::internal(format!("{resource} {name:?} cannot be read: {error}"))
 }

@@ -17,6 +17,14 @@ pub trait Writer: Send + Sync + 'static {
 
     /// DELETE of this very object: of its uid and resource version, where it has them.
     async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status>;
+
+    /// The same; that it is gone or changed already is as well.
+    async fn clear(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status> {
+        match self.delete(resource, namespace, object).await {
+            Err(status) if !matches!(status.code, 404 | 409) => Err(status),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a write failed and is to be tried again; the log is told. Of `what` somebody else changed first, the change is on its way to
