@@ -104,7 +104,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         clock: api.clock.clone(),
         leaks: HashMap::new(),
     };
-    if let Err(status) = repair.once().await {
+    let mended = repair.once().await;
+    if let Err(status) = &mended {
         warn!(%status, "addresses and ports of services are not checked yet");
     }
 
@@ -118,7 +119,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     };
     spawn(published.follow(api.clock.clone()).boxed());
-    spawn(repair.run().boxed());
+    spawn(repair.run(mended.is_ok()).boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }

@@ -2,9 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use coracle_store::{Expect, Key, Store, Write, embedded};
+use async_trait::async_trait;
+use coracle_store::{At, Entry, Events, Expect, Key, Page, Revision, Store, StoreError, Write, embedded};
 use http::StatusCode;
 use serde_json::{Value, json};
+
+use tokio::sync::Notify;
 
 use super::house::House;
 
@@ -68,6 +71,91 @@ async fn a_refused_or_tried_service_leaves_nothing_behind() {
     // Upstream's dry run makes addresses and ports up.
     assert_eq!((&tried["spec"]["clusterIP"], &tried["spec"]["ports"][0]["nodePort"]), (&json!("10.96.0.0"), &json!(32769)));
     assert_eq!((house.get(ADDRESSES).await.ok()["items"].as_array().unwrap().len(), taken(&store).await), before);
+}
+
+/// A store that writes services and never says so.
+struct Silent(Arc<dyn Store>, Notify);
+
+#[async_trait]
+impl Store for Silent {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        self.0.get(key).await
+    }
+    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
+        self.0.range(prefix, page).await
+    }
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
+        let done = self.0.commit(key, expect, write).await;
+        if key.as_str().starts_with("/registry/services/specs/default/slow") {
+            self.1.notify_one();
+            std::future::pending::<()>().await;
+        }
+        done
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> Events {
+        self.0.watch(prefix, from)
+    }
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        self.0.compact(to).await
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_took_stays_its_own_when_its_client_goes_before_the_answer() {
+    let silent = Arc::new(Silent(memory(), Notify::new()));
+    let store = silent.0.clone();
+    let house = House::over(silent.clone(), None).await;
+    let new = node_port("slow-new");
+    let plain = service("slow-changed", &json!({"ports": [{"port": 80}], "selector": {"a": "b"}}));
+    let node_ports = json!({"spec": {"type": "NodePort"}});
+    tokio::select! {
+        reply = house.post(SERVICES, &plain) => panic!("{reply:?}"),
+        () = silent.1.notified() => {}
+    }
+    tokio::select! {
+        reply = house.post(SERVICES, &new) => panic!("{reply:?}"),
+        () = silent.1.notified() => {}
+    }
+    let path = format!("{SERVICES}/slow-changed");
+    tokio::select! {
+        reply = house.patch(&path, "application/merge-patch+json", &node_ports) => panic!("{reply:?}"),
+        () = silent.1.notified() => {}
+    }
+    // Whatever was to be given back is when this returns.
+    house.server.close().await;
+    let mut held = HashSet::new();
+    for name in ["slow-changed", "slow-new"] {
+        let entry = store.get(&Key::from(format!("/registry/services/specs/default/{name}"))).await.unwrap().value.unwrap();
+        let service: Value = serde_json::from_slice(&entry.value).unwrap();
+        held.insert(service["spec"]["ports"][0]["nodePort"].as_u64().unwrap());
+        let address = Key::from(format!("/registry/ipaddresses/{}", service["spec"]["clusterIP"].as_str().unwrap()));
+        assert!(store.get(&address).await.unwrap().value.is_some(), "{address}");
+    }
+    assert_eq!((held.len(), taken(&store).await), (2, held));
+}
+
+#[tokio::test]
+async fn no_port_is_given_away_before_those_that_services_hold_are_counted() {
+    let store = memory();
+    let house = House::over(store.clone(), None).await;
+    house.post(SERVICES, &node_port("one")).await.ok();
+    let key = Key::from(PORTS);
+    let entry = store.get(&key).await.unwrap().value.unwrap();
+    store.commit(&key, Expect::At(entry.revision), Write::Delete).await.unwrap();
+    // In the words of `allocator/storage` and `core/service/storage/alloc.go`.
+    let why = "cannot allocate resources of type servicenodeportallocations at this time";
+    let refused = house.post(SERVICES, &node_port("two")).await;
+    assert_eq!(refused.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(refused.json()["message"], format!("Internal error occurred: failed to allocate a nodePort: {why}"));
+    let asks = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    let refused = house.post(SERVICES, &service("two", &asks)).await;
+    assert_eq!(refused.code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.json()["message"].as_str().unwrap().ends_with(&format!("Invalid value: 30080: {why}")), "{}", refused.json());
+    house.delete(&format!("{SERVICES}/one")).await.ok();
+    assert!(store.get(&key).await.unwrap().value.is_none());
 }
 
 #[tokio::test]

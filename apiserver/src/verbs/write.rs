@@ -252,7 +252,7 @@ impl<'a> Writing<'a> {
         kind.rules.note_creator(&mut object, &self.call.user);
         self.refuse(meta::validate(&object, kind), &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
-        let claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
+        let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
             return Ok(Outcome { wire: unversioned(&object)?, created: true });
         }
@@ -264,6 +264,7 @@ impl<'a> Writing<'a> {
         let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
         let name = object.name().to_owned();
+        claim.sent();
         match self.api.storage.put(kind, &key, Expect::Absent, object, ttl).await {
             Ok(Written { wire, .. }) => {
                 claim.keep().await;
@@ -309,7 +310,7 @@ impl<'a> Writing<'a> {
         errors.extend(meta::validate_update(&object, &old.object));
         self.refuse(errors, &object, Some(&old.object))?;
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
-        let claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
+        let mut claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(kind, &key).await;
@@ -317,6 +318,7 @@ impl<'a> Writing<'a> {
             let wire = items::splice(&unversioned(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
+        claim.sent();
         match self.store_change(&key, object, old).await {
             Ok(outcome) => {
                 claim.keep().await;

@@ -105,26 +105,27 @@ impl Addresses {
     pub(super) async fn free(&self, namespace: &str, service: &str, address: &str) -> Result<(), Status> {
         let found = self.storage.read(&*self.kind("ipaddresses")?, "", address, Freshness::Latest).await?;
         let Some(found) = found.filter(|found| is_of(found.object.value(), namespace, service)) else { return Ok(()) };
-        self.delete(found.object.value()).await
+        self.writer.clear("ipaddresses", "", found.object.value()).await
     }
 
-    /// Removes this very object; that it is gone or changed already is as well.
-    pub(super) async fn delete(&self, object: &Value) -> Result<(), Status> {
-        match self.writer.delete("ipaddresses", "", object).await {
-            Err(status) if !matches!(status.code, 404 | 409) => Err(status),
-            _ => Ok(()),
-        }
+    /// The networks addresses may be taken from; the first of the default one first.
+    async fn networks(&self) -> Result<Vec<Network>, Status> {
+        self.networks_that(is_ready).await
     }
 
-    /// The networks there are, ready ones only; the first of the default one first.
-    pub(super) async fn networks(&self) -> Result<Vec<Network>, Status> {
+    /// All networks, also those that are not ready or going away: services have addresses of them.
+    pub(super) async fn all_networks(&self) -> Result<Vec<Network>, Status> {
+        self.networks_that(|_| true).await
+    }
+
+    async fn networks_that(&self, count: impl Fn(&Value) -> bool) -> Result<Vec<Network>, Status> {
         let kind = self.kind("servicecidrs")?;
         let collection = self.storage.collection(&kind)?;
         for freshness in [Freshness::Any, Freshness::Latest] {
             let snapshot = collection.snapshot(freshness).await.map_err(storage::read_error)?;
             let objects = snapshot.iter().filter_map(|cached| serde_json::from_slice::<Value>(&cached.wire).ok());
             let mut found: Vec<(bool, Network)> = objects
-                .filter(is_ready)
+                .filter(&count)
                 .flat_map(|object| {
                     let is_default = object["metadata"]["name"] == "kubernetes";
                     let texts = object["spec"]["cidrs"].as_array().cloned().unwrap_or_default();

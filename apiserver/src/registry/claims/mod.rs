@@ -44,14 +44,16 @@ pub struct Claims {
     tasks: TaskTracker,
 }
 
-/// What one write took. Say with [`Claim::keep`], [`Claim::give_back`] or [`Claim::leave`] what became of the write; dropped without a word
-/// (a client went away), it is given back.
+/// What one write took. Say with [`Claim::sent`] when the write begins, and with [`Claim::keep`], [`Claim::give_back`] or [`Claim::leave`]
+/// what became of it; dropped before it began (a client went away), what was taken is given back.
 #[must_use = "what was taken is given back when this is dropped"]
 pub struct Claim {
     claims: Option<Arc<Claims>>,
     owner: Owner,
     taken: Holdings,
     given_up: Holdings,
+    /// The write may happen now, whoever waits for it.
+    sent: bool,
 }
 
 #[derive(Clone, Default)]
@@ -99,11 +101,10 @@ impl Claims {
     /// Takes what `new` needs and does not have yet, writing it into the object. 422 when it cannot be had.
     pub async fn take(self: &Arc<Self>, kind: &Kind, new: &mut Object, old: Option<&Object>, dry_run: bool) -> Result<Claim, Status> {
         if !kind.traits.claims {
-            return Ok(Claim { claims: None, owner: Owner::default(), taken: Holdings::default(), given_up: Holdings::default() });
+            return Ok(Claim::of(None, Owner::default()));
         }
         let owner = Owner { namespace: new.namespace().to_owned(), name: new.name().to_owned() };
-        let mut claim =
-            Claim { claims: (!dry_run).then(|| self.clone()), owner, taken: Holdings::default(), given_up: Holdings::default() };
+        let mut claim = Claim::of((!dry_run).then(|| self.clone()), owner);
         if let Err(status) = self.take_both(kind, new, old, dry_run, &mut claim).await {
             claim.give_back().await;
             return Err(status);
@@ -215,6 +216,15 @@ impl Claims {
 }
 
 impl Claim {
+    fn of(claims: Option<Arc<Claims>>, owner: Owner) -> Self {
+        Self { claims, owner, taken: Holdings::default(), given_up: Holdings::default(), sent: false }
+    }
+
+    /// The write begins: from here on it may happen although nobody waits for it any more, and what is dropped is left.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
     /// The write happened: what was taken stays taken, what the object no longer holds is free.
     pub async fn keep(mut self) {
         if let Some(claims) = self.claims.take() {
@@ -238,7 +248,8 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let Some(claims) = self.claims.take() else { return };
-        if self.taken == Holdings::default() || tokio::runtime::Handle::try_current().is_err() {
+        // Better something nobody uses until the repair than something two use.
+        if self.sent || self.taken == Holdings::default() || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         let (taken, owner) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.owner));
@@ -279,12 +290,13 @@ fn families(service: &mut Object, errors: &mut FieldErrors) {
 }
 
 /// The cluster addresses of a service.
-fn addresses_of(service: &Object) -> Vec<String> {
-    if service.text("/spec/type") == "ExternalName" {
+fn addresses_of(service: &Value) -> Vec<String> {
+    let spec = &service["spec"];
+    if spec["type"] == "ExternalName" {
         return Vec::new();
     }
-    let texts = service.value().pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let single = service.value().pointer("/spec/clusterIP").and_then(Value::as_str);
+    let texts = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let single = spec["clusterIP"].as_str();
     let mut all: Vec<String> = Vec::new();
     for address in texts.chain(single).filter_map(|text| text.parse::<IpAddr>().ok()) {
         let address = address.to_string();
@@ -297,5 +309,5 @@ fn addresses_of(service: &Object) -> Vec<String> {
 
 /// What a service holds.
 fn holdings(service: &Object) -> Holdings {
-    Holdings { addresses: addresses_of(service), ports: ports::held(service) }
+    Holdings { addresses: addresses_of(service.value()), ports: ports::held(service) }
 }

@@ -77,6 +77,9 @@ pub(super) struct Taking<'b> {
     pub(super) taken: Vec<u16>,
 }
 
+/// Nothing can be had before there is a bitmap.
+struct Uncounted;
+
 /// Upstream's dry run: what is taken is refused, but what would be given is made up (`portallocator/operation.go`).
 struct Trying<'b> {
     range: RangeInclusive<u16>,
@@ -89,6 +92,8 @@ fn offset_of(range: &RangeInclusive<u16>, port: u16) -> Option<usize> {
     range.contains(&port).then(|| usize::from(port - range.start()))
 }
 
+/// Before the repair has counted what services hold, nobody knows what is free (`allocator/storage`).
+const UNCOUNTED: &str = "cannot allocate resources of type servicenodeportallocations at this time";
 const TAKEN: &str = "provided port is already allocated";
 const FULL: &str = "range is full";
 
@@ -109,6 +114,16 @@ impl Taker for Taking<'_> {
         let port = next.ok_or(FULL)? + self.range.start();
         self.taken.push(port);
         Ok(port)
+    }
+}
+
+impl Taker for Uncounted {
+    fn take(&mut self, _: u16) -> Result<(), String> {
+        Err(UNCOUNTED.to_owned())
+    }
+
+    fn take_next(&mut self) -> Result<u16, String> {
+        Err(UNCOUNTED.to_owned())
     }
 }
 
@@ -145,19 +160,18 @@ impl Ports {
             return Ok(plan(new, old, &mut trying));
         }
         let mut planned = Ok(Plan::default());
-        self.change(|bitmap| {
+        let known = self.change(|bitmap| {
             let mut taking = Taking { range: self.range.clone(), bitmap, taken: Vec::new() };
             planned = plan(new, old, &mut taking);
             if let Ok(plan) = &mut planned {
                 plan.taken = taking.taken;
             }
             planned.is_ok()
-        })
-        .await?;
-        Ok(planned)
+        });
+        if known.await? { Ok(planned) } else { Ok(plan(new, old, &mut Uncounted)) }
     }
 
-    /// Gives ports back.
+    /// Gives ports back; where nothing was counted yet, nothing has to be.
     pub(super) async fn free(&self, ports: &[u16]) -> Result<(), Status> {
         let all: Vec<usize> = ports.iter().filter_map(|port| offset_of(&self.range, *port)).collect();
         if all.is_empty() {
@@ -168,11 +182,12 @@ impl Ports {
             true
         })
         .await
+        .map(drop)
     }
 
     /// Lets `change` have the bitmap until what it made of it is stored; not stored is what it says no to. It is first tried on what was
-    /// seen last: a refusal counts only when it is about what is there now.
-    async fn change(&self, mut change: impl FnMut(&mut Bitmap) -> bool) -> Result<(), Status> {
+    /// seen last: a refusal counts only when it is about what is there now. `false`: there is no bitmap, only the repair makes one.
+    async fn change(&self, mut change: impl FnMut(&mut Bitmap) -> bool) -> Result<bool, Status> {
         let _turn = self.turn.lock().await;
         let mut fresh = false;
         for _ in 0..RETRIES {
@@ -181,18 +196,18 @@ impl Ports {
                 Some(seen) => (seen, false),
                 None => (self.read().await?, true),
             };
-            let mut bitmap = seen.taken.clone().unwrap_or_else(|| self.nothing());
+            let Some(mut bitmap) = seen.taken.clone() else { return Ok(false) };
             let made = change(&mut bitmap);
             let unchanged = seen.taken.as_ref() == Some(&bitmap);
             if is_new && (!made || unchanged) {
-                return Ok(());
+                return Ok(true);
             }
             fresh = true;
             if !made || unchanged {
                 continue;
             }
             if self.replace(&seen, bitmap).await? {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(Status::too_many_requests("the allocation of node ports changes faster than it can be written", 1))

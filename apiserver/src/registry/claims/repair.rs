@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use coracle_schema::time;
 use futures::{StreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,9 +21,10 @@ use super::{
     addresses_of,
     bitmap::Bitmap,
     ports::{Taker, counted, text_of},
+    range::Network,
 };
 use crate::{
-    registry::{Change, Object, Reader, Writer},
+    registry::{Change, Object, Reader, Writer, reader},
     wire::Status,
 };
 
@@ -32,6 +34,8 @@ const GRACE: i64 = 60;
 const SHORT_GRACE: i64 = 5;
 /// How often all is looked at again, if something was touched.
 const INTERVAL: Duration = Duration::from_secs(180);
+/// How soon it is when not all could be mended: without a bitmap nobody gets a port.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How often a port is seen without an owner before it is free.
 const LEAKS: u8 = 3;
 /// Lost races before the next round tries again.
@@ -80,34 +84,42 @@ enum ForAddress {
 }
 
 impl Repair {
-    /// Looks at everything once.
+    /// Looks at everything once. What cannot be mended does not keep the rest from it; the first error is told.
     pub(crate) async fn once(&mut self) -> Result<(), Status> {
-        let services = self.list("", "services").await?;
-        let known = self.list(GROUP, "ipaddresses").await?;
+        let addresses = self.addresses().await;
+        let ports = self.ports().await;
+        addresses.and(ports)
+    }
+
+    async fn addresses(&self) -> Result<(), Status> {
+        let services: Vec<Value> = reader::all(&*self.reader, "", "services", "").await?;
+        let known: Vec<Value> = reader::all(&*self.reader, GROUP, "ipaddresses", "").await?;
+        let networks = self.claims.addresses.all_networks().await?;
         let known: HashMap<&str, &Value> =
             known.iter().filter_map(|address| Some((address["metadata"]["name"].as_str()?, address))).collect();
         let parents: HashMap<(&str, &str), &Value> = services.iter().map(|service| (place_of(service), service)).collect();
+        let mut mended = Ok(());
         for service in &services {
-            for address in cluster_addresses(service) {
+            for address in addresses_of(service) {
                 let found = known.get(address.as_str()).copied();
                 let parent = found.map(parent_of).and_then(|place| parents.get(&place).copied());
-                self.settle_service(service, &address, found, parent).await?;
+                mended = mended.and(self.settle_service(&networks, service, &address, found, parent).await);
             }
         }
         for address in known.values() {
             if let ForAddress::Delete(reason, note) = for_address(address, parents.get(&parent_of(address)).copied(), (self.clock)()) {
-                self.delete(address, reason, &note).await?;
+                mended = mended.and(self.delete(address, reason, &note).await);
             }
         }
-        self.ports().await
+        mended
     }
 
-    /// Follows services and addresses, for ever.
-    pub(crate) async fn run(mut self) {
+    /// Follows services and addresses, for ever. `mended`: all was looked at a moment ago, and is well.
+    pub(crate) async fn run(mut self, mended: bool) {
         let mut services = self.reader.follow("", "services");
         let mut addresses = self.reader.follow(GROUP, "ipaddresses");
         let mut waiting: BTreeMap<String, Instant> = BTreeMap::new();
-        let (mut touched, mut round) = (true, Instant::now() + INTERVAL);
+        let (mut touched, mut round) = (true, Instant::now() + if mended { INTERVAL } else { AGAIN });
         loop {
             let due = waiting.values().min().copied().unwrap_or(round).min(round);
             let settled = tokio::select! {
@@ -126,9 +138,10 @@ impl Repair {
                 () = sleep_until(due), if touched || !waiting.is_empty() || !self.leaks.is_empty() => {
                     let now = Instant::now();
                     if now >= round {
-                        round = now + INTERVAL;
                         touched = false;
-                        self.once().await
+                        let mended = self.once().await;
+                        round = now + if mended.is_ok() { INTERVAL } else { AGAIN };
+                        mended
                     } else {
                         self.look_again(&mut waiting, now).await
                     }
@@ -143,13 +156,14 @@ impl Repair {
 
     async fn service_changed(&self, change: Change) -> Result<(), Status> {
         let Some(service) = change.object.and_then(|object| serde_json::from_slice::<Value>(&object).ok()) else { return Ok(()) };
-        for address in cluster_addresses(&service) {
+        for address in addresses_of(&service) {
+            let networks = || self.claims.addresses.all_networks();
             let Some(found) = self.get(GROUP, "ipaddresses", "", &address).await? else {
                 // A service that has gone meanwhile has given its address back.
                 let (namespace, name) = place_of(&service);
                 let now = self.get("", "services", namespace, name).await?;
-                if let Some(now) = now.filter(|now| cluster_addresses(now).contains(&address)) {
-                    self.settle_service(&now, &address, None, None).await?;
+                if let Some(now) = now.filter(|now| addresses_of(now).contains(&address)) {
+                    self.settle_service(&networks().await?, &now, &address, None, None).await?;
                 }
                 continue;
             };
@@ -159,7 +173,7 @@ impl Repair {
             }
             let (namespace, name) = parent_of(&found);
             let parent = self.get("", "services", namespace, name).await?;
-            self.settle_service(&service, &address, Some(&found), parent.as_ref()).await?;
+            self.settle_service(&networks().await?, &service, &address, Some(&found), parent.as_ref()).await?;
         }
         Ok(())
     }
@@ -198,11 +212,18 @@ impl Repair {
         Ok(())
     }
 
-    async fn settle_service(&self, service: &Value, address: &str, found: Option<&Value>, parent: Option<&Value>) -> Result<(), Status> {
+    async fn settle_service(
+        &self,
+        networks: &[Network],
+        service: &Value,
+        address: &str,
+        found: Option<&Value>,
+        parent: Option<&Value>,
+    ) -> Result<(), Status> {
         let (namespace, name) = place_of(service);
         let family = addresses::family(address);
         let in_range = match address.parse() {
-            Ok(address) => self.claims.addresses.networks().await?.iter().any(|network| network.contains(address)),
+            Ok(address) => networks.iter().any(|network| network.contains(address)),
             // Of the other family: nobody's business here.
             Err(_) => return Ok(()),
         };
@@ -226,7 +247,7 @@ impl Repair {
             return Ok(());
         }
         if let (ForService::Recreate(_), Some(found)) = (&step, found) {
-            self.claims.addresses.delete(found).await?;
+            self.writer.clear("ipaddresses", "", found).await?;
         }
         match self.writer.create("ipaddresses", "", addresses::object(address, namespace, name)).await {
             // Another server mends, too.
@@ -237,7 +258,7 @@ impl Repair {
 
     async fn delete(&self, address: &Value, reason: &str, note: &str) -> Result<(), Status> {
         self.tell(address, reason, "IPAddressAllocation", note).await;
-        self.claims.addresses.delete(address).await
+        self.writer.clear("ipaddresses", "", address).await
     }
 
     /// Makes the bitmap of ports what services say, but for those taken a moment ago.
@@ -245,7 +266,7 @@ impl Repair {
         for _ in 0..RETRIES {
             // The bitmap first: what happens between the two reads changes it, and then it is not replaced.
             let seen = self.claims.ports.read().await?;
-            let services = self.list("", "services").await?;
+            let services = reader::all(&*self.reader, "", "services", "").await?;
             let stored = seen.taken.clone();
             let Rebuilt { bitmap, leaks, wrong } = self.rebuild(stored.clone(), services);
             if stored.as_ref() == Some(&bitmap) || self.claims.ports.replace(&seen, bitmap).await? {
@@ -297,14 +318,8 @@ impl Repair {
         Rebuilt { bitmap: rebuilt, leaks: still, wrong: told }
     }
 
-    async fn list(&self, group: &str, resource: &str) -> Result<Vec<Value>, Status> {
-        let all = self.reader.list(group, resource, "").await?;
-        Ok(all.iter().filter_map(|object| serde_json::from_slice(object).ok()).collect())
-    }
-
     async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
-        let found = self.reader.get(group, resource, namespace, name).await?;
-        Ok(found.and_then(|object| serde_json::from_slice(&object).ok()))
+        reader::one(&*self.reader, group, resource, namespace, name).await
     }
 
     /// Writes a warning for people; nothing depends on it.
@@ -338,10 +353,6 @@ fn parent_of(address: &Value) -> (&str, &str) {
     (text(address, "/spec/parentRef/namespace"), text(address, "/spec/parentRef/name"))
 }
 
-fn cluster_addresses(service: &Value) -> Vec<String> {
-    Object::new(service.clone()).map(|service| addresses_of(&service)).unwrap_or_default()
-}
-
 fn is_labelled(address: &Value) -> bool {
     let labels = &address["metadata"]["labels"];
     labels[LABEL_KEEPER] == KEEPER && labels[LABEL_FAMILY] == addresses::family(text(address, "/metadata/name"))
@@ -355,7 +366,7 @@ fn for_service(service: &Value, address: &str, found: Option<&Value>, parent: Op
         return if is_labelled(found) { ForService::Nothing } else { ForService::Recreate("wrong labels") };
     }
     let of_a_service = text(found, "/spec/parentRef/group").is_empty() && text(found, "/spec/parentRef/resource") == "services";
-    match parent.filter(|parent| of_a_service && cluster_addresses(parent).iter().any(|theirs| theirs == address)) {
+    match parent.filter(|parent| of_a_service && addresses_of(parent).iter().any(|theirs| theirs == address)) {
         Some(parent) => ForService::Doubled(place_of(parent).0.to_owned(), place_of(parent).1.to_owned()),
         None => ForService::Recreate("a wrong reference"),
     }
@@ -381,7 +392,7 @@ fn for_address(address: &Value, parent: Option<&Value>, now: Timestamp) -> ForAd
         let note = format!("IPAddress: {name} for Service {namespace}/{service} appears to have leaked: cleaning up");
         return ForAddress::Delete("IPAddressNotAllocated", note);
     };
-    if cluster_addresses(parent).iter().any(|theirs| theirs == name) {
+    if addresses_of(parent).iter().any(|theirs| theirs == name) {
         return ForAddress::Nothing;
     }
     // A mere name becomes a service with an address: the address comes first.
@@ -415,7 +426,7 @@ fn event(about: &Value, reason: &str, action: &str, note: &str, now: Timestamp) 
     json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event",
         "metadata": {"name": format!("{name}.{:x}", now.as_nanosecond()), "namespace": namespace},
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        "eventTime": time::micros(now),
         "reportingController": controller, "reportingInstance": format!("{controller}-{}", std::process::id()),
         "action": action, "reason": reason, "type": "Warning", "note": note, "regarding": regarding,
     })
@@ -423,7 +434,17 @@ fn event(about: &Value, reason: &str, action: &str, note: &str, now: Timestamp) 
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use coracle_schema::Tables;
+    use coracle_store::{Expect, Store, Write, embedded};
+    use tokio_util::task::TaskTracker;
+
     use super::*;
+    use crate::registry::{
+        Storage,
+        catalog::{self, Odd},
+        fake::FakeReader,
+    };
 
     fn service(name: &str, address: &str) -> Value {
         json!({"metadata": {"namespace": "n", "name": name, "creationTimestamp": "2026-11-21T12:00:00Z"},
@@ -438,6 +459,55 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    /// Writes all but one address.
+    struct Refusing(Arc<FakeReader>, &'static str);
+
+    #[async_trait]
+    impl Writer for Refusing {
+        async fn create(&self, resource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+            if resource == "ipaddresses" && object["metadata"]["name"] == self.1 {
+                return Err(Status::internal("no"));
+            }
+            self.0.create(resource, namespace, object).await
+        }
+
+        async fn update(&self, resource: &str, subresource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
+            self.0.update(resource, subresource, namespace, object).await
+        }
+
+        async fn delete(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status> {
+            self.0.delete(resource, namespace, object).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_mended_does_not_keep_the_rest_from_it() {
+        let odd = |group: &str, resource: &str| Odd { rules: crate::kinds::rules_for(group, resource), printer: None };
+        let catalog = catalog::built_in(&Tables::load().unwrap(), odd);
+        let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+        // One that gives no addresses away any more still has those it gave.
+        let network = r#"{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/12"]},"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#;
+        store.commit(&"/registry/servicecidrs/kubernetes".into(), Expect::Absent, Write::put(network)).await.unwrap();
+        let reader = Arc::new(FakeReader::default());
+        for (name, address) in [("first", "10.96.0.7"), ("second", "10.96.0.8"), ("third", "10.0.0.1")] {
+            let mut service = service(name, address);
+            service["spec"]["ports"] = json!([{"port": 80, "nodePort": 30001}]);
+            reader.put("", "services", service);
+        }
+        let gone = json!({"apiVersion": "networking.k8s.io/v1", "metadata": {"name": "10.96.0.9", "labels": {LABEL_KEEPER: KEEPER}}, "spec": {"parentRef": {"resource": "pods"}}});
+        reader.put(GROUP, "ipaddresses", gone);
+        let writer: Arc<dyn Writer> = Arc::new(Refusing(reader.clone(), "10.96.0.7"));
+        let storage = Storage::start(store, catalog);
+        let claims = Claims::new(super::super::Ranges::default(), storage, writer.clone(), TaskTracker::new());
+        let clock = Arc::new(|| Timestamp::UNIX_EPOCH);
+        let mut repair = Repair { claims: claims.clone(), reader: reader.clone(), writer, clock, leaks: HashMap::new() };
+        assert_eq!(repair.once().await.unwrap_err().message, Status::internal("no").message, "the first error is told");
+        let address = |name: &str| reader.look(GROUP, "ipaddresses", "", name);
+        assert_eq!(address("10.96.0.8").unwrap()["spec"]["parentRef"]["name"], "second");
+        assert_eq!((address("10.96.0.7"), address("10.96.0.9"), address("10.0.0.1")), (None, None, None));
+        assert_eq!(claims.ports.read().await.unwrap().taken.unwrap().taken().collect::<Vec<_>>(), [1]);
     }
 
     #[test]
