@@ -33,6 +33,7 @@ mod setup;
 mod shared;
 mod snapshot;
 mod store;
+mod tls;
 mod tokens;
 mod upstream;
 mod version;

@@ -29,6 +29,7 @@ use crate::{
     migrate::MigrateOptions,
     schedule::KeepingFlags,
     snapshot::SnapshotOptions,
+    tls::TlsFlags,
 };
 
 /// A Kubernetes cluster in one small binary.
@@ -161,6 +162,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) users: AuthenticationFlags,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
 
     #[command(flatten)]
     pub(crate) authorization: AuthorizationFlags,

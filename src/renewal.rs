@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use coracle_apiserver::{CertificateAndKey, Material, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Material, Protocol, Serving, authn::Authorities};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
@@ -86,7 +86,7 @@ impl Renewal {
     }
 
     /// TLS of the API server, by the folder's files and those of the flags.
-    pub(crate) fn serving(&self, flags: &AuthenticationFlags, authorities: Arc<Authorities>) -> Result<Arc<Serving>> {
+    pub(crate) fn serving(&self, flags: &AuthenticationFlags, protocol: Protocol, authorities: Arc<Authorities>) -> Result<Arc<Serving>> {
         let (folder, flags) = (self.folder.clone(), flags.clone());
         let load = move || -> Result<Material> {
             let own = |name: &str| read("data-dir", &folder.join(name));
@@ -104,7 +104,7 @@ impl Renewal {
             }
             Ok(material)
         };
-        Serving::new(Box::new(move || load().map_err(|error| format!("{error:#}"))), authorities).map_err(|why| anyhow!(why))
+        Serving::new(Box::new(move || load().map_err(|error| format!("{error:#}"))), protocol, authorities).map_err(|why| anyhow!(why))
     }
 
     /// Writes the administrator's kubeconfig, if its certificates are others than those written.
@@ -213,7 +213,7 @@ mod tests {
         let renewal = Renewal::new(&options, &setup, &made).unwrap();
         renewal.write_kubeconfig(&made).unwrap();
         let authorities = Arc::<Authorities>::default();
-        renewal.serving(&AuthenticationFlags::default(), authorities).unwrap();
+        renewal.serving(&AuthenticationFlags::default(), Protocol::default(), authorities).unwrap();
         let seen = || (renewal.to_agents.now().cert[0].clone(), renewal.of_agents.now().cert[0].clone());
         let kubeconfig = || std::fs::read_to_string(&setup.kubeconfig).unwrap();
         let (first, file) = (seen(), kubeconfig());

@@ -81,7 +81,7 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let certificates = make()?;
     let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
     let api = server_options(options, &setup, &certificates, &renewal, &store)?;
-    let tls = renewal.serving(&options.users, api.authentication.authorities.clone())?;
+    let tls = renewal.serving(&options.users, options.tls.protocol()?, api.authentication.authorities.clone())?;
     let server = Arc::new(Server::build(api).await?);
     renewal.write_kubeconfig(&certificates)?;
 

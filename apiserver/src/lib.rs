@@ -36,6 +36,7 @@ pub use registry::claims::Ranges;
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
 pub use request::flags::LogLevels;
 pub use request::paths::BuildInfo;
+pub use request::protocol::Protocol;
 pub use request::serve::Service;
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use trace::Options as TracingOptions;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Material, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Material, Protocol, Serving, authn::Authorities};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -67,7 +67,7 @@ impl Pki {
             client_authorities: self.authority.clone(),
             proxy_authorities: String::new(),
         };
-        Serving::new(Box::new(move || Ok(material.clone())), authorities.clone()).unwrap()
+        Serving::new(Box::new(move || Ok(material.clone())), Protocol::default(), authorities.clone()).unwrap()
     }
 
     pub(crate) fn client_config(&self, with_certificate: bool) -> Arc<rustls::ClientConfig> {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_apiserver::{
-    Ranges, TracingOptions, admission, aggregator, atrest, audit,
+    Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     flow,
@@ -30,6 +30,7 @@ use crate::{
     etcd::EtcdFlags,
     front::FrontFlags,
     logging, machine,
+    tls::TlsFlags,
 };
 
 /// Upstream's defaults.
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) audit: audit::Options,
     pub(crate) encryption: Option<atrest::Options>,
     pub(crate) tracing: Option<TracingOptions>,
+    /// What is offered in handshakes.
+    pub(crate) tls: Protocol,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) aggregator: aggregator::Options,
     pub(crate) flow: flow::Options,
@@ -109,6 +112,7 @@ impl Settings {
             audit: group::<AuditFlags>(|name| flags.all(name))?.options()?,
             tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
             encryption: group::<EncryptionFlags>(|name| flags.all(name))?.options()?,
+            tls: group::<TlsFlags>(|name| flags.all(name))?.protocol()?,
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,

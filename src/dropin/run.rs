@@ -78,7 +78,8 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
 fn serving(settings: &Settings) -> Result<Arc<Serving>> {
     let (files, users) = (settings.serving.clone(), settings.users.clone());
     let load = Box::new(move || material(&files, &users).map_err(|error| format!("{error:#}")));
-    Serving::new(load, settings.authentication.authorities.clone()).map_err(|why| anyhow!("--tls-cert-file, --client-ca-file: {why}"))
+    Serving::new(load, settings.tls.clone(), settings.authentication.authorities.clone())
+        .map_err(|why| anyhow!("--tls-cert-file, --client-ca-file: {why}"))
 }
 
 /// What the files hold now.

@@ -10,6 +10,7 @@ pub mod info;
 pub mod layers;
 pub mod limits;
 pub mod paths;
+pub mod protocol;
 pub mod query;
 pub mod serve;
 pub mod serving;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::protocol::Protocol;
 use crate::authn::Authorities;
 
 /// How often the files are looked at.
@@ -50,6 +51,7 @@ pub type Load = Box<dyn Fn() -> Result<Material, String> + Send + Sync>;
 /// TLS as it is served now.
 pub struct Serving {
     load: Load,
+    protocol: Protocol,
     authorities: Arc<Authorities>,
     current: RwLock<Arc<ServerConfig>>,
     stamp: Mutex<[u8; 32]>,
@@ -57,10 +59,10 @@ pub struct Serving {
 
 impl Serving {
     /// Reads everything once; the error says what cannot be read or used. `authorities` are what certificates are verified by later.
-    pub fn new(load: Load, authorities: Arc<Authorities>) -> Result<Arc<Self>, String> {
+    pub fn new(load: Load, protocol: Protocol, authorities: Arc<Authorities>) -> Result<Arc<Self>, String> {
         let material = load()?;
-        let config = build(&material, &authorities)?;
-        Ok(Arc::new(Self { load, authorities, current: RwLock::new(Arc::new(config)), stamp: Mutex::new(stamp(&material)) }))
+        let config = build(&material, &protocol, &authorities)?;
+        Ok(Arc::new(Self { load, protocol, authorities, current: RwLock::new(Arc::new(config)), stamp: Mutex::new(stamp(&material)) }))
     }
 
     /// What the next connection is served with.
@@ -89,7 +91,7 @@ impl Serving {
                 }
                 // What is wrong is told once, not at every look.
                 *known = now;
-                build(&material, &self.authorities)
+                build(&material, &self.protocol, &self.authorities)
             }
             Err(why) => Err(why),
         };
@@ -113,17 +115,21 @@ fn stamp(material: &Material) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn build(material: &Material, authorities: &Authorities) -> Result<ServerConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+fn build(material: &Material, protocol: &Protocol, authorities: &Authorities) -> Result<ServerConfig, String> {
+    let provider = protocol.provider.clone();
     let shown = Arc::new(Certificates::new(material, &provider)?);
     authorities.replace(&material.client_authorities, &material.proxy_authorities)?;
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&protocol.versions).map_err(|e| e.to_string())?;
     let builder = match authorities.handshake(provider).map_err(|e| e.to_string())? {
         Some(asks) => builder.with_client_cert_verifier(Arc::new(asks)),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(shown);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let offered: &[&[u8]] = if protocol.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+    // As Go does: the server's order counts, by which the cheaper of two good suites is taken.
+    config.ignore_client_order = true;
     Ok(config)
 }
 
@@ -227,6 +233,7 @@ mod tests {
                 let files = files.clone();
                 move || files.lock().clone()
             }),
+            Protocol::default(),
             Arc::default(),
         )
         .unwrap();
