@@ -37,6 +37,11 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// How many requests there are now.
+    pub(super) fn requests(&self) -> usize {
+        self.0.now.load(Ordering::Relaxed)
+    }
+
     /// Returns when there was no request for so long.
     pub(super) async fn none_for(&self, quiet: Duration) {
         let Requests { began, now: requests, ended } = &*self.0;

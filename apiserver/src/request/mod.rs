@@ -3,6 +3,7 @@
 pub mod discovery;
 pub mod documents;
 pub mod flags;
+mod gather;
 mod health;
 mod idle;
 pub mod impersonate;

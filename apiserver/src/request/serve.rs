@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::IpAddr,
     pin::Pin,
@@ -16,7 +17,7 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulConnection},
 };
 use rustix::net::sockopt;
 use tokio::{
@@ -28,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
+    gather::Gathered,
     idle::Activity,
     layers::{Layers, Origin},
     serving::Serving,
@@ -113,20 +115,35 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let activity = Activity::new();
-    let builder = protocol(http2);
-    let serving =
-        builder.serve_connection_with_upgrades(TokioIo::new(stream), NetworkService { layers, peer, address, activity: activity.clone() });
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = async { tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} } } => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+    let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, activity: activity.clone() });
+    let over = async {
+        tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} }
+    };
+    let ended = if http2 {
+        let (stream, mut gathered) = Gathered::new(stream, activity.clone());
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        until_over(serving, |serving, cx| gathered.poll(cx, |cx| serving.poll(cx)), over).await
+    } else {
+        until_over(builder.serve_connection_with_upgrades(TokioIo::new(stream), service), Future::poll, over).await
     };
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
+}
+
+/// Works on a connection until it ends; when it is `over`, after the requests that are under way. `poll` polls it.
+async fn until_over<C: GracefulConnection>(
+    serving: C,
+    mut poll: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<Result<(), C::Error>>,
+    over: impl Future<Output = ()>,
+) -> Result<(), C::Error> {
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        ended = poll_fn(|cx| poll(serving.as_mut(), cx)) => return ended,
+        () = over => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    poll_fn(|cx| poll(serving.as_mut(), cx)).await
 }
 
 /// Answers are written whole, and waiting for more only delays them; who went without a word is noticed.
