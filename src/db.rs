@@ -20,6 +20,7 @@ use crate::{
     commands::say,
     lock,
     options::{default_data_dir, store_dir},
+    upstream::is_encrypted,
 };
 
 /// Flags of `coracle db`.
@@ -115,7 +116,7 @@ fn check(folder: &Path) -> Result<()> {
 /// Whether a server can make an object of the value.
 fn is_readable(record: &Record) -> bool {
     let value = &record.entry.value;
-    value.starts_with(b"k8s:enc:") || serde_json::from_slice::<serde::de::IgnoredAny>(value).is_ok()
+    is_encrypted(value) || serde_json::from_slice::<serde::de::IgnoredAny>(value).is_ok()
 }
 
 fn compact(folder: &Path) -> Result<()> {

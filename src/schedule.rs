@@ -13,7 +13,10 @@ use coracle_store::{Store, embedded::Embedded};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use tokio_util::sync::CancellationToken;
 
-use crate::{dropin::flags::duration, snapshot};
+use crate::{
+    dropin::flags::span,
+    snapshot::{self, PART},
+};
 
 /// With what the names of these snapshots begin and end; others in the folder are left alone.
 const PREFIX: &str = "scheduled-";
@@ -45,11 +48,6 @@ pub(crate) struct KeepingFlags {
     /// But no longer than until so many megabytes were written since.
     #[arg(long, value_name = "MB", default_value_t = 64)]
     pub(crate) history_size: u32,
-}
-
-fn span(text: &str) -> Result<Duration, String> {
-    let found = duration(text).filter(|seconds| *seconds >= 0.0 && *seconds < 1e9);
-    found.map(Duration::from_secs_f64).ok_or_else(|| "must be a duration such as 12h or 30m, or 0".to_owned())
 }
 
 impl KeepingFlags {
@@ -100,6 +98,7 @@ impl KeepingFlags {
 
 /// Writes one and removes those that are too many.
 fn write(store: &Embedded, data_dir: &Path, folder: &Path, kept: usize) -> Result<PathBuf> {
+    remove_parts(folder);
     let now = Timestamp::now();
     let file = folder.join(format!("{PREFIX}{}{SUFFIX}", now.strftime(STAMP)));
     snapshot::save_dump(&store.dump()?, data_dir, &file, true, now)?;
@@ -108,6 +107,26 @@ fn write(store: &Embedded, data_dir: &Path, folder: &Path, kept: usize) -> Resul
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(file)
+}
+
+/// Removes what servers that were killed left of theirs. Those of a folder are one server's, and it writes one at a time.
+fn remove_parts(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_part(&name)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!(file = %entry.path().display(), %error, "what is left of a snapshot cannot be removed");
+        }
+    }
+}
+
+/// Whether a file is a snapshot of these that was not finished.
+fn is_part(name: &str) -> bool {
+    let Some(begun) = name.strip_suffix(PART) else { return false };
+    // With the number of the process that wrote it, or without.
+    let whole = begun.rsplit_once('.').filter(|(_, number)| number.parse::<u32>().is_ok()).map_or(begun, |(whole, _)| whole);
+    time(whole).is_some()
 }
 
 /// The snapshots of a folder that were written by this, oldest first.
@@ -172,8 +191,17 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_those_of_go_and_zero_is_one() {
-        assert_eq!((span("12h"), span("0"), span("1h30m")), (Ok(12 * HOUR), Ok(Duration::ZERO), Ok(HOUR + HOUR / 2)));
-        assert!(span("often").is_err() && span("-1h").is_err());
+    fn what_was_not_finished_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let stay =
+            ["20260104T000000Z.snapshot.7.part", "mine.part", "scheduled-20260104T000000Z.snapshot", "scheduled-mine.snapshot.7.part"];
+        for name in stay.into_iter().chain(["scheduled-20260104T000000Z.snapshot.part", "scheduled-20260104T000000Z.snapshot.7.part"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_parts(folder.path());
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, stay);
     }
 }

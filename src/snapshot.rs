@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
 };
@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use coracle_store::{
     Revision,
     embedded::{Dump, OpenError, Restore},
-    snapshot::{Attachment, Head, Item, Origin, Record, Snapshot, Writer},
+    snapshot::{Attachment, Head, Item, Origin, Record, Snapshot, SnapshotError, Writer},
 };
 use jiff::Timestamp;
 
@@ -21,7 +21,7 @@ use crate::{
     commands::say,
     files, lock,
     options::{default_data_dir, store_dir},
-    upstream::Reading,
+    upstream::{Reading, is_encrypted},
 };
 
 /// Where the server's own certificates and keys are, in the data directory.
@@ -30,6 +30,8 @@ pub(crate) const PKI: &str = "pki";
 const KEY_LIMIT: u64 = 1 << 20;
 /// Revisions skipped by a restore: as many as etcd's documentation counts for a week of 1,500 writes a second.
 const BUMP: u64 = 1_000_000_000;
+/// With what the name of a snapshot ends that is being written.
+pub(crate) const PART: &str = ".part";
 /// Name of an object's resource where the key tells none.
 const OTHER: &str = "(other)";
 
@@ -67,7 +69,7 @@ pub(crate) enum SnapshotCommand {
         /// A file written by `coracle snapshot save` or `etcdctl snapshot save`, or an etcd member's snap/db.
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Move objects that are there out of the way.
+        /// Keep the objects and keys that are there beside what is restored.
         #[arg(long)]
         replace: bool,
         /// How many revisions to skip, so that none is given out twice. 0 only where no client goes on.
@@ -142,9 +144,14 @@ pub(crate) fn save_dump(dump: &Dump, folder: &Path, file: &Path, with_keys: bool
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).with_context(wrong)?;
     let mut part = file.file_name().unwrap_or_default().to_owned();
-    part.push(".part");
+    part.push(format!(".{}{PART}", std::process::id()));
     let part = Part(file.with_file_name(part));
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part.0).with_context(wrong)?;
+    // Whatever stands there is left from a process that had this number: its name goes, and nothing is written through it.
+    match fs::remove_file(&part.0) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(wrong),
+        _ => {}
+    }
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part.0).with_context(wrong)?;
     let mut writer = Writer::begin(BufWriter::new(out), dump.revision(), dump.id(), now.as_millisecond()).with_context(wrong)?;
     if with_keys {
         for attachment in keys(folder)? {
@@ -172,7 +179,10 @@ impl Drop for Part {
 /// The certificates and keys of a data directory.
 fn keys(folder: &Path) -> Result<Vec<Attachment>> {
     let pki = folder.join(PKI);
-    let Ok(entries) = fs::read_dir(&pki) else { return Ok(Vec::new()) };
+    let entries = match fs::read_dir(&pki) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot read {}; --without-keys leaves it out", pki.display()))?,
+    };
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {}", pki.display()))?;
@@ -199,7 +209,11 @@ fn restore(folder: &Path, file: &Path, wanted: &Wanted<'_>) -> Result<()> {
     let snapshot = Snapshot::open(file)?;
     let _lock = lock::take(folder)?;
     let store = store_dir(folder);
-    let before = aside(&store, wanted.replace)?;
+    let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+    let before = aside(&store, wanted.replace, &stamp)?;
+    if wanted.keys && !wanted.replace {
+        refuse_others(folder, &attachments(&snapshot)?)?;
+    }
     let at = before.as_ref().map_or(store.clone(), |_| store.with_file_name("store.new"));
     let Unpacked { files, objects, begins, reading } = objects(&snapshot, &at, wanted.prefix, wanted.bump)?;
     if let Some(before) = &before {
@@ -208,10 +222,10 @@ fn restore(folder: &Path, file: &Path, wanted: &Wanted<'_>) -> Result<()> {
             .with_context(|| format!("cannot put the new {} in place", store.display()))?;
         File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;
     }
-    let placed = if wanted.keys { place_keys(folder, &files, wanted.replace)? } else { 0 };
+    let kept = if wanted.keys { place_keys(folder, &files, &stamp)? } else { None };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: {objects} objects of revision {}, begins at revision {begins}", folder.display(), snapshot.head().revision)?;
-    if placed > 0 {
+    if wanted.keys && !files.is_empty() {
         writeln!(out, "with the certificates and keys of the snapshot: kubeconfigs and tokens of then are valid")?;
     } else {
         writeln!(out, "without certificates and keys: those of the directory stay, or new ones are made at the start")?;
@@ -219,6 +233,9 @@ fn restore(folder: &Path, file: &Path, wanted: &Wanted<'_>) -> Result<()> {
     reading.tell(&mut out)?;
     if let Some(before) = before {
         writeln!(out, "what was there before is in {}", before.display())?;
+    }
+    if let Some(kept) = kept {
+        writeln!(out, "the certificates and keys that were there before are in {}", kept.display())?;
     }
     writeln!(out, "\nstart it with: coracle server --data-dir {}", folder.display())?;
     Ok(())
@@ -249,53 +266,109 @@ fn objects(snapshot: &Snapshot, store: &Path, prefix: &str, bump: u64) -> Result
         }
         Ok(())
     })?;
+    if let (0, Reading::Upstream(upstream)) = (objects, &reading) {
+        bail!("this snapshot holds nothing under {}; --etcd-prefix says which keys are the cluster's", upstream.prefix());
+    }
     let begins = restore.finish(snapshot.head().revision, bump)?;
     Ok(Unpacked { files, objects, begins, reading })
 }
 
 /// Makes a data directory of a snapshot for a fork, in an empty folder.
-pub(crate) fn unpack(folder: &Path, file: &Path) -> Result<()> {
+pub(crate) fn unpack(folder: &Path, file: &Path, prefix: &str) -> Result<()> {
     let snapshot = Snapshot::open(file)?;
-    let unpacked = objects(&snapshot, &store_dir(folder), "/registry", 0)?;
-    place_keys(folder, &unpacked.files, false)?;
+    let unpacked = objects(&snapshot, &store_dir(folder), prefix, 0)?;
+    place_keys(folder, &unpacked.files, "fork")?;
     unpacked.reading.tell(&mut std::io::stdout().lock())
 }
 
 /// Where what is there goes, if it may.
-fn aside(store: &Path, replace: bool) -> Result<Option<PathBuf>> {
+fn aside(store: &Path, replace: bool, stamp: &str) -> Result<Option<PathBuf>> {
     if !store.join("state.db").exists() {
         return Ok(None);
     }
     if !replace {
         bail!("{} holds objects already; --replace keeps them beside it and restores in their place", store.display());
     }
-    Ok(Some(store.with_file_name(format!("store.before-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ")))))
+    Ok(Some(store.with_file_name(format!("store.before-{stamp}"))))
 }
 
-/// Writes the snapshot's certificates and keys; only with `replace` over others.
-fn place_keys(folder: &Path, found: &[Attachment], replace: bool) -> Result<usize> {
+/// The certificates and keys in a snapshot.
+fn attachments(snapshot: &Snapshot) -> Result<Vec<Attachment>> {
+    /// Why reading ended.
+    enum End {
+        /// With the first object: no file comes after it.
+        Objects,
+        Failed(SnapshotError),
+    }
+    impl From<SnapshotError> for End {
+        fn from(error: SnapshotError) -> Self {
+            Self::Failed(error)
+        }
+    }
+    let mut files = Vec::new();
+    let read = snapshot.each::<End>(0, |item| match item {
+        Item::File(found) => {
+            files.push(found);
+            Ok(())
+        }
+        Item::Object(_) => Err(End::Objects),
+    });
+    match read {
+        Ok(()) | Err(End::Objects) => Ok(files),
+        Err(End::Failed(error)) => Err(error.into()),
+    }
+}
+
+/// Refuses a directory that has other certificates and keys than these, before anything is written.
+fn refuse_others(folder: &Path, found: &[Attachment]) -> Result<()> {
     let mut differ = Vec::new();
+    for file in found {
+        if other(folder, file)?.is_some() {
+            differ.push(file.name.as_str());
+        }
+    }
+    if differ.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} has other certificates and keys than the snapshot ({}): --replace keeps them beside those of the snapshot, --without-keys leaves \
+         those of the snapshot out",
+        folder.display(),
+        differ.join(", ")
+    );
+}
+
+/// What a directory has in this file's place, if that is something else.
+fn other(folder: &Path, Attachment { name, content }: &Attachment) -> Result<Option<Vec<u8>>> {
+    let path = Path::new(name);
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || !path.starts_with(PKI) || path.components().count() != 2 {
+        bail!("the snapshot holds a file {name:?}, which is none of a cluster's keys");
+    }
+    match fs::read(folder.join(path)) {
+        Ok(there) => Ok(Some(there).filter(|there| there != content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", folder.join(path).display())),
+    }
+}
+
+/// Writes the snapshot's certificates and keys; those that were there are kept in a folder with this stamp, which is returned.
+fn place_keys(folder: &Path, found: &[Attachment], stamp: &str) -> Result<Option<PathBuf>> {
+    let kept = folder.join(format!("{PKI}.before-{stamp}"));
+    let mut others = Vec::new();
+    for file in found {
+        if let Some(there) = other(folder, file)? {
+            others.push((Path::new(&file.name).file_name().unwrap_or_default(), there));
+        }
+    }
+    // All of them first: no half of a pair is ever all that there is.
+    for (name, there) in &others {
+        files::write_private(&kept.join(name), there)?;
+    }
     for Attachment { name, content } in found {
-        let path = Path::new(name);
-        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain || !path.starts_with(PKI) || path.components().count() != 2 {
-            bail!("the snapshot holds a file {name:?}, which is none of a cluster's keys");
-        }
-        match fs::read(folder.join(path)) {
-            Ok(there) if there == *content => {}
-            Ok(_) if !replace => differ.push(name.as_str()),
-            _ => files::write_private(&folder.join(path), content)?,
-        }
+        files::write_private(&folder.join(name), content)?;
     }
-    if !differ.is_empty() {
-        bail!(
-            "the objects are restored, but {} has other certificates and keys than the snapshot ({}): remove {} and give --replace to take those of the snapshot",
-            folder.display(),
-            differ.join(", "),
-            folder.join(PKI).display()
-        );
-    }
-    Ok(found.len())
+    Ok((!others.is_empty()).then_some(kept))
 }
 
 /// Numbers of one resource.
@@ -316,7 +389,7 @@ fn inspect(file: &Path, keys: bool) -> Result<()> {
                 let sum = sums.entry(resource(entry.key.as_str())).or_default();
                 sum.objects += 1;
                 sum.bytes += entry.value.len() as u64;
-                encrypted += u64::from(entry.value.starts_with(b"k8s:enc:"));
+                encrypted += u64::from(is_encrypted(&entry.value));
                 if keys {
                     writeln!(out, "{}\t{}\t{}", entry.key, entry.revision, entry.value.len())?;
                 }
@@ -379,5 +452,100 @@ fn resource(key: &str) -> String {
         }
         [_, resource, _, ..] => (*resource).to_owned(),
         _ => OTHER.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_store::{
+        Expect, Store, Write as Put,
+        embedded::{Embedded, Options},
+    };
+
+    use super::*;
+
+    /// A data directory with an object and a pair.
+    async fn cluster(folder: &Path, pair: &str) {
+        let store = Embedded::open(&Options { ballast: 0, ..Options::at(store_dir(folder)) }).unwrap();
+        store.commit(&"/registry/configmaps/default/a".into(), Expect::Absent, Put::put("{}")).await.unwrap();
+        store.close().await;
+        for name in ["ca.crt", "ca.key"] {
+            files::write_private(&folder.join(PKI).join(name), format!("{pair} {name}").as_bytes()).unwrap();
+        }
+    }
+
+    fn wanted(replace: bool) -> Wanted<'static> {
+        Wanted { replace, bump: 0, keys: true, prefix: "/registry" }
+    }
+
+    fn read(path: PathBuf) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    /// Names in a folder that begin so.
+    fn begin_with(folder: &Path, start: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(start)).collect()
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_a_cluster_that_is_replaced_are_kept_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        cluster(&one, "one").await;
+        cluster(&other, "other").await;
+        let file = folder.path().join("a.snapshot");
+        save(&one, &file, true, Timestamp::UNIX_EPOCH).unwrap();
+        restore(&other, &file, &wanted(true)).unwrap();
+        assert_eq!(read(other.join("pki/ca.key")), "one ca.key");
+        let kept = begin_with(&other, "pki.before-");
+        assert_eq!((kept.len(), begin_with(&other, "store.before-").len()), (1, 1));
+        assert_eq!((read(kept[0].join("ca.key")), read(kept[0].join("ca.crt"))), ("other ca.key".to_owned(), "other ca.crt".to_owned()));
+        // The same again: nothing differs, nothing is kept.
+        restore(&other, &file, &wanted(true)).unwrap();
+        assert_eq!(begin_with(&other, "pki.before-").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn other_keys_are_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        cluster(&one, "one").await;
+        let file = folder.path().join("a.snapshot");
+        save(&one, &file, true, Timestamp::UNIX_EPOCH).unwrap();
+        files::write_private(&other.join("pki/ca.key"), b"another").unwrap();
+        let refused = restore(&other, &file, &wanted(false)).unwrap_err().to_string();
+        assert!(refused.contains("(pki/ca.key)") && refused.contains("--replace"), "{refused}");
+        assert!(!store_dir(&other).exists() && !other.join("pki/ca.crt").exists());
+        assert_eq!(read(other.join("pki/ca.key")), "another");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_through_what_stands_in_a_snapshots_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = folder.path().join("one");
+        cluster(&one, "one").await;
+        let (file, trap) = (folder.path().join("a.snapshot"), folder.path().join("trap"));
+        fs::write(&trap, "").unwrap();
+        for name in [format!("a.snapshot.{}.part", std::process::id()), "a.snapshot.part".to_owned()] {
+            std::os::unix::fs::symlink(&trap, folder.path().join(name)).unwrap();
+        }
+        save(&one, &file, true, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(read(trap), "");
+        assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    }
+
+    #[tokio::test]
+    async fn keys_that_cannot_be_read_are_no_missing_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        cluster(folder.path(), "one").await;
+        fs::remove_dir_all(folder.path().join(PKI)).unwrap();
+        let file = |name: &str| folder.path().join(name);
+        save(folder.path(), &file("without"), true, Timestamp::UNIX_EPOCH).unwrap();
+        // As root everything can be read, but no folder can be made of a file.
+        fs::write(folder.path().join(PKI), "").unwrap();
+        let refused = save(folder.path(), &file("refused"), true, Timestamp::UNIX_EPOCH).err().unwrap().to_string();
+        assert!(refused.contains("cannot read") && !file("refused").exists(), "{refused}");
+        save(folder.path(), &file("told"), false, Timestamp::UNIX_EPOCH).unwrap();
     }
 }

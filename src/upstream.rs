@@ -12,10 +12,23 @@ use coracle_store::{
 
 /// With what a value begins that is encrypted.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
+/// Those of them that can be read under their own key only, prefix included.
+const BOUND: [&[u8]; 2] = [b"k8s:enc:aesgcm:", b"k8s:enc:kms:"];
 /// Where this program keeps objects.
 const PREFIX: &str = "/registry/";
 /// So many that cannot be read are named.
 const NAMED: usize = 3;
+
+/// Whether a value is encrypted, with whatever.
+pub(crate) fn is_encrypted(value: &[u8]) -> bool {
+    value.starts_with(ENCRYPTED)
+}
+
+/// Whether a value is encrypted in a way that authenticates the key it stands under: it cannot be read under another one, so neither under
+/// another `--etcd-prefix`.
+pub(crate) fn is_bound(value: &[u8]) -> bool {
+    BOUND.iter().any(|cipher| value.starts_with(cipher))
+}
 
 /// How the objects of a snapshot are read.
 pub(crate) enum Reading {
@@ -32,6 +45,8 @@ pub(crate) struct Upstream {
     /// Keys that are no objects of the cluster.
     others: u64,
     encrypted: u64,
+    /// Encrypted for a key that is another one here.
+    bound: u64,
     /// What this version cannot read: the first of them, with the reason, and how many.
     unread: Vec<String>,
     unread_count: u64,
@@ -45,7 +60,15 @@ impl Reading {
             Origin::Etcd { .. } => {
                 let prefix = format!("/{}/", prefix.trim_matches('/'));
                 let codec = coracle_apiserver::storage_codec()?;
-                Ok(Self::Upstream(Box::new(Upstream { codec, prefix, others: 0, encrypted: 0, unread: Vec::new(), unread_count: 0 })))
+                Ok(Self::Upstream(Box::new(Upstream {
+                    codec,
+                    prefix,
+                    others: 0,
+                    encrypted: 0,
+                    bound: 0,
+                    unread: Vec::new(),
+                    unread_count: 0,
+                })))
             }
         }
     }
@@ -72,6 +95,14 @@ impl Reading {
         if upstream.encrypted > 0 {
             writeln!(out, "{} objects are encrypted: start the server with the same --encryption-provider-config", upstream.encrypted)?;
         }
+        if upstream.bound > 0 {
+            writeln!(
+                out,
+                "{} of them cannot be read here: aesgcm and kms bind a value to its key, which begins with {} there and with {PREFIX} here. \
+                 Have them written by secretbox or aescbc (or identity) in that etcd before the snapshot is made",
+                upstream.bound, upstream.prefix
+            )?;
+        }
         if upstream.unread_count > 0 {
             writeln!(out, "{} values cannot be read by this version and stay as they are:", upstream.unread_count)?;
             upstream.unread.iter().try_for_each(|why| writeln!(out, "  {why}"))?;
@@ -81,9 +112,15 @@ impl Reading {
 }
 
 impl Upstream {
+    /// What keys of the cluster begin with there.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     fn value(&mut self, key: &Key, value: &Bytes) -> Bytes {
-        if value.starts_with(ENCRYPTED) {
+        if is_encrypted(value) {
             self.encrypted += 1;
+            self.bound += u64::from(self.prefix != PREFIX && is_bound(value));
             return value.clone();
         }
         self.codec.json(key, value).unwrap_or_else(|why| {
@@ -94,5 +131,36 @@ impl Upstream {
             self.unread_count += 1;
             value.clone()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_store::{Entry, Revision};
+
+    use super::*;
+
+    fn told(prefix: &str, value: &'static str) -> String {
+        let mut reading = Reading::of(Origin::Etcd { sum: true }, prefix).unwrap();
+        let key = Key::from(format!("{prefix}/secrets/default/a"));
+        let entry = Entry { key, value: Bytes::from_static(value.as_bytes()), revision: Revision(1), created: Revision(1) };
+        let read = reading.read(Record { entry, version: 1, expires: None }).unwrap();
+        assert_eq!((read.entry.key.as_str(), &read.entry.value[..]), ("/registry/secrets/default/a", value.as_bytes()));
+        let mut out = Vec::new();
+        reading.tell(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_bound_to_a_key_that_is_another_here_is_told() {
+        for (prefix, value, bound) in [
+            ("/registry", "k8s:enc:aesgcm:v1:k:x", false),
+            ("/other", "k8s:enc:aesgcm:v1:k:x", true),
+            ("/other", "k8s:enc:kms:v2:k:x", true),
+            ("/other", "k8s:enc:secretbox:v1:k:x", false),
+        ] {
+            let said = told(prefix, value);
+            assert!(said.starts_with("1 objects are encrypted") && said.contains("cannot be read here") == bound, "{said}");
+        }
     }
 }
