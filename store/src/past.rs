@@ -1,14 +1,16 @@
 //! The past of a key, of any store that tells its writes from an earlier revision on.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::timeout;
 
 use crate::{Event, Key, Past, Revision, Step, Store, StoreError, Version};
 
-/// Versions that are told at most; the newest count.
-const VERSIONS: usize = 1000;
+/// Versions that are told at most, and bytes of their values; the newest count.
+pub(crate) const VERSIONS: usize = 1000;
+pub(crate) const BYTES: usize = 64 << 20;
 /// How long the store may take to tell.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -17,36 +19,58 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn told<S: Store + ?Sized>(store: &S, key: &Key) -> Result<Past, StoreError> {
     let head = store.revision().await?;
     let mut since = Revision(0);
-    let mut versions = loop {
+    let found = loop {
         match timeout(PATIENCE, gathered(store, key, since, head)).await {
             Err(_) => return Err(StoreError::Unavailable(format!("the store did not tell the history of {key} in {PATIENCE:?}"))),
             Ok(Err(StoreError::Compacted { oldest })) if oldest > since => since = oldest,
             Ok(found) => break found?,
         }
     };
+    let mut versions = Vec::from(found.versions);
     if versions.is_empty()
         && let Some(entry) = store.get(key).await?.value
     {
         versions.push(Version { revision: entry.revision, created: entry.created, at: None, value: Some(entry.value) });
     }
-    if versions.len() > VERSIONS {
-        versions.drain(..versions.len() - VERSIONS);
+    if found.dropped {
         since = versions.first().map_or(since, |version| version.revision);
     }
     Ok(Past { versions, since })
 }
 
-async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head: Revision) -> Result<Vec<Version>, StoreError> {
-    let mut versions: Vec<Version> = Vec::new();
+/// The newest versions, as many as are told.
+#[derive(Default)]
+struct Newest {
+    versions: VecDeque<Version>,
+    bytes: usize,
+    /// Whether there were older ones.
+    dropped: bool,
+}
+
+impl Newest {
+    fn push(&mut self, version: Version) {
+        let size = |version: &Version| version.value.as_ref().map_or(0, Bytes::len);
+        self.bytes += size(&version);
+        self.versions.push_back(version);
+        // The last one is told whatever its size.
+        while self.versions.len() > VERSIONS || (self.bytes > BYTES && self.versions.len() > 1) {
+            self.bytes -= self.versions.pop_front().map_or(0, |first| size(&first));
+            self.dropped = true;
+        }
+    }
+}
+
+async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head: Revision) -> Result<Newest, StoreError> {
+    let mut newest = Newest::default();
     if from >= head {
-        return Ok(versions);
+        return Ok(newest);
     }
     let mut steps = store.follow(key.as_str(), from);
     store.expedite(head);
     let mut take = |event: Event| {
         if event.key == *key {
             let created = event.after.as_ref().map_or(Revision(0), |entry| entry.created);
-            versions.push(Version { revision: event.revision, created, at: None, value: event.after.map(|entry| entry.value) });
+            newest.push(Version { revision: event.revision, created, at: None, value: event.after.map(|entry| entry.value) });
         }
         event.revision
     };
@@ -61,7 +85,7 @@ async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head:
             break;
         }
     }
-    Ok(versions)
+    Ok(newest)
 }
 
 #[cfg(test)]
@@ -72,6 +96,25 @@ mod tests {
         contract::put,
         embedded::{Embedded, Options},
     };
+
+    fn pushed(sizes: impl IntoIterator<Item = usize>) -> (Vec<u64>, bool) {
+        let mut newest = Newest::default();
+        for (n, size) in (1..).zip(sizes) {
+            let value = Some(Bytes::from(vec![0; size]));
+            newest.push(Version { revision: Revision(n), created: Revision(1), at: None, value });
+            assert!(newest.bytes == newest.versions.iter().map(|version| version.value.as_ref().unwrap().len()).sum());
+        }
+        (newest.versions.iter().map(|version| version.revision.0).collect(), newest.dropped)
+    }
+
+    #[test]
+    fn only_the_newest_are_kept_by_number_and_by_size() {
+        assert_eq!(pushed([BYTES / 2, BYTES / 2]), (vec![1, 2], false));
+        assert_eq!(pushed([BYTES / 2, BYTES / 2, 1]), (vec![2, 3], true));
+        assert_eq!(pushed([1, BYTES + 1]), (vec![2], true), "the last is told though it is too large");
+        let (many, dropped) = pushed([0; VERSIONS + 2]);
+        assert_eq!((many.len(), many[0], dropped), (VERSIONS, 3, true));
+    }
 
     #[tokio::test]
     async fn a_watch_tells_what_the_log_tells() {

@@ -3,11 +3,10 @@
 use rusqlite::{Connection, Row as SqlRow, params};
 
 use super::log::{self, LogError};
-use crate::{Key, Past, Revision, Version};
-
-/// Bounds of what is read at once; the newest versions count.
-const VERSIONS: usize = 1000;
-const BYTES: usize = 64 << 20;
+use crate::{
+    Key, Past, Revision, Version,
+    past::{BYTES, VERSIONS},
+};
 
 const COLUMNS: &str = "rev, create_rev, prev_rev, del, at, crc, v";
 
