@@ -9,7 +9,10 @@ use super::{
     Record,
     bolt::{Bolt, Bucket, Fault},
 };
-use crate::{Entry, Key, Revision};
+use crate::{
+    Entry, Key, Revision,
+    grpc::message::{Field, Fields},
+};
 
 /// A revision in bytes: main, `_`, sub; a deletion has `t` behind it.
 const REVISION: usize = 17;
@@ -60,10 +63,10 @@ impl Database {
         if let Some(bucket) = bolt.bucket(b"lease")? {
             bolt.each(&bucket, |_, value| {
                 let (mut id, mut granted, mut left) = (0, 0, 0);
-                fields(value, |field, content| match (field, content) {
-                    (1, Content::Number(number)) => id = number,
-                    (2, Content::Number(number)) => granted = number,
-                    (3, Content::Number(number)) => left = number,
+                read(value, |number, field| match (number, field) {
+                    (1, Field::Number(found)) => id = found,
+                    (2, Field::Number(found)) => granted = found,
+                    (3, Field::Number(found)) => left = found,
                     _ => {}
                 })?;
                 leases.insert(id, if left > 0 { left } else { granted });
@@ -129,53 +132,24 @@ fn parse_revision(bytes: &[u8]) -> Result<(u64, u64), Fault> {
 
 fn key_value(message: &[u8]) -> Result<KeyValue<'_>, Fault> {
     let mut found = KeyValue::default();
-    fields(message, |field, content| match (field, content) {
-        (1, Content::Bytes(bytes)) => found.key = bytes,
-        (2, Content::Number(number)) => found.created = number,
-        (4, Content::Number(number)) => found.version = number,
-        (5, Content::Bytes(bytes)) => found.value = bytes,
-        (6, Content::Number(number)) => found.lease = number,
+    read(message, |number, field| match (number, field) {
+        (1, Field::Bytes(bytes)) => found.key = bytes,
+        (2, Field::Number(created)) => found.created = created,
+        (4, Field::Number(version)) => found.version = version,
+        (5, Field::Bytes(bytes)) => found.value = bytes,
+        (6, Field::Number(lease)) => found.lease = lease,
         _ => {}
     })?;
     Ok(found)
 }
 
-enum Content<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// The fields of a protobuf message that has numbers and bytes only.
-fn fields<'a>(mut message: &'a [u8], mut see: impl FnMut(u64, Content<'a>)) -> Result<(), Fault> {
-    let torn = || Fault::damaged("a value is no message");
-    while !message.is_empty() {
-        let tag = varint(&mut message).ok_or_else(torn)?;
-        let content = match tag & 7 {
-            0 => Content::Number(varint(&mut message).ok_or_else(torn)?),
-            2 => {
-                let length = varint(&mut message).and_then(|length| usize::try_from(length).ok());
-                let (bytes, rest) = length.and_then(|length| message.split_at_checked(length)).ok_or_else(torn)?;
-                message = rest;
-                Content::Bytes(bytes)
-            }
-            _ => return Err(torn()),
-        };
-        see(tag >> 3, content);
+/// Reads a message field by field.
+fn read<'a>(message: &'a [u8], mut see: impl FnMut(u64, Field<'a>)) -> Result<(), Fault> {
+    for field in Fields::of(message) {
+        let (number, field) = field.ok_or_else(|| Fault::damaged("a value is no message"))?;
+        see(number, field);
     }
     Ok(())
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -193,7 +167,7 @@ mod tests {
         bytes
     }
 
-    fn read(path: &Path) -> Result<(Head, BTreeMap<String, Record>), SnapshotError> {
+    fn opened(path: &Path) -> Result<(Head, BTreeMap<String, Record>), SnapshotError> {
         let snapshot = Snapshot::open(path)?;
         let (mut all, mut last) = (BTreeMap::new(), Revision(0));
         snapshot.each::<SnapshotError>(1_000_000, |item| {
@@ -211,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("snapshot.db");
         fs::write(&path, saved()).unwrap();
-        let (head, all) = read(&path).unwrap();
+        let (head, all) = opened(&path).unwrap();
         assert_eq!((head.origin, head.revision, head.sum.len()), (Origin::Etcd { sum: true }, Revision(305), 64));
         assert_eq!(all.len(), 123);
         assert!(!all.contains_key("/registry/configmaps/default/c007"), "deleted");
@@ -226,7 +200,7 @@ mod tests {
         // The file of a member has no checksum of its own.
         let bytes = saved();
         fs::write(&path, &bytes[..bytes.len() - 32]).unwrap();
-        let (head, same) = read(&path).unwrap();
+        let (head, same) = opened(&path).unwrap();
         assert_eq!((head.origin, head.sum.as_str(), same), (Origin::Etcd { sum: false }, "", all));
     }
 
@@ -238,7 +212,7 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x40;
         fs::write(&path, &bytes).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("its checksum is"));
+        assert!(opened(&path).unwrap_err().to_string().contains("its checksum is"));
         // Without a checksum pages stand for themselves: whatever is in them, reading ends.
         let whole = saved();
         let pages = &whole[..whole.len() - 32];
@@ -246,9 +220,9 @@ mod tests {
             let mut damaged = pages.to_vec();
             damaged[at] = damaged[at].wrapping_add(1 + u8::try_from(step % 255).unwrap());
             fs::write(&path, &damaged).unwrap();
-            let _ = read(&path);
+            let _ = opened(&path);
             fs::write(&path, &pages[..at]).unwrap();
-            assert!(read(&path).is_err(), "cut off at {at}");
+            assert!(opened(&path).is_err(), "cut off at {at}");
         }
     }
 }
