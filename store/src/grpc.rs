@@ -145,7 +145,19 @@ impl Connection {
             return Ok(answer);
         }
         let text = format!("unexpected HTTP status code received from server: {}", answer.status());
-        Err(Fault::new("Unknown", text))
+        Err(Fault::new(code_of(answer.status()), text))
+    }
+}
+
+/// What an HTTP status means that came from something before the server (gRPC's `http-grpc-status-mapping.md`).
+fn code_of(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "Internal",
+        401 => "Unauthenticated",
+        403 => "PermissionDenied",
+        404 => "Unimplemented",
+        429 | 502 | 503 | 504 => "Unavailable",
+        _ => "Unknown",
     }
 }
 
@@ -212,5 +224,17 @@ fn passed(status: &HeaderMap) -> Result<(), Fault> {
             let code = code.ok().and_then(|code| CODES.get(code)).copied().unwrap_or("Unknown");
             Err(Fault::new(code, percent_encoding::percent_decode_str(text("grpc-message")).decode_utf8_lossy()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_whose_server_is_away_says_that_it_is_unavailable() {
+        let told = |status: u16| code_of(StatusCode::from_u16(status).unwrap());
+        assert!([429, 502, 503, 504].into_iter().all(|status| told(status) == "Unavailable"));
+        assert_eq!((told(403), told(404), told(500), told(302)), ("PermissionDenied", "Unimplemented", "Unknown", "Unknown"));
     }
 }
