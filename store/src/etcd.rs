@@ -1,4 +1,4 @@
-//! The store over etcd 3.5 and later: for several servers on one set of data, laid out as kube-apiserver lays it out.
+//! The store over etcd 3.4 and later: for several servers on one set of data, laid out as kube-apiserver lays it out.
 //!
 //! Map: `place` (members, TLS), `client` (calls to whichever member answers), `messages` (etcd's API by hand, over [`crate::grpc`]), `faults`
 //! (what errors mean), `fresh` (the latest revision, asked for once for all who wait), `follow` (watches), `leases` (times to live),
@@ -26,7 +26,7 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,7 +38,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::place::TlsFiles;
 use self::{
@@ -59,8 +59,11 @@ const PAGE_BYTES: usize = 8 << 20;
 const ATTEMPTS: usize = 4;
 /// How often sizes and alarms are asked for.
 const POLL: Duration = Duration::from_secs(30);
-/// Pause between attempts to reach etcd at the start.
+/// Pause between attempts to reach etcd at the start, and how long the last may take however little time is left.
 const RETRY: Duration = Duration::from_millis(250);
+const LAST: Duration = Duration::from_secs(1);
+/// Largest answer. A page of a list stays far below it, unless its objects are large.
+const ANSWER: usize = 512 << 20;
 
 /// How to reach etcd and what to expect of it.
 #[derive(Clone, Debug)]
@@ -79,6 +82,8 @@ pub struct Options {
     pub compact_every: Duration,
     /// The largest value taken, in bytes. etcd has a limit of its own, which may be smaller.
     pub value_limit: usize,
+    /// The largest answer taken, in bytes. Lists whose pages are larger come in smaller ones.
+    pub answer_limit: usize,
     /// What a call may take, all attempts together.
     pub timeout: Duration,
     /// How long etcd is waited for at the start.
@@ -96,6 +101,7 @@ impl Options {
             root: "/registry".to_owned(),
             compact_every: Duration::from_secs(300),
             value_limit: 3 << 20,
+            answer_limit: ANSWER,
             timeout: Duration::from_secs(10),
             patience: Duration::from_secs(20),
         }
@@ -114,6 +120,14 @@ pub enum OpenError {
         /// The members that were tried.
         servers: String,
         /// What the last attempt said.
+        why: StoreError,
+    },
+    /// etcd answered that it will not.
+    #[error("etcd at {servers} refuses: {why}")]
+    Refused {
+        /// The members that were tried.
+        servers: String,
+        /// What it said.
         why: StoreError,
     },
     /// It is too old.
@@ -146,20 +160,29 @@ struct Shared {
     asked: AtomicU64,
     /// Which etcd it is.
     cluster: AtomicU64,
+    /// Whether watches cannot reach it.
+    away: AtomicBool,
 }
 
 impl Etcd {
-    /// Opens the store: waits until a member answers, for as long as the options say. Must be called within a tokio runtime.
+    /// Opens the store: waits until a member answers, for as long as the options say, but not where waiting cannot help. Must be called
+    /// within a tokio runtime.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let client = Client::new(options).map_err(OpenError::Options)?;
         let keys = Keys::new(&options.root, &options.prefix).map_err(OpenError::Options)?;
         if options.tls.certificate.is_some() != options.tls.key.is_some() {
             return Err(OpenError::Options("the client certificate and its key must be given together".to_owned()));
         }
+        client.check_files().await.map_err(|why| OpenError::Options(format!("TLS towards etcd: {why}")))?;
         let until = Instant::now() + options.patience;
         let status = loop {
-            match client.status().await {
+            let left = until.saturating_duration_since(Instant::now());
+            match client.status_within(left.max(LAST).min(options.timeout)).await {
                 Ok(status) => break status,
+                // Of the unknown nobody can say that it will stay.
+                Err(fault) if !faults::is_of_member(&fault) && fault.code != "Unknown" => {
+                    return Err(OpenError::Refused { servers: client.urls(), why: faults::store_error(&fault, 0) });
+                }
                 Err(fault) if Instant::now() + RETRY >= until => {
                     return Err(OpenError::Unreachable { servers: client.urls(), why: faults::store_error(&fault, 0) });
                 }
@@ -177,6 +200,7 @@ impl Etcd {
             size: AtomicU64::new(status.size),
             asked: AtomicU64::new(0),
             cluster: AtomicU64::new(status.cluster),
+            away: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
         let (fresh, asking) = fresh::start(shared.clone());
@@ -255,13 +279,38 @@ impl Shared {
         Ok(Entry { key: self.keys.here(&key)?, value, revision: Revision(modified), created: Revision(created) })
     }
 
-    /// Everything from `start` on and before `end`, at one revision, in pages.
+    /// Everything from `start` on and before `end`, at one revision.
     async fn all(&self, start: &[u8], end: &[u8], limit: Option<usize>) -> Result<At<Vec<Entry>>, StoreError> {
-        let (mut entries, mut revision, mut page, mut start) = (Vec::new(), 0, PAGE, start.to_vec());
+        let mut entries = Vec::new();
+        let revision = self.pages(start, end, limit, &mut |page| entries.extend(page)).await?;
+        Ok(At { value: entries, revision })
+    }
+
+    /// The same in pages.
+    async fn pages(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: Option<usize>,
+        each: &mut (dyn FnMut(Vec<Entry>) + Send),
+    ) -> Result<Revision, StoreError> {
+        let (mut count, mut revision, mut start) = (0, 0, start.to_vec());
+        let (mut page, mut largest) = (PAGE, LARGEST_PAGE);
         loop {
-            let wanted = limit.map_or(page, |limit| page.min(limit - entries.len()));
+            let wanted = limit.map_or(page, |limit| page.min(limit - count));
             let range = Range { key: &start, end, limit: wanted as u64, revision, ..Range::default() };
-            let ranged = self.ranged(&range).await?;
+            let answer = self.client.call(messages::RANGE, &range.message(), Effect::None).await;
+            let ranged = match answer.and_then(|answer| Ranged::read(&answer)) {
+                Ok(ranged) => ranged,
+                // The same would be too much again, for ever.
+                Err(fault) if faults::is_too_much(&fault) && wanted > SMALLEST_PAGE => {
+                    page = (wanted / 4).max(SMALLEST_PAGE);
+                    largest = page;
+                    debug!(%fault, page, "a page of a list is too large");
+                    continue;
+                }
+                Err(fault) => return Err(faults::store_error(&fault, 0)),
+            };
             if revision == 0 {
                 revision = ranged.revision;
             }
@@ -270,17 +319,16 @@ impl Shared {
             start = [&last.key[..], b"\0"].concat();
             page = match bytes {
                 _ if bytes > PAGE_BYTES => (page / 2).max(SMALLEST_PAGE),
-                _ if bytes < PAGE_BYTES / 2 => (page * 2).min(LARGEST_PAGE),
+                _ if bytes < PAGE_BYTES / 2 => (page * 2).min(largest),
                 _ => page,
             };
-            for found in ranged.entries {
-                entries.push(self.entry(found)?);
-            }
-            if !ranged.more || limit.is_some_and(|limit| entries.len() >= limit) {
+            count += ranged.entries.len();
+            each(ranged.entries.into_iter().map(|found| self.entry(found)).collect::<Result<_, _>>()?);
+            if !ranged.more || limit.is_some_and(|limit| count >= limit) {
                 break;
             }
         }
-        Ok(At { value: entries, revision: Revision(revision) })
+        Ok(Revision(revision))
     }
 }
 
@@ -315,6 +363,15 @@ impl Store for Etcd {
                 answer => return answer,
             }
         }
+    }
+
+    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+        let (start, end) = self.shared.keys.range(prefix);
+        self.shared.pages(&start, &end, None, &mut |page| each(&page)).await
+    }
+
+    fn bound_to(&self, key: &Key) -> Vec<u8> {
+        self.shared.keys.there(key.as_str())
     }
 
     async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {

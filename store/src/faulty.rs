@@ -168,6 +168,10 @@ impl Store for Faulty {
         self.inner.count(prefix).await
     }
 
+    fn bound_to(&self, key: &Key) -> Vec<u8> {
+        self.inner.bound_to(key)
+    }
+
     async fn past(&self, key: &Key) -> Result<Past, StoreError> {
         self.before_read().await?;
         self.inner.past(key).await

@@ -219,7 +219,7 @@ pub enum StoreError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// Nothing was written; try again later (disk full, shutting down, no quorum).
+    /// Not at present: disk full, shutting down, no quorum. Whether a write that ended so was done is not known: read again.
     #[error("store unavailable: {0}")]
     Unavailable(String),
     /// What stands between this store and its values could not write or read one, and says why.
@@ -266,6 +266,10 @@ pub trait Store: Send + Sync + 'static {
     }
     /// Somebody waits until the steps of [`Store::follow`] reach this revision. A store that does not tell every write at once hurries.
     fn expedite(&self, _to: Revision) {}
+    /// The bytes under which a value is kept, for who binds one to its place: the key as whoever keeps it knows it.
+    fn bound_to(&self, key: &Key) -> Vec<u8> {
+        key.as_str().as_bytes().to_vec()
+    }
     /// How many objects there are whose key starts with `prefix`.
     async fn count(&self, prefix: &str) -> Result<usize, StoreError> {
         let (mut count, mut after) = (0, None);

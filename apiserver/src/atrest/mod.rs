@@ -11,7 +11,7 @@
 //! | `rewrite` | everything written anew with the first provider |
 //!
 //! A value is `k8s:enc:PROVIDER:v1:KEY:` and what the provider makes of the object's bytes; the object's key in the store is authenticated
-//! with it where the provider can. An etcd that kube-apiserver wrote is read, and the other way round. Without a configuration nothing of this
+//! with it where the provider can (in etcd with `--etcd-prefix`, as upstream). An etcd that kube-apiserver wrote is read, and the other way round. Without a configuration nothing of this
 //! is in the way.
 
 mod chain;
@@ -151,12 +151,12 @@ impl AtRest {
 
     async fn open_value(&self, key: &Key, value: &[u8]) -> Result<Opened, String> {
         let Named { chain, resource } = self.rules.read().named(key);
-        chain.open(&resource, value, key.as_str().as_bytes()).await
+        chain.open(&resource, value, &self.store.bound_to(key)).await
     }
 
     fn seal_value(&self, key: &Key, value: &[u8]) -> Result<Secret, String> {
         let Named { chain, resource } = self.rules.read().named(key);
-        chain.seal(&resource, value, key.as_str().as_bytes())
+        chain.seal(&resource, value, &self.store.bound_to(key))
     }
 }
 

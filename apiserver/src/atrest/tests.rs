@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use coracle_schema::Tables;
-use coracle_store::embedded::{self, Embedded};
+use coracle_store::{
+    At, Entry, Events, Expect, Page, Revision, StoreError, Write,
+    embedded::{self, Embedded},
+    faulty::{Faults, Faulty},
+};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{body::Frame, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -38,10 +42,60 @@ async fn open(folder: &Path, rules: &str) -> Result<Arc<AtRest>, String> {
     over(store, folder, rules).await
 }
 
-async fn over(store: Arc<Embedded>, folder: &Path, rules: &str) -> Result<Arc<AtRest>, String> {
+async fn over(store: Arc<dyn Store>, folder: &Path, rules: &str) -> Result<Arc<AtRest>, String> {
     let file = folder.join("encryption.yaml");
     std::fs::write(&file, header(rules)).unwrap();
     AtRest::open(Options { file, reload: false }, store, &catalog()).await
+}
+
+/// What kube-apiserver 1.37.1 with `--etcd-prefix=/x` wrote, under the key as it is known here.
+const OF_A_PREFIX: &str = include_str!("vector-of-a-prefix.txt");
+
+/// A store that keeps what is under `/registry` under `/x`, as one in etcd does.
+struct Elsewhere(Embedded);
+
+#[async_trait::async_trait]
+impl Store for Elsewhere {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
+        self.0.get(key).await
+    }
+    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
+        self.0.range(prefix, page).await
+    }
+    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
+        self.0.commit(key, expect, write).await
+    }
+    fn watch(&self, prefix: &str, from: Revision) -> Events {
+        self.0.watch(prefix, from)
+    }
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        self.0.compact(to).await
+    }
+    fn bound_to(&self, key: &Key) -> Vec<u8> {
+        key.as_str().replacen("/registry", "/x", 1).into_bytes()
+    }
+}
+
+#[tokio::test]
+async fn values_are_bound_to_the_key_with_the_prefix_of_the_etcd() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = format!("- resources: [configmaps]\n  providers: [{{aesgcm: {{keys: [{{name: key1, secret: {KEY24}}}]}}}}]\n");
+    let elsewhere = Arc::new(Elsewhere(Embedded::open(&embedded::Options::memory()).unwrap()));
+    let rest = over(elsewhere.clone(), folder.path(), &rules).await.unwrap();
+    let (key, value) = OF_A_PREFIX.trim().split_once(' ').unwrap();
+    let (key, value) = (Key::from(key), STANDARD.decode(value).unwrap());
+    let opened = rest.open_value(&key, &value).await.unwrap();
+    assert!(opened.plain.windows(15).any(|part| part == b"plaintext-proof"));
+    let again = rest.seal_value(&key, &opened.plain).unwrap();
+    assert!(rest.open_value(&key, &again).await.unwrap().plain == opened.plain);
+    // Whatever stands between hands the question on.
+    let between: Arc<dyn Store> = Arc::new(crate::registry::translated::Translated(Arc::clone(&rest)));
+    assert_eq!(Faulty::new(between, Faults::default()).bound_to(&key), b"/x/configmaps/default/elsewhere");
+    let here = open(folder.path(), &rules).await.unwrap();
+    assert!(here.open_value(&key, &value).await.is_err() && here.open_value(&key, &again).await.is_err());
 }
 
 /// A key service on a socket. Its keys are made of their ids, as those of `conformance/clients/go/kms`.

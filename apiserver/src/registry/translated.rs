@@ -265,6 +265,10 @@ impl<T: Translate> Store for Translated<T> {
         self.0.store().expedite(to);
     }
 
+    fn bound_to(&self, key: &Key) -> Vec<u8> {
+        self.0.store().bound_to(key)
+    }
+
     async fn past(&self, key: &Key) -> Result<Past, StoreError> {
         let Past { versions, since } = self.0.store().past(key).await?;
         let mut opened = Vec::with_capacity(versions.len());

@@ -1,7 +1,8 @@
 //! Calls to whichever member answers. One connection is used for as long as it works; when it does not, the next member's turn comes.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -41,18 +42,35 @@ pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     tls: TlsFiles,
     user: Option<(String, String)>,
-    token: RwLock<Option<HeaderValue>>,
+    token: RwLock<Token>,
     /// The member that is spoken to.
     at: AtomicUsize,
-    connection: Mutex<Option<(usize, Connection)>>,
+    connection: Mutex<Option<Reached>>,
+    /// How many connections were made.
+    made: AtomicU64,
+    /// Largest answer that is taken, in bytes.
+    largest: usize,
     /// What a call may take, all attempts together.
     timeout: Duration,
 }
 
+/// What says who we are.
+#[derive(Clone)]
+enum Token {
+    /// To be asked for.
+    Unknown,
+    /// etcd has no users: it goes without.
+    None,
+    Known(HeaderValue),
+}
+
 /// A connection and which member it leads to.
+#[derive(Clone)]
 pub(super) struct Reached {
     pub(super) member: usize,
     pub(super) connection: Connection,
+    /// No other one has it.
+    number: u64,
 }
 
 impl Client {
@@ -64,22 +82,29 @@ impl Client {
         if options.tls.authorities.is_none() && endpoints.iter().any(Endpoint::is_tls) {
             return Err("https:// needs the file of etcd's certificate authority".to_owned());
         }
-        // Several servers begin with different members.
-        let first = std::process::id() as usize % endpoints.len();
+        // Several servers begin with different members. Their process ids may be the same: each has a container of its own.
+        let first = RandomState::new().hash_one(()) as usize % endpoints.len();
         Ok(Self {
             endpoints,
             tls: options.tls.clone(),
             user: options.user.clone(),
-            token: RwLock::new(None),
+            token: RwLock::new(Token::Unknown),
             at: AtomicUsize::new(first),
             connection: Mutex::new(None),
+            made: AtomicU64::new(0),
+            largest: options.answer_limit,
             timeout: options.timeout,
         })
     }
 
     /// Calls a method of whichever member answers.
     pub(super) async fn call(&self, method: &str, message: &[u8], effect: Effect) -> Result<Bytes, Fault> {
-        let until = Instant::now() + self.timeout;
+        self.call_within(self.timeout, method, message, effect).await
+    }
+
+    /// The same in this time, all attempts together.
+    async fn call_within(&self, limit: Duration, method: &str, message: &[u8], effect: Effect) -> Result<Bytes, Fault> {
+        let until = Instant::now() + limit;
         let (mut failures, mut renewed) = (0, false);
         loop {
             let reached = self.connected(until).await?;
@@ -90,9 +115,9 @@ impl Client {
                 Err(fault) => fault,
             };
             debug!(method, member = self.endpoints[reached.member].url, %fault, "etcd did not do as asked");
-            if faults::is_stale_token(&fault) && self.user.is_some() && !renewed {
+            if (faults::is_stale_token(&fault) || faults::is_nameless(&fault)) && self.user.is_some() && !renewed {
                 renewed = true;
-                *self.token.write() = None;
+                *self.token.write() = Token::Unknown;
                 continue;
             }
             if !faults::is_of_member(&fault) {
@@ -119,10 +144,10 @@ impl Client {
     pub(super) async fn open(&self, method: &str, message: &[u8]) -> Result<(Reached, Outbox, Inbox), Fault> {
         let member = self.at.load(Ordering::Relaxed) % self.endpoints.len();
         let opened = async {
-            let connection = self.endpoints[member].dial(&self.tls, DIAL).await.map_err(|why| Fault::unsent("Unavailable", why))?;
-            let metadata = self.metadata(&connection, self.patience()).await?;
-            let (outbox, inbox) = connection.open(method, message, &metadata).await?;
-            Ok((Reached { member, connection }, outbox, inbox))
+            let reached = self.dial(member, DIAL).await.map_err(|why| Fault::unsent("Unavailable", why))?;
+            let metadata = self.metadata(&reached.connection, self.patience()).await?;
+            let (outbox, inbox) = reached.connection.open(method, message, &metadata).await?;
+            Ok((reached, outbox, inbox))
         };
         match tokio::time::timeout(self.patience(), opened).await {
             Ok(Ok(open)) => Ok(open),
@@ -140,8 +165,8 @@ impl Client {
 
     /// A call that goes both ways to this member failed: the next begins with another, and a token that is no longer good is forgotten.
     pub(super) fn left(&self, member: usize, fault: &Fault) {
-        if faults::is_stale_token(fault) {
-            *self.token.write() = None;
+        if faults::is_stale_token(fault) || faults::is_nameless(fault) {
+            *self.token.write() = Token::Unknown;
         } else {
             self.advance(member);
         }
@@ -154,7 +179,17 @@ impl Client {
 
     /// What the member that is connected says of itself.
     pub(super) async fn status(&self) -> Result<messages::Status, Fault> {
-        messages::Status::read(&self.call(messages::STATUS, &[], Effect::None).await?)
+        self.status_within(self.timeout).await
+    }
+
+    /// The same in this time.
+    pub(super) async fn status_within(&self, limit: Duration) -> Result<messages::Status, Fault> {
+        messages::Status::read(&self.call_within(limit, messages::STATUS, &[], Effect::None).await?)
+    }
+
+    /// Reads the files of TLS where they are needed; the error names the one that cannot be used.
+    pub(super) async fn check_files(&self) -> Result<(), String> {
+        if self.endpoints.iter().any(Endpoint::is_tls) { self.tls.read().await.map(drop) } else { Ok(()) }
     }
 
     /// The same of the member a connection leads to.
@@ -165,12 +200,28 @@ impl Client {
     /// Makes the token one that etcd does not know.
     #[cfg(test)]
     pub(super) fn spoil_token(&self) {
-        *self.token.write() = Some(HeaderValue::from_static("spoilt"));
+        *self.token.write() = Token::Known(HeaderValue::from_static("spoilt"));
+    }
+
+    /// A failure of the connection that was used last, told after another took its place.
+    #[cfg(test)]
+    pub(super) async fn fail_late(&self) -> bool {
+        let until = Instant::now() + self.timeout;
+        let Ok(old) = self.connected(until).await else { return false };
+        *self.connection.lock().await = None;
+        let Ok(new) = self.connected(until).await else { return false };
+        self.leave(&old).await;
+        self.connection.lock().await.as_ref().is_some_and(|kept| kept.number == new.number)
     }
 
     /// The URL of a member.
     pub(super) fn url(&self, member: usize) -> &str {
         self.endpoints.get(member).map_or("", |endpoint| &endpoint.url)
+    }
+
+    /// How many members there are.
+    pub(super) fn members(&self) -> usize {
+        self.endpoints.len()
     }
 
     /// The URLs of all members.
@@ -181,18 +232,18 @@ impl Client {
     /// The connection, made when there is none or it broke: to each member in turn until one takes it.
     async fn connected(&self, until: Instant) -> Result<Reached, Fault> {
         let mut kept = self.connection.lock().await;
-        if let Some((member, connection)) = kept.as_ref().filter(|(_, connection)| !connection.is_closed()) {
-            return Ok(Reached { member: *member, connection: connection.clone() });
+        if let Some(reached) = kept.as_ref().filter(|reached| !reached.connection.is_closed()) {
+            return Ok(reached.clone());
         }
         *kept = None;
         let mut said: Vec<String> = Vec::new();
         loop {
             let member = self.at.load(Ordering::Relaxed) % self.endpoints.len();
             let limit = DIAL.min(until.saturating_duration_since(Instant::now()));
-            match self.endpoints[member].dial(&self.tls, limit).await {
-                Ok(connection) => {
-                    *kept = Some((member, connection.clone()));
-                    return Ok(Reached { member, connection });
+            match self.dial(member, limit).await {
+                Ok(reached) => {
+                    *kept = Some(reached.clone());
+                    return Ok(reached);
                 }
                 Err(why) => {
                     debug!(error = why, "cannot reach a member of etcd");
@@ -214,11 +265,18 @@ impl Client {
     /// Gives up a connection that failed, unless another is in its place already.
     async fn leave(&self, reached: &Reached) {
         let mut kept = self.connection.lock().await;
-        if kept.as_ref().is_some_and(|(member, _)| *member == reached.member) {
+        let current = kept.as_ref().is_none_or(|kept| kept.number == reached.number);
+        if current {
             *kept = None;
+            drop(kept);
+            self.advance(reached.member);
         }
-        drop(kept);
-        self.advance(reached.member);
+    }
+
+    /// A new connection to a member.
+    async fn dial(&self, member: usize, limit: Duration) -> Result<Reached, String> {
+        let connection = self.endpoints[member].dial(&self.tls, self.largest, limit).await?;
+        Ok(Reached { member, connection, number: self.made.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// It is the turn of the member after this one.
@@ -235,19 +293,31 @@ impl Client {
         if let Some((user, password)) = &self.user {
             let known = self.token.read().clone();
             let token = match known {
-                Some(token) => token,
-                None => {
+                Token::Unknown => {
                     let asked = messages::authenticate(user, password);
-                    let answer = connection.call(messages::AUTHENTICATE, &asked, &metadata, limit).await;
-                    let token = messages::token(&answer.map_err(|fault| Fault { unsent: true, ..fault })?)?;
-                    let mut token = HeaderValue::from_str(&token).map_err(|error| Fault::new("Internal", error))?;
-                    token.set_sensitive(true);
-                    *self.token.write() = Some(token.clone());
+                    let token = granted(connection.call(messages::AUTHENTICATE, &asked, &metadata, limit).await)?;
+                    *self.token.write() = token.clone();
                     token
                 }
+                known => known,
             };
-            metadata.push((HeaderName::from_static("token"), token));
+            if let Token::Known(token) = token {
+                metadata.push((HeaderName::from_static("token"), token));
+            }
         }
         Ok(metadata)
+    }
+}
+
+/// The token of an answer. An etcd without users wants none (etcd `client/v3/client.go` `getToken`).
+fn granted(answer: Result<Bytes, Fault>) -> Result<Token, Fault> {
+    match answer {
+        Err(fault) if faults::has_no_users(&fault) => Ok(Token::None),
+        Err(fault) => Err(Fault { unsent: true, ..fault }),
+        Ok(answer) => {
+            let mut token = HeaderValue::from_str(&messages::token(&answer)?).map_err(|error| Fault::new("Internal", error))?;
+            token.set_sensitive(true);
+            Ok(Token::Known(token))
+        }
     }
 }

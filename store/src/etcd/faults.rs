@@ -2,9 +2,27 @@
 
 use crate::{Revision, StoreError, grpc::Fault};
 
+/// As we say, like Go's gRPC, of an answer that is larger than is taken.
+const OVER: &str = "received message larger than max";
+
 /// Whether the token that went with a call is to be made anew.
 pub(super) fn is_stale_token(fault: &Fault) -> bool {
     fault.text.contains("invalid auth token") || fault.text.contains("revision of auth store is old")
+}
+
+/// Whether etcd has users now and was not told who we are.
+pub(super) fn is_nameless(fault: &Fault) -> bool {
+    fault.text.contains("user name is empty")
+}
+
+/// Whether etcd has no users, so that there is no token to be had from it.
+pub(super) fn has_no_users(fault: &Fault) -> bool {
+    fault.text.contains("authentication is not enabled")
+}
+
+/// Whether an answer was too large: for us, or for the time it may take.
+pub(super) fn is_too_much(fault: &Fault) -> bool {
+    fault.code == "DeadlineExceeded" || fault.text.contains(OVER)
 }
 
 /// Whether another member might do better: this one is gone, alone, or too slow.
@@ -13,6 +31,7 @@ pub(super) fn is_of_member(fault: &Fault) -> bool {
         || fault.text.contains("not leader")
         || fault.text.contains("server stopped")
         || fault.text.contains("corrupt")
+        || is_refused_before(fault)
 }
 
 /// Whether a member refused before it did anything, so that even a write can be asked of another.
@@ -43,16 +62,16 @@ pub(super) fn store_error(fault: &Fault, size: usize) -> StoreError {
         _ if text.contains("request is too large") || text.contains("trying to send message larger than max") => {
             StoreError::TooLarge { size, limit: REQUEST.min(size.saturating_sub(1)) }
         }
-        "ResourceExhausted" if text.contains("received message larger than max") => {
-            StoreError::TooLarge { size, limit: REQUEST.min(size.saturating_sub(1)) }
-        }
+        // etcd's word of a write; of a read it is ours, and nothing was written.
+        "ResourceExhausted" if text.contains(OVER) && size > 0 => StoreError::TooLarge { size, limit: REQUEST.min(size.saturating_sub(1)) },
+        "ResourceExhausted" if text.contains(OVER) => said("etcd's answer is too large"),
         "ResourceExhausted" if text.contains("database space exceeded") => {
             said("etcd takes no more writes: compact and defragment it, or raise its --quota-backend-bytes, then `etcdctl alarm disarm`")
         }
         "ResourceExhausted" => said("etcd is asked too much; try again"),
         "PermissionDenied" => said("grant the user of --etcd-username readwrite on the prefix, or use another certificate"),
         _ if text.contains("authentication failed") => said("check --etcd-username and the password file"),
-        _ if text.contains("user name is empty") => said("etcd wants a user: give --etcd-username and --etcd-password-file"),
+        _ if is_nameless(fault) => said("etcd wants a user: give --etcd-username and --etcd-password-file"),
         _ if text.contains("corrupt") => said("a member's data differs from the others': replace that member"),
         "Unavailable" | "DeadlineExceeded" if text.contains("leader") || text.contains("timed out") => {
             said("etcd has no majority at the moment: see that most of its members run and reach one another")
@@ -91,6 +110,12 @@ mod tests {
             assert!(is_of_member(&fault), "{text}");
             assert_eq!(is_refused_before(&fault), before, "{text}");
         }
+        for (code, text) in
+            [("ResourceExhausted", "etcdserver: too many requests"), ("FailedPrecondition", "etcdserver: rpc not supported for learner")]
+        {
+            let fault = Fault::new(code, text);
+            assert!(is_of_member(&fault) && is_refused_before(&fault), "{text}");
+        }
         assert!(!is_of_member(&Fault::new("ResourceExhausted", "etcdserver: mvcc: database space exceeded")));
     }
 
@@ -98,6 +123,10 @@ mod tests {
     fn sizes_and_history_have_errors_of_their_own() {
         let too_large = store_error(&Fault::new("InvalidArgument", "etcdserver: request is too large"), 2 << 20);
         assert_eq!(too_large, StoreError::TooLarge { size: 2 << 20, limit: 1_572_864 });
+        let answer = Fault::new("ResourceExhausted", "received message larger than max (9 vs. 8)");
+        assert!(matches!(store_error(&answer, 9), StoreError::TooLarge { size: 9, .. }));
+        assert!(matches!(store_error(&answer, 0), StoreError::Unavailable(_)), "nothing was written");
+        assert!(is_too_much(&answer) && is_too_much(&Fault::new("DeadlineExceeded", "context deadline exceeded")));
         let old = Fault::new("OutOfRange", "etcdserver: mvcc: required revision has been compacted");
         assert_eq!(store_error(&old, 0), StoreError::Compacted { oldest: Revision(0) });
     }

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Shared,
@@ -45,7 +45,8 @@ const TOUCHED: &str = "/coracle/progress";
 pub(super) fn steps(shared: Arc<Shared>, fresh: Fresh, prefix: &str, from: Revision, stop: CancellationToken) -> Steps {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let (start, end) = shared.keys.range(prefix);
-    let mut following = Following { shared, fresh, start, end, reached: from, queue };
+    let cluster = shared.cluster.load(Ordering::Relaxed);
+    let mut following = Following { shared, fresh, cluster, start, end, reached: from, queue };
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => following.hand(Err(StoreError::Unavailable("the store is closed".to_owned()))).await,
@@ -58,6 +59,8 @@ pub(super) fn steps(shared: Arc<Shared>, fresh: Fresh, prefix: &str, from: Revis
 struct Following {
     shared: Arc<Shared>,
     fresh: Fresh,
+    /// Which etcd it began with. Every watch sees for itself that it is another one now.
+    cluster: u64,
     start: Vec<u8>,
     end: Vec<u8>,
     /// All writes up to here were handed over.
@@ -77,18 +80,26 @@ enum End {
 
 impl Following {
     async fn run(&mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let (mut backoff, mut unreached) = (BACKOFF_MIN, 0);
         loop {
             let started = Instant::now();
             let ended = tokio::select! {
                 () = self.queue.closed() => return,
-                ended = Self::life(&self.shared, &self.fresh, (&self.start, &self.end), &mut self.reached, &self.queue) => ended,
+                ended = Self::life(&self.shared, &self.fresh, (self.cluster, &self.start, &self.end), &mut self.reached, &self.queue) => ended,
             };
             let fault = match ended {
                 End::Over => return,
                 // The client has turned to another member already.
-                End::Unreached(fault) => fault,
+                End::Unreached(fault) => {
+                    unreached += 1;
+                    // One of several was told when it was left.
+                    if unreached >= self.shared.client.members() && !self.shared.away.swap(true, Ordering::Relaxed) {
+                        warn!(%fault, servers = self.shared.client.urls(), "etcd cannot be reached; watches wait for it");
+                    }
+                    fault
+                }
                 End::Broken(member, fault) => {
+                    unreached = 0;
                     self.shared.client.left(member, &fault);
                     fault
                 }
@@ -113,7 +124,7 @@ impl Following {
     async fn life(
         shared: &Arc<Shared>,
         fresh: &Fresh,
-        (start, end): (&[u8], &[u8]),
+        (cluster, start, end): (u64, &[u8], &[u8]),
         reached: &mut Revision,
         queue: &mpsc::Sender<Result<Step, StoreError>>,
     ) -> End {
@@ -122,15 +133,22 @@ impl Following {
             Err(fault) => return End::Unreached(fault),
         };
         let reliable = match shared.client.status_of(&at).await {
-            Ok(status) if shared.cluster.swap(status.cluster, Ordering::Relaxed) != status.cluster => {
+            Ok(status) if status.cluster != cluster => {
                 let why = "another etcd answers now, or one restored from a backup: everything is read again".to_owned();
-                warn!("{why}");
+                if shared.cluster.swap(status.cluster, Ordering::Relaxed) != status.cluster {
+                    warn!("{why}");
+                }
+                // What was waited for was a revision of the other one.
+                shared.wanted.send_replace(Revision(0));
                 let _ = queue.send(Err(StoreError::Unavailable(why))).await;
                 return End::Over;
             }
             Ok(status) => tells_progress(&status.version),
             Err(fault) => return End::Broken(at.member, fault),
         };
+        if shared.away.swap(false, Ordering::Relaxed) {
+            info!(member = shared.client.url(at.member), "etcd is reached again");
+        }
         let mut wanted = shared.wanted.subscribe();
         let mut changes: Vec<Changed> = Vec::new();
         let mut ask_at: Option<Instant> = None;
@@ -170,6 +188,7 @@ impl Following {
                 if watched.revision < reached.0
                     && let Err(end) = is_rewound(fresh, at.member, *reached, queue).await
                 {
+                    shared.wanted.send_replace(Revision(0));
                     return end;
                 }
                 continue;

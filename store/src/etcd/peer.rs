@@ -20,7 +20,7 @@ pub(crate) struct Peer {
     pub(crate) folder: TempDir,
     pub(crate) url: String,
     peer_port: u16,
-    more: Vec<String>,
+    pub(crate) more: Vec<String>,
 }
 
 impl Peer {

@@ -35,8 +35,6 @@ pub(super) struct Endpoint {
 /// etcd refuses pings that come more often than every five seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest answer. A page of a list stays far below it.
-const ANSWER: usize = 512 << 20;
 
 impl Endpoint {
     /// From `http://HOST:PORT` or `https://HOST:PORT`; the error says what is allowed.
@@ -62,16 +60,16 @@ impl Endpoint {
         self.tls
     }
 
-    /// A connection to it; the error says what failed.
-    pub(super) async fn dial(&self, files: &TlsFiles, limit: Duration) -> Result<Connection, String> {
-        let dialled = timeout(limit, self.connect(files)).await;
+    /// A connection to it, made in this time, that takes answers up to this size; the error says what failed.
+    pub(super) async fn dial(&self, files: &TlsFiles, largest: usize, limit: Duration) -> Result<Connection, String> {
+        let dialled = timeout(limit, self.connect(files, largest)).await;
         dialled.unwrap_or_else(|_| Err(format!("no connection within {limit:?}"))).map_err(|why| format!("{}: {why}", self.url))
     }
 
-    async fn connect(&self, files: &TlsFiles) -> Result<Connection, String> {
+    async fn connect(&self, files: &TlsFiles, largest: usize) -> Result<Connection, String> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let limits = Limits { message: ANSWER, keep_alive: Some(KEEP_ALIVE), keep_alive_timeout: KEEP_ALIVE_TIMEOUT };
+        let limits = Limits { message: largest, keep_alive: Some(KEEP_ALIVE), keep_alive_timeout: KEEP_ALIVE_TIMEOUT };
         let made = if self.tls {
             let config = files.read().await?;
             let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{peer::Peer, *};
+use super::{compactor::Turns, peer::Peer, *};
 use crate::{
     Event,
     cache::{Cache, Cached, Decode, Decoded, Freshness},
@@ -132,7 +132,7 @@ async fn a_watch_goes_on_without_gap_or_double_when_etcd_is_killed_and_comes_bac
     let store = peer.open().await;
     let mut steps = store.follow("/w/", store.revision().await.unwrap());
     let mut last = create(&*store, "/w/key", "0").await;
-    assert_eq!(write(&mut steps).await.revision, last);
+    let mut written = vec![last];
     for round in 1..=3 {
         peer.kill();
         peer.restart("data");
@@ -142,20 +142,26 @@ async fn a_watch_goes_on_without_gap_or_double_when_etcd_is_killed_and_comes_bac
                     Ok(revision) => break revision,
                     // It may have been written: whoever wants to know reads again.
                     Err(StoreError::Unavailable(_)) => match store.get(&"/w/key".into()).await {
-                        Ok(found) => last = found.value.unwrap().revision,
+                        Ok(found) => {
+                            let now = found.value.unwrap().revision;
+                            if now != last {
+                                written.push(now);
+                                last = now;
+                            }
+                        }
                         Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error}"),
                     },
                     Err(error) => panic!("{error}"),
                 }
             };
+            written.push(last);
         }
     }
-    let mut seen = Revision(0);
-    while seen < last {
-        let event = write(&mut steps).await;
-        assert!(event.revision > seen, "each write once, in order");
-        seen = event.revision;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        seen.push(write(&mut steps).await.revision);
     }
+    assert_eq!(seen, written, "each write once, in order");
     assert_eq!(take(&*store, "/w/", Revision(0), 1).await.len(), 1);
 }
 
@@ -228,19 +234,29 @@ async fn servers_take_turns_in_compacting_and_forget_what_is_old() {
     let (one, other) = (&one.shared.client, &other.shared.client);
     let store = peer.open().await;
     let first = create(&*store, "/c/key", "0").await;
-    let (mut times, revision) = compactor::turn(one, 0, 0).await.unwrap();
-    assert_eq!(times, 1, "the first turn only notes where the store is");
-    let (seen, theirs) = compactor::turn(other, 0, 0).await.unwrap();
-    assert_eq!(seen, 1, "somebody else took the turn");
+    let (mut ours, mut theirs) = (Turns::default(), Turns::default());
+    ours.take(one).await.unwrap();
+    assert_eq!(ours.times, 1, "the first turn only notes where the store is");
+    let revision = ours.revision;
+    theirs.take(other).await.unwrap();
+    assert_eq!(theirs.times, 1, "somebody else took the turn");
     let mut at = first;
     for n in 0..5 {
         at = store.commit(&"/c/key".into(), Expect::At(at), put(n.to_string())).await.unwrap();
     }
-    (times, _) = compactor::turn(one, times, revision).await.unwrap();
-    assert_eq!(times, 2);
+    ours.take(one).await.unwrap();
+    assert_eq!(ours.times, 2);
     let old = timeout(PATIENCE, store.watch("/c/", Revision(first.0 - 1)).next()).await.unwrap().unwrap();
     assert_eq!(old, Err(StoreError::Compacted { oldest: Revision(revision) }));
-    assert_eq!(compactor::turn(other, seen, theirs).await.unwrap().0, 2, "and does nothing when it was done meanwhile");
+    theirs.take(other).await.unwrap();
+    assert_eq!(theirs.times, 2, "and does nothing when it was done meanwhile");
+    // A compaction that fails is counted nevertheless: the next turn is taken, and not taken for another server's.
+    let mut ahead = Turns { times: 2, revision: u64::from(u32::MAX) };
+    assert!(ahead.take(one).await.is_err(), "a revision that is yet to come");
+    assert_eq!(ahead.times, 3);
+    assert!(ahead.revision < u64::from(u32::MAX));
+    ahead.take(one).await.unwrap();
+    assert_eq!(ahead.times, 4);
 }
 
 #[tokio::test]
@@ -271,6 +287,78 @@ async fn long_lists_come_in_pages_of_one_revision() {
     let page = store.range("/l/", Page { after: Some("/l/0009".into()), limit: Some(900) }).await.unwrap().value;
     assert_eq!((page.len(), page[0].key.as_str()), (900, "/l/0010"));
     assert_eq!(store.count("/l/").await.unwrap(), 1300);
+}
+
+#[tokio::test]
+async fn pages_that_are_too_large_come_in_smaller_ones() {
+    let peer = Peer::start(&[]);
+    let store = peer.open().await;
+    let value = "x".repeat(1000);
+    let put_all = (0..600).map(|n| {
+        let (store, value) = (store.clone(), value.clone());
+        async move { store.commit(&format!("/l/{n:04}").into(), Expect::Absent, Write::put(value)).await.unwrap() }
+    });
+    let revisions: Vec<Revision> = futures::stream::iter(put_all).buffer_unordered(32).collect().await;
+    let last = revisions.into_iter().max().unwrap();
+    let limited = |answer_limit| Options { answer_limit, ..peer.options() };
+    let narrow = Etcd::open(&limited(50_000)).await.unwrap();
+    let all = narrow.range("/l/", Page::default()).await.unwrap();
+    assert_eq!((all.value.len(), all.revision), (600, last));
+    let (mut pieces, mut count) = (0, 0);
+    let mut each = |entries: &[Entry]| (pieces, count) = (pieces + 1, count + entries.len());
+    assert_eq!(narrow.scan("/l/", &mut each).await.unwrap(), last);
+    assert!(count == 600 && pieces > 12, "{count} in {pieces} pieces");
+    let narrowest = Etcd::open(&limited(2_000)).await.unwrap();
+    let error = narrowest.range("/l/", Page::default()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("too large")), "{error}");
+}
+
+#[tokio::test]
+async fn every_watch_notices_that_another_etcd_answers() {
+    let mut peer = Peer::start(&["--initial-cluster-token=another"]);
+    let store = peer.open().await;
+    for n in 0..5 {
+        create(&*store, &format!("/other/{n}"), "x").await;
+    }
+    drop(store);
+    peer.kill();
+    peer.more.clear();
+    peer.restart("first");
+    let store = peer.open().await;
+    let mut watches = [(); 3].map(|()| store.follow("", Revision(1)));
+    let at = create(&*store, "/first", "x").await;
+    for watch in &mut watches {
+        assert_eq!(write(watch).await.revision, at);
+    }
+    store.expedite(Revision(at.0 + 1_000_000));
+    peer.kill();
+    // It is not behind what was seen: nothing but its name gives it away.
+    peer.restart("data");
+    for watch in &mut watches {
+        let told = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap_err().to_string();
+        assert!(told.contains("another etcd"), "{told}");
+    }
+    assert_eq!(*store.shared.wanted.borrow(), Revision(0), "nobody waits for a revision of the one before");
+    let mut watch = store.follow("/a/", store.revision().await.unwrap());
+    let at = create(&*store, "/a/a", "x").await;
+    assert_eq!(write(&mut watch).await.revision, at, "and the next is of the one that is there now");
+}
+
+#[tokio::test]
+async fn a_connection_that_failed_takes_no_later_one_with_it() {
+    let peer = Peer::start(&[]);
+    assert!(peer.open().await.shared.client.fail_late().await);
+}
+
+#[tokio::test]
+async fn a_user_is_none_to_an_etcd_without_users() {
+    let peer = Peer::start(&[]);
+    let user = Some(("coracle".to_owned(), "password".to_owned()));
+    let store = Etcd::open(&Options { user, ..peer.options() }).await.unwrap();
+    let mut steps = store.follow("/a", store.revision().await.unwrap());
+    let at = create(&store, "/a", "x").await;
+    assert_eq!(write(&mut steps).await.revision, at);
+    assert_eq!(store.bound_to(&"/a".into()), b"/test/a");
 }
 
 #[tokio::test]
@@ -417,6 +505,11 @@ async fn tls_is_spoken_with_files_that_may_change_while_it_runs() {
     let refused = Etcd::open(&options).await.err().unwrap().to_string();
     assert!(refused.contains("TLS") && refused.contains("does not answer"), "{refused}");
 
+    let nowhere = TlsFiles { authorities: Some(papers.path("none.crt")), ..papers.tls() };
+    let options = Options { tls: nowhere, patience: Duration::from_secs(3600), ..peer.options() };
+    let refused = Etcd::open(&options).await.err().unwrap().to_string();
+    assert!(refused.contains("none.crt"), "{refused}");
+
     // Another authority signs everything anew; no setting changes here.
     peer.kill();
     papers.sign("renewed");
@@ -459,11 +552,18 @@ async fn a_user_is_authenticated_and_told_what_it_may_not() {
     assert_eq!(store.range("/mine", Page::default()).await.unwrap().value.len(), 1);
     let refused = store.commit(&"/theirs/a".into(), Expect::Absent, put("x")).await.unwrap_err().to_string();
     assert!(refused.contains("permission denied") && refused.contains("readwrite"), "{refused}");
-    let wrong = Etcd::open(&quick(Some(("coracle", "wrong")))).await.err().unwrap().to_string();
+    // Neither is waited for: it would not get better.
+    let patient = |user| Options { patience: Duration::from_secs(3600), ..quick(user) };
+    let wrong = Etcd::open(&patient(Some(("coracle", "wrong")))).await.err().unwrap().to_string();
     assert!(wrong.contains("authentication failed") && !wrong.contains("wrong;"), "{wrong}");
-    let nobody = Etcd::open(&quick(None)).await.unwrap();
-    let refused = nobody.get(&"/mine/a".into()).await.unwrap_err().to_string();
+    // etcd 3.7 tells nobody its status either.
+    let refused = match Etcd::open(&patient(None)).await {
+        Ok(nobody) => nobody.get(&"/mine/a".into()).await.unwrap_err().to_string(),
+        Err(refused) => refused.to_string(),
+    };
     assert!(refused.contains("--etcd-username"), "{refused}");
+    let fault = Turns::default().take(&store.shared.client).await.unwrap_err();
+    assert_eq!(fault.code, "PermissionDenied", "the key of compactions is none under the prefix");
 }
 
 #[tokio::test]
