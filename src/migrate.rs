@@ -5,27 +5,31 @@ use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use coracle_apiserver::StorageCodec;
 use coracle_store::{
     Entry, Expect, Key, Page, Revision, Store, StoreError, Write,
     embedded::{Dump, OpenError, Restore},
     etcd::Etcd,
-    snapshot::Record,
+    snapshot::{Origin, Record},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use crate::{
-    commands::say,
+    commands::{complain, say},
     etcd::EtcdFlags,
     lock,
     options::{default_data_dir, store_dir},
+    store::telling,
+    upstream::{self, Reading, is_encrypted},
 };
 
 /// Where all objects are.
 const ROOT: &str = "/registry/";
 /// Stands in an etcd that is being filled, and says of which store.
 const MARK: &str = "/registry/coracle/migration";
+/// Of no use elsewhere, and there for as long as a lease only, which is not part of what is read: addresses of the servers of an etcd, and
+/// what its watches are moved with.
+const LEFT_OUT: [&str; 2] = ["/registry/masterleases/", "/registry/coracle/progress"];
 /// Written over and over to raise the revision of an etcd.
 const PAD: &str = "/registry/coracle/revision";
 /// Writes under way at a time.
@@ -87,7 +91,8 @@ pub(crate) fn run(options: &MigrateOptions) -> Result<()> {
     runtime.block_on(async {
         // Nobody compacts while we read.
         let settings = coracle_store::etcd::Options { compact_every: Duration::ZERO, ..options.etcd.options()? };
-        let etcd = Etcd::open(&settings).await.context("--etcd-servers")?;
+        let etcd =
+            telling(&settings.endpoints, |line| complain(&anyhow!("{line}")), Etcd::open(&settings)).await.context("--etcd-servers")?;
         let done = match options.to {
             Target::Etcd => to_etcd(options, &etcd).await,
             Target::Embedded => to_embedded(options, &etcd).await,
@@ -109,10 +114,12 @@ async fn to_etcd(options: &MigrateOptions, etcd: &Etcd) -> Result<()> {
     };
     let codec = coracle_apiserver::storage_codec()?;
     let (media, now) = (options.etcd.media(), Timestamp::now().as_millisecond());
-    let mut wanted = HashMap::new();
+    let (mut wanted, mut bound) = (HashMap::new(), 0);
     dump.each::<anyhow::Error>(|Record { entry, expires, .. }| {
-        let Some(ttl) = left(expires, now) else { return Ok(()) };
-        let value = if is_encrypted(&entry.value) {
+        let Some(ttl) = left(expires, now).filter(|_| is_taken(&entry.key)) else { return Ok(()) };
+        bound += u64::from(upstream::is_bound(&entry.value));
+        // What could not be read when it came from an etcd goes back as it was.
+        let value = if is_encrypted(&entry.value) || !entry.value.starts_with(b"{") {
             entry.value
         } else {
             codec.kept(&entry.key, &entry.value, media).map_err(|why| anyhow!("{} cannot be written to etcd: {why}", entry.key))?
@@ -120,6 +127,7 @@ async fn to_etcd(options: &MigrateOptions, etcd: &Etcd) -> Result<()> {
         wanted.insert(entry.key, ttl.map_or_else(|| Write::put(value.clone()), |ttl| Write::put_for(value.clone(), ttl)));
         Ok(())
     })?;
+    refuse_bound(etcd, bound)?;
     let objects = wanted.len();
     let there = etcd.range(ROOT, Page::default()).await?.value;
     begin(etcd, &there, dump.id()).await?;
@@ -154,8 +162,23 @@ fn left(expires: Option<i64>, now: i64) -> Option<Option<Duration>> {
     }
 }
 
-fn is_encrypted(value: &[u8]) -> bool {
-    value.starts_with(b"k8s:enc:")
+/// Whether what stands under a key is of use in the other store.
+fn is_taken(key: &Key) -> bool {
+    !LEFT_OUT.iter().any(|prefix| key.as_str().starts_with(prefix))
+}
+
+/// Refuses what could not be read any more: values that are encrypted for their key, where that is another one in etcd.
+fn refuse_bound(etcd: &Etcd, objects: u64) -> Result<()> {
+    let there = etcd.bound_to(&ROOT.into());
+    if objects == 0 || there == ROOT.as_bytes() {
+        return Ok(());
+    }
+    bail!(
+        "{objects} objects are encrypted by aesgcm or kms, which bind a value to its key, and keys begin with {} in this etcd and with {ROOT} \
+         in the embedded store: use --etcd-prefix=/registry, or have them written by secretbox or aescbc (or identity) first, by \
+         --encryption-provider-config and `coracle secrets reencrypt`",
+        String::from_utf8_lossy(&there)
+    );
 }
 
 /// Refuses an etcd that holds something else, and marks it as one that is being filled.
@@ -236,17 +259,22 @@ async fn to_embedded(options: &MigrateOptions, etcd: &Etcd) -> Result<()> {
     if read.value.iter().any(|entry| entry.key.as_str() == MARK) {
         bail!("this etcd holds an unfinished migration: the cluster is still in the store it comes from");
     }
-    let codec = coracle_apiserver::storage_codec()?;
+    let entries: Vec<Entry> = read.value.into_iter().filter(|entry| is_taken(&entry.key)).collect();
+    refuse_bound(etcd, entries.iter().map(|entry| u64::from(upstream::is_bound(&entry.value))).sum())?;
+    // Keys are as they are here; values are upstream's.
+    let mut reading = Reading::of(Origin::Etcd { sum: false }, ROOT)?;
     let mut restore = match Restore::begin(&folder) {
         Err(OpenError::Exists { path }) => bail!("{} holds objects already; move it away first", path.display()),
         begun => begun?,
     };
     let now = Timestamp::now().as_millisecond();
-    let mut entries = read.value;
+    let (mut entries, mut objects) = (entries, 0);
     entries.sort_unstable_by_key(|entry| entry.revision);
-    let objects = entries.len();
     for entry in entries {
-        restore.add(record(&codec, entry, now)?)?;
+        if let Some(record) = reading.read(record(entry, now)) {
+            objects += 1;
+            restore.add(record)?;
+        }
     }
     let latest = etcd.revision().await?;
     if latest > read.revision && !options.while_written {
@@ -256,6 +284,7 @@ async fn to_embedded(options: &MigrateOptions, etcd: &Etcd) -> Result<()> {
         );
     }
     let begins = restore.finish(latest, 0)?;
+    reading.tell(&mut std::io::stdout().lock())?;
     say(format_args!(
         "{} holds {objects} objects of revision {}, and begins at {begins}\n\nstart it with: coracle server --data-dir {}",
         folder.display(),
@@ -264,13 +293,10 @@ async fn to_embedded(options: &MigrateOptions, etcd: &Etcd) -> Result<()> {
     ))
 }
 
-fn record(codec: &StorageCodec, entry: Entry, now: i64) -> Result<Record> {
-    let value = match is_encrypted(&entry.value) {
-        true => entry.value,
-        false => codec.json(&entry.key, &entry.value).map_err(|why| anyhow!("{} cannot be read: {why}", entry.key))?,
-    };
+/// An entry with the time it has left, of which etcd tells nothing with it.
+fn record(entry: Entry, now: i64) -> Record {
     let ttl = entry.key.as_str().starts_with("/registry/events/").then(|| i64::try_from(EVENT.as_millis()).unwrap_or(i64::MAX));
-    Ok(Record { entry: Entry { value, ..entry }, version: 1, expires: ttl.map(|ttl| now.saturating_add(ttl)) })
+    Record { entry, version: 1, expires: ttl.map(|ttl| now.saturating_add(ttl)) }
 }
 
 #[cfg(test)]
@@ -296,6 +322,18 @@ mod tests {
         let (b, c) = (Expect::At(Revision(5)), Expect::At(Revision(6)));
         assert_eq!(steps, [("/registry/b".into(), b, put("2")), ("/registry/c".into(), c, Write::Delete)]);
         assert_eq!(difference(&wanted, &[]).len(), 2);
+    }
+
+    #[test]
+    fn what_is_there_for_as_long_as_a_server_is_not_taken_along() {
+        for (key, taken) in [
+            ("/registry/masterleases/10.0.0.1", false),
+            ("/registry/coracle/progress", false),
+            ("/registry/coracle/certificates", true),
+            ("/registry/leases/default/a", true),
+        ] {
+            assert_eq!(is_taken(&key.into()), taken, "{key}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     rooms,
     setup::Setup,
     shared,
-    store::Opened,
+    store::{self, Opened, telling},
     version,
 };
 
@@ -133,7 +133,10 @@ async fn open_store(options: &ServerOptions) -> Result<Opened> {
             let relaxed_interval = options.relaxed_writes_interval;
             Opened::embedded(&Options { relaxed_interval, ..options.keeping.options(store_dir(&options.data_dir)) }, "--data-dir")
         }
-        StoreChoice::Etcd => Opened::etcd(&options.etcd.options()?, options.etcd.media()).await,
+        StoreChoice::Etcd => {
+            let etcd = options.etcd.options()?;
+            telling(&etcd.endpoints, store::warn, Opened::etcd(&etcd, options.etcd.media())).await
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where objects are, whichever store was chosen.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use coracle_apiserver::StorageMediaType;
@@ -9,6 +9,30 @@ use coracle_store::{
     embedded::{self, Embedded},
     etcd::{self, Etcd},
 };
+
+/// After so long of waiting for etcd that is told.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
+/// Does what may have to wait for an etcd to answer; when that takes its time, one line says so.
+pub(crate) async fn telling<T>(servers: &[String], tell: impl FnOnce(&str), work: impl Future<Output = T>) -> T {
+    telling_after(FIRST_WORD, servers, tell, work).await
+}
+
+async fn telling_after<T>(pause: Duration, servers: &[String], tell: impl FnOnce(&str), work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(pause, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            tell(&format!("--etcd-servers={}: no answer yet, waiting for it", servers.join(",")));
+            work.await
+        }
+    }
+}
+
+/// As a server says it.
+pub(crate) fn warn(line: &str) {
+    tracing::warn!("{line}");
+}
 
 /// An open store and what only its kind has.
 #[derive(Clone)]
@@ -60,5 +84,24 @@ impl Opened {
             Self::Embedded(store) => store.close().await,
             Self::Etcd(store, _) => store.close(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_long_is_told_once_and_what_does_not_is_not() {
+        let servers = ["http://a:1".to_owned(), "http://b:1".to_owned()];
+        // It is done when it was told, and not before.
+        let (told, telling) = oneshot::channel();
+        let tell = |line: &str| told.send(line.to_owned()).unwrap();
+        let line = telling_after(Duration::ZERO, &servers, tell, telling).await.unwrap();
+        assert_eq!(line, "--etcd-servers=http://a:1,http://b:1: no answer yet, waiting for it");
+        let seven = telling_after(Duration::MAX, &servers, |line| panic!("{line}"), async { 7 }).await;
+        assert_eq!(seven, 7);
     }
 }

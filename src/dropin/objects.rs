@@ -27,24 +27,24 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Opens where objects are. `overrides` are those of `--etcd-servers-overrides`.
 pub(super) async fn open(flags: &EtcdFlags, overrides: &[String]) -> Result<(Opened, Option<Sole>)> {
-    let servers = &flags.etcd_servers;
-    if servers.is_empty() || servers.iter().all(|server| server == MEMORY) || are_ours(servers).await {
+    let (servers, until) = (&flags.etcd_servers, Instant::now() + PATIENCE);
+    if servers.is_empty() || servers.iter().all(|server| server == MEMORY) || are_ours(servers, until).await {
         let sole = servers.iter().any(|server| server != MEMORY).then(|| Sole::claim(&servers.join(",")));
         return Ok((Opened::embedded(&embedded::Options::memory(), "objects in memory")?, sole));
     }
     if let Some(given) = overrides.first() {
         bail!("--etcd-servers-overrides={given}: this kube-apiserver keeps all objects in one etcd; its objects would not be found");
     }
-    Ok((Opened::etcd(&flags.options()?, flags.media()).await?, None))
+    let patience = until.saturating_duration_since(Instant::now());
+    Ok((Opened::etcd(&coracle_store::etcd::Options { patience, ..flags.options()? }, flags.media()).await?, None))
 }
 
 /// Whether it is our own `etcd` that answers. While nobody does, one may be about to start.
-async fn are_ours(servers: &[String]) -> bool {
+async fn are_ours(servers: &[String], until: Instant) -> bool {
     let plain: Vec<&str> = servers.iter().filter_map(|server| server.strip_prefix("http://")).collect();
     if plain.len() < servers.len() {
         return false;
     }
-    let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         for server in &plain {
             if let Ok(Some(says)) = timeout(ANSWER, name(server.trim_end_matches('/'))).await {

@@ -27,7 +27,7 @@ use crate::{
     options::{self, Cidr, ServerOptions},
     renewal::Renewal,
     setup::Setup,
-    store::Opened,
+    store::{self, Opened, telling},
     version,
 };
 
@@ -41,7 +41,8 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let hollow = Hollow::new(&settings)?;
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
-    let (store, _sole) = objects::open(&settings.etcd, &settings.overrides).await?;
+    let opening = objects::open(&settings.etcd, &settings.overrides);
+    let (store, _sole) = telling(&settings.etcd.etcd_servers, store::warn, opening).await?;
     capabilities::set(settings.capabilities);
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);
