@@ -122,6 +122,10 @@ fn what_is_no_cluster_and_no_snapshot_is_told_apart() {
     let said = done(&["snapshot", "restore", text(&file), "--data-dir", text(&data)]);
     assert!(said.contains("values cannot be read by this version and stay as they are:\n  /registry/"), "{said}");
     assert!(refused(&["snapshot", "restore", text(&file), "--data-dir", text(&data)]).contains("--replace"));
+    let said = refused(&["snapshot", "restore", text(&file), "--replace", "--etcd-prefix=/other", "--data-dir", text(&data)]);
+    assert!(said.contains("holds nothing under /other/; --etcd-prefix says"), "{said}");
+    let said = refused(&["fork", "--snapshot", text(&file), "--etcd-prefix=/other", "--data-dir", text(&data)]);
+    assert!(said.contains("holds nothing under /other/"), "{said}");
     std::fs::write(&file, b"no snapshot at all").unwrap();
     let said = refused(&["snapshot", "restore", text(&file), "--replace", "--data-dir", text(&data)]);
     assert!(said.contains("is no snapshot"), "{said}");
