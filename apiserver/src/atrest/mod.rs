@@ -11,8 +11,8 @@
 //! | `rewrite` | everything written anew with the first provider |
 //!
 //! A value is `k8s:enc:PROVIDER:v1:KEY:` and what the provider makes of the object's bytes; the object's key in the store is authenticated
-//! with it where the provider can (in etcd with `--etcd-prefix`, as upstream). An etcd that kube-apiserver wrote is read, and the other way round. Without a configuration nothing of this
-//! is in the way.
+//! with it where the provider can (in etcd with `--etcd-prefix`, as upstream). An etcd that kube-apiserver wrote is read, and the other way
+//! round. Without a configuration nothing of this is in the way.
 
 mod chain;
 mod ciphers;
