@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use coracle_apiserver::admission::{Configuration, Settings};
 
@@ -28,30 +28,12 @@ pub(crate) struct AdmissionFlags {
     /// Seconds that pods stay on a node out of reach, if they do not say. Default: 300.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) default_unreachable_toleration_seconds: Option<i64>,
-
-    /// `--admission-control`, of old: these and no others. kube-apiserver's flag only.
-    #[arg(skip)]
-    pub(crate) only: Option<Vec<String>>,
 }
 
 /// Upstream's default for both taints.
 const TOLERATION_SECONDS: i64 = 300;
 
 impl AdmissionFlags {
-    /// From flags as kube-apiserver takes them: `last` tells the value of one, `list` that of one with several.
-    pub(crate) fn of<'a>(last: impl Fn(&str) -> Option<&'a str>, list: impl Fn(&str) -> Vec<&'a str>) -> Result<Self> {
-        let texts = |name: &str| list(name).into_iter().map(str::to_owned).collect();
-        let seconds = |name: &str| last(name).map(str::parse).transpose().with_context(|| format!("--{name}"));
-        Ok(Self {
-            enable_admission_plugins: texts("enable-admission-plugins"),
-            disable_admission_plugins: texts("disable-admission-plugins"),
-            admission_control_config_file: last("admission-control-config-file").filter(|file| !file.is_empty()).map(PathBuf::from),
-            default_not_ready_toleration_seconds: seconds("default-not-ready-toleration-seconds")?,
-            default_unreachable_toleration_seconds: seconds("default-unreachable-toleration-seconds")?,
-            only: last("admission-control").map(|_| texts("admission-control")),
-        })
-    }
-
     /// What the flags say. The configuration file, and those it names, are read.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let configuration = match &self.admission_control_config_file {
@@ -65,7 +47,7 @@ impl AdmissionFlags {
         Ok(Settings {
             enable: self.enable_admission_plugins.clone(),
             disable: self.disable_admission_plugins.clone(),
-            only: self.only.clone(),
+            only: None,
             configuration,
             toleration_seconds: Some(seconds.map(|given| given.unwrap_or(TOLERATION_SECONDS))),
         })
@@ -75,18 +57,18 @@ impl AdmissionFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::group;
 
     fn flags(given: &[(&'static str, &'static str)]) -> Result<Settings> {
-        let last = |name: &str| given.iter().rev().find(|(flag, _)| *flag == name).map(|(_, value)| *value);
-        AdmissionFlags::of(last, |name| last(name).map(|value| value.split(',').collect()).unwrap_or_default())?.settings()
+        let all = |name: &str| given.iter().filter(|(flag, _)| *flag == name).map(|(_, value)| *value).collect();
+        group::<AdmissionFlags>(all)?.settings()
     }
 
     #[test]
     fn flags_are_those_of_kube_apiserver() {
         let settings = flags(&[("enable-admission-plugins", "A,B"), ("default-not-ready-toleration-seconds", "5")]).unwrap();
-        assert_eq!((settings.enable.as_slice(), settings.only), (&["A".to_owned(), "B".to_owned()][..], None));
+        assert_eq!(settings.enable, ["A", "B"]);
         assert_eq!(settings.toleration_seconds, Some([5, 300]));
-        assert_eq!(flags(&[("admission-control", "A")]).unwrap().only, Some(vec!["A".to_owned()]));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Settings {
             authorization,
             capabilities: Capabilities { allow_privileged: flags.on("allow-privileged") },
             ranges,
-            admission: AdmissionFlags::of(|name| flags.last(name), |name| flags.list(name))?.settings()?,
+            admission: admission_settings(flags)?,
             audit: group::<AuditFlags>(|name| flags.all(name))?.options()?,
             tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
             encryption: group::<EncryptionFlags>(|name| flags.all(name))?.options()?,
@@ -127,6 +127,12 @@ impl Settings {
             hollow_nodes,
         })
     }
+}
+
+/// `--admission-control`, of old, names all plugins there are to be.
+fn admission_settings(flags: &Flags) -> Result<admission::Settings> {
+    let only = flags.last("admission-control").map(|_| owned(&flags.list("admission-control")));
+    Ok(admission::Settings { only, ..group::<AdmissionFlags>(|name| flags.all(name))?.settings()? })
 }
 
 fn hollow_nodes(flags: &Flags) -> Result<u32> {
@@ -271,6 +277,13 @@ mod tests {
     fn nobody_is_anonymous_where_everything_is_allowed() {
         let of = |mode| authentication(&flags(""), &group(|_| Vec::new()).unwrap(), &authz::Options::of(&[mode])).unwrap().anonymous;
         assert_eq!((of(Mode::AlwaysAllow), of(Mode::Rbac)), (Anonymous::Off, Anonymous::On));
+    }
+
+    #[test]
+    fn the_old_flag_of_admission_names_all_plugins_there_are_to_be() {
+        let only = |line: &str| admission_settings(&flags(line)).unwrap().only;
+        let two = vec!["A".to_owned(), "B".to_owned()];
+        assert_eq!((only("--admission-control=A,B"), only("--enable-admission-plugins=A")), (Some(two), None));
     }
 
     #[test]
