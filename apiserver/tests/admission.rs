@@ -275,6 +275,17 @@ async fn connections_are_kept_over_either_protocol() {
 }
 
 #[tokio::test]
+async fn questions_that_come_at_once_share_the_first_connection() {
+    let world = World::new().await;
+    world.validating("/ok", &json!({})).await;
+    let names: Vec<String> = (0..16).map(|n| format!("m{n}")).collect();
+    for made in futures::future::join_all(names.iter().map(|name| world.make(name))).await {
+        made.ok();
+    }
+    assert_eq!((world.asked().len(), *world.hook.connections.lock().unwrap()), (16, 1));
+}
+
+#[tokio::test]
 async fn a_service_is_asked_at_its_endpoints_and_refused_without_any() {
     let world = World::new().await;
     let spec = json!({"ports": [{"name": "https", "port": 443}]});

@@ -1,6 +1,9 @@
 //! Connections to a webhook: dialled over TLS, kept for the next question, HTTP/1.1 or, on this machine, HTTP/2.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Limited};
@@ -14,7 +17,7 @@ use rustls::{ClientConfig as Tls, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Duration, Instant},
+    time::{Duration, Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tracing::debug;
@@ -32,10 +35,33 @@ const IDLE_TIME: Duration = Duration::from_secs(90);
 /// Questions at a time over one connection of many: Go's servers take 250.
 const STREAMS: usize = 200;
 
+/// Time to reach somebody and shake hands (`net.Dialer` of client-go's transports).
+const DIAL: Duration = Duration::from_secs(30);
+
 /// The connections of one webhook.
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
+    /// Held by whoever dials, while a connection may carry many questions: those who come meanwhile wait for theirs to go with it. What the
+    /// last one met who did not come through is told to those who waited for it.
+    dialling: tokio::sync::Mutex<Option<Failure>>,
+    /// The last connection carries one question at a time: there is nothing to wait for.
+    single: AtomicBool,
+}
+
+/// Why nobody could be reached.
+struct Failure {
+    addresses: Vec<Address>,
+    why: String,
+    at: Instant,
+}
+
+/// A connection that a question may go over.
+pub(super) struct Way {
+    pub(super) address: Address,
+    pub(super) connection: Connection,
+    /// It was dialled for this question.
+    pub(super) is_new: bool,
 }
 
 struct Idle {
@@ -75,31 +101,50 @@ impl Pool {
         request: impl Fn() -> Request<Question>,
         largest: usize,
     ) -> Result<Said, Fault> {
-        while let Some((address, connection)) = self.take(addresses) {
-            let mut connection = connection;
+        loop {
+            let Way { address, mut connection, is_new } = self.way(addresses, place, tls).await.map_err(Fault::Before)?;
             match connection.send(request(), place).await {
                 Ok(answer) => return self.read(answer, address, connection, largest).await,
                 // The other side closed it meanwhile: nothing was asked yet.
-                Err(Unsent { question: Some(_), .. }) => {}
+                Err(Unsent { question: Some(_), .. }) if !is_new => {}
                 Err(Unsent { why, .. }) => return Err(Fault::Before(why)),
             }
         }
-        let mut last = "no address".to_owned();
-        for address in addresses {
-            match dial(address, place, tls).await {
-                Ok(mut connection) => {
-                    self.share(address, &connection);
-                    let answer = connection.send(request(), place).await.map_err(|unsent| Fault::Before(unsent.why))?;
-                    return self.read(answer, address.clone(), connection, largest).await;
-                }
-                Err(why) => last = why,
-            }
+    }
+
+    /// A connection to the first of these addresses that can be reached: one that is there already if there is one.
+    pub(super) async fn way(&self, addresses: &[Address], place: &Place, tls: &Arc<Tls>) -> Result<Way, String> {
+        let old = |(address, connection)| Way { address, connection, is_new: false };
+        let new = |(address, connection)| Way { address, connection, is_new: true };
+        if let Some(found) = self.take(addresses) {
+            return Ok(old(found));
         }
-        Err(Fault::Before(last))
+        if self.single.load(Ordering::Relaxed) {
+            return self.dial(addresses, place, tls).await.map(new);
+        }
+        let came = Instant::now();
+        let mut last = self.dialling.lock().await;
+        if let Some(found) = self.take(addresses) {
+            return Ok(old(found));
+        }
+        if let Some(failure) = last.as_ref().filter(|failure| came < failure.at && failure.addresses == addresses) {
+            return Err(failure.why.clone());
+        }
+        let dialled = self.dial(addresses, place, tls).await;
+        *last = dialled.as_ref().err().map(|why| Failure { addresses: addresses.to_vec(), why: why.clone(), at: Instant::now() });
+        dialled.map(new)
+    }
+
+    /// A new connection, which others may use if it carries many questions.
+    async fn dial(&self, addresses: &[Address], place: &Place, tls: &Arc<Tls>) -> Result<(Address, Connection), String> {
+        let (address, connection) = first(addresses, place, tls).await?;
+        self.single.store(matches!(connection, Connection::One(_)), Ordering::Relaxed);
+        self.share(&address, &connection);
+        Ok((address, connection))
     }
 
     /// A connection to one of these addresses that still stands.
-    pub(super) fn take(&self, addresses: &[Address]) -> Option<(Address, Connection)> {
+    fn take(&self, addresses: &[Address]) -> Option<(Address, Connection)> {
         let mut idle = self.idle.lock();
         idle.retain(|kept| kept.since.elapsed() < IDLE_TIME && kept.connection.stands());
         let at = idle.iter().rposition(|kept| addresses.contains(&kept.address) && kept.connection.has_room())?;
@@ -125,7 +170,7 @@ impl Pool {
     }
 
     /// Lets others use a new connection that carries many questions while its first is under way.
-    pub(super) fn share(&self, address: &Address, connection: &Connection) {
+    fn share(&self, address: &Address, connection: &Connection) {
         if let Connection::Many(sender, uses) = connection {
             self.keep(address.clone(), Connection::Many(sender.clone(), uses.clone()));
         }
@@ -196,8 +241,21 @@ impl Connection {
     }
 }
 
+/// A new connection to the first of these addresses that can be reached.
+pub(super) async fn first(addresses: &[Address], place: &Place, tls: &Arc<Tls>) -> Result<(Address, Connection), String> {
+    let mut last = "no address".to_owned();
+    for address in addresses {
+        match timeout(DIAL, dial(address, place, tls)).await {
+            Ok(Ok(connection)) => return Ok((address.clone(), connection)),
+            Ok(Err(why)) => last = why,
+            Err(_) => last = format!("dial tcp {}: i/o timeout", authority(&address.0, address.1)),
+        }
+    }
+    Err(last)
+}
+
 /// A new connection to an address.
-pub(super) async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
+async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
     let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| words::dial(&authority(host, *port), &e))?;
     let _ = stream.set_nodelay(true);
     if place.plain {

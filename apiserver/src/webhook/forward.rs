@@ -3,7 +3,6 @@
 use std::{
     io,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use futures::{StreamExt, stream::BoxStream};
@@ -12,18 +11,14 @@ use http_body_util::BodyExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use parking_lot::Mutex;
 use rustls::ClientConfig as Tls;
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
     Identity, Question, ServiceReference, Trust, certificates, client,
-    connection::{Connection, Pool, Unsent, dial},
+    connection::{Connection, Pool, Unsent, Way, first},
     place::{self, Address, Place, authority},
 };
 use crate::registry::Reader;
-
-/// Time to reach a service and shake hands (`net.Dialer` of client-go's transports).
-const DIAL: Duration = Duration::from_secs(30);
 
 /// A service that requests are passed on to, and the connections to it.
 pub(crate) struct Link {
@@ -100,18 +95,13 @@ impl Link {
     pub(crate) async fn send(&self, addresses: &[Address], request: Request<Question>) -> Result<(Parts, Frames), String> {
         let place = self.place(&request);
         let mut request = request;
-        while let Some((address, mut connection)) = self.pool.take(addresses) {
+        loop {
+            let Way { address, mut connection, is_new } = self.pool.way(addresses, &place, &self.tls).await?;
             match connection.send(request, &place).await {
                 Ok(answer) => return Ok(self.answered(answer, address, connection)),
-                Err(Unsent { question: Some(unsent), .. }) => request = unsent,
+                Err(Unsent { question: Some(unsent), .. }) if !is_new => request = unsent,
                 Err(Unsent { why, .. }) => return Err(why),
             }
-        }
-        let (address, mut connection) = self.dial(addresses, &place, &self.tls).await?;
-        self.pool.share(&address, &connection);
-        match connection.send(request, &place).await {
-            Ok(answer) => Ok(self.answered(answer, address, connection)),
-            Err(unsent) => Err(unsent.why),
         }
     }
 
@@ -123,7 +113,7 @@ impl Link {
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
             Arc::new(tls)
         });
-        let dialled = self.dial(addresses, &place, tls).await.map_err(|why| format!("error dialing backend: {why}"))?;
+        let dialled = first(addresses, &place, tls).await.map_err(|why| format!("error dialing backend: {why}"))?;
         let (_, mut connection) = dialled;
         let mut answer = connection.send(request, &place).await.map_err(|unsent| format!("error sending request: {}", unsent.why))?;
         let theirs = hyper::upgrade::on(&mut answer);
@@ -133,18 +123,6 @@ impl Link {
 
     fn place(&self, request: &Request<Question>) -> Place {
         Place::at_service(&self.service, request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
-    }
-
-    async fn dial(&self, addresses: &[Address], place: &Place, tls: &Arc<Tls>) -> Result<(Address, Connection), String> {
-        let mut last = "no address".to_owned();
-        for address in addresses {
-            match timeout(DIAL, dial(address, place, tls)).await {
-                Ok(Ok(connection)) => return Ok((address.clone(), connection)),
-                Ok(Err(why)) => last = why,
-                Err(_) => last = format!("dial tcp {}: i/o timeout", authority(&address.0, address.1)),
-            }
-        }
-        Err(last)
     }
 
     /// The answer; its connection is free for the next question when its body has ended.

@@ -218,11 +218,16 @@ impl Webhook {
             let failed = |why: String| format!("{} {:?}: {why}", words::verb(&method), place.url());
             // In a place of its own: whoever may ask a webhook would otherwise carry what a connection needs through every request.
             let asked = Box::pin(self.ask(&place, &method, from.as_deref(), body.clone(), terms.largest));
-            let said = match tokio::time::timeout_at(until, asked).await {
-                Ok(Ok(said)) => said,
-                Ok(Err(connection::Fault::Before(why))) => return Err(failed(why)),
-                Ok(Err(connection::Fault::Reading(why))) => return Err(words::unread(&why)),
-                Err(_) => return Err(failed(terms.late.to_owned())),
+            let said = tokio::select! {
+                biased;
+                // First, as dialling may be given up at the same moment.
+                () = tokio::time::sleep_until(until) => return Err(failed(terms.late.to_owned())),
+                said = asked => said,
+            };
+            let said = match said {
+                Ok(said) => said,
+                Err(connection::Fault::Before(why)) => return Err(failed(why)),
+                Err(connection::Fault::Reading(why)) => return Err(words::unread(&why)),
             };
             let Some(next) = words::location(&said) else { return Ok(said) };
             let next = place.redirected(next).map_err(failed)?;
