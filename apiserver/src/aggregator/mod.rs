@@ -22,7 +22,6 @@ mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -37,10 +36,24 @@ pub(crate) use proxy::Arrival;
 pub(crate) use remote::Remote;
 
 use self::identity::ClientFiles;
-use crate::{extensions::discovery::Others, registry::Reader, request::RequestInfo};
+use crate::{
+    extensions::discovery::Others,
+    metrics::page::{Page, Type},
+    registry::Reader,
+    request::RequestInfo,
+};
 
 /// Group and resource of the objects.
 pub(crate) const SERVICES: (&str, &str) = ("apiregistration.k8s.io", "apiservices");
+
+/// What is counted of them (kube-aggregator `controllers/status/metrics`).
+pub(crate) const FAMILIES: [(&str, &str); 2] = [
+    ("aggregator_unavailable_apiservice", "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name."),
+    (
+        "aggregator_unavailable_apiservice_total",
+        "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+    ),
+];
 
 /// Who keeps an `APIService` object, and when: `onstart` (of a built-in version) or `true` (of a custom one).
 pub(crate) const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
@@ -188,22 +201,14 @@ impl Aggregator {
     }
 
     /// Their part of `/metrics`.
-    pub fn metrics(&self, out: &mut String) {
+    pub(crate) fn metrics(&self, page: &mut Page) {
         let counts = self.counts.lock();
-        let gauge = "aggregator_unavailable_apiservice";
-        let _ =
-            writeln!(out, "# HELP {gauge} [ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.");
-        let _ = writeln!(out, "# TYPE {gauge} gauge");
+        let [(unavailable, unavailable_help), (total, total_help)] = FAMILIES;
         for (name, available) in &counts.available {
-            let _ = writeln!(out, "{gauge}{{name=\"{name}\"}} {}", u8::from(!available));
+            page.gauge(unavailable, unavailable_help, &[("name", name)], f64::from(u8::from(!available)));
         }
-        if counts.lost.is_empty() {
-            return;
-        }
-        let help = "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.";
-        let _ = writeln!(out, "# HELP {gauge}_total [ALPHA] {help}\n# TYPE {gauge}_total counter");
         for ((name, reason), count) in &counts.lost {
-            let _ = writeln!(out, "{gauge}_total{{name=\"{name}\",reason=\"{reason}\"}} {count}");
+            page.family(total, Type::Counter, total_help).pairs(&[("name", name), ("reason", reason)], *count as f64);
         }
     }
 }

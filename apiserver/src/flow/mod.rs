@@ -36,6 +36,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 pub(crate) use follow::Follower;
+#[cfg(test)]
+pub(crate) use metrics::FAMILIES;
 pub(crate) use seat::{Refused, Seat, Ticket, refusal};
 pub(crate) use watches::Registered;
 
@@ -48,6 +50,7 @@ use self::{
 };
 use crate::{
     authn::User,
+    metrics::page::Page,
     registry::Storage,
     request::{Query, RequestInfo},
 };
@@ -156,8 +159,8 @@ impl Flow {
     }
 
     /// Its part of `/metrics`.
-    pub fn metrics(&self, out: &mut String) {
-        metrics::write_schemas(out, &self.counts.lock());
+    pub(crate) fn metrics(&self, page: &mut Page) {
+        metrics::write_schemas(page, &self.counts.lock());
         let figures = |level: &level::Level| {
             let state = level.state.lock();
             metrics::Figures {
@@ -171,7 +174,7 @@ impl Flow {
         };
         let config = self.config();
         let levels: Vec<_> = config.levels.iter().map(|(name, level)| (name.clone(), figures(level))).collect();
-        metrics::write_levels(out, &levels, *self.fair.lock());
+        metrics::write_levels(page, &levels, *self.fair.lock());
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod atrest;
 mod gathered;
-mod page;
+pub(crate) mod page;
 mod process;
 pub(crate) mod requests;
 pub(crate) mod series;
@@ -59,12 +59,12 @@ pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {
     ALL.iter().flat_map(|families| families.iter()).for_each(|family| family.write(&mut page));
     gathered::write(&mut page, layers).await;
     process::write(&mut page);
-    let mut text = page.finish();
-    layers.aggregator.metrics(&mut text);
+    // These are counted by each server of a process for itself.
+    layers.aggregator.metrics(&mut page);
     if let Some(flow) = &layers.flow {
-        flow.metrics(&mut text);
+        flow.metrics(&mut page);
     }
-    as_text(text)
+    as_text(page.finish())
 }
 
 /// `/metrics/slis`: the checks of health alone.
@@ -96,11 +96,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::{aggregator, flow};
 
     #[test]
     fn every_family_has_a_name_of_its_own_and_a_stability() {
         let mut names = HashSet::new();
-        for (name, help) in ALL.iter().flat_map(|families| families.iter()).flat_map(|family| family.abouts()) {
+        let counted = ALL.iter().flat_map(|families| families.iter()).flat_map(|family| family.abouts());
+        for (name, help) in counted.chain(flow::FAMILIES).chain(aggregator::FAMILIES) {
             assert!(names.insert(name), "{name} stands twice");
             assert!(["[STABLE] ", "[BETA] ", "[ALPHA] "].iter().any(|stability| help.starts_with(stability)), "{name}: {help}");
         }

@@ -227,7 +227,7 @@ pub(crate) struct Histograms<const N: usize> {
     table: Table<N, Histogram>,
 }
 
-/// One series of a [`Histograms`]. Durations are in seconds, sizes in bytes, as the bounds are.
+/// One series of a [`Histograms`], or of what a server counts by itself. Durations are in seconds, sizes in bytes, as the bounds are.
 pub(crate) struct Histogram {
     bounds: &'static [f64],
     /// What fell between a bound and the one before; the last is over all bounds.
@@ -239,11 +239,13 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    pub(super) fn of_seconds(bounds: &'static [f64]) -> Self {
+    /// Of times, by these bounds in seconds.
+    pub(crate) fn of_seconds(bounds: &'static [f64]) -> Self {
         Self::new(bounds, 1e9)
     }
 
-    pub(super) fn of_bytes(bounds: &'static [f64]) -> Self {
+    /// Of sizes or numbers.
+    pub(crate) fn of_bytes(bounds: &'static [f64]) -> Self {
         Self::new(bounds, 1.0)
     }
 
