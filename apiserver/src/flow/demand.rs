@@ -41,6 +41,9 @@ impl Integrator {
 
     /// The value is another one from now on.
     pub(super) fn set(&mut self, value: f64, now: Instant) {
+        if value.to_bits() == self.value.to_bits() {
+            return;
+        }
         self.advance(now);
         self.value = value;
         self.most = self.most.max(value);
@@ -91,6 +94,7 @@ mod tests {
         let start = Instant::now();
         let mut integrator = Integrator::new(start);
         integrator.set(4.0, start);
+        integrator.set(4.0, start + Duration::from_secs(3));
         integrator.set(0.0, start + Duration::from_secs(5));
         let seen = integrator.reset(start + Duration::from_secs(10));
         assert_eq!((seen.seconds, seen.average, seen.deviation, seen.most), (10.0, 2.0, 2.0, 4.0));

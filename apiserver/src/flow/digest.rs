@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     allocation::{self, Claim},
+    hand,
     level::{CATCH_ALL, EXEMPT, Level, LevelSpec, Schema},
     metrics::Counts,
     queues::Mode,
@@ -122,6 +123,7 @@ fn compiled(given: GivenSchema, level: &Arc<Level>, level_uid: &str, counts: &Ar
     let uid = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     Schema {
         uids: [uid(&given.metadata.uid), uid(level_uid)],
+        begun: hand::begun(&given.metadata.name),
         name: given.metadata.name,
         distinguished: matches!(mode, Some(Mode::Queue { queues: 2.., .. })),
         exempt: mode == Some(Mode::Exempt),

@@ -5,10 +5,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Queues in a hand at most: more do not fit into the hash.
 pub(super) const LARGEST: usize = 15;
 
-/// The hash of a flow.
-pub(super) fn hash(schema: &str, distinguisher: &str) -> u64 {
+/// What the hashes of all flows of a schema begin with.
+pub(super) fn begun(schema: &str) -> DefaultHasher {
     let mut hasher = DefaultHasher::new();
-    (schema, distinguisher).hash(&mut hasher);
+    schema.hash(&mut hasher);
+    hasher
+}
+
+/// The hash of a flow.
+pub(super) fn hash(begun: &DefaultHasher, distinguisher: &str) -> u64 {
+    let mut hasher = begun.clone();
+    distinguisher.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -41,7 +48,7 @@ mod tests {
     fn a_hand_has_different_cards_of_the_deck() {
         for flow in 0..1000 {
             let mut hand = [0; LARGEST];
-            let size = deal(hash("schema", &flow.to_string()), 64, 6, &mut hand);
+            let size = deal(hash(&begun("schema"), &flow.to_string()), 64, 6, &mut hand);
             let mut dealt = hand[..size].to_vec();
             dealt.sort_unstable();
             dealt.dedup();

@@ -1,6 +1,6 @@
 //! Priority levels and the schemas that lead to them, as they are in force.
 
-use std::sync::Arc;
+use std::{hash::DefaultHasher, sync::Arc};
 
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -146,6 +146,8 @@ pub(super) struct Schema {
     pub level: Arc<Level>,
     /// Whether its flows are told apart.
     pub distinguished: bool,
+    /// What the hashes of its flows begin with.
+    pub begun: DefaultHasher,
     pub exempt: bool,
     /// The uids of the schema and of its level, as answers tell them.
     pub uids: [HeaderValue; 2],
@@ -176,7 +178,16 @@ pub(super) fn test_schema() -> Arc<Schema> {
     let level = Level::new("test", LevelSpec::default(), Mode::Exempt, Instant::now());
     let uids = [HeaderValue::from_static("s"), HeaderValue::from_static("l")];
     let (name, spec) = ("test".to_owned(), SchemaSpec::default());
-    Arc::new(Schema { name, spec, level: Arc::new(level), distinguished: true, exempt: false, uids, counts: Arc::default() })
+    Arc::new(Schema {
+        name,
+        spec,
+        level: Arc::new(level),
+        distinguished: true,
+        begun: hand::begun("test"),
+        exempt: false,
+        uids,
+        counts: Arc::default(),
+    })
 }
 
 #[cfg(test)]

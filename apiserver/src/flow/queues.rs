@@ -280,14 +280,21 @@ impl Queues {
     /// Virtual time goes on as fast as the queues are served.
     fn sync(&mut self, now: Instant) {
         let (progress, last) = self.progress;
-        let passed = now.saturating_duration_since(last).as_nanos() as i128;
-        let gained = if self.active == 0 {
-            0
-        } else {
-            let served = (self.totals.seats_in_use + self.totals.seats_waiting).min(self.limit) as i128;
-            passed * served / self.active as i128
+        let passed = now.saturating_duration_since(last).as_nanos();
+        if passed == 0 {
+            return;
+        }
+        self.progress.1 = now;
+        if self.active == 0 {
+            return;
+        }
+        let (served, active) = ((self.totals.seats_in_use + self.totals.seats_waiting).min(self.limit) as u64, self.active as u64);
+        // Wide numbers are slow to divide, and hardly ever needed.
+        let gained = match u64::try_from(passed).ok().and_then(|passed| passed.checked_mul(served)) {
+            Some(work) => i128::from(work / active),
+            None => i128::try_from(passed).unwrap_or(i128::MAX).saturating_mul(i128::from(served)) / i128::from(active),
         };
-        self.progress = (progress + gained, now.max(last));
+        self.progress.0 = progress + gained;
     }
 
     fn has_room(&self, seats: usize) -> bool {
@@ -496,7 +503,7 @@ mod tests {
 
         /// What is refused is told.
         fn start(&mut self, flow: u64, estimate: Estimate) -> Option<Reason> {
-            let hash = hand::hash("schema", &flow.to_string());
+            let hash = hand::hash(&hand::begun("schema"), &flow.to_string());
             match self.queues.start(&self.schema, (&self.of.0, &self.of.1), estimate, hash, self.now) {
                 Started::Now(slot) => self.executing.push((flow, slot)),
                 Started::Waiting(slot, going) => self.waiting.push((flow, slot, going)),

@@ -52,7 +52,7 @@ impl Flow {
         let schema = self.classify(user, info);
         let estimate = self.estimate(storage, &schema, info, query);
         schema.counts.estimated(estimate.seats());
-        let hash = if schema.distinguished { hand::hash(&schema.name, schema.distinguisher(user, info)) } else { 0 };
+        let hash = if schema.distinguished { hand::hash(&schema.begun, schema.distinguisher(user, info)) } else { 0 };
         let now = Instant::now();
         let (started, length) = {
             let mut state = schema.level.state.lock();
