@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{
     Authorities, FrontProxy, Peer, User, WebhookOptions, bearer,
-    cache::Cache,
+    cache::{Cache, Key, Remembered},
     issuer::Issuer,
     join,
     jwt::{JwtOptions, Reload},
@@ -130,9 +130,15 @@ impl Authenticator {
         }
     }
 
-    /// Who asks for a path. `peer` is what the connection showed of certificates.
+    /// Who asks for a path. `peer` is what the connection showed of certificates, `last` what is known of the token it carried last.
     /// A credential that is not good is refused, not taken as anonymous; one that is good goes before any that is not.
-    pub async fn authenticate(&self, peer: Option<&Peer>, headers: &HeaderMap, path: &str, now: Timestamp) -> Result<Arc<User>, Status> {
+    pub async fn authenticate(
+        &self,
+        (peer, last): (Option<&Peer>, &Remembered),
+        headers: &HeaderMap,
+        path: &str,
+        now: Timestamp,
+    ) -> Result<Arc<User>, Status> {
         let mut refused: Vec<String> = Vec::new();
         if let Some(peer) = peer {
             let known = peer.known(&self.authorities, now.as_second());
@@ -147,8 +153,15 @@ impl Authenticator {
             refused.extend(known.user.as_ref().and_then(|user| user.as_ref().err().cloned()));
         }
         if let Some(token) = bearer::token(headers) {
-            match self.token(&token, &self.audiences, now).await {
-                Ok(verified) => return Ok(verified.user),
+            let known = last.key(&token);
+            let key = known.unwrap_or_else(|| self.recent.key(&token, &self.audiences));
+            match self.verified(&token, key, &self.audiences, now).await {
+                Ok(verified) => {
+                    if known.is_none() {
+                        last.put(&token, key);
+                    }
+                    return Ok(verified.user);
+                }
                 Err(refusal) => refused.push(refusal.to_string()),
             }
         }
@@ -187,12 +200,16 @@ impl Authenticator {
 
     /// Whose token it is, and for which of the `audiences`.
     pub async fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Verified, Refusal> {
+        self.verified(token, self.recent.key(token, audiences), audiences, now).await
+    }
+
+    /// The same of a token with this key.
+    async fn verified(&self, token: &str, key: Key, audiences: &[String], now: Timestamp) -> Result<Verified, Refusal> {
         let started = Instant::now();
         let told = |status: &str| {
             series::REQUESTS.inc([status]);
             series::REQUEST_TIMES.took([status], started.elapsed());
         };
-        let key = self.recent.key(token, audiences);
         if let Some(known) = self.recent.get(&key, now) {
             told("hit");
             return Ok(known);
@@ -214,7 +231,7 @@ impl Authenticator {
         let ours: Vec<String> = audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
         let is_ours = audiences.is_empty() || !ours.is_empty();
         if let Some(user) = self.fixed_tokens.get(token).filter(|_| is_ours) {
-            return Ok(Verified { user: user.clone(), audiences: ours, until: None });
+            return Ok(Verified { user: user.clone(), audiences: ours.into(), until: None });
         }
         if let Some(verified) = refusal.unless(self.verifier.verify(token, audiences, now).await) {
             return Ok(verified);
@@ -305,8 +322,9 @@ mod tests {
     async fn certificate_goes_before_token_and_token_before_nobody() {
         let (a, good, stranger) = certificates();
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let last = Remembered::default();
         let name = async |peer: Option<&Peer>, token: Option<&str>| {
-            a.authenticate(peer, &headers(token), "/api", now).await.map(|u| u.name.to_string()).map_err(|s| s.code)
+            a.authenticate((peer, &last), &headers(token), "/api", now).await.map(|u| u.name.to_string()).map_err(|s| s.code)
         };
         assert_eq!(name(Some(&good), Some("secret")).await, Ok("cert".into()));
         assert_eq!(name(Some(&good), Some("wrong")).await, Ok("cert".into()));
@@ -321,7 +339,11 @@ mod tests {
     async fn without_credentials_one_is_nobody_where_that_is_allowed() {
         let code = async |anonymous: Anonymous, path: &str| {
             let asked = authenticator(anonymous);
-            asked.authenticate(None, &headers(None), path, Timestamp::UNIX_EPOCH).await.map(|_| 200).unwrap_or_else(|s| s.code)
+            asked
+                .authenticate((None, &Remembered::default()), &headers(None), path, Timestamp::UNIX_EPOCH)
+                .await
+                .map(|_| 200)
+                .unwrap_or_else(|s| s.code)
         };
         let paths = || Anonymous::Paths(vec!["/livez".into()]);
         assert_eq!(code(Anonymous::Off, "/livez").await, 401);
@@ -342,9 +364,12 @@ mod tests {
         let request = crate::registry::Object::new(json!({"spec": {}})).unwrap();
         let issued = a.issuer().unwrap().issue("ns", "a", request, now, &mut Vec::new()).await.unwrap();
         let token = issued.text("/status/token").to_owned();
+        let (last, headers) = (Remembered::default(), headers(Some(&token)));
         let good = async |second: i64| {
             let at = now.checked_add(SignedDuration::from_secs(second)).unwrap();
-            a.token(&token, a.audiences(), at).await.is_ok()
+            let asked = a.authenticate((None, &last), &headers, "/api", at).await.is_ok();
+            assert_eq!(asked, a.token(&token, a.audiences(), at).await.is_ok());
+            asked
         };
         assert!(good(0).await);
         reader.remove("", "serviceaccounts", "ns", "a");

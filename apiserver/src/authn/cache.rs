@@ -1,6 +1,7 @@
-//! What is known of tokens for a moment (apiserver `authentication/token/cache`): tokens themselves are not kept, only keyed digests.
+//! What is known of tokens for a moment (apiserver `authentication/token/cache`): tokens themselves are not kept, only keyed
+//! digests; but for the last one of a connection that is open.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, hash::Hash, hint::black_box};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -10,8 +11,27 @@ use ring::hmac;
 const LIMIT: usize = 32 << 10;
 
 /// A token for these audiences, as it is remembered.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key([u8; 32]);
+
+/// The last good token of a connection, and the key it has here: most clients send the same with every request, and it is long.
+#[derive(Default)]
+pub struct Remembered(Mutex<Option<(Box<[u8]>, Key)>>);
+
+impl Remembered {
+    /// The key of this token, if it is the one. How long that takes says nothing of where the two differ: a connection may be shared.
+    pub(crate) fn key(&self, token: &str) -> Option<Key> {
+        let last = self.0.lock();
+        let (known, key) = last.as_ref().filter(|(known, _)| known.len() == token.len())?;
+        let differing = known.iter().zip(token.as_bytes()).fold(0, |differing, (a, b)| black_box(differing | (a ^ b)));
+        (differing == 0).then_some(*key)
+    }
+
+    /// This is the last one.
+    pub(crate) fn put(&self, token: &str, key: Key) {
+        *self.0.lock() = Some((token.as_bytes().into(), key));
+    }
+}
 
 /// Remembers a value for a token for a while.
 pub(crate) struct Cache<V> {
@@ -86,6 +106,17 @@ mod tests {
         }
         cache.put(key, 2, at(100), SignedDuration::from_secs(10), Some(at(101)));
         assert_eq!((cache.get(&key, at(100)), cache.get(&key, at(101))), (Some(2), None));
+    }
+
+    #[test]
+    fn a_connection_knows_the_key_of_its_last_token_only() {
+        let (cache, last) = (Cache::<()>::new(), Remembered::default());
+        assert_eq!(last.key("one"), None);
+        let (one, two) = (cache.key("one", &[]), cache.key("two", &[]));
+        last.put("one", one);
+        assert_eq!((last.key("one"), last.key("onf"), last.key("on"), last.key("one ")), (Some(one), None, None, None));
+        last.put("two", two);
+        assert_eq!((last.key("one"), last.key("two")), (None, Some(two)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub use authenticator::{Anonymous, Authenticator, Options};
 pub use authorities::{Authorities, Peer};
+pub use cache::Remembered;
 pub use frontproxy::FrontProxy;
 pub(crate) use jwt::domain_prefixed_path;
 pub use webhook::{Version, WebhookOptions};

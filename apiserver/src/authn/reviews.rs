@@ -18,7 +18,7 @@ pub async fn token_review(authenticator: &Authenticator, mut review: Object, now
         _ => authenticator.audiences().to_vec(),
     };
     let status = match authenticator.token(&token, &asked, now).await {
-        Ok(verified) => json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences}),
+        Ok(verified) => json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences[..]}),
         Err(refusal) => json!({"user": {}, "error": refusal.to_string()}),
     };
     set_status(&mut review, status);

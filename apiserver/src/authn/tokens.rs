@@ -73,7 +73,7 @@ pub struct Verified {
     /// The account.
     pub user: Arc<User>,
     /// Those of the audiences asked for that the token is for.
-    pub audiences: Vec<String>,
+    pub audiences: Arc<[String]>,
     /// When it ends, if that is known: nobody believes it longer.
     pub until: Option<Timestamp>,
 }
@@ -81,7 +81,7 @@ pub struct Verified {
 impl Verified {
     /// A token of nobody knows what end.
     pub fn new(user: User, audiences: Vec<String>) -> Self {
-        Self { user: Arc::new(user), audiences, until: None }
+        Self { user: Arc::new(user), audiences: audiences.into(), until: None }
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
         let verified = verify(&f, |_| {}, f.now).await.unwrap();
         assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
         assert_eq!(&*verified.user.uid, "sa-1");
-        assert_eq!(verified.audiences, ["api"]);
+        assert_eq!(*verified.audiences, ["api".to_owned()]);
         for group in ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"] {
             assert!(verified.user.in_group(group), "{group}");
         }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     aggregator::{Aggregator, Arrival},
     audit::{Audit, Stage},
-    authn::{Peer, User},
+    authn::{Peer, Remembered, User},
     authz::{Decision, MASTERS, Verdict, forbidden},
     flow::{self, Flow, Registered, Seat},
     metrics::{
@@ -51,6 +51,8 @@ pub enum Origin {
         peer: Option<Arc<Peer>>,
         /// Where the client is.
         address: Option<IpAddr>,
+        /// The token it carried last.
+        last: Arc<Remembered>,
     },
     /// From a part of this process, as this user.
     Process(Arc<User>),
@@ -294,9 +296,10 @@ impl Layers {
         let (now, started) = (self.api.now(), Instant::now());
         let (found, address, certificate) = match origin {
             Origin::Process(user) => (Ok(user), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), false),
-            Origin::Network { peer, address } => {
-                let authenticator = &self.api.authenticator;
-                (authenticator.authenticate(peer.as_deref(), &parts.headers, parts.uri.path(), now).await, address, peer.is_some())
+            Origin::Network { peer, address, last } => {
+                let shown = (peer.as_deref(), &*last);
+                let found = self.api.authenticator.authenticate(shown, &parts.headers, parts.uri.path(), now).await;
+                (found, address, peer.is_some())
             }
         };
         recognised(&found, started);
@@ -327,17 +330,17 @@ impl Layers {
         if !Arc::ptr_eq(user, &acting) {
             trail.impersonate(&acting, constraint);
         }
-        let verdict = self.api.authorizer.judge(&acting, info).await;
+        let mut verdict = self.api.authorizer.judge(&acting, info).await;
         decided(&verdict, started);
-        let (decision, reason) = match &verdict {
-            allowed if allowed.is_allowed() => (Some("allow"), allowed.reason()),
-            unknown if unknown.error.is_some() => (None, "internal error"),
-            refused => (Some("forbid"), refused.reason()),
+        let (decision, reason) = match &mut verdict {
+            Verdict { decision: Decision::Allow, grounds, .. } => (Some("allow"), std::mem::take(grounds)),
+            unknown if unknown.error.is_some() => (None, "internal error".to_owned()),
+            refused => (Some("forbid"), refused.reason().to_owned()),
         };
         if let Some(decision) = decision {
             trail.annotate("authorization.k8s.io/decision", decision);
         }
-        trail.annotate("authorization.k8s.io/reason", reason.to_owned());
+        trail.annotate("authorization.k8s.io/reason", reason);
         barred(&acting, info, verdict).map(|()| acting)
     }
 

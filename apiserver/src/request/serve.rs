@@ -35,7 +35,7 @@ use super::{
     serving::Serving,
 };
 use crate::{
-    authn::{Peer, User},
+    authn::{Peer, Remembered, User},
     metrics::access::HANDSHAKE_ERRORS,
     wire::{Answer, Body, answer},
 };
@@ -115,7 +115,7 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let activity = Activity::new();
-    let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, activity: activity.clone() });
+    let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, last: Arc::default(), activity: activity.clone() });
     let over = async {
         tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} }
     };
@@ -181,6 +181,7 @@ struct NetworkService {
     layers: Arc<Layers>,
     peer: Option<Arc<Peer>>,
     address: Option<IpAddr>,
+    last: Arc<Remembered>,
     activity: Activity,
 }
 
@@ -194,7 +195,7 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
             return Box::pin(async move { Ok(refused) });
         }
         let busy = self.activity.begin();
-        let origin = Origin::Network { peer: self.peer.clone(), address: self.address };
+        let origin = Origin::Network { peer: self.peer.clone(), address: self.address, last: Arc::clone(&self.last) };
         let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await.map(|body| body.holding(busy))) })
     }
@@ -243,7 +244,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let user = request.extensions_mut().remove::<Arc<User>>().or_else(|| request.extensions_mut().remove::<User>().map(Arc::new));
-        let origin = user.map_or(Origin::Network { peer: None, address: None }, Origin::Process);
+        let nobody = || Origin::Network { peer: None, address: None, last: Arc::default() };
+        let origin = user.map_or_else(nobody, Origin::Process);
         let answer = self.layers.serve(origin, request);
         Box::pin(async move { Ok(answer.await) })
     }

@@ -122,7 +122,7 @@ impl Jwt {
         let verified = one.authenticate(token, now).await.map_err(TokenError::Other);
         JWT_TIMES.took([if verified.is_ok() { "success" } else { "failure" }, &one.hash], started.elapsed());
         let verified = verified?;
-        Ok(Some(Verified { audiences: audiences.to_vec(), ..verified }))
+        Ok(Some(Verified { audiences: audiences.into(), ..verified }))
     }
 }
 

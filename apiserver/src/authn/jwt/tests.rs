@@ -256,7 +256,7 @@ async fn claims_become_groups_uid_and_extras_and_rules_are_kept() {
     };
     let verified = jwt.authenticate(&served.token(base), &["api".to_owned()], now()).await.unwrap().unwrap();
     let user = &verified.user;
-    assert_eq!((&*user.name, &*user.uid, verified.audiences.as_slice()), ("jane@acme", "u1", &["api".to_owned()][..]));
+    assert_eq!((&*user.name, &*user.uid, &*verified.audiences), ("jane@acme", "u1", &["api".to_owned()][..]));
     assert!(user.in_group("role:a") && user.in_group("role:b") && user.in_group("system:authenticated"));
     assert_eq!((user.extra.get("acme.io/team"), user.extra["acme.io/all"].as_slice()), (None, &["x".to_owned()][..]));
     assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=j1"]);
