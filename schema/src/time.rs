@@ -35,11 +35,14 @@ fn put_civil(text: &mut String, at: Timestamp) {
     }
 }
 
-/// A number with leading zeros.
-fn put(text: &mut String, number: u32, width: u32) {
-    for place in (0..width).rev() {
-        text.push(char::from(b'0' + u8::try_from(number / 10u32.pow(place) % 10).unwrap_or_default()));
+/// A number with leading zeros, in six digits at most.
+fn put(text: &mut String, mut number: u32, width: usize) {
+    let mut digits = ['0'; 6];
+    for digit in digits[..width].iter_mut().rev() {
+        *digit = char::from(b'0' + u8::try_from(number % 10).unwrap_or_default());
+        number /= 10;
     }
+    text.extend(&digits[..width]);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod hook;
 mod log;
 mod policy;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -24,7 +24,12 @@ pub use self::{
     log::{Format, LogOptions, Mode},
     policy::Level,
 };
-use self::{event::Event, hook::Hook, log::Log, policy::Policy};
+use self::{
+    event::{Event, Outcome},
+    hook::Hook,
+    log::Log,
+    policy::Policy,
+};
 use crate::{
     admission::Annotations,
     authn::User,
@@ -61,7 +66,7 @@ pub struct Audit {
 pub struct Trail {
     audit: Arc<Audit>,
     level: Level,
-    omit_stages: Vec<Stage>,
+    omit_stages: Arc<[Stage]>,
     omit_managed_fields: bool,
     event: Mutex<Event>,
 }
@@ -107,7 +112,7 @@ impl Audit {
         Some(Arc::new(Trail {
             audit: Arc::clone(self),
             level: verdict.level,
-            omit_stages: verdict.omit_stages.to_vec(),
+            omit_stages: Arc::clone(verdict.omit_stages),
             omit_managed_fields: verdict.omit_managed_fields,
             event: Mutex::new(Event::new(verdict.level, received)),
         }))
@@ -121,15 +126,15 @@ impl Trail {
     }
 
     /// Adds a fact; the first of a key stays.
-    pub fn annotate(&self, key: &str, value: impl Into<String>) {
-        self.event.lock().annotations.entry(key.to_owned()).or_insert_with(|| value.into());
+    pub fn annotate(&self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) {
+        self.event.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
     }
 
     /// Adds what admission has to tell.
     pub fn admitted(&self, annotations: &Annotations) {
         let told = annotations.up_to(self.level);
         for (key, value) in told.as_object().into_iter().flatten() {
-            self.annotate(key, value.as_str().unwrap_or_default());
+            self.annotate(key.clone(), value.as_str().unwrap_or_default());
         }
     }
 
@@ -196,7 +201,7 @@ impl Trail {
         let mut event = self.event.lock();
         match &mut event.response_status {
             None => event.end(code, status),
-            Some(outcome) if outcome["code"].is_null() => outcome["code"] = code.into(),
+            Some(Outcome::Told(status)) if status["code"].is_null() => status["code"] = code.into(),
             Some(_) => {}
         }
     }
@@ -234,7 +239,7 @@ impl Trail {
             (false, false) => self.end(504, Some(&Status::timeout("request did not complete within requested timeout - context canceled"))),
             (false, true) => {
                 let closed = serde_json::json!({"metadata": {}, "status": "Success", "message": "Connection closed early", "code": 200});
-                self.event.lock().response_status = Some(closed);
+                self.event.lock().response_status = Some(Outcome::Told(closed));
                 self.leave(Stage::ResponseStarted);
             }
         }
@@ -262,11 +267,11 @@ impl Trail {
         event.stage_timestamp = Timestamp::now().max(event.request_received_timestamp);
         AUDIT_EVENTS.inc([]);
         let Some(whole) = event.line() else { return (None, None) };
+        let for_webhook = self.audit.webhook.as_ref().and_then(|webhook| cut(&event, whole.clone(), webhook.truncation));
         let for_log = self.audit.log.as_ref().and_then(|log| {
-            let line = cut(&event, whole.clone(), log.truncation)?;
+            let line = cut(&event, whole, log.truncation)?;
             Some(if log.format == Format::Legacy { event.text().into() } else { line })
         });
-        let for_webhook = self.audit.webhook.as_ref().and_then(|webhook| cut(&event, whole, webhook.truncation));
         (for_log, for_webhook)
     }
 }

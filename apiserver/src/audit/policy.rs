@@ -1,6 +1,6 @@
 //! Which requests are written down, and how much of them (`audit.k8s.io/v1` Policy, `apiserver/pkg/audit/policy`).
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use coracle_schema::{FieldErrors, go, name};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub(super) struct Verdict<'a> {
     /// How much.
     pub(super) level: Level,
     /// When not.
-    pub(super) omit_stages: &'a [Stage],
+    pub(super) omit_stages: &'a Arc<[Stage]>,
     /// Whether objects are written without their managed fields.
     pub(super) omit_managed_fields: bool,
 }
@@ -108,7 +108,7 @@ struct Resources {
 #[derive(Debug)]
 struct Rule {
     level: Level,
-    omit_stages: Vec<Stage>,
+    omit_stages: Arc<[Stage]>,
     omit_managed_fields: bool,
     matching: Matching,
 }
@@ -136,7 +136,7 @@ impl Policy {
             omit_stages.extend(&everywhere);
             rules.push(Rule {
                 level: level(&written.level).unwrap_or_default(),
-                omit_stages,
+                omit_stages: omit_stages.into(),
                 omit_managed_fields: written.omit_managed_fields.unwrap_or(document.omit_managed_fields),
                 matching: written.matching,
             });
@@ -325,7 +325,7 @@ rules:
     #[test]
     fn stages_to_omit_add_up_and_managed_fields_are_told_by_the_rule() {
         let policy = Policy::parse(FILE.as_bytes()).unwrap();
-        assert_eq!(policy.rules[4].omit_stages, [Stage::ResponseStarted, Stage::RequestReceived]);
+        assert_eq!(*policy.rules[4].omit_stages, [Stage::ResponseStarted, Stage::RequestReceived]);
         assert_eq!((policy.rules[1].omit_managed_fields, policy.rules[4].omit_managed_fields), (true, false));
     }
 

@@ -25,7 +25,7 @@ pub(super) enum Through<'u> {
 }
 
 /// Where a binding stands and what it points to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Grant {
     /// Namespace of a RoleBinding; empty for a ClusterRoleBinding.
     pub(super) namespace: Arc<str>,
@@ -33,6 +33,8 @@ pub(super) struct Grant {
     pub(super) binding: Arc<str>,
     /// The role pointed to.
     pub(super) role: RoleKey,
+    /// What is said of it up to whom it names: `RBAC: allowed by ClusterRoleBinding "x" of ClusterRole "y" to `
+    pub(super) shown: Box<str>,
 }
 
 /// A role; the namespace is empty for a ClusterRole.
@@ -151,11 +153,9 @@ impl Index {
         let Metadata { name, namespace } = binding.metadata;
         self.remove_binding(&namespace, &name);
         let of = if binding.role_ref.kind == "Role" { namespace.as_str() } else { "" };
-        let grant = Arc::new(Grant {
-            namespace: namespace.as_str().into(),
-            binding: name.as_str().into(),
-            role: RoleKey::new(of, &binding.role_ref.name),
-        });
+        let role = RoleKey::new(of, &binding.role_ref.name);
+        let shown = shown(&namespace, &name, &role);
+        let grant = Arc::new(Grant { namespace: namespace.as_str().into(), binding: name.as_str().into(), role, shown });
         let subjects: Vec<Subject> = binding.subjects.iter().filter_map(|s| s.resolve(&namespace)).collect();
         let level = if namespace.is_empty() { &mut self.cluster } else { self.namespaces.entry(grant.namespace.clone()).or_default() };
         for subject in &subjects {
@@ -237,6 +237,16 @@ impl Index {
         debug_assert!(none.is_none());
         (rules, missing)
     }
+}
+
+/// What [`Grant::shown`] says: made once, as many requests are allowed by it.
+fn shown(namespace: &str, name: &str, role: &RoleKey) -> Box<str> {
+    let binding = match namespace {
+        "" => format!("ClusterRoleBinding {name:?}"),
+        namespace => format!("RoleBinding {:?}", format!("{name}/{namespace}")),
+    };
+    let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
+    format!("RBAC: allowed by {binding} of {kind} {:?} to ", role.name).into()
 }
 
 impl RoleKey {

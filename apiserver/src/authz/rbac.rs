@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_schema::go::quoted;
 use futures::{StreamExt, stream::BoxStream};
 use parking_lot::RwLock;
 use tracing::warn;
@@ -144,19 +145,26 @@ fn put(index: &mut Index, source: Source, object: &Bytes) {
 
 /// `RBAC: allowed by ClusterRoleBinding "x" of ClusterRole "y" to Group "z"`
 fn describe(grant: &Grant, through: Through<'_>) -> String {
-    let binding = match &*grant.namespace {
-        "" => format!("ClusterRoleBinding {:?}", grant.binding),
-        namespace => format!("RoleBinding {:?}", format!("{}/{namespace}", grant.binding)),
-    };
-    let role = if grant.role.namespace.is_empty() { "ClusterRole" } else { "Role" };
-    let subject = match through {
-        Through::Group(name) => format!("Group {name:?}"),
+    let (kind, parts) = match through {
+        Through::Group(name) => ("Group ", [name, "", ""]),
         Through::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':')) {
-            Some((namespace, name)) => format!("ServiceAccount {:?}", format!("{name}/{namespace}")),
-            None => format!("User {name:?}"),
+            Some((namespace, name)) => ("ServiceAccount ", [name, "/", namespace]),
+            None => ("User ", [name, "", ""]),
         },
     };
-    format!("RBAC: allowed by {binding} of {role} {:?} to {subject}", grant.role.name)
+    let length = parts.map(str::len).into_iter().sum::<usize>();
+    let mut text = String::with_capacity(grant.shown.len() + kind.len() + length + 2);
+    text.push_str(&grant.shown);
+    text.push_str(kind);
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if parts.iter().all(|part| part.bytes().all(is_plain)) {
+        text.push('"');
+        parts.iter().for_each(|part| text.push_str(part));
+        text.push('"');
+    } else {
+        text.push_str(&quoted(&parts.concat()));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use coracle_schema::{Tables, proto};
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderName, header, request::Parts};
 use http_body_util::{BodyExt, Collected};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -24,7 +24,11 @@ use crate::{
 
 /// Answers larger than this are no bare Status, in bytes.
 const STATUS: u64 = 4096;
-const AUDIT_ID: &str = "audit-id";
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Whom proxies name, the client first.
+const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Whom a proxy takes for the client.
+const REAL: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// A request's id and, once it is known who asks, its trail.
 pub(super) struct Track {
@@ -69,7 +73,7 @@ impl Track {
         at: Timestamp,
     ) -> Result<(), Status> {
         let text = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let uri = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        let uri = parts.uri.path_and_query().map(|asked| asked.as_str().to_owned()).unwrap_or_default();
         let source_ips = source_ips(&parts.headers, address);
         let user = found.as_ref().ok().cloned();
         let received = Received { audit_id: &self.id, uri, info, user, source_ips, user_agent: text(header::USER_AGENT), at };
@@ -132,10 +136,10 @@ fn decoded(tables: &Tables, body: &[u8]) -> Option<Value> {
 
 /// Where a request comes from: whom proxies name, then who is connected (`utilnet.SourceIPs`).
 fn source_ips(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<String> {
-    let texts = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let address_of = |text: &str| text.trim().parse::<IpAddr>().ok();
-    let mut all: Vec<IpAddr> = texts("x-forwarded-for").split(',').filter_map(address_of).collect();
-    if let Some(real) = address_of(&texts("x-real-ip")).filter(|ip| all.is_empty() || !all.contains(ip)) {
+    let mut all: Vec<IpAddr> = text(FORWARDED).split(',').filter_map(address_of).collect();
+    if let Some(real) = address_of(text(REAL)).filter(|ip| all.is_empty() || !all.contains(ip)) {
         all.push(real);
     }
     if let Some(peer) = address.filter(|ip| all.last() != Some(ip)) {
