@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -92,6 +93,8 @@ struct Place {
 
 /// Lines that are written at once at most.
 const GROUP: usize = 256;
+/// Another request's copy to the kernel is over by then; a file that is put aside is not.
+const MOMENT: Duration = Duration::from_micros(50);
 /// Lines on their way to the file.
 const LINES: usize = 1024;
 
@@ -177,10 +180,10 @@ impl Place {
         }
     }
 
-    /// Writes to a file that is free and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
+    /// Writes to a file that is free in a moment and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
     /// it. `None`: it has to wait.
     fn write_now(&self, text: &[u8], events: u64) -> Option<bool> {
-        let mut output = self.output.try_lock().filter(|output| output.has_room(text.len()))?;
+        let mut output = self.output.try_lock_for(MOMENT).filter(|output| output.has_room(text.len()))?;
         let done = output.write(text);
         drop(output);
         Some(written(&done, events))
@@ -359,8 +362,6 @@ fn compress(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn options(folder: &Path) -> LogOptions {
