@@ -23,7 +23,10 @@ impl Remembered {
     pub(crate) fn key(&self, token: &str) -> Option<Key> {
         let last = self.0.lock();
         let (known, key) = last.as_ref().filter(|(known, _)| known.len() == token.len())?;
-        let differing = known.iter().zip(token.as_bytes()).fold(0, |differing, (a, b)| black_box(differing | (a ^ b)));
+        // No end before the last block: the black box is what the compiler cannot see through.
+        let block = |(a, b): (&[u8], &[u8])| a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b));
+        let blocks = known.chunks(64).zip(token.as_bytes().chunks(64)).map(block);
+        let differing = blocks.fold(0, |differing, block| black_box(differing | block));
         (differing == 0).then_some(*key)
     }
 
