@@ -3,13 +3,15 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
-use coracle_store::{At, Entry, Events, Expect, Key, Page, Revision, Store, StoreError, Write, embedded};
+use coracle_store::{Expect, Key, Store, Write, embedded};
 use http::StatusCode;
 use serde_json::{Value, json};
-
 use tokio::sync::Notify;
 
-use super::house::House;
+use super::{
+    house::House,
+    tapped::{Tap, Tapped},
+};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
@@ -73,56 +75,39 @@ async fn a_refused_or_tried_service_leaves_nothing_behind() {
     assert_eq!((house.get(ADDRESSES).await.ok()["items"].as_array().unwrap().len(), taken(&store).await), before);
 }
 
-/// A store that writes services and never says so.
-struct Silent(Arc<dyn Store>, Notify);
+/// Of some services it is never said that they are written.
+struct Silent(Notify);
 
 #[async_trait]
-impl Store for Silent {
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.revision().await
-    }
-    async fn get(&self, key: &Key) -> Result<At<Option<Entry>>, StoreError> {
-        self.0.get(key).await
-    }
-    async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError> {
-        self.0.range(prefix, page).await
-    }
-    async fn commit(&self, key: &Key, expect: Expect, write: Write) -> Result<Revision, StoreError> {
-        let done = self.0.commit(key, expect, write).await;
+impl Tap for Silent {
+    async fn done(&self, key: &Key) {
         if key.as_str().starts_with("/registry/services/specs/default/slow") {
-            self.1.notify_one();
+            self.0.notify_one();
             std::future::pending::<()>().await;
         }
-        done
-    }
-    fn watch(&self, prefix: &str, from: Revision) -> Events {
-        self.0.watch(prefix, from)
-    }
-    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
-        self.0.compact(to).await
     }
 }
 
 #[tokio::test]
 async fn what_a_service_took_stays_its_own_when_its_client_goes_before_the_answer() {
-    let silent = Arc::new(Silent(memory(), Notify::new()));
-    let store = silent.0.clone();
+    let store = memory();
+    let silent = Arc::new(Tapped { store: store.clone(), tap: Silent(Notify::new()) });
     let house = House::over(silent.clone(), None).await;
     let new = node_port("slow-new");
     let plain = service("slow-changed", &json!({"ports": [{"port": 80}], "selector": {"a": "b"}}));
     let node_ports = json!({"spec": {"type": "NodePort"}});
     tokio::select! {
         reply = house.post(SERVICES, &plain) => panic!("{reply:?}"),
-        () = silent.1.notified() => {}
+        () = silent.tap.0.notified() => {}
     }
     tokio::select! {
         reply = house.post(SERVICES, &new) => panic!("{reply:?}"),
-        () = silent.1.notified() => {}
+        () = silent.tap.0.notified() => {}
     }
     let path = format!("{SERVICES}/slow-changed");
     tokio::select! {
         reply = house.patch(&path, "application/merge-patch+json", &node_ports) => panic!("{reply:?}"),
-        () = silent.1.notified() => {}
+        () = silent.tap.0.notified() => {}
     }
     // Whatever was to be given back is when this returns.
     house.server.close().await;

@@ -24,3 +24,4 @@ mod house;
 mod kinds;
 mod network;
 mod presence;
+mod tapped;
