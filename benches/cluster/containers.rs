@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
     client::{Body, Client},
     own,
-    server::{CORACLE, Server},
+    server::{CORACLE, Server, figure},
     until,
 };
 
@@ -64,7 +64,7 @@ async fn measure(server: &Server, client: &Client) -> Result<()> {
     tokio::time::sleep(window).await;
     let share = (server.cpu()? - before) / window.as_secs_f64() * 100.0;
     let shims = shims(server.folder())?;
-    let pss: Vec<f64> = shims.iter().map(|pid| pss_mib(*pid)).collect::<Result<_>>()?;
+    let pss: Vec<f64> = shims.iter().map(|pid| Ok(figure(*pid, "smaps_rollup", "Pss")? / 1024.0)).collect::<Result<_>>()?;
     ensure!(pss.len() == 5, "{} shims run for five pods", pss.len());
     println!(
         "five    five pods: server and agent {:.1} MiB resident, {share:.2} % of one core; shims {:.2} MiB PSS each, {:.2} at most",
@@ -111,11 +111,4 @@ fn shims(folder: &Path) -> Result<Vec<u32>> {
         }
     }
     Ok(found)
-}
-
-/// What of memory is a process's own, and its part of what it shares.
-fn pss_mib(pid: u32) -> Result<f64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find(|line| line.starts_with("Pss:")).context("no Pss")?;
-    Ok(line.split_whitespace().nth(1).context("no Pss")?.parse::<f64>()? / 1024.0)
 }

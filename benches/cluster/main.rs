@@ -1,15 +1,19 @@
-//! What the finished binary costs: start, idle, writes, lists, watches, definitions, gates, 3,000 pods on 100 hollow nodes, and pods with containers.
+//! What the finished binary costs: start, idle, writes, lists, watches, definitions, gates, admission, growth to 100,000 pods, 3,000 pods on
+//! 100 hollow nodes, and pods with containers.
 //!
-//! `cargo bench --bench cluster [-- start idle write list watch crds gates pods containers]`. With `LAB=FOLDER`, where `FOLDER/bin` has `etcd` and `kube-apiserver`, these do
-//! the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
+//! `cargo bench --bench cluster [-- start idle write list watch crds gates admission growth pods containers]`. With `LAB=FOLDER`, where
+//! `FOLDER/bin` has `etcd` and `kube-apiserver`, these do the same in the same run, and each figure is followed by the ratio. On a shared machine times are a remark: CPU seconds and memory are
 //! the figures, and only against a peer of the same run.
 
 #![allow(clippy::print_stdout, missing_docs, unreachable_pub, reason = "a benchmark prints, and nothing calls it")]
 
+mod admission;
 mod client;
 mod containers;
 mod definitions;
 mod gates;
+mod growth;
+mod idle;
 mod server;
 mod watches;
 mod writes;
@@ -37,7 +41,7 @@ async fn main() -> Result<()> {
         start().await?;
     }
     if runs("idle") {
-        idle().await?;
+        idle::idle().await?;
     }
     if runs("write") {
         writes::writes().await?;
@@ -53,6 +57,12 @@ async fn main() -> Result<()> {
     }
     if runs("gates") {
         gates::gates().await?;
+    }
+    if runs("admission") {
+        admission::admission().await?;
+    }
+    if runs("growth") {
+        growth::growth().await?;
     }
     if runs("pods") {
         pods().await?;
@@ -105,36 +115,6 @@ async fn starts(program: Program, rounds: usize) -> Result<[(f64, f64); 2]> {
         let (wall, cpu) = times[times.len() / 2];
         (wall.as_secs_f64() * 1e3, cpu * 1e3)
     }))
-}
-
-/// Memory and CPU of a server that nobody asks anything.
-async fn idle() -> Result<()> {
-    let peer = match peers() {
-        Some(binaries) => Some(rest(Program::Peer(binaries, Vec::new())).await?),
-        None => None,
-    };
-    if let Some((mib, share)) = peer {
-        println!("idle    kube-apiserver + etcd: {mib:.0} MiB resident, {share:.2} % of one core");
-    }
-    for (what, flags) in [
-        ("API server, in memory", &["--agent=off", "--store=memory", "--without=scheduler,controllers"][..]),
-        ("API server", &["--agent=off", "--without=scheduler,controllers"]),
-        ("one hollow node", &["--agent=off", "--hollow-nodes=1"]),
-    ] {
-        let (mib, share) = rest(own(flags)).await?;
-        let ratio = peer.map(|peer| format!(": {:.0}x less memory, {:.0}x less CPU", peer.0 / mib, peer.1 / share)).unwrap_or_default();
-        println!("idle    {what}: {mib:.1} MiB resident, {share:.2} % of one core{ratio}");
-    }
-    Ok(())
-}
-
-async fn rest(program: Program) -> Result<(f64, f64)> {
-    let server = Server::start(program).await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let before = server.cpu()?;
-    let window = Duration::from_secs(20);
-    tokio::time::sleep(window).await;
-    Ok((server.resident_mib()?, (server.cpu()? - before) / window.as_secs_f64() * 100.0))
 }
 
 /// 10,000 creations and LISTs of them: CPU.

@@ -126,14 +126,24 @@ impl Server {
         Ok(ticks / 100.0)
     }
 
+    /// Of all memory that is mapped.
     pub fn resident_mib(&self) -> Result<f64> {
-        let mut kib = 0.0;
-        for process in &self.processes {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()))?;
-            let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-            kib += line.split_whitespace().nth(1).context("no VmRSS")?.parse::<f64>()?;
-        }
-        Ok(kib / 1024.0)
+        self.sum("status", "VmRSS", 1024.0)
+    }
+
+    /// What of memory is its own, and its part of what it shares.
+    pub fn pss_mib(&self) -> Result<f64> {
+        self.sum("smaps_rollup", "Pss", 1024.0)
+    }
+
+    /// KiB that were written to disk so far.
+    pub fn written_kib(&self) -> Result<f64> {
+        self.sum("io", "write_bytes", 1024.0)
+    }
+
+    /// A figure of all processes, divided.
+    fn sum(&self, file: &str, name: &str, by: f64) -> Result<f64> {
+        self.processes.iter().map(|process| Ok(figure(process.id(), file, name)? / by)).sum()
     }
 
     /// The last one started first, so that nobody loses what it stands on.
@@ -149,6 +159,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// `name: 123` in a file of a process.
+pub fn figure(pid: u32, file: &str, name: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next()).with_context(|| format!("no {name}"))?;
+    Ok(number.parse()?)
 }
 
 async fn patience(since: Instant) -> Result<()> {
