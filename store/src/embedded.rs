@@ -365,8 +365,7 @@ impl Shared {
         if !self.on_disk {
             return past::read(&self.reads.lock(), key, last).map_err(named);
         }
-        let db = open::connect(Path::new(&self.name)).map_err(|err| named(err.into()))?;
-        db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;").map_err(|err| named(err.into()))?;
+        let db = open::reading(Path::new(&self.name)).map_err(|err| named(err.into()))?;
         past::read(&db, key, last).map_err(named)
     }
 

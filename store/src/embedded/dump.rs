@@ -44,10 +44,7 @@ impl Dump {
     /// Of the store in `dir`, whether or not a server has it open. Nothing is changed there.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
-        let db = source(dir)?;
-        let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
-        db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-2000;").map_err(sqlite)?;
-        Self::of(db, &path.display().to_string(), &path)
+        Self::of(source(dir)?, &path.display().to_string(), &path)
     }
 
     /// Of a copy of a database in memory.
@@ -138,10 +135,16 @@ pub(super) fn duplicate(from: &Connection, to: &mut Connection) -> rusqlite::Res
 /// Opens the database of `dir` to read or copy it; nothing is changed there.
 pub(super) fn source(dir: &Path) -> Result<Connection, OpenError> {
     let path = dir.join(FILE);
-    if !path.exists() {
-        return Err(OpenError::Missing { path });
+    // Before SQLite sees it, as when a server opens it: it removes a log beside an empty database, and with it what may be all that is left.
+    match open::is_empty(&path) {
+        Err(source) => return Err(OpenError::Io { path, source }),
+        Ok(true) => {
+            let marker = dir.join(open::MARKER);
+            return Err(if marker.exists() { OpenError::Emptied { path, marker } } else { OpenError::Missing { path } });
+        }
+        Ok(false) => {}
     }
-    open::connect(&path).map_err(|source| OpenError::Sqlite { path, source })
+    open::reading(&path).map_err(|source| OpenError::Sqlite { path, source })
 }
 
 /// A database in the making: a directory beside the one it is to become, so that a half made one is never taken for whole.
@@ -162,9 +165,8 @@ impl Restore {
         if dir.join(FILE).exists() {
             return Err(OpenError::Exists { path: dir.to_owned() });
         }
-        if let Some(path) = in_the_way(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })? {
-            let source = io::Error::new(io::ErrorKind::DirectoryNotEmpty, "is in the way of a database that is to be made here");
-            return Err(OpenError::Io { path, source });
+        if let Some(path) = Self::in_the_way(dir)? {
+            return Err(OpenError::Io { path, source: not_empty() });
         }
         let mut name = dir.file_name().unwrap_or_default().to_owned();
         name.push(".restoring");
@@ -184,6 +186,11 @@ impl Restore {
         open::create(&db, &made, &path).map_err(|err| err.at(&path))?;
         db.execute_batch("PRAGMA synchronous=OFF; PRAGMA temp_store=MEMORY; BEGIN").map_err(sqlite)?;
         Ok(Self { db, made, dir: dir.to_owned(), last: Revision(0), waiting: 0, shared: Vec::new() })
+    }
+
+    /// What is in `dir` that a database made there would take the place of; what a store leaves where its database is gone does not count.
+    pub fn in_the_way(dir: &Path) -> Result<Option<PathBuf>, OpenError> {
+        in_the_way(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })
     }
 
     /// Adds an object; they come in the order of their last writes.
@@ -238,7 +245,7 @@ impl Restore {
     }
 }
 
-/// What is left where a database is gone or never was; it goes when another takes the place.
+/// What is left where a database is gone or never was; it is in nobody's way.
 const LEFT: [&str; 3] = ["lock", "ballast", open::MARKER];
 
 /// Anything else that is in a directory, if that exists.
@@ -256,19 +263,22 @@ fn in_the_way(dir: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
+fn not_empty() -> io::Error {
+    io::Error::new(io::ErrorKind::DirectoryNotEmpty, "is in the way of a database that is to be made here")
+}
+
 /// Syncs what was made and puts it where it belongs, at once.
 fn place(made: &Path, dir: &Path) -> io::Result<()> {
     File::open(made.join(FILE))?.sync_all()?;
     File::open(made)?.sync_all()?;
     if dir.exists() {
-        // It fails when there is anything else.
-        for left in LEFT {
-            match fs::remove_file(dir.join(left)) {
-                Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-                _ => {}
-            }
+        if in_the_way(dir)?.is_some() {
+            return Err(not_empty());
         }
-        fs::remove_dir(dir)?;
+        // The directory stays, and with it the marker: until the database is there, no server takes the place for that of a new one.
+        fs::rename(made.join(FILE), dir.join(FILE))?;
+        File::open(dir)?.sync_all()?;
+        return fs::remove_dir(made);
     }
     fs::rename(made, dir)?;
     match dir.parent().filter(|parent| *parent != Path::new("")) {
@@ -387,6 +397,42 @@ mod tests {
         fs::write(dir.join("state.db-wal"), "writes that somebody may still want").unwrap();
         let refused = Restore::begin(&dir).err().unwrap().to_string();
         assert!(refused.contains("store/state.db-wal: is in the way"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_database_is_remembered_until_another_is_in_its_place() {
+        let folder = tempdir().unwrap();
+        let dir = folder.path().join("store");
+        Embedded::open(&Options::at(&dir)).unwrap().close().await;
+        fs::remove_file(dir.join(FILE)).unwrap();
+        let restore = Restore::begin(&dir).unwrap();
+        // Somebody puts it back meanwhile: the last step fails.
+        fs::write(dir.join("state.db-wal"), "writes that somebody may still want").unwrap();
+        let refused = restore.finish(Revision(9), 0).unwrap_err().to_string();
+        assert!(refused.contains("is in the way"), "{refused}");
+        fs::remove_file(dir.join("state.db-wal")).unwrap();
+        assert!(matches!(Embedded::open(&Options::at(&dir)), Err(OpenError::Emptied { .. })));
+        Restore::begin(&dir).unwrap().finish(Revision(9), 0).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stays beside it");
+        fs::remove_file(dir.join(FILE)).unwrap();
+        assert!(
+            matches!(Embedded::open(&Options::at(&dir)), Err(OpenError::Emptied { .. })),
+            "no server ran, and it is known all the same"
+        );
+    }
+
+    #[tokio::test]
+    async fn reading_an_emptied_store_leaves_what_is_beside_it() {
+        let folder = tempdir().unwrap();
+        let log = folder.path().join("state.db-wal");
+        Embedded::open(&Options::at(folder.path())).unwrap().close().await;
+        fs::write(folder.path().join(FILE), "").unwrap();
+        fs::write(&log, "writes that somebody may still want").unwrap();
+        assert!(matches!(Dump::open(folder.path()), Err(OpenError::Emptied { .. })));
+        assert!(matches!(Embedded::open(&Options::copy_of(folder.path())), Err(OpenError::Emptied { .. })));
+        fs::remove_file(folder.path().join(open::MARKER)).unwrap();
+        assert!(matches!(Dump::open(folder.path()), Err(OpenError::Missing { .. })));
+        assert_eq!(fs::read_to_string(log).unwrap(), "writes that somebody may still want");
     }
 
     #[test]

@@ -218,12 +218,11 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         settle(&db, options)?;
         let (id, compacted, reserved, mut index) = (id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?);
         index.begin(compacted, reserved);
-        let reads = connect(&path)?;
-        reads.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
-        Ok((id, compacted, reserved, index, reads))
+        Ok((id, compacted, reserved, index, reading(&path)?))
     };
     let (id, compacted, reserved, index, reads) = start().map_err(sqlite)?;
-    if !marker.exists()
+    // After a restore it names the database that was there before.
+    if !fs::read_to_string(&marker).is_ok_and(|marked| marked.trim_end() == id)
         && let Err(err) = mark(dir, &marker, &id)
     {
         // A full disk is no reason not to open: the next start tries again.
@@ -235,7 +234,7 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
 }
 
 /// Whether there is nothing in a file, or no file.
-fn is_empty(path: &Path) -> io::Result<bool> {
+pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(found) => Ok(found.len() == 0),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -284,6 +283,13 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(16);
+    Ok(db)
+}
+
+/// A connection that only reads.
+pub(super) fn reading(path: &Path) -> rusqlite::Result<Connection> {
+    let db = connect(path)?;
+    db.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-1000;")?;
     Ok(db)
 }
 
