@@ -281,22 +281,23 @@ pub(crate) fn unpack(folder: &Path, file: &Path, prefix: &str) -> Result<()> {
     unpacked.reading.tell(&mut std::io::stdout().lock())
 }
 
-/// Where what is there goes, if it may.
+/// Where what is there goes, if it may: objects, or what is left of them where the database is gone.
 fn aside(store: &Path, replace: bool, stamp: &str) -> Result<Option<PathBuf>> {
-    if !store.join("state.db").exists() {
-        return Ok(None);
+    match Restore::in_the_way(store)? {
+        None => Ok(None),
+        Some(_) if replace => Ok(Some(store.with_file_name(format!("store.before-{stamp}")))),
+        Some(_) if store.join("state.db").exists() => {
+            bail!("{} holds objects already; --replace keeps them beside it and restores in their place", store.display())
+        }
+        Some(path) => bail!("{} is in the way of what is to be restored; --replace keeps it beside it", path.display()),
     }
-    if !replace {
-        bail!("{} holds objects already; --replace keeps them beside it and restores in their place", store.display());
-    }
-    Ok(Some(store.with_file_name(format!("store.before-{stamp}"))))
 }
 
 /// The certificates and keys in a snapshot.
 fn attachments(snapshot: &Snapshot) -> Result<Vec<Attachment>> {
     /// Why reading ended.
     enum End {
-        /// With the first object: no file comes after it.
+        /// With the first object: a file after it is none of a snapshot.
         Objects,
         Failed(SnapshotError),
     }
@@ -518,6 +519,24 @@ mod tests {
         assert!(refused.contains("(pki/ca.key)") && refused.contains("--replace"), "{refused}");
         assert!(!store_dir(&other).exists() && !other.join("pki/ca.crt").exists());
         assert_eq!(read(other.join("pki/ca.key")), "another");
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_store_whose_database_is_gone_is_kept_beside_what_is_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        cluster(&data, "one").await;
+        let file = folder.path().join("a.snapshot");
+        save(&data, &file, true, Timestamp::UNIX_EPOCH).unwrap();
+        let store = store_dir(&data);
+        fs::remove_file(store.join("state.db")).unwrap();
+        fs::write(store.join("state.db-wal"), "writes that somebody may still want").unwrap();
+        let refused = restore(&data, &file, &wanted(false)).unwrap_err().to_string();
+        assert!(refused.contains("state.db-wal is in the way") && refused.contains("--replace"), "{refused}");
+        restore(&data, &file, &wanted(true)).unwrap();
+        let kept = begin_with(&data, "store.before-");
+        assert_eq!(read(kept[0].join("state.db-wal")), "writes that somebody may still want");
+        assert_eq!(Dump::open(&store).unwrap().count(), 1);
     }
 
     #[tokio::test]

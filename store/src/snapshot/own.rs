@@ -3,7 +3,7 @@
 //! A head of text lines (`coracle snapshot`, then `name: value`, then an empty line), a body of records compressed with zlib, and the
 //! SHA-256 of both. A record is one byte that says what it is, then numbers (little endian) and texts and bytes with their lengths:
 //!
-//! - `F` name content: a file;
+//! - `F` name content: a file; all of them before the first object;
 //! - `O` key revision created version expires value: an object (`expires` 0: never);
 //! - `E` files objects: the end, with the numbers of both.
 
@@ -154,6 +154,8 @@ impl<R: Read> Reader<R> {
         let mut of = [0];
         self.0.read_exact(&mut of)?;
         match of[0] {
+            // Whoever looks for files stops at the first object.
+            b'F' if objects > 0 => Err(io::Error::other("a file stands behind an object")),
             b'F' => {
                 let name = self.text()?;
                 Ok(Some(Item::File(Attachment { name, content: self.bytes(VALUE_LIMIT)? })))
@@ -256,6 +258,16 @@ mod tests {
             fs::write(&path, &whole[..at]).unwrap();
             assert!(Snapshot::open(&path).is_err(), "cut off at {at}");
         }
+    }
+
+    #[test]
+    fn a_file_behind_an_object_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut items) = (folder.path().join("s"), items());
+        items.rotate_left(1);
+        fs::write(&path, write(&items)).unwrap();
+        let refused = Snapshot::open(&path).and_then(|snapshot| snapshot.each::<SnapshotError>(0, |_| Ok(()))).unwrap_err().to_string();
+        assert!(refused.contains("a file stands behind an object"), "{refused}");
     }
 
     #[test]
