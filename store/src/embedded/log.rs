@@ -246,9 +246,11 @@ fn shrink_at_once(db: &Connection, step: u32, steps: u32) -> rusqlite::Result<()
 }
 
 /// Moves as much of the write-ahead log into the database as nobody reads, and waits for nobody. Where that is all, it is written from its
-/// beginning again.
-pub(super) fn backfill(db: &Connection) -> rusqlite::Result<()> {
-    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+/// beginning again. Answers whether it is.
+pub(super) fn backfill(db: &Connection) -> rusqlite::Result<bool> {
+    let outcome = |row: &SqlRow<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (busy, logged, moved) = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], outcome)?;
+    Ok(!busy && logged == moved)
 }
 
 /// Moves the write-ahead log into the database and empties it.
@@ -383,6 +385,21 @@ mod tests {
 
     use super::*;
     use crate::embedded::open::connect;
+
+    #[test]
+    fn the_log_is_moved_as_a_whole_when_nobody_reads_what_was_before() {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        std::fs::File::create(&path).unwrap();
+        let db = connect(&path).unwrap();
+        db.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(v);").unwrap();
+        let reader = connect(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").unwrap();
+        db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        assert!(!backfill(&db).unwrap());
+        reader.execute_batch("COMMIT").unwrap();
+        assert!(backfill(&db).unwrap());
+    }
 
     #[test]
     fn giving_room_back_waits_for_nobody_who_reads() {

@@ -55,7 +55,7 @@ pub(super) enum Ask {
 
 /// Why a transaction failed.
 enum Trouble {
-    /// There is no room; nothing was written.
+    /// There is no room; nothing counts as written.
     Full(String),
     /// Somebody else holds the database; nothing was written.
     Busy(String),
@@ -185,6 +185,8 @@ impl Writer {
             self.write(group);
             self.answer_compactors();
             self.answer_flushers();
+            // Whoever asked has been answered.
+            self.backfill();
             if orphaned || self.closing.is_some() {
                 break;
             }
@@ -309,9 +311,7 @@ impl Writer {
                 self.reserved = reserve.unwrap_or(self.reserved);
                 (self.flush_at, self.waiting) = (None, 0);
                 self.publish(&group, true);
-                group.answer();
-                // Nobody waits for it.
-                return self.backfill();
+                return group.answer();
             }
             Err(Trouble::Full(_)) => group.fail(&StoreError::Unavailable(self.shared.full())),
             Err(Trouble::Busy(reason)) => group.fail(&StoreError::Unavailable(format!("{}: {reason}", self.shared.name))),
@@ -436,12 +436,17 @@ impl Writer {
         }
     }
 
-    /// Moves what the write-ahead log holds into the database, once that is much.
+    /// Moves what the write-ahead log holds into the database, once that is much. What somebody still reads there is tried again later.
     fn backfill(&mut self) {
-        if self.engine.frames.load(Ordering::Relaxed) >= FRAMES {
-            let moved = log::backfill(&self.engine.writes.lock());
-            self.heed(moved);
+        if self.has_failed() || self.engine.frames.load(Ordering::Relaxed) < FRAMES {
+            return;
         }
+        let moved = log::backfill(&self.engine.writes.lock());
+        if matches!(moved, Ok(true)) {
+            // The next commit begins the log anew, and counts it.
+            self.engine.frames.store(0, Ordering::Relaxed);
+        }
+        self.heed(moved.map(drop));
     }
 
     /// The outcome of moving the write-ahead log into the database. After an error of the disk the pages that were moved may count as written
