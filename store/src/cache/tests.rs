@@ -368,9 +368,12 @@ async fn a_store_put_back_to_an_older_state_has_its_own_history() {
     *store.0.write() = second.clone();
     first.close().await;
     // Its end takes a moment to be noticed.
-    while cache.seen() != back {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let noticed = async {
+        while cache.seen() != back {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_hours(6), noticed).await.expect("what another store holds is read");
     tokio::time::advance(Limits::default().history).await;
     let state = pods.snapshot(Freshness::Exact(back)).await;
     assert_eq!(state.map(|state| wires(&state)).unwrap(), [format!("{back}:a")], "the revisions of what was there before are not history");
