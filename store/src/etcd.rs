@@ -1,7 +1,7 @@
 //! The store over etcd 3.4 and later: for several servers on one set of data, laid out as kube-apiserver lays it out.
 //!
 //! Map: `place` (members, TLS), `client` (calls to whichever member answers), `messages` (etcd's API by hand, over [`crate::grpc`]), `faults`
-//! (what errors mean), `fresh` (the latest revision, asked for once for all who wait), `follow` (watches), `leases` (times to live),
+//! (what errors mean), `pages` (how large those of a list are), `fresh` (the latest revision, asked for once for all who wait), `follow` (watches), `leases` (times to live),
 //! `compactor`.
 //!
 //! Invariants: reads are linearizable; a write is one transaction that compares the revision of the key's last write; a watch goes on
@@ -16,6 +16,7 @@ mod fresh;
 mod keys;
 mod leases;
 mod messages;
+mod pages;
 mod place;
 
 #[cfg(test)]
@@ -47,14 +48,10 @@ use self::{
     keys::Keys,
     leases::Leases,
     messages::{Compared, Decided, KeyValue, Operation, Range, Ranged},
+    pages::Pages,
 };
 use crate::{At, Entry, Events, Expect, Key, Page, Revision, Step, Steps, Store, StoreError, Write};
 
-/// Objects of a page of a long list: at first, at least, at most. Pages grow until they are about [`PAGE_BYTES`] large.
-const PAGE: usize = 500;
-const SMALLEST_PAGE: usize = 8;
-const LARGEST_PAGE: usize = 10_000;
-const PAGE_BYTES: usize = 8 << 20;
 /// How often a list is begun again when compaction overtook it.
 const ATTEMPTS: usize = 4;
 /// How often sizes and alarms are asked for.
@@ -295,18 +292,15 @@ impl Shared {
         each: &mut (dyn FnMut(Vec<Entry>) + Send),
     ) -> Result<Revision, StoreError> {
         let (mut count, mut revision, mut start) = (0, 0, start.to_vec());
-        let (mut page, mut largest) = (PAGE, LARGEST_PAGE);
+        let mut pages = Pages::default();
         loop {
-            let wanted = limit.map_or(page, |limit| page.min(limit - count));
+            let wanted = limit.map_or(pages.size(), |limit| pages.size().min(limit - count));
             let range = Range { key: &start, end, limit: wanted as u64, revision, ..Range::default() };
             let answer = self.client.call(messages::RANGE, &range.message(), Effect::None).await;
             let ranged = match answer.and_then(|answer| Ranged::read(&answer)) {
                 Ok(ranged) => ranged,
-                // The same would be too much again, for ever.
-                Err(fault) if faults::is_too_much(&fault) && wanted > SMALLEST_PAGE => {
-                    page = (wanted / 4).max(SMALLEST_PAGE);
-                    largest = page;
-                    debug!(%fault, page, "a page of a list is too large");
+                Err(fault) if pages.shrink(wanted, &fault) => {
+                    debug!(%fault, size = pages.size(), "a page of a list is too large");
                     continue;
                 }
                 Err(fault) => return Err(faults::store_error(&fault, 0)),
@@ -317,11 +311,7 @@ impl Shared {
             let bytes: usize = ranged.entries.iter().map(|entry| entry.value.len()).sum();
             let Some(last) = ranged.entries.last() else { break };
             start = [&last.key[..], b"\0"].concat();
-            page = match bytes {
-                _ if bytes > PAGE_BYTES => (page / 2).max(SMALLEST_PAGE),
-                _ if bytes < PAGE_BYTES / 2 => (page * 2).min(largest),
-                _ => page,
-            };
+            pages.was_read(bytes);
             count += ranged.entries.len();
             each(ranged.entries.into_iter().map(|found| self.entry(found)).collect::<Result<_, _>>()?);
             if !ranged.more || limit.is_some_and(|limit| count >= limit) {

@@ -123,13 +123,16 @@ impl Client {
             if !faults::is_of_member(&fault) {
                 return Err(fault);
             }
-            self.leave(&reached).await;
+            let busy = faults::is_busy(&fault);
+            if !busy {
+                self.leave(&reached).await;
+            }
             failures += 1;
             let again = effect == Effect::None || fault.unsent || faults::is_refused_before(&fault);
             if !again || Instant::now() >= until {
                 return Err(fault);
             }
-            if failures % self.endpoints.len() == 0 {
+            if busy || failures % self.endpoints.len() == 0 {
                 sleep(AGAIN.min(until.saturating_duration_since(Instant::now()))).await;
             }
         }
@@ -268,7 +271,7 @@ impl Client {
         let current = kept.as_ref().is_none_or(|kept| kept.number == reached.number);
         if current {
             *kept = None;
-            drop(kept);
+            // Before the lock is given back: whoever takes it connects to the next one.
             self.advance(reached.member);
         }
     }
@@ -319,5 +322,55 @@ fn granted(answer: Result<Bytes, Fault>) -> Result<Token, Fault> {
             token.set_sensitive(true);
             Ok(Token::Known(token))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use http::{HeaderMap, Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A member that has too much to do for the first few calls; counts connections and calls.
+    async fn busy_member(refusals: usize) -> (String, Arc<[AtomicUsize; 2]>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let seen = counts.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                seen[0].fetch_add(1, Ordering::Relaxed);
+                let seen = seen.clone();
+                let answer = service_fn(move |_: Request<Incoming>| {
+                    let status =
+                        if seen[1].fetch_add(1, Ordering::Relaxed) < refusals { ("8", "etcdserver: too many requests") } else { ("0", "") };
+                    let trailers = [("grpc-status", status.0), ("grpc-message", status.1)];
+                    let trailers: HeaderMap = trailers
+                        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                        .into_iter()
+                        .collect();
+                    // An empty message, and its length before it.
+                    let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
+                    async { Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body).unwrap()) }
+                });
+                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        (url, counts)
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_busy_is_asked_again_over_the_connection_that_all_share() {
+        let (url, counts) = busy_member(3).await;
+        let client = Client::new(&Options::new(vec![url])).unwrap();
+        client.call(messages::TXN, &[], Effect::Write).await.unwrap();
+        let counts = [&counts[0], &counts[1]].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counts, [1, 4], "connections and calls");
     }
 }

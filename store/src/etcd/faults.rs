@@ -5,6 +5,8 @@ use crate::{Revision, StoreError, grpc::Fault};
 /// As we say, like Go's gRPC, of an answer that is larger than is taken.
 const OVER: &str = "received message larger than max";
 
+const BUSY: &str = "etcdserver: too many requests";
+
 /// Whether the token that went with a call is to be made anew.
 pub(super) fn is_stale_token(fault: &Fault) -> bool {
     fault.text.contains("invalid auth token") || fault.text.contains("revision of auth store is old")
@@ -20,9 +22,14 @@ pub(super) fn has_no_users(fault: &Fault) -> bool {
     fault.text.contains("authentication is not enabled")
 }
 
-/// Whether an answer was too large: for us, or for the time it may take.
-pub(super) fn is_too_much(fault: &Fault) -> bool {
-    fault.code == "DeadlineExceeded" || fault.text.contains(OVER)
+/// Whether an answer was larger than we take.
+pub(super) fn is_over(fault: &Fault) -> bool {
+    fault.text.contains(OVER)
+}
+
+/// Whether an answer did not come in time.
+pub(super) fn is_late(fault: &Fault) -> bool {
+    fault.code == "DeadlineExceeded"
 }
 
 /// Whether another member might do better: this one is gone, alone, or too slow.
@@ -34,11 +41,14 @@ pub(super) fn is_of_member(fault: &Fault) -> bool {
         || is_refused_before(fault)
 }
 
+/// Whether a member has too much to do: it is asked again, over the same connection.
+pub(super) fn is_busy(fault: &Fault) -> bool {
+    fault.text.contains(BUSY)
+}
+
 /// Whether a member refused before it did anything, so that even a write can be asked of another.
 pub(super) fn is_refused_before(fault: &Fault) -> bool {
-    ["etcdserver: no leader", "etcdserver: not leader", "etcdserver: too many requests", "rpc not supported for learner"]
-        .iter()
-        .any(|text| fault.text.contains(text))
+    ["etcdserver: no leader", "etcdserver: not leader", BUSY, "rpc not supported for learner"].iter().any(|text| fault.text.contains(text))
 }
 
 /// Whether the revision asked for is compacted.
@@ -126,7 +136,7 @@ mod tests {
         let answer = Fault::new("ResourceExhausted", "received message larger than max (9 vs. 8)");
         assert!(matches!(store_error(&answer, 9), StoreError::TooLarge { size: 9, .. }));
         assert!(matches!(store_error(&answer, 0), StoreError::Unavailable(_)), "nothing was written");
-        assert!(is_too_much(&answer) && is_too_much(&Fault::new("DeadlineExceeded", "context deadline exceeded")));
+        assert!(is_over(&answer) && !is_late(&answer));
         let old = Fault::new("OutOfRange", "etcdserver: mvcc: required revision has been compacted");
         assert_eq!(store_error(&old, 0), StoreError::Compacted { oldest: Revision(0) });
     }
