@@ -67,6 +67,7 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     }
     let now = jiff::Timestamp::now().as_second();
     let election = options.leadership.times(setup.shared)?;
+    let protocol = options.tls.protocol()?;
     let opening = Instant::now();
     let store = open_store(options).await?;
     if let Some(fork) = &options.fork {
@@ -81,7 +82,7 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let certificates = make()?;
     let renewal = Arc::new(Renewal::new(options, &setup, &certificates)?);
     let api = server_options(options, &setup, &certificates, &renewal, &store)?;
-    let tls = renewal.serving(&options.users, options.tls.protocol()?, api.authentication.authorities.clone())?;
+    let tls = renewal.serving(&options.users, protocol, api.authentication.authorities.clone())?;
     let server = Arc::new(Server::build(api).await?);
     renewal.write_kubeconfig(&certificates)?;
 

@@ -31,6 +31,17 @@ fn a_wrong_configuration_file_is_refused_with_its_name() {
 }
 
 #[test]
+fn a_wrong_flag_is_told_before_etcd_is_waited_for() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let servers = format!("--etcd-servers=http://{}", silent.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let data = format!("--data-dir={}", folder.path().display());
+    let said =
+        refused(&["server", "--agent=off", "--listen=127.0.0.1:0", &data, "--store=etcd", &servers, "--tls-min-version=VersionTLS09"]);
+    assert!(said.contains("--tls-min-version"), "{said}");
+}
+
+#[test]
 fn a_busy_port_is_named() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = busy.local_addr().unwrap().to_string();
