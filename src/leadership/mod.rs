@@ -240,10 +240,13 @@ impl Leadership {
 
     /// Waits for the room to end. As long as the lease may be kept it is, so that nobody begins before.
     async fn keep_while_ending(&self, lease: &mut Lease, fence: &Fence, room: &mut JoinHandle<()>) {
+        // At once: the last time may be almost a retry period ago.
+        let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
+                biased;
                 _ = &mut *room => return,
-                () = sleep(self.times.retry) => {}
+                () = sleep(pause) => pause = self.times.retry,
             }
             let asked = Instant::now();
             match timeout_at(asked + self.times.retry, self.renew_once(lease)).await {
@@ -391,6 +394,33 @@ mod tests {
             running.await.unwrap();
             assert_eq!(spec(&kept).holder_identity.as_deref(), Some(""));
         }
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_told_to_stop_renews_at_once_what_its_room_still_needs() {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let room: Led = Arc::new(move |_, stop| {
+            let tell = tell.clone();
+            Ok(Box::pin(async move {
+                tell.send(()).unwrap();
+                stop.cancelled().await;
+                std::future::pending::<()>().await;
+            }))
+        });
+        let stop = CancellationToken::new();
+        let times = Times { retry: Duration::from_hours(1), ..TIMES };
+        let running = tokio::spawn(Leadership { times, ..leadership("a", &kept, room) }.run(stop.clone()));
+        told.recv().await.unwrap();
+        let before = kept.lock().unwrap().revision;
+        stop.cancel();
+        let renewed = async {
+            while kept.lock().unwrap().revision == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("a renewal, and not an hour later");
+        running.abort();
     }
 
     #[tokio::test]
