@@ -16,6 +16,7 @@ mod forms;
 mod history;
 mod ring;
 mod snapshot;
+mod wakes;
 mod watcher;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use self::{
     collection::Collection,
     forms::Forms,
     snapshot::Snapshot,
+    wakes::Interest,
     watcher::{Batch, Watcher},
 };
 use crate::{At, Entry, Key, Revision, Store};
@@ -45,6 +47,11 @@ pub trait Decode<F>: Send + Sync + 'static {
 
     /// The last state of an object with `revision`, the revision at which it went away (was deleted, or left a selector).
     fn departed(&self, last: &Cached<F>, revision: Revision) -> Bytes;
+
+    /// A word by which many watch few objects each, as kubelets do by the node of a pod ([`Interest::Word`]); empty: none.
+    fn word<'f>(&self, _facts: &'f F) -> &'f str {
+        ""
+    }
 }
 
 /// What [`Decode::decode`] answers.

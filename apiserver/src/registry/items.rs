@@ -78,6 +78,9 @@ impl From<Picked> for Facts {
     }
 }
 
+/// The field by which agents select what is theirs of all pods: watches by it sleep until one of theirs changes.
+pub const NODE: &str = "spec.nodeName";
+
 /// Makes cache items of stored bytes; knows for each key prefix which fields can be selected.
 pub struct Items(RwLock<HashMap<Arc<str>, Arc<Reading>>>);
 
@@ -146,6 +149,10 @@ impl Decode<Facts> for Items {
 
     fn departed(&self, last: &Cached<Facts>, revision: Revision) -> Bytes {
         respliced(&last.wire, revision)
+    }
+
+    fn word<'f>(&self, facts: &'f Facts) -> &'f str {
+        facts.field(NODE)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which objects of a collection a list, watch or deletecollection is about.
 
-use coracle_store::cache::{Cached, Snapshot};
+use coracle_store::cache::{Cached, Interest, Snapshot};
 
 use std::sync::Arc;
 
@@ -8,7 +8,11 @@ use serde_json::Value;
 
 use super::Call;
 use crate::{
-    registry::{Conversion, FieldSelector, Kind, LabelSelector, custom::Field, items::Facts},
+    registry::{
+        Conversion, FieldSelector, Kind, LabelSelector,
+        custom::Field,
+        items::{Facts, NODE},
+    },
     request::query::ListOptions,
     wire::Status,
 };
@@ -81,6 +85,18 @@ impl Filter {
             "metadata.namespace" => namespace,
             other => cached.facts.field(other),
         })
+    }
+
+    /// What a watch of the objects meant is to be woken for.
+    pub fn interest(&self) -> Interest {
+        if let Some(key) = &self.key {
+            return Interest::Place(key.clone());
+        }
+        match self.fields.requires(NODE) {
+            Some(node) if !node.is_empty() && !self.by_wire => Interest::Word(node.to_owned()),
+            _ if self.prefix != self.kind.list_prefix("") => Interest::Place(self.prefix.clone()),
+            _ => Interest::All,
+        }
     }
 
     /// Whether what [`Filter::selects`] lets pass has to be asked about again, with [`Filter::selects_wire`].

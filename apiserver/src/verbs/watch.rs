@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use coracle_store::{
     Revision,
-    cache::{Batch, Cached, Change, Error, Freshness, Watcher},
+    cache::{Batch, Cached, Change, Error, Freshness, Interest, Watcher},
 };
 use futures::{
     FutureExt,
@@ -48,6 +48,9 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 const SHORTEST: Duration = Duration::from_secs(1800);
 /// Objects of the initial state that are written at once, at most: what is written waits in memory until the client takes it.
 const AT_ONCE: usize = 64;
+
+/// Batches of changes that are looked through before a bookmark, at most.
+const BATCHES: usize = 16;
 
 /// Events ready to be sent, in order.
 pub type Frames = BoxStream<'static, Vec<Bytes>>;
@@ -250,6 +253,10 @@ impl Session {
                 self.watcher = Some(watcher);
             }
         }
+        let interest = self.filter.interest();
+        if let Some(watcher) = self.watcher.as_mut().filter(|_| interest != Interest::All) {
+            watcher.narrow(interest);
+        }
         Ok(())
     }
 
@@ -302,8 +309,8 @@ impl Session {
                     Ok(batch) => self.converted_frames(&batch).await,
                     Err(error) => Err(broken(&error)),
                 },
-                _ = tick => self.mark(),
-                () = &mut self.over => self.finish(),
+                _ = tick => self.mark().await,
+                () = &mut self.over => self.finish().await,
             };
             let frames = self.or_error(made);
             if !frames.is_empty() {
@@ -313,16 +320,26 @@ impl Session {
     }
 
     /// A last bookmark, so that the client can go on where it was.
-    fn finish(&mut self) -> Result<Vec<Bytes>, Status> {
+    async fn finish(&mut self) -> Result<Vec<Bytes>, Status> {
         self.ended = true;
-        if self.parts_with_bookmark { self.mark() } else { Ok(Vec::new()) }
+        if self.parts_with_bookmark { self.mark().await } else { Ok(Vec::new()) }
     }
 
-    fn mark(&mut self) -> Result<Vec<Bytes>, Status> {
-        match self.watcher.as_mut().map(Watcher::reached) {
-            Some(Ok(revision)) => Ok(vec![self.printer.bookmark(revision, false)?]),
-            _ => Ok(Vec::new()),
+    /// A bookmark, and before it what this watch was not woken for; without one where that cannot be told: the next turn says why.
+    async fn mark(&mut self) -> Result<Vec<Bytes>, Status> {
+        let mut frames = Vec::new();
+        for _ in 0..BATCHES {
+            let Some(watcher) = &mut self.watcher else { break };
+            match watcher.try_batch() {
+                Ok(Some(batch)) => frames.extend(self.converted_frames(&batch).await?),
+                Ok(None) => break,
+                Err(_) => return Ok(frames),
+            }
         }
+        if let Some(Ok(revision)) = self.watcher.as_mut().map(Watcher::reached) {
+            frames.push(self.printer.bookmark(revision, false)?);
+        }
+        Ok(frames)
     }
 
     /// The events of a batch, whose objects are converted first where that is needed.

@@ -10,12 +10,9 @@ use std::{
 
 use imbl::OrdMap;
 use parking_lot::RwLock;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use super::{Batch, Cached, Change, Core, Error, Forms, Freshness, Snapshot, Watcher, ring::Ring};
+use super::{Batch, Cached, Change, Core, Error, Forms, Freshness, Interest, Snapshot, Watcher, ring::Ring, wakes::Wakes};
 use crate::{At, Event, Key, Revision};
 
 /// All objects under one prefix. Reads are from memory; see [`Freshness`] for what they may wait for.
@@ -25,8 +22,8 @@ pub struct Collection<F> {
     state: RwLock<State<F>>,
     received: AtomicU64,
     initialized: AtomicU64,
-    /// Signalled once per run of events that concerned this collection, and when it is loaded or forgotten.
-    changed: watch::Sender<()>,
+    /// Told once per run of events that concerned this collection, and when it is loaded or forgotten.
+    pub(super) wakes: Wakes,
 }
 
 struct State<F> {
@@ -34,6 +31,8 @@ struct State<F> {
     ring: Ring<F>,
     /// The last event applied, or the revision of loading.
     last: Revision,
+    /// Up to where watchers were told.
+    told: Revision,
     loaded: bool,
     /// Removed from the cache: never loaded again.
     closed: bool,
@@ -43,9 +42,11 @@ struct State<F> {
 
 impl<F: Send + Sync + 'static> Collection<F> {
     pub(super) fn new(prefix: Arc<str>, core: Arc<Core<F>>) -> Self {
-        let state = State { map: OrdMap::new(), ring: Ring::new(Revision(0)), last: Revision(0), loaded: false, closed: false, epoch: 0 };
+        let nothing = Revision(0);
+        let state =
+            State { map: OrdMap::new(), ring: Ring::new(nothing), last: nothing, told: nothing, loaded: false, closed: false, epoch: 0 };
         let (received, initialized) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { prefix, core, state: RwLock::new(state), received, initialized, changed: watch::channel(()).0 }
+        Self { prefix, core, state: RwLock::new(state), received, initialized, wakes: Wakes::new() }
     }
 
     /// How often it was loaded, and how many events came since the first time.
@@ -92,19 +93,19 @@ impl<F: Send + Sync + 'static> Collection<F> {
     /// A reader of all changes after `from`; [`Error::Expired`] when some of them are no longer kept.
     pub async fn watch(self: &Arc<Self>, from: Revision) -> Result<Watcher<F>, Error> {
         self.wait(Freshness::Any).await?;
-        let changed = self.changed.subscribe();
+        let changed = self.wakes.subscribe(&Interest::All);
         let state = self.state.read();
         if from < state.ring.floor() {
             return Err(Error::Expired { oldest: state.ring.floor() });
         }
         let epoch = state.epoch;
         drop(state);
-        Ok(Watcher { collection: self.clone(), cursor: from, epoch, changed })
+        Ok(Watcher { collection: self.clone(), cursor: from, epoch, interest: Interest::All, changed })
     }
 
     /// A snapshot and a reader of exactly the changes after it.
     pub async fn snapshot_and_watch(self: &Arc<Self>, freshness: Freshness) -> Result<(Snapshot<F>, Watcher<F>), Error> {
-        let changed = self.changed.subscribe();
+        let changed = self.wakes.subscribe(&Interest::All);
         self.wait(freshness).await?;
         let epoch = self.state.read().epoch;
         let snapshot = match freshness {
@@ -112,7 +113,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
             _ => self.current().ok_or_else(loading)?,
         };
         // Forgotten in between: the epoch differs and the watcher says Expired at its first step.
-        let watcher = Watcher { collection: self.clone(), cursor: snapshot.revision, epoch, changed };
+        let watcher = Watcher { collection: self.clone(), cursor: snapshot.revision, epoch, interest: Interest::All, changed };
         Ok((snapshot, watcher))
     }
 
@@ -224,11 +225,11 @@ impl<F: Send + Sync + 'static> Collection<F> {
         }
         state.map = map;
         state.ring = Ring::new(revision);
-        state.last = revision;
+        (state.last, state.told) = (revision, revision);
         state.loaded = true;
         drop(state);
         self.initialized.fetch_add(1, Ordering::Relaxed);
-        self.changed.send_replace(());
+        self.wakes.tell_all();
     }
 
     /// Throws the state away: reads wait for loading, watchers expire.
@@ -240,7 +241,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         state.epoch += 1;
         drop(state);
         drop(old);
-        self.changed.send_replace(());
+        self.wakes.tell_all();
     }
 
     /// Throws the state away for good; whoever still holds the collection is told that it is unavailable.
@@ -321,9 +322,21 @@ impl<F: Send + Sync + 'static> Collection<F> {
         self.received.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Wakes the watchers, once for however many events.
+    /// Wakes the watchers that the latest events concern, once for however many.
     pub(super) fn announce(&self) {
-        self.changed.send_replace(());
+        let mut state = self.state.write();
+        let told = state.told;
+        state.told = state.last;
+        let changes: Option<Vec<_>> = match self.wakes.are_narrow() {
+            true => state.ring.after(told).map(|changes| changes.cloned().collect()),
+            false => Some(Vec::new()),
+        };
+        drop(state);
+        match changes {
+            Some(changes) => self.wakes.tell(&changes, &self.prefix, &self.core.limits),
+            // More at once than the ring keeps.
+            None => self.wakes.tell_all(),
+        }
     }
 
     /// Drops old changes; whether some are left.
@@ -331,6 +344,8 @@ impl<F: Send + Sync + 'static> Collection<F> {
         if self.state.read().ring.is_empty() {
             return false;
         }
+        // Who slept through changes is not to find them gone: by the next time it has seen these.
+        self.wakes.rouse();
         let mut state = self.state.write();
         state.ring.trim(now, &self.core.limits);
         !state.ring.is_empty()

@@ -22,6 +22,10 @@ impl Decode<usize> for Plain {
         let value = last.wire.iter().position(|byte| *byte == b':').map(|at| last.wire.slice(at + 1..)).unwrap();
         wire(&value, revision)
     }
+
+    fn word<'f>(&self, length: &'f usize) -> &'f str {
+        if *length == 3 { "three" } else { "" }
+    }
 }
 
 fn wire(value: &[u8], revision: Revision) -> Bytes {
@@ -475,4 +479,63 @@ async fn a_frame_is_encoded_once_however_many_watch() {
         assert_eq!(frame, "frame");
     }
     assert_eq!(encoded, 1);
+}
+
+#[tokio::test]
+async fn who_watches_a_few_objects_sleeps_until_one_of_them_changes_and_misses_nothing() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let cases = [
+        (Interest::Place("/pods/a/".to_owned()), "/pods/a/2", "y"),
+        (Interest::Place("/pods/b/2".to_owned()), "/pods/b/2", "y"),
+        (Interest::Word("three".to_owned()), "/pods/c/2", "yes"),
+    ];
+    for (at, (interest, key, value)) in cases.into_iter().enumerate() {
+        let (_, mut watcher) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+        watcher.narrow(interest.clone());
+        let mut waits = std::pin::pin!(watcher.next_batch());
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        let other = create(&*store, &format!("/pods/b/1{at}"), "x").await;
+        pods.snapshot(Freshness::NotOlderThan(other)).await.unwrap();
+        assert!(futures::poll!(waits.as_mut()).is_pending(), "{interest:?}");
+        create(&*store, key, value).await;
+        let seen: Vec<String> = waits.await.unwrap().changes.iter().map(|change| change.key.to_string()).collect();
+        assert_eq!(seen, [format!("/pods/b/1{at}"), key.to_owned()]);
+    }
+    // What an object was told by before counts, too.
+    let (_, mut watcher) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    watcher.narrow(Interest::Word("three".to_owned()));
+    let left = update(&*store, "/pods/c/2", "no").await;
+    assert_eq!(watcher.next_batch().await.unwrap().revision, left);
+    delete(&*store, "/pods/c/2").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    drop(watcher);
+    assert!(!pods.wakes.are_narrow(), "nobody is left who wants to know");
+}
+
+#[tokio::test]
+async fn who_sleeps_through_more_than_the_ring_keeps_has_seen_it_all_the_same() {
+    let store = memory();
+    let cache = limited(&store, Limits { events: 64, ..Limits::default() });
+    let pods = cache.collection("/pods/");
+    let (_, mut watcher) = pods.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    watcher.narrow(Interest::Place("/pods/mine".to_owned()));
+    let last = "/pods/mine";
+    let reader = tokio::spawn(async move {
+        let mut seen = 0;
+        loop {
+            let batch = watcher.next_batch().await?;
+            seen += batch.changes.len();
+            if batch.changes.iter().any(|change| change.key.as_str() == last) {
+                return Ok::<_, Error>(seen);
+            }
+        }
+    });
+    for n in 0..1_000 {
+        let revision = create(&*store, &format!("/pods/{n}"), "x").await;
+        pods.snapshot(Freshness::NotOlderThan(revision)).await.unwrap();
+    }
+    create(&*store, last, "x").await;
+    assert_eq!(reader.await.unwrap(), Ok(1_001));
 }

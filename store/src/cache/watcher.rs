@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Change, Collection, Error};
+use super::{Change, Collection, Error, Interest};
 use crate::Revision;
 
 /// Changes taken at once, so that one slow reader does not hold the collection long.
@@ -12,10 +12,11 @@ pub(super) const BATCH: usize = 256;
 
 /// Reads the changes of a collection after a revision, in order and without a gap. Holds nothing but a cursor: a watcher that falls
 /// behind the ring is told [`Error::Expired`] and must start over from a snapshot.
-pub struct Watcher<F> {
+pub struct Watcher<F: Send + Sync + 'static> {
     pub(super) collection: Arc<Collection<F>>,
     pub(super) cursor: Revision,
     pub(super) epoch: u64,
+    pub(super) interest: Interest,
     pub(super) changed: watch::Receiver<()>,
 }
 
@@ -28,6 +29,13 @@ pub struct Batch<F> {
 }
 
 impl<F: Send + Sync + 'static> Watcher<F> {
+    /// From now on it need be woken only for these changes (it may be for others), and is given the others then, too.
+    pub fn narrow(&mut self, interest: Interest) {
+        let changed = self.collection.wakes.subscribe(&interest);
+        self.collection.wakes.leave(&self.interest);
+        (self.interest, self.changed) = (interest, changed);
+    }
+
     /// Waits for the next changes. Dropping the future loses nothing. After an error the watcher is of no more use.
     pub async fn next_batch(&mut self) -> Result<Batch<F>, Error> {
         loop {
@@ -50,12 +58,18 @@ impl<F: Send + Sync + 'static> Watcher<F> {
     }
 
     /// The revision up to which this watcher has been given every change; for bookmarks. Moves on while other collections change,
-    /// without waking anybody.
+    /// without waking anybody; where there are changes it was not woken for, [`Watcher::try_batch`] gives them.
     pub fn reached(&mut self) -> Result<Revision, Error> {
         let batch = self.collection.changes_after(self.cursor, self.epoch, 1)?;
         if batch.changes.is_empty() {
             self.cursor = self.cursor.max(batch.revision);
         }
         Ok(self.cursor)
+    }
+}
+
+impl<F: Send + Sync + 'static> Drop for Watcher<F> {
+    fn drop(&mut self) {
+        self.collection.wakes.leave(&self.interest);
     }
 }
