@@ -53,7 +53,7 @@ impl Rbac {
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
         let mut streams = Vec::new();
         for (source, resource) in SOURCES {
-            let (now, changes) = mirror::begin(reader, GROUP, resource).await?;
+            let (now, changes) = mirror::begin_readable(reader, GROUP, resource).await?;
             let mut index = self.index.write();
             now.iter().for_each(|object| put(&mut index, source, object));
             streams.push((source, changes));

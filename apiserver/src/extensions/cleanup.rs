@@ -87,6 +87,7 @@ impl Cleanup {
         let collection = self.api.storage.collection(kind)?;
         loop {
             let (snapshot, mut watcher) = collection.snapshot_and_watch(Freshness::Latest).await.map_err(read_error)?;
+            self.api.storage.readable(kind)?;
             if snapshot.is_empty() {
                 return Ok(());
             }
@@ -95,7 +96,7 @@ impl Cleanup {
                 delete::discard(&self.api, kind, namespace, name).await?;
             }
             drop(snapshot);
-            if collection.snapshot(Freshness::Latest).await.map_err(read_error)?.is_empty() {
+            if self.api.storage.snapshot(kind, Freshness::Latest).await?.is_empty() {
                 return Ok(());
             }
             debug!(name = self.name, "waiting for objects to be removed");

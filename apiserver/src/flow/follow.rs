@@ -68,7 +68,7 @@ impl Follower {
         let mut follower = Self { flow, api, writer, objects: BTreeMap::new(), wanted };
         let mut streams = Vec::new();
         for resource in [LEVELS, SCHEMAS] {
-            let (now, changes) = mirror::begin(reader, GROUP, resource).await?;
+            let (now, changes) = mirror::begin_readable(reader, GROUP, resource).await?;
             for bytes in now {
                 follower.note(resource, &bytes);
             }

@@ -80,6 +80,10 @@ impl Reader for FakeReader {
         Ok(self.look(group, resource, namespace, name).map(|o| o.to_string().into()))
     }
 
+    async fn list_readable(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status> {
+        self.list(group, resource, namespace).await
+    }
+
     async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status> {
         let state = self.0.lock();
         let fits = |k: &Key| k.0 == group && k.1 == resource && (namespace.is_empty() || k.2 == namespace);

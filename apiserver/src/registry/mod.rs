@@ -6,6 +6,7 @@ pub(crate) mod condition;
 pub mod convert;
 pub mod custom;
 pub mod items;
+mod kept;
 pub mod kind;
 pub mod live;
 pub mod meta;

@@ -24,8 +24,12 @@ pub trait Reader: Send + Sync + 'static {
     /// One object's JSON; `namespace` is empty for cluster kinds.
     async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, Status>;
 
-    /// All objects of a namespace, or of all when `namespace` is empty.
+    /// All objects of a namespace, or of all when `namespace` is empty. Fails when an object of the resource cannot be read: what is not in
+    /// the list is not there.
     async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status>;
+
+    /// The same without those that cannot be read: for whoever does nothing to what is missing, and only allows more for what is there.
+    async fn list_readable(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status>;
 
     /// What is there now, as changes, and then every change, in order. Never ends and never loses one: when it falls behind it starts
     /// over by itself, with deletes for what went away.

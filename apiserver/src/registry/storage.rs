@@ -12,7 +12,7 @@ use bytes::Bytes;
 use coracle_schema::decode::MAX_NESTING;
 use coracle_store::{
     Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
-    cache::{Cache, Cached, Collection, Error, Freshness},
+    cache::{Cache, Cached, Collection, Error, Freshness, Snapshot},
 };
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -21,11 +21,12 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     convert::Conversion,
     items::{self, Facts, Items},
+    kept::Kept,
     kind::Kind,
     object::Object,
     served::{Catalog, Served},
-    translated::{Faults, Translate, Translated, corrupt},
-    values::{Codec, MediaType, Values},
+    translated::corrupt,
+    values::{Codec, MediaType},
 };
 use crate::{
     atrest::AtRest,
@@ -39,10 +40,7 @@ pub struct Storage {
     cache: Cache<Facts>,
     items: Arc<Items>,
     catalog: RwLock<Arc<Catalog>>,
-    /// What encrypts the store's values; `None` where nothing does.
-    at_rest: Option<Arc<AtRest>>,
-    /// What makes upstream's values of ours; `None` where they are kept as they are.
-    values: Option<Arc<Values>>,
+    kept: Kept,
     /// The last write of a CRD here: whoever serves CRDs has to catch up with it.
     defined: AtomicU64,
     /// How far it is.
@@ -82,15 +80,7 @@ impl Storage {
         values: Option<(Codec, MediaType)>,
         catalog: Catalog,
     ) -> Arc<Self> {
-        let store = match &at_rest {
-            Some(at_rest) => Arc::new(Translated(Arc::clone(at_rest))),
-            None => store,
-        };
-        let values = values.map(|(codec, media)| Arc::new(Values::new(Arc::clone(&store), codec, media)));
-        let store = match &values {
-            Some(values) => Arc::new(Translated(Arc::clone(values))),
-            None => store,
-        };
+        let (store, kept) = Kept::over(store, at_rest, values);
         let items = Arc::new(Items::new(&catalog));
         let cache = Cache::start(Arc::clone(&store), items.clone());
         Arc::new(Self {
@@ -98,8 +88,7 @@ impl Storage {
             cache,
             items,
             catalog: RwLock::new(Arc::new(catalog)),
-            at_rest,
-            values,
+            kept,
             defined: AtomicU64::new(0),
             served: watch::Sender::new(0),
             kinds: watch::Sender::new(0),
@@ -123,7 +112,12 @@ impl Storage {
 
     /// What encrypts the store's values, if something does.
     pub(crate) fn at_rest(&self) -> Option<&Arc<AtRest>> {
-        self.at_rest.as_ref()
+        self.kept.at_rest.as_ref()
+    }
+
+    /// How values are kept.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Reads all objects under a prefix again from the store; watches of them end.
@@ -131,40 +125,36 @@ impl Storage {
         self.cache.reload(prefix);
     }
 
-    /// Refuses to list and watch a kind of which an object cannot be decrypted: the list would lack it.
+    /// Refuses to list and watch a kind of which an object cannot be read: the list would lack it. To be asked when the kind was read, which
+    /// is when that is found out.
     pub(crate) fn readable(&self, kind: &Kind) -> Result<(), Status> {
         let Some(prefix) = kind.prefix.as_deref() else { return Ok(()) };
-        let Some(((key, why), what)) = self.faults().find_map(|(faults, what)| Some((faults.under(prefix)?, what))) else { return Ok(()) };
-        let (resource, why) = (&kind.id.resource, corrupt(key.as_str(), what, &why));
+        let Some(why) = self.kept.fault_under(prefix) else { return Ok(()) };
+        let resource = &kind.id.resource;
         let why = format!(
             "storage is (re)initializing: failed to list <unspecified>: failed to read one or more {resource} from the storage: {why}"
         );
         Err(Status::too_many_requests(why, 1))
     }
 
-    /// What cannot be read and in what way, sealed things first.
-    fn faults(&self) -> impl Iterator<Item = (&Faults, &'static str)> {
-        let sealed = self.at_rest.as_deref().map(|rest| (rest.faults(), AtRest::WRONG));
-        sealed.into_iter().chain(self.values.as_deref().map(|values| (values.faults(), Values::WRONG)))
-    }
-
     /// Whether an object that does not change is to be written all the same: another key encrypts now, or it is kept in another version or
     /// form than it would be.
     pub(crate) async fn is_stale(&self, kind: &Kind, key: &Key) -> bool {
-        if let Some(rest) = &self.at_rest
+        if let Some(rest) = &self.kept.at_rest
             && rest.is_stale(key).await
         {
             return true;
         }
-        if let Some(values) = &self.values
-            && values.is_stale(key).await
-        {
-            return true;
-        }
         // The version a CRD stores may have changed since.
-        let Some(custom) = &kind.custom else { return false };
-        let found = self.store.get(key).await.ok().and_then(|found| found.value);
-        found.is_some_and(|entry| !items::is_of_version(&entry.value, &custom.stored))
+        let version = kind.custom.as_ref().map(|custom| &*custom.stored);
+        match (&self.kept.values, version) {
+            (Some(values), version) => values.is_stale(key, version).await,
+            (None, Some(version)) => {
+                let found = self.store.get(key).await.ok().and_then(|found| found.value);
+                found.is_some_and(|entry| !items::is_of_version(&entry.value, version))
+            }
+            (None, None) => false,
+        }
     }
 
     /// How many objects are stored under a prefix.
@@ -248,6 +238,13 @@ impl Storage {
         Ok(self.cache.collection(prefix))
     }
 
+    /// All objects of a kind, in memory. Fails when one of them cannot be read: what is missing is not there.
+    pub(crate) async fn snapshot(&self, kind: &Kind, freshness: Freshness) -> Result<Snapshot<Facts>, Status> {
+        let snapshot = self.collection(kind)?.snapshot(freshness).await.map_err(read_error)?;
+        self.readable(kind)?;
+        Ok(snapshot)
+    }
+
     /// One object's cached form.
     pub async fn cached(
         &self,
@@ -259,17 +256,12 @@ impl Storage {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
         let found = self.collection(kind)?.get(key.as_str(), freshness).await.map_err(read_error)?;
         if found.value.is_none()
-            && let Some((why, what)) = self.fault(&key)
+            && let Some((why, what)) = self.kept.fault(&key)
         {
             let key = key.as_str();
             return Err(caused(&corrupt(key.strip_prefix("/registry").unwrap_or(key), what, &why)));
         }
         Ok(found.value)
-    }
-
-    /// Why an object is there and cannot be read, and in what way.
-    fn fault(&self, key: &Key) -> Option<(String, &'static str)> {
-        self.faults().find_map(|(faults, what)| Some((faults.of(key)?, what)))
     }
 
     /// One object, parsed, in the kind's version.

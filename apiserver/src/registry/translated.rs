@@ -73,12 +73,14 @@ impl Faults {
         }
     }
 
-    /// At this revision the object could be read, or was gone.
-    pub(crate) fn forget(&self, key: &Key, at: Revision) {
+    /// At this revision the object could be read, or was gone; whether something else was noted of it before.
+    pub(crate) fn forget(&self, key: &Key, at: Revision) -> bool {
         // Most of the time there is nothing to take a lock for.
-        if self.0.read().get(key).is_some_and(|(noted, _)| *noted <= at) {
+        let was = self.0.read().get(key).is_some_and(|(noted, _)| *noted <= at);
+        if was {
             self.0.write().remove(key);
         }
+        was
     }
 
     /// At this revision all under a prefix could be read, or was gone, but for `wrong`: what is noted may be of an object whose end nobody
@@ -128,25 +130,38 @@ impl<T: Translate> Translated<T> {
         Ok(Event { after, ..event })
     }
 
+    /// The event for those who keep copies; the key when they have to read again. Of an object that could not be read they have none, and
+    /// take nothing from its end; who was told of it before must be told that it is gone.
+    async fn copied(translate: &T, event: Event) -> Result<Event, Key> {
+        if event.after.is_none() && translate.faults().forget(&event.key, event.revision) {
+            return Err(event.key);
+        }
+        Self::event(translate, event).await
+    }
+
     async fn step(translate: &T, step: Step) -> Step {
         match step {
             Step::Write(event) => {
                 let revision = event.revision;
-                Self::event(translate, event).await.map_or_else(|key| Step::Unreadable(vec![key], revision), Step::Write)
+                Self::copied(translate, event).await.map_or_else(|key| Step::Unreadable(vec![key], revision), Step::Write)
             }
             Step::Writes(events) => {
                 let revision = events.first().map_or(Revision(0), |event| event.revision);
                 let keys: Vec<Key> = events.iter().map(|event| event.key.clone()).collect();
                 let mut opened = Vec::with_capacity(events.len());
                 for event in events {
-                    match Self::event(translate, event).await {
-                        Ok(event) => opened.push(event),
-                        Err(_) => return Step::Unreadable(keys, revision),
-                    }
+                    opened.extend(Self::copied(translate, event).await);
                 }
-                Step::Writes(opened)
+                if opened.len() == keys.len() { Step::Writes(opened) } else { Step::Unreadable(keys, revision) }
             }
-            other => other,
+            // Whatever was noted here is of what was there before.
+            Step::Unreadable(keys, revision) => {
+                for key in &keys {
+                    translate.faults().forget(key, revision);
+                }
+                Step::Unreadable(keys, revision)
+            }
+            other @ Step::Reached(_) => other,
         }
     }
 }

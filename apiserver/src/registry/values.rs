@@ -151,11 +151,12 @@ impl Values {
     }
 
     /// Whether an object should be written again although nothing of it changes: it is kept in another version or form than it would be now.
-    /// Upstream, too, compares what is kept, and the migration of storage versions rests on it.
-    pub(crate) async fn is_stale(&self, key: &Key) -> bool {
+    /// Upstream, too, compares what is kept, and the migration of storage versions rests on it. `version` is that of a custom kind.
+    pub(crate) async fn is_stale(&self, key: &Key, version: Option<&str>) -> bool {
         let Ok(Some(entry)) = self.store.get(key).await.map(|found| found.value) else { return false };
-        let again = self.codec.json(key, &entry.value).and_then(|json| self.codec.kept(key, &json, self.media));
-        again.is_ok_and(|again| again != entry.value)
+        let Ok(json) = self.codec.json(key, &entry.value) else { return false };
+        let other = version.is_some_and(|version| !items::is_of_version(&json, version));
+        other || self.codec.kept(key, &json, self.media).is_ok_and(|again| again != entry.value)
     }
 }
 

@@ -64,7 +64,7 @@ async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(
     let catalog = api.storage.catalog();
     let Some(kind) = catalog.get("policy", "v1", "poddisruptionbudgets").cloned() else { return Ok(()) };
     for _ in 0..RETRIES {
-        let snapshot = api.storage.collection(&kind)?.snapshot(Freshness::Latest).await.map_err(crate::registry::storage::read_error)?;
+        let snapshot = api.storage.snapshot(&kind, Freshness::Latest).await?;
         let prefix = kind.list_prefix(&call.info.namespace);
         let mut budgets = Vec::new();
         for cached in snapshot.range(&prefix, None) {

@@ -124,8 +124,8 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
     let freshness = freshness(options, token.as_ref());
-    api.storage.readable(kind)?;
     let snapshot = api.storage.collection(kind)?.snapshot(freshness).await.map_err(|e| expired(e, token.as_ref()))?;
+    api.storage.readable(kind)?;
     let after = token.as_ref().map(|t| format!("{}{}", filter.prefix(), t.after));
     let converted = if filter.needs_wire() { Some(pick_converted(kind, &filter, &snapshot, after.as_deref()).await?) } else { None };
     let mut found: Box<dyn Iterator<Item = &Arc<Cached<Facts>>> + Send> = match &converted {

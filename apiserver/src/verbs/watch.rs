@@ -61,7 +61,6 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let socket = websocket::asked_for(call)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
-    api.storage.readable(kind)?;
     let Some(lasts) = duration(&options) else { return ended(api, socket, wanted) };
     let mut session = Session {
         api: Arc::clone(api),
@@ -79,7 +78,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
         counts: Counts::of(kind, call),
     };
     match session.start(&options).await {
-        Ok(()) => {}
+        Ok(()) => api.storage.readable(kind)?,
         // Upstream, too, has answered 200 by the time it knows.
         Err(Error::Expired { oldest }) => {
             let from = options.resource_version.unwrap_or_default();

@@ -27,7 +27,7 @@ impl Cedar {
 
     /// Takes the objects there are, if their kind is served: what they forbid is forbidden from the first request on.
     pub(crate) async fn read_objects(&self, reader: &dyn Reader) {
-        let Ok(objects) = reader.list(GROUP, POLICIES, "").await else { return };
+        let Ok(objects) = reader.list_readable(GROUP, POLICIES, "").await else { return };
         for object in objects {
             let parsed: Value = serde_json::from_slice(&object).unwrap_or_default();
             let name = parsed.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ pub(crate) async fn follow(cedar: Arc<Cedar>, reader: Arc<dyn Reader>) {
                 }
             }
             _ = look.tick() => {
-                if !served && reader.list(GROUP, POLICIES, "").await.is_ok() {
+                if !served && reader.list_readable(GROUP, POLICIES, "").await.is_ok() {
                     (policies, served) = (reader.follow(GROUP, POLICIES), true);
                     info!("Cedar policies are followed");
                 }

@@ -120,9 +120,8 @@ impl Addresses {
 
     async fn networks_that(&self, count: impl Fn(&Value) -> bool) -> Result<Vec<Network>, Status> {
         let kind = self.kind("servicecidrs")?;
-        let collection = self.storage.collection(&kind)?;
         for freshness in [Freshness::Any, Freshness::Latest] {
-            let snapshot = collection.snapshot(freshness).await.map_err(storage::read_error)?;
+            let snapshot = self.storage.snapshot(&kind, freshness).await?;
             let objects = snapshot.iter().filter_map(|cached| serde_json::from_slice::<Value>(&cached.wire).ok());
             let mut found: Vec<(bool, Network)> = objects
                 .filter(&count)

@@ -183,19 +183,23 @@ async fn what_is_kept_in_another_form_or_version_than_now_is_stale() {
     let values = |media| Values::new(store.clone(), house().codec, media);
     let (protobuf, json) = (values(MediaType::Protobuf), values(MediaType::Json));
     let key = Key::from("/registry/configmaps/a/b");
-    assert!(!protobuf.is_stale(&key).await, "what is not there");
+    assert!(!protobuf.is_stale(&key, None).await, "what is not there");
     let object = Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","namespace":"a"}}"#);
     let first = store.commit(&key, Expect::Absent, Write::put(json.close(&key, &object).unwrap())).await.unwrap();
-    assert!(protobuf.is_stale(&key).await && !json.is_stale(&key).await);
+    assert!(protobuf.is_stale(&key, None).await && !json.is_stale(&key, None).await);
     let second = store.commit(&key, Expect::At(first), Write::put(protobuf.close(&key, &object).unwrap())).await.unwrap();
-    assert!(!protobuf.is_stale(&key).await && json.is_stale(&key).await);
+    assert!(!protobuf.is_stale(&key, None).await && json.is_stale(&key, None).await);
     let old =
         Bytes::from_static(br#"{"apiVersion":"batch/v1beta1","kind":"CronJob","metadata":{"name":"b"},"spec":{"schedule":"1 * * * *"}}"#);
     let cron = Key::from("/registry/cronjobs/a/b");
     store.commit(&cron, Expect::Absent, Write::put(old)).await.unwrap();
-    assert!(json.is_stale(&cron).await);
+    assert!(json.is_stale(&cron, None).await);
+    let custom = Key::from("/registry/example.com/widgets/a/b");
+    let widget = Bytes::from_static(br#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"b","namespace":"a"}}"#);
+    store.commit(&custom, Expect::Absent, Write::put(protobuf.close(&custom, &widget).unwrap())).await.unwrap();
+    assert!(!protobuf.is_stale(&custom, Some("example.com/v1")).await && protobuf.is_stale(&custom, Some("example.com/v2")).await);
     store.commit(&key, Expect::At(second), Write::put(Bytes::from_static(b"k8s\0\xff"))).await.unwrap();
-    assert!(!protobuf.is_stale(&key).await, "what cannot be read is not written again");
+    assert!(!protobuf.is_stale(&key, None).await, "what cannot be read is not written again");
 }
 
 #[test]
