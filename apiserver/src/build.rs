@@ -1,6 +1,6 @@
 //! From options to a running server: everything is put together here, in order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use coracle_schema::{Tables, discovery};
 use futures::FutureExt;
@@ -97,15 +97,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &storage.catalog(), rows).await?;
 
     published.publish(api.now()).await?;
-    let mut repair = Repair {
-        claims: api.claims.clone(),
-        reader: reader.clone(),
-        writer: writer.clone(),
-        clock: api.clock.clone(),
-        leaks: HashMap::new(),
-    };
-    let mended = repair.once().await;
-    if let Err(status) = &mended {
+    let mut repair = Repair::new(api.claims.clone(), reader.clone(), writer.clone(), api.clock.clone());
+    if let Err(status) = repair.once().await {
         warn!(%status, "addresses and ports of services are not checked yet");
     }
 
@@ -119,7 +112,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     };
     spawn(published.follow(api.clock.clone()).boxed());
-    spawn(repair.run(mended.is_ok()).boxed());
+    spawn(repair.run().boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }

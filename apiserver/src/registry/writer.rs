@@ -21,7 +21,7 @@ pub trait Writer: Send + Sync + 'static {
     /// The same; that it is gone or changed already is as well.
     async fn clear(&self, resource: &str, namespace: &str, object: &Value) -> Result<(), Status> {
         match self.delete(resource, namespace, object).await {
-            Err(status) if !matches!(status.code, 404 | 409) => Err(status),
+            Err(status) if !status.is_lost() => Err(status),
             _ => Ok(()),
         }
     }

@@ -19,6 +19,7 @@ use std::{
 
 use coracle_schema::FieldErrors;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -42,6 +43,8 @@ pub struct Claims {
     ports: Ports,
     /// What is given back when nobody waits for it.
     tasks: TaskTracker,
+    /// Something was left for the repair to find.
+    left: Notify,
 }
 
 /// What one write took. Say with [`Claim::sent`] when the write begins, and with [`Claim::keep`], [`Claim::give_back`] or [`Claim::leave`]
@@ -90,7 +93,7 @@ impl Claims {
     /// Gives nothing away by itself.
     pub fn new(ranges: Ranges, storage: Arc<Storage>, writer: Arc<dyn Writer>, tasks: TaskTracker) -> Arc<Self> {
         let (addresses, ports) = (Addresses::new(storage.clone(), writer), Ports::new(ranges.ports.clone(), storage));
-        Arc::new(Self { ranges, addresses, ports, tasks })
+        Arc::new(Self { ranges, addresses, ports, tasks, left: Notify::new() })
     }
 
     /// The ranges.
@@ -241,15 +244,21 @@ impl Claim {
 
     /// Whether the write happened is not known: better something nobody uses than something two use. The repair finds out.
     pub fn leave(mut self) {
-        self.claims = None;
+        if let Some(claims) = self.claims.take() {
+            claims.left.notify_one();
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let Some(claims) = self.claims.take() else { return };
-        // Better something nobody uses until the repair than something two use.
-        if self.sent || self.taken == Holdings::default() || tokio::runtime::Handle::try_current().is_err() {
+        // Better something nobody uses until the repair than something two use. What the object gave up is left, too.
+        if self.sent || tokio::runtime::Handle::try_current().is_err() {
+            claims.left.notify_one();
+            return;
+        }
+        if self.taken == Holdings::default() {
             return;
         }
         let (taken, owner) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.owner));

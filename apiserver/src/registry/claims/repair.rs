@@ -34,7 +34,7 @@ const GRACE: i64 = 60;
 const SHORT_GRACE: i64 = 5;
 /// How often all is looked at again, if something was touched.
 const INTERVAL: Duration = Duration::from_secs(180);
-/// How soon it is when not all could be mended: without a bitmap nobody gets a port.
+/// How soon it is when the ports could not be counted: without a bitmap nobody gets one.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often a port is seen without an owner before it is free.
 const LEAKS: u8 = 3;
@@ -45,12 +45,14 @@ const WAITING: usize = 10_000;
 
 /// Mends claims.
 pub(crate) struct Repair {
-    pub(crate) claims: Arc<Claims>,
-    pub(crate) reader: Arc<dyn Reader>,
-    pub(crate) writer: Arc<dyn Writer>,
-    pub(crate) clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    claims: Arc<Claims>,
+    reader: Arc<dyn Reader>,
+    writer: Arc<dyn Writer>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Ports without an owner, and how often they may still be seen so.
-    pub(crate) leaks: HashMap<u16, u8>,
+    leaks: HashMap<u16, u8>,
+    /// Until everything is looked at again.
+    pause: Duration,
 }
 
 /// The ports as services say.
@@ -84,10 +86,21 @@ enum ForAddress {
 }
 
 impl Repair {
+    /// Of what `claims` gave away.
+    pub(crate) fn new(
+        claims: Arc<Claims>,
+        reader: Arc<dyn Reader>,
+        writer: Arc<dyn Writer>,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Self {
+        Self { claims, reader, writer, clock, leaks: HashMap::new(), pause: AGAIN }
+    }
+
     /// Looks at everything once. What cannot be mended does not keep the rest from it; the first error is told.
     pub(crate) async fn once(&mut self) -> Result<(), Status> {
         let addresses = self.addresses().await;
         let ports = self.ports().await;
+        self.pause = if ports.is_ok() { INTERVAL } else { AGAIN };
         addresses.and(ports)
     }
 
@@ -114,12 +127,13 @@ impl Repair {
         mended
     }
 
-    /// Follows services and addresses, for ever. `mended`: all was looked at a moment ago, and is well.
-    pub(crate) async fn run(mut self, mended: bool) {
+    /// Follows services and addresses, for ever, after a first look at everything.
+    pub(crate) async fn run(mut self) {
+        let claims = self.claims.clone();
         let mut services = self.reader.follow("", "services");
         let mut addresses = self.reader.follow(GROUP, "ipaddresses");
         let mut waiting: BTreeMap<String, Instant> = BTreeMap::new();
-        let (mut touched, mut round) = (true, Instant::now() + if mended { INTERVAL } else { AGAIN });
+        let (mut touched, mut round) = (true, Instant::now() + self.pause);
         loop {
             let due = waiting.values().min().copied().unwrap_or(round).min(round);
             let settled = tokio::select! {
@@ -135,12 +149,16 @@ impl Repair {
                         Ok(())
                     }
                 },
+                () = claims.left.notified() => {
+                    touched = true;
+                    Ok(())
+                }
                 () = sleep_until(due), if touched || !waiting.is_empty() || !self.leaks.is_empty() => {
                     let now = Instant::now();
                     if now >= round {
                         touched = false;
                         let mended = self.once().await;
-                        round = now + if mended.is_ok() { INTERVAL } else { AGAIN };
+                        round = Instant::now() + self.pause;
                         mended
                     } else {
                         self.look_again(&mut waiting, now).await
@@ -437,12 +455,14 @@ mod tests {
     use async_trait::async_trait;
     use coracle_schema::Tables;
     use coracle_store::{Expect, Store, Write, embedded};
+    use futures::FutureExt;
     use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::registry::{
         Storage,
         catalog::{self, Odd},
+        claims::{Claim, Owner},
         fake::FakeReader,
     };
 
@@ -502,12 +522,35 @@ mod tests {
         let storage = Storage::start(store, catalog);
         let claims = Claims::new(super::super::Ranges::default(), storage, writer.clone(), TaskTracker::new());
         let clock = Arc::new(|| Timestamp::UNIX_EPOCH);
-        let mut repair = Repair { claims: claims.clone(), reader: reader.clone(), writer, clock, leaks: HashMap::new() };
+        let mut repair = Repair::new(claims.clone(), reader.clone(), writer, clock);
         assert_eq!(repair.once().await.unwrap_err().message, Status::internal("no").message, "the first error is told");
         let address = |name: &str| reader.look(GROUP, "ipaddresses", "", name);
         assert_eq!(address("10.96.0.8").unwrap()["spec"]["parentRef"]["name"], "second");
         assert_eq!((address("10.96.0.7"), address("10.96.0.9"), address("10.0.0.1")), (None, None, None));
         assert_eq!(claims.ports.read().await.unwrap().taken.unwrap().taken().collect::<Vec<_>>(), [1]);
+        assert_eq!(repair.pause, INTERVAL, "a port that has leaked is free after as many rounds, and they are as long");
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_end_nobody_saw_is_told_to_the_repair() {
+        let odd = |group: &str, resource: &str| Odd { rules: crate::kinds::rules_for(group, resource), printer: None };
+        let catalog = catalog::built_in(&Tables::load().unwrap(), odd);
+        let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+        let reader = Arc::new(FakeReader::default());
+        let claims = Claims::new(super::super::Ranges::default(), Storage::start(store, catalog), reader, TaskTracker::new());
+        let is_told = || claims.left.notified().now_or_never().is_some();
+        let begun = || {
+            let mut claim = Claim::of(Some(claims.clone()), Owner::default());
+            claim.sent();
+            claim
+        };
+        begun().keep().await;
+        begun().give_back().await;
+        assert!(!is_told());
+        begun().leave();
+        assert!(is_told());
+        drop(begun());
+        assert!(is_told());
     }
 
     #[test]
