@@ -92,7 +92,8 @@ async fn look(reader: &dyn Reader, wanted: &[Wanted]) -> Result<There, Status> {
     for ((group, resource, namespace), names) in places {
         let mut found = Vec::new();
         if names.len() > FEW {
-            found = reader.list(group, resource, namespace).await?;
+            // Whoever's is broken, it does not keep the server from starting; what is broken of ours is not written over.
+            found = reader.list_readable(group, resource, namespace).await?;
         } else {
             for name in &names {
                 found.extend(reader.get(group, resource, namespace, name).await?);
@@ -115,6 +116,10 @@ async fn write(writer: &dyn Writer, now: Option<&Value>, wanted: &Wanted) -> Res
             report.created += 1;
             writer.create(wanted.resource, &wanted.namespace, wanted.object.clone()).await.map(Some)
         }
+        Step::Recreate => {
+            report.created += 1;
+            recreate(writer, now, wanted).await.map(Some)
+        }
         Step::Update(mut next) => {
             report.updated += 1;
             name_kind(&mut next, &wanted.object);
@@ -136,6 +141,13 @@ async fn write(writer: &dyn Writer, now: Option<&Value>, wanted: &Wanted) -> Res
         Ok(_) => Ok(report),
         Err(status) => refused(wanted, status),
     }
+}
+
+async fn recreate(writer: &dyn Writer, now: Option<&Value>, wanted: &Wanted) -> Result<Value, Status> {
+    if let Some(now) = now {
+        writer.clear(wanted.resource, &wanted.namespace, now).await?;
+    }
+    writer.create(wanted.resource, &wanted.namespace, wanted.object.clone()).await
 }
 
 /// Another server was first, or the object cannot be written: only namespaces and roles are worth failing for.
@@ -195,6 +207,24 @@ mod tests {
 
     fn built_in() -> Catalog {
         catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_moved_to_the_other_family_is_led_to() {
+        let (reader, catalog) = (FakeReader::default(), built_in());
+        for (address, family) in [("192.0.2.7", "IPv4"), ("2001:db8::7", "IPv6")] {
+            let facts = Facts { advertise_address: address.parse().unwrap(), ..facts() };
+            run(&reader, &reader, &facts, true, &catalog, Vec::new()).await.unwrap();
+            let slice = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
+            assert_eq!((&slice["addressType"], &slice["endpoints"][0]["addresses"][0]), (&family.into(), &address.into()));
+        }
+        let before = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
+        let uid = |slice: &Value| slice["metadata"]["resourceVersion"].clone();
+        run(&reader, &reader, &Facts { advertise_address: "2001:db8::7".parse().unwrap(), ..facts() }, true, &catalog, Vec::new())
+            .await
+            .unwrap();
+        let after = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
+        assert_eq!(uid(&before), uid(&after), "and then it is left alone");
     }
 
     #[tokio::test]

@@ -46,6 +46,8 @@ pub enum Step {
     Create,
     /// Replace it by this.
     Update(Value),
+    /// Remove it and create it as wanted: what differs can never be changed.
+    Recreate,
 }
 
 /// Opts an object out of being added to.
@@ -67,6 +69,8 @@ pub fn settle(now: Option<&Value>, wanted: &Wanted) -> Step {
             add_missing(&mut next, &wanted.object, "subjects");
         }
         Care::Automanaged(_) if !is_automanaged(now) => return Step::Nothing,
+        // The addresses of a slice are of one family, for good.
+        Care::Same(_) if now["addressType"] != wanted.object["addressType"] => return Step::Recreate,
         Care::Same(pointers) | Care::Automanaged(pointers) => {
             for pointer in pointers {
                 let value = wanted.object.pointer(pointer).unwrap_or(&Value::Null);
@@ -248,6 +252,14 @@ mod tests {
             panic!("must be updated")
         };
         assert_eq!(next, json!({"spec": {"ports": [{"port": 443}], "type": "ClusterIP"}}));
+    }
+
+    #[test]
+    fn what_can_never_be_changed_is_made_anew() {
+        let slice = |family: &str| json!({"addressType": family, "endpoints": []});
+        let want = wanted(Care::Same(&["/endpoints"]), slice("IPv6"));
+        assert_eq!(settle(Some(&slice("IPv4")), &want), Step::Recreate);
+        assert_eq!(settle(Some(&slice("IPv6")), &want), Step::Nothing);
     }
 
     #[test]
