@@ -42,18 +42,19 @@ const DIAL: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
-    /// Held by whoever dials, while a connection may carry many questions: those who come meanwhile wait for theirs to go with it. What the
-    /// last one met who did not come through is told to those who waited for it.
-    dialling: tokio::sync::Mutex<Option<Failure>>,
+    /// Those who dial what was asked for last.
+    dialling: Mutex<Arc<Dialling>>,
     /// The last connection carries one question at a time: there is nothing to wait for.
     single: AtomicBool,
 }
 
-/// Why nobody could be reached.
-struct Failure {
+/// One dials these addresses at a time, as long as a connection may carry many questions: those who come meanwhile wait for theirs to go
+/// with it.
+#[derive(Default)]
+struct Dialling {
     addresses: Vec<Address>,
-    why: String,
-    at: Instant,
+    /// What the last one met who did not come through, and when: it is told to those who waited for that.
+    last: tokio::sync::Mutex<Option<(String, Instant)>>,
 }
 
 /// A connection that a question may go over.
@@ -119,20 +120,35 @@ impl Pool {
         if let Some(found) = self.take(addresses) {
             return Ok(old(found));
         }
-        if self.single.load(Ordering::Relaxed) {
+        let may_share = !place.plain && tls.alpn_protocols.iter().any(|offered| offered == b"h2");
+        if !may_share || self.single.load(Ordering::Relaxed) {
             return self.dial(addresses, place, tls).await.map(new);
         }
         let came = Instant::now();
-        let mut last = self.dialling.lock().await;
+        let turn = self.turn(addresses);
+        let mut last = turn.last.lock().await;
         if let Some(found) = self.take(addresses) {
             return Ok(old(found));
         }
-        if let Some(failure) = last.as_ref().filter(|failure| came < failure.at && failure.addresses == addresses) {
-            return Err(failure.why.clone());
+        if let Some((why, _)) = last.as_ref().filter(|(_, at)| came < *at) {
+            return Err(why.clone());
+        }
+        if self.single.load(Ordering::Relaxed) {
+            drop(last);
+            return self.dial(addresses, place, tls).await.map(new);
         }
         let dialled = self.dial(addresses, place, tls).await;
-        *last = dialled.as_ref().err().map(|why| Failure { addresses: addresses.to_vec(), why: why.clone(), at: Instant::now() });
+        *last = dialled.as_ref().err().map(|why| (why.clone(), Instant::now()));
         dialled.map(new)
+    }
+
+    /// Those who dial these addresses, in whatever order. Who still dials others is not waited for.
+    fn turn(&self, addresses: &[Address]) -> Arc<Dialling> {
+        let mut now = self.dialling.lock();
+        if now.addresses.len() != addresses.len() || !addresses.iter().all(|address| now.addresses.contains(address)) {
+            *now = Arc::new(Dialling { addresses: addresses.to_vec(), ..Dialling::default() });
+        }
+        Arc::clone(&now)
     }
 
     /// A new connection, which others may use if it carries many questions.
@@ -283,5 +299,76 @@ async fn one<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> R
 fn ended(result: Result<(), hyper::Error>) {
     if let Err(error) = result {
         debug!(%error, "connection to a webhook ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::webhook::{Trust, client};
+
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        (listener, at)
+    }
+
+    fn acceptor(protocols: &[&str]) -> TlsAcceptor {
+        let made = rcgen::generate_simple_self_signed(["hook.ns.svc".to_owned()]).unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![made.cert.der().clone()], made.signing_key.into()).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn tls(protocols: &[&str]) -> Arc<Tls> {
+        client(Trust { bundle: None, insecure: true, identity: None, protocols }).unwrap()
+    }
+
+    fn place() -> Place {
+        let service = serde_json::json!({"namespace": "ns", "name": "hook"});
+        Place::at_service(&serde_json::from_value(service).unwrap(), "/")
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_connection_that_can_carry_one_question_only() {
+        const CALLERS: usize = 16;
+        let (listener, at) = listen().await;
+        let server = tokio::spawn(async move {
+            let (mut all, acceptor) = (Vec::new(), acceptor(&["http/1.1"]));
+            while all.len() < CALLERS {
+                all.push(listener.accept().await.unwrap().0);
+            }
+            futures::future::join_all(all.into_iter().map(|stream| acceptor.accept(stream))).await
+        });
+        let (pool, place, tls) = (Pool::default(), place(), tls(&["http/1.1"]));
+        let addresses = [(at.ip().to_string(), at.port())];
+        let ways = futures::future::join_all((0..CALLERS).map(|_| pool.way(&addresses, &place, &tls)));
+        let ways = timeout(Duration::from_secs(20), ways).await.expect("all dial at once");
+        assert!(ways.into_iter().all(|way| way.is_ok_and(|way| way.is_new)));
+        drop(server.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_dials_an_address_that_is_silent_keeps_nobody_from_another() {
+        let ((silent, nowhere), (listener, at)) = (listen().await, listen().await);
+        let server = tokio::spawn(async move {
+            let stream = listener.accept().await.unwrap().0;
+            acceptor(&["h2"]).accept(stream).await
+        });
+        let (pool, place, tls) = (Pool::default(), place(), tls(&["h2", "http/1.1"]));
+        let address = |at: SocketAddr| [(at.ip().to_string(), at.port())];
+        let (old, new) = (address(nowhere), address(at));
+        let mut stuck = std::pin::pin!(pool.way(&old, &place, &tls));
+        assert!(futures::poll!(stuck.as_mut()).is_pending());
+        let way = timeout(Duration::from_secs(20), pool.way(&new, &place, &tls)).await.expect("not waited for");
+        assert_eq!(way.unwrap_or_else(|why| panic!("{why}")).address, new[0]);
+        drop((server.await.unwrap(), silent));
     }
 }
