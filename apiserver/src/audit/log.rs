@@ -88,6 +88,8 @@ pub(super) struct Log {
 /// Where lines go. Those that have to wait go through a thread, which ends when this is dropped, after all of them were written.
 struct Place {
     output: Arc<Mutex<Output>>,
+    /// Neither a pipe nor a device, whose writers wait for readers.
+    regular: bool,
     lines: mpsc::Sender<Line>,
 }
 
@@ -153,6 +155,7 @@ impl Place {
     fn open(options: LogOptions) -> Result<Self, String> {
         let place = options.path.display().to_string();
         let output = Output::open(options).map_err(|e| format!("audit log {place}: {e}"))?;
+        let regular = output.is_regular();
         let output = Arc::new(Mutex::new(output));
         let (lines, mut queued) = mpsc::channel(LINES);
         let to = Arc::clone(&output);
@@ -169,7 +172,7 @@ impl Place {
             }
         };
         thread::Builder::new().name("audit-log".into()).spawn(run).map_err(|e| format!("audit log {place}: {e}"))?;
-        Ok(Self { output, lines })
+        Ok(Self { output, regular, lines })
     }
 
     /// Writes lines, of so many events; whether they are written.
@@ -181,8 +184,11 @@ impl Place {
     }
 
     /// Writes to a file that is free in a moment and not full: a copy to the kernel, which costs a tenth of handing the line to a thread and waiting for
-    /// it. `None`: it has to wait.
+    /// it. `None`: it has to wait; of other things it is not known how long writing takes.
     fn write_now(&self, text: &[u8], events: u64) -> Option<bool> {
+        if !self.regular {
+            return None;
+        }
         let mut output = self.output.try_lock_for(MOMENT).filter(|output| output.has_room(text.len()))?;
         let done = output.write(text);
         drop(output);
@@ -216,11 +222,9 @@ fn written(done: &io::Result<()>, events: u64) -> bool {
 /// Standard output or a file.
 enum Output {
     Standard,
-    /// `regular`: neither a pipe nor a device, whose writers wait for readers.
     File {
         file: File,
         size: u64,
-        regular: bool,
         options: Arc<LogOptions>,
         /// Held by who looks after files put aside.
         tidying: Arc<Mutex<()>>,
@@ -236,13 +240,16 @@ impl Output {
             fs::create_dir_all(folder)?;
         }
         let (file, size) = open(&options.path)?;
-        let regular = file.metadata()?.is_file();
-        Ok(Self::File { file, size, regular, options: Arc::new(options), tidying: Arc::default() })
+        Ok(Self::File { file, size, options: Arc::new(options), tidying: Arc::default() })
     }
 
-    /// Whether so many bytes go to a file as it is. Of other things it is not known how long writing takes.
+    fn is_regular(&self) -> bool {
+        matches!(self, Self::File { file, .. } if file.metadata().is_ok_and(|about| about.is_file()))
+    }
+
+    /// Whether so many bytes go to the file as it is.
     fn has_room(&self, more: usize) -> bool {
-        matches!(self, Self::File { size, regular: true, options, .. } if *size + more as u64 <= most(options))
+        matches!(self, Self::File { size, options, .. } if *size + more as u64 <= most(options))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
