@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use coracle_schema::go::quoted;
 use serde::Deserialize;
 
 use super::policy::{Rule, nullable};
@@ -218,8 +219,8 @@ impl Index {
     /// The rules of a role by text, for the messages of missing ones.
     pub(super) fn missing(key: &RoleKey) -> String {
         match &*key.namespace {
-            "" => format!("clusterrole.rbac.authorization.k8s.io {:?} not found", key.name),
-            _ => format!("role.rbac.authorization.k8s.io {:?} not found", key.name),
+            "" => format!("clusterrole.rbac.authorization.k8s.io {} not found", quoted(&key.name)),
+            _ => format!("role.rbac.authorization.k8s.io {} not found", quoted(&key.name)),
         }
     }
 
@@ -242,11 +243,11 @@ impl Index {
 /// What [`Grant::shown`] says: made once, as many requests are allowed by it.
 fn shown(namespace: &str, name: &str, role: &RoleKey) -> Box<str> {
     let binding = match namespace {
-        "" => format!("ClusterRoleBinding {name:?}"),
-        namespace => format!("RoleBinding {:?}", format!("{name}/{namespace}")),
+        "" => format!("ClusterRoleBinding {}", quoted(name)),
+        namespace => format!("RoleBinding {}", quoted(&format!("{name}/{namespace}"))),
     };
     let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
-    format!("RBAC: allowed by {binding} of {kind} {:?} to ", role.name).into()
+    format!("RBAC: allowed by {binding} of {kind} {} to ", quoted(&role.name)).into()
 }
 
 impl RoleKey {
