@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Counts the requests of one connection. Nobody is woken by them: whoever waits for quiet looks again when there could be some.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Activity(Arc<Requests>);
 
 #[derive(Debug)]
 struct Requests {
+    /// The server waits until all are gone.
+    _open: TaskTrackerToken,
     began: Instant,
     now: AtomicUsize,
     /// When the last one ended, in milliseconds after the beginning.
@@ -27,8 +30,15 @@ struct Requests {
 pub(super) struct Busy(Activity);
 
 impl Activity {
+    /// `open` is kept until the connection has ended, and with it every answer that left HTTP.
+    pub(super) fn of(open: TaskTrackerToken) -> Self {
+        Self(Arc::new(Requests { _open: open, began: Instant::now(), now: AtomicUsize::new(0), ended: AtomicU64::new(0) }))
+    }
+
+    /// Of a connection for which nobody waits.
+    #[cfg(test)]
     pub(super) fn new() -> Self {
-        Self(Arc::new(Requests { began: Instant::now(), now: AtomicUsize::new(0), ended: AtomicU64::new(0) }))
+        Self::of(tokio_util::task::TaskTracker::new().token())
     }
 
     /// A request begins.
@@ -44,7 +54,7 @@ impl Activity {
 
     /// Returns when there was no request for so long.
     pub(super) async fn none_for(&self, quiet: Duration) {
-        let Requests { began, now: requests, ended } = &*self.0;
+        let Requests { began, now: requests, ended, .. } = &*self.0;
         loop {
             let now = Instant::now();
             let since = match requests.load(Ordering::Acquire) {
@@ -61,7 +71,7 @@ impl Activity {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Requests { began, now, ended } = &*self.0.0;
+        let Requests { began, now, ended, .. } = &*self.0.0;
         ended.store(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         now.fetch_sub(1, Ordering::Release);
     }
@@ -69,11 +79,27 @@ impl Drop for Busy {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use tokio::time::sleep;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::wire::Body;
 
     const QUIET: Duration = Duration::from_secs(90);
+
+    #[tokio::test]
+    async fn an_answer_that_left_http_is_waited_for() {
+        let connections = TaskTracker::new();
+        let activity = Activity::of(connections.token());
+        let (body, beyond) = Body::leaving();
+        drop(body.holding(activity.begin()));
+        drop(activity);
+        connections.close();
+        assert!(connections.wait().now_or_never().is_none());
+        drop(beyond);
+        assert!(connections.wait().now_or_never().is_some());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_its_last_request_ended_long_ago() {

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use rustls::{
-    CipherSuite, NamedGroup, SupportedProtocolVersion,
+    CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, ring},
     version::{TLS12, TLS13},
 };
@@ -40,8 +40,7 @@ pub struct Protocol {
 impl Default for Protocol {
     fn default() -> Self {
         let mut provider = ring::default_provider();
-        // Go's order: of two suites that nobody has broken the one that costs less.
-        provider.cipher_suites.sort_by_key(|suite| Reverse(suite.suite().as_str().is_some_and(|name| name.contains("AES_128"))));
+        order(&mut provider.cipher_suites, has_aes());
         Self { provider: Arc::new(provider), versions: vec![&TLS13, &TLS12], http2: true }
     }
 }
@@ -96,6 +95,22 @@ impl Protocol {
     }
 }
 
+/// Go's order: of suites that nobody has broken the one that costs less.
+fn order(suites: &mut [SupportedCipherSuite], aes: bool) {
+    let cheap = if aes { "AES_128" } else { "CHACHA20" };
+    suites.sort_by_key(|suite| Reverse(suite.suite().as_str().is_some_and(|name| name.contains(cheap))));
+}
+
+/// Whether this machine has instructions for AES.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
 /// The registered name: those of 1.3 have a prefix of their own in the library.
 fn iana(suite: CipherSuite) -> Option<String> {
     suite.as_str().map(|name| name.replacen("TLS13_", "TLS_", 1))
@@ -122,7 +137,11 @@ mod tests {
 
     #[test]
     fn suites_of_1_2_are_chosen_by_name_and_those_of_1_3_stay() {
-        assert_eq!(suites(&Protocol::default())[0], "TLS_AES_128_GCM_SHA256");
+        let mut ordered = Protocol::default();
+        for (aes, first) in [(true, "TLS_AES_128_GCM_SHA256"), (false, "TLS_CHACHA20_POLY1305_SHA256")] {
+            order(&mut Arc::make_mut(&mut ordered.provider).cipher_suites, aes);
+            assert_eq!(suites(&ordered)[0], first);
+        }
         let wanted =
             names(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "TLS_RSA_WITH_AES_128_CBC_SHA"]);
         let (protocol, not_spoken) = Protocol::default().with_suites(&wanted).unwrap();

@@ -24,7 +24,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -32,7 +31,7 @@ use super::{
     gather::Gathered,
     idle::Activity,
     layers::{Layers, Origin},
-    serving::Serving,
+    serving::{Serving, Shown},
 };
 use crate::{
     authn::{Peer, Remembered, User},
@@ -79,7 +78,8 @@ pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<Serving>, 
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection(Arc::clone(&layers), TlsAcceptor::from(tls.config()), stream, stop.clone()));
+                let activity = Activity::of(connections.token());
+                connections.spawn(connection(Arc::clone(&layers), tls.shown(), stream, activity, stop.clone()));
             }
             Err(error) => refused(&error).await,
         }
@@ -97,10 +97,10 @@ async fn refused(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {
+async fn connection(layers: Arc<Layers>, tls: Arc<Shown>, stream: TcpStream, activity: Activity, stop: CancellationToken) {
     prepare(&stream);
     let address = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             HANDSHAKE_ERRORS.inc([]);
@@ -114,7 +114,6 @@ async fn connection(layers: Arc<Layers>, acceptor: TlsAcceptor, stream: TcpStrea
     let session = stream.get_ref().1;
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let activity = Activity::new();
     let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, last: Arc::default(), activity: activity.clone() });
     let over = async {
         tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} }

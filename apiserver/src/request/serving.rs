@@ -1,16 +1,18 @@
 //! What the server shows and whom it asks for certificates, as its files say now (apiserver `server/dynamiccertificates`).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, RwLock};
 use rustls::{
-    ServerConfig,
+    CipherSuite, ServerConfig,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    server::{Acceptor, ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -53,7 +55,7 @@ pub struct Serving {
     load: Load,
     protocol: Protocol,
     authorities: Arc<Authorities>,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Arc<Shown>>,
     stamp: Mutex<[u8; 32]>,
 }
 
@@ -61,12 +63,12 @@ impl Serving {
     /// Reads everything once; the error says what cannot be read or used. `authorities` are what certificates are verified by later.
     pub fn new(load: Load, protocol: Protocol, authorities: Arc<Authorities>) -> Result<Arc<Self>, String> {
         let material = load()?;
-        let config = build(&material, &protocol, &authorities)?;
-        Ok(Arc::new(Self { load, protocol, authorities, current: RwLock::new(Arc::new(config)), stamp: Mutex::new(stamp(&material)) }))
+        let shown = build(&material, &protocol, &authorities)?;
+        Ok(Arc::new(Self { load, protocol, authorities, current: RwLock::new(Arc::new(shown)), stamp: Mutex::new(stamp(&material)) }))
     }
 
     /// What the next connection is served with.
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(super) fn shown(&self) -> Arc<Shown> {
         self.current.read().clone()
     }
 
@@ -96,8 +98,8 @@ impl Serving {
             Err(why) => Err(why),
         };
         match changed {
-            Ok(config) => {
-                *self.current.write() = Arc::new(config);
+            Ok(shown) => {
+                *self.current.write() = Arc::new(shown);
                 info!("certificates of the server or its authorities changed");
             }
             Err(why) => warn!(why, "certificates changed to something unusable; going on with what was there"),
@@ -115,7 +117,7 @@ fn stamp(material: &Material) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn build(material: &Material, protocol: &Protocol, authorities: &Authorities) -> Result<ServerConfig, String> {
+fn build(material: &Material, protocol: &Protocol, authorities: &Authorities) -> Result<Shown, String> {
     let provider = protocol.provider.clone();
     let shown = Arc::new(Certificates::new(material, &provider)?);
     authorities.replace(&material.client_authorities, &material.proxy_authorities)?;
@@ -128,9 +130,31 @@ fn build(material: &Material, protocol: &Protocol, authorities: &Authorities) ->
     let mut config = builder.with_cert_resolver(shown);
     let offered: &[&[u8]] = if protocol.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
-    // As Go does: the server's order counts, by which the cheaper of two good suites is taken.
+    let theirs = Arc::new(config.clone());
     config.ignore_client_order = true;
-    Ok(config)
+    Ok(Shown { ours: Arc::new(config), theirs })
+}
+
+/// TLS as it is at one time, in two orders.
+pub(super) struct Shown {
+    ours: Arc<ServerConfig>,
+    theirs: Arc<ServerConfig>,
+}
+
+impl Shown {
+    /// Shakes hands. As in Go (`crypto/tls`, `isAESGCMPreferred`) the server's order of suites counts, by which the cheaper of two good ones
+    /// is taken; but for clients that would rather not have AES, which costs those much who have no instructions for it.
+    pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let config = if prefers_aes(begun.client_hello().cipher_suites()) { &self.ours } else { &self.theirs };
+        begun.into_stream(Arc::clone(config)).await
+    }
+}
+
+/// Whether AES comes before what would be taken in its place.
+fn prefers_aes(suites: &[CipherSuite]) -> bool {
+    let names = suites.iter().filter_map(CipherSuite::as_str);
+    names.map(|name| (name.contains("_GCM_"), name.contains("CHACHA20"))).find(|(aes, other)| *aes || *other).is_none_or(|(aes, _)| aes)
 }
 
 /// The server's certificates by name.
@@ -225,6 +249,37 @@ mod tests {
         assert_eq!(names.map(which), [0, 1, 1, 2, 0, 2]);
     }
 
+    #[tokio::test]
+    async fn clients_without_instructions_for_aes_are_spared_it() {
+        let shown = material();
+        let serving = Serving::new(
+            Box::new({
+                let shown = shown.clone();
+                move || Ok(shown.clone())
+            }),
+            Protocol::default(),
+            Arc::default(),
+        )
+        .unwrap();
+        let ours = serving.shown().ours.crypto_provider().cipher_suites[0].suite();
+        let taken = async |first: CipherSuite| {
+            let mut provider = rustls::crypto::ring::default_provider();
+            provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(shown.serving.certificate.as_bytes()).unwrap()).unwrap();
+            let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
+            let client = builder.with_root_certificates(roots).with_no_client_auth();
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+            let now = serving.shown();
+            let (made, _) = tokio::try_join!(connector.connect("default".try_into().unwrap(), near), now.accept(far)).unwrap();
+            made.get_ref().1.negotiated_cipher_suite().unwrap().suite()
+        };
+        assert_eq!(taken(CipherSuite::TLS13_AES_256_GCM_SHA384).await, ours);
+        assert_eq!(taken(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256).await, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+        assert!(prefers_aes(&[CipherSuite::Unknown(0x0a0a), CipherSuite::TLS13_AES_128_GCM_SHA256]) && prefers_aes(&[]));
+    }
+
     #[test]
     fn files_that_change_are_served_and_wrong_ones_are_not() {
         let files = Arc::new(Mutex::new(Ok(material())));
@@ -237,20 +292,20 @@ mod tests {
             Arc::default(),
         )
         .unwrap();
-        let first = serving.config();
+        let first = serving.shown();
         serving.look();
-        assert!(Arc::ptr_eq(&first, &serving.config()), "nothing changed");
+        assert!(Arc::ptr_eq(&first, &serving.shown()), "nothing changed");
         *files.lock() = Ok(material());
         serving.look();
-        let second = serving.config();
+        let second = serving.shown();
         assert!(!Arc::ptr_eq(&first, &second));
         let (one, other) = (material(), material());
         let torn = CertificateAndKey { key: other.serving.key, ..one.serving.clone() };
         *files.lock() = Ok(Material { serving: torn, ..one });
         serving.look();
-        assert!(Arc::ptr_eq(&second, &serving.config()), "a key that does not fit");
+        assert!(Arc::ptr_eq(&second, &serving.shown()), "a key that does not fit");
         *files.lock() = Err("gone".to_owned());
         serving.look();
-        assert!(Arc::ptr_eq(&second, &serving.config()));
+        assert!(Arc::ptr_eq(&second, &serving.shown()));
     }
 }
