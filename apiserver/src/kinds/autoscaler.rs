@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, Quantity, name};
 use serde_json::{Value, json};
 
 use super::{template, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Rules, autoscaler};
 
 /// Rules of `horizontalpodautoscalers`, in both versions.
 pub(super) struct HorizontalPodAutoscaler;
@@ -15,18 +15,19 @@ const PERIOD_MAX: i64 = 1800;
 impl Rules for HorizontalPodAutoscaler {
     fn default(&self, object: &mut Object) {
         let is_v1 = object.text("/apiVersion") == "autoscaling/v1";
-        let has_metrics = object.annotation("autoscaling.alpha.kubernetes.io/metrics").is_some();
-        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
         if is_v1 {
-            if !has_metrics {
-                view::set_absent(spec, "targetCPUUtilizationPercentage", 80);
-            }
-            return;
+            // Upstream has only the newer version in its hands, and shows all of it in the older one's annotations.
+            autoscaler::to_v2(object.value_mut());
         }
-        if view::list(spec, "metrics").is_empty() {
+        let spec = view::message_mut(object.value_mut(), "spec");
+        if let Some(spec) = spec.filter(|spec| view::list(spec, "metrics").is_empty()) {
             spec["metrics"] =
                 json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
         }
+        if is_v1 {
+            return autoscaler::from_v2(object.value_mut());
+        }
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
         if let Some(behavior) = view::message_mut(spec, "behavior") {
             scaling_rules(
                 behavior,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_schema::decode;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{kind::Kind, object::Object};
+use super::{autoscaler, kind::Kind, object::Object};
 use crate::wire::Status;
 
 /// How a kind's objects relate to what is stored.
@@ -51,7 +51,7 @@ pub trait Converter: Send + Sync {
 }
 
 static EVENTS: Renaming = Renaming { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
-static AUTOSCALERS: Renaming = Renaming { stored: "autoscaling/v2", to_stored: autoscaler_to_v2, from_stored: autoscaler_from_v2 };
+static AUTOSCALERS: Renaming = Renaming { stored: "autoscaling/v2", to_stored: autoscaler::to_v2, from_stored: autoscaler::from_v2 };
 
 /// The conversion of a built-in resource that is stored in another version than its own.
 pub fn for_kind(group: &str, version: &str, resource: &str) -> Option<Conversion> {
@@ -130,113 +130,11 @@ fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
     }
 }
 
-/// Where `autoscaling/v1` keeps what it has no field for.
-const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
-const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
-const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
-const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
-
-fn autoscaler_to_v2(object: &mut Value) {
-    object["apiVersion"] = "autoscaling/v2".into();
-    let mut metrics = take_annotation(object, METRICS).and_then(|v| v.as_array().cloned()).unwrap_or_default();
-    let target = object.get_mut("spec").and_then(Value::as_object_mut).and_then(|s| s.remove("targetCPUUtilizationPercentage"));
-    if let Some(target) = target {
-        let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": target}}});
-        metrics.insert(0, cpu);
-    }
-    set_member(object, "spec", "metrics", (!metrics.is_empty()).then(|| metrics.into()));
-    let behavior = take_annotation(object, BEHAVIOR);
-    set_member(object, "spec", "behavior", behavior);
-    let conditions = take_annotation(object, CONDITIONS);
-    set_member(object, "status", "conditions", conditions);
-    let mut current = take_annotation(object, CURRENT_METRICS).and_then(|v| v.as_array().cloned()).unwrap_or_default();
-    let cpu = object.get_mut("status").and_then(Value::as_object_mut).and_then(|s| s.remove("currentCPUUtilizationPercentage"));
-    if let Some(cpu) = cpu {
-        current.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": cpu}}}));
-    }
-    set_member(object, "status", "currentMetrics", (!current.is_empty()).then(|| current.into()));
-}
-
-fn autoscaler_from_v2(object: &mut Value) {
-    object["apiVersion"] = "autoscaling/v1".into();
-    let (target, rest) = split_cpu(take_member(object, "spec", "metrics"), "/resource/target/averageUtilization");
-    set_member(object, "spec", "targetCPUUtilizationPercentage", target);
-    annotate(object, METRICS, rest);
-    let behavior = take_member(object, "spec", "behavior");
-    annotate(object, BEHAVIOR, behavior);
-    let (current, rest) = split_cpu(take_member(object, "status", "currentMetrics"), "/resource/current/averageUtilization");
-    set_member(object, "status", "currentCPUUtilizationPercentage", current);
-    annotate(object, CURRENT_METRICS, rest);
-    let conditions = take_member(object, "status", "conditions");
-    annotate(object, CONDITIONS, conditions);
-}
-
-/// The utilization of the cpu metric, and the other metrics if there are any.
-fn split_cpu(metrics: Option<Value>, pointer: &str) -> (Option<Value>, Option<Value>) {
-    let Some(Value::Array(mut metrics)) = metrics else { return (None, None) };
-    let is_cpu = |m: &Value| m.pointer("/resource/name").is_some_and(|n| n == "cpu") && m.pointer(pointer).is_some();
-    let cpu = metrics.iter().position(is_cpu).map(|at| metrics.remove(at));
-    let value = cpu.and_then(|m| m.pointer(pointer).cloned());
-    (value, (!metrics.is_empty()).then_some(Value::Array(metrics)))
-}
-
-fn take_member(object: &mut Value, of: &str, name: &str) -> Option<Value> {
-    object.get_mut(of)?.as_object_mut()?.remove(name)
-}
-
-fn set_member(object: &mut Value, of: &str, name: &str, value: Option<Value>) {
-    let Some(value) = value else { return };
-    if !object[of].is_object() {
-        object[of] = json!({});
-    }
-    object[of][name] = value;
-}
-
-fn take_annotation(object: &mut Value, key: &str) -> Option<Value> {
-    let annotations = object.pointer_mut("/metadata/annotations")?.as_object_mut()?;
-    let text = annotations.remove(key)?;
-    if annotations.is_empty() {
-        object.get_mut("metadata")?.as_object_mut()?.remove("annotations");
-    }
-    serde_json::from_str(text.as_str()?).ok()
-}
-
-fn annotate(object: &mut Value, key: &str, value: Option<Value>) {
-    let Some(value) = value else { return };
-    if !object["metadata"]["annotations"].is_object() {
-        object["metadata"]["annotations"] = json!({});
-    }
-    object["metadata"]["annotations"][key] = value.to_string().into();
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-
-    #[test]
-    fn an_autoscaler_survives_the_way_to_v2_and_back() {
-        let v1 = json!({
-            "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
-            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}, "status": {"currentCPUUtilizationPercentage": 7},
-        });
-        let mut object = v1.clone();
-        autoscaler_to_v2(&mut object);
-        assert_eq!(object.pointer("/spec/metrics/0/resource/target/averageUtilization"), Some(&json!(50)));
-        autoscaler_from_v2(&mut object);
-        assert_eq!(object, v1);
-    }
-
-    #[test]
-    fn metrics_that_v1_cannot_say_are_kept_in_annotations() {
-        let memory =
-            json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 9}}});
-        let v2 = json!({"apiVersion": "autoscaling/v2", "metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "metrics": [memory]}});
-        let mut object = v2.clone();
-        autoscaler_from_v2(&mut object);
-        assert!(object.pointer("/metadata/annotations").is_some());
-        autoscaler_to_v2(&mut object);
-        assert_eq!(object, v2);
-    }
 
     #[test]
     fn an_event_of_either_group_is_the_same_event() {

@@ -1,5 +1,6 @@
 //! What kinds there are, what their objects are, and where they are kept.
 
+pub(crate) mod autoscaler;
 pub mod catalog;
 pub mod claims;
 pub(crate) mod condition;
