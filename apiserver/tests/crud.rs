@@ -129,6 +129,19 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
 }
 
 #[tokio::test]
+async fn nothing_depends_on_an_event_so_that_no_policy_holds_it_back() {
+    let house = House::new().await;
+    let events = "/api/v1/namespaces/default/events";
+    for policy in ["Orphan", "Foreground", "Background"] {
+        let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}});
+        house.post(events, &event).await.ok();
+        let gone = house.delete(&format!("{events}/e?propagationPolicy={policy}")).await.ok();
+        assert_eq!((&gone["kind"], &gone["status"]), (&json!("Status"), &json!("Success")), "{policy}");
+        assert_eq!(house.get(&format!("{events}/e")).await.code, StatusCode::NOT_FOUND, "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn a_watch_sees_what_enters_changes_and_leaves_its_selection() {
     let house = House::new().await;
     let start = house.get(MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();

@@ -62,7 +62,7 @@ fn event_names(event: &Value) -> &'static EventNames {
 
 impl Rules for Event {
     fn policy(&self) -> Policy {
-        Policy { create_on_update: true, ttl_seconds: Some(TTL_SECONDS), ..Policy::DEFAULT }
+        Policy { create_on_update: true, ttl_seconds: Some(TTL_SECONDS), dependents: false, ..Policy::DEFAULT }
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
@@ -88,6 +88,10 @@ impl Rules for Event {
             strict_event(event, has_time, &mut errors);
         }
         errors
+    }
+
+    fn metadata_last(&self, new: &Object) -> bool {
+        event_names(new.value()).object == CORE_EVENT.object
     }
 
     fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {

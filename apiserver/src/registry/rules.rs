@@ -28,11 +28,14 @@ pub struct Policy {
     pub graceful: bool,
     /// Objects live at most this many seconds (events).
     pub ttl_seconds: Option<u64>,
+    /// Objects may have others that depend on them, which a delete frees or awaits: not events.
+    pub dependents: bool,
 }
 
 impl Policy {
     /// What most kinds have.
-    pub const DEFAULT: Self = Self { create_on_update: false, unconditional_update: true, graceful: false, ttl_seconds: None };
+    pub const DEFAULT: Self =
+        Self { create_on_update: false, unconditional_update: true, graceful: false, ttl_seconds: None, dependents: true };
     /// As most, but a PUT has to say which version it replaces.
     pub const CONDITIONAL: Self = Self { unconditional_update: false, ..Self::DEFAULT };
 }
@@ -64,6 +67,12 @@ pub trait Rules: Send + Sync {
     /// Cross-field rules; `old` is there on updates, for immutability.
     fn validate(&self, _new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         FieldErrors::none()
+    }
+
+    /// Whether the metadata of a new object is looked at only when nothing else is wrong: upstream's strategy says nothing of it, and the
+    /// generic path comes after the strategy (`rest.BeforeCreate`).
+    fn metadata_last(&self, _new: &Object) -> bool {
+        false
     }
 
     /// Fields that may not change once the object is there. Upstream comes to these when everything else is said; what is said of them

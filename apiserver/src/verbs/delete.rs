@@ -167,6 +167,9 @@ pub async fn discard(api: &Api, kind: &Arc<Kind>, namespace: &str, name: &str) -
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+    if kind.traits.spec_finalizers {
+        return check_early(kind, old, options);
+    }
     // Named by kind: upstream refuses before it knows the resource (`BeforeDelete`).
     let subject = kind.kind_subject(old.name());
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != old.uid()) {
@@ -182,6 +185,18 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Re
             old.resource_version()
         );
         return Err(Status::conflict(subject, &why));
+    }
+    Ok(())
+}
+
+/// Namespaces have a storage of their own, which looks before the others do, in other words (`core/namespace/storage`).
+fn check_early(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+    let wanted = [("UID", &options.uid, old.uid()), ("ResourceVersion", &options.resource_version, old.resource_version())];
+    for (what, wanted, found) in wanted {
+        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            return Err(Status::conflict(kind.subject(old.name()), &why));
+        }
     }
     Ok(())
 }
@@ -278,6 +293,7 @@ fn grace(kind: &Kind, old: &Object, options: &DeleteOptions) -> i64 {
 fn finalizers(kind: &Kind, old: &Object, options: &DeleteOptions) -> Vec<String> {
     let has = |name: &str| old.finalizers().contains(&name);
     let (orphan, foreground) = match options.propagation {
+        _ if !kind.rules.policy().dependents => (false, false),
         Some(Propagation::Orphan) => (true, false),
         Some(Propagation::Foreground) => (false, true),
         Some(Propagation::Background) => (false, false),

@@ -250,7 +250,11 @@ impl<'a> Writing<'a> {
         kind.rules.note_time(&mut object, None, self.part, &now);
         kind.rules.stamp(&mut object, None, &now);
         kind.rules.note_creator(&mut object, &self.call.user);
-        self.refuse(meta::validate(&object, kind), &object, None)?;
+        let metadata = meta::validate(&object, kind);
+        if kind.rules.metadata_last(&object) {
+            self.refuse(FieldErrors::none(), &object, None)?;
+        }
+        self.refuse(metadata, &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
