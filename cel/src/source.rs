@@ -63,6 +63,11 @@ impl<'a> Source<'a> {
         if self.issues.len() >= ISSUE_LIMIT {
             return;
         }
+        // Of an empty text cel-go shows no line, and nothing stands in its first column.
+        if self.text.is_empty() {
+            self.issues.push(Issue { line: 1, column: 0, message: message.into(), snippet: None, bare: false });
+            return;
+        }
         let before = &self.text[..offset.min(self.text.len())];
         let start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = self.text[start..].split('\n').next().unwrap_or_default();
@@ -100,6 +105,13 @@ impl<'a> Source<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_empty_text_there_is_no_line_to_show() {
+        let mut source = Source::new("");
+        source.report(0, "no");
+        assert_eq!(source.into_issues()[0].to_string(), "ERROR: <input>:1:0: no");
+    }
 
     #[test]
     fn an_issue_points_at_its_column() {

@@ -27,6 +27,22 @@ pub fn json_name(value: &Value) -> &'static str {
     }
 }
 
+/// Why Go does not read bytes as a JSON object (`json.Unmarshal` into a map); `None` if it does. The value is not kept, so that its depth
+/// costs nothing.
+pub fn not_an_object(bytes: &[u8]) -> Option<String> {
+    if let Some(fault) = crate::decode::syntax::fault(bytes) {
+        return Some(fault);
+    }
+    let found = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'n') | None => return None,
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(_) => "number",
+    };
+    Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
+}
+
 /// A text in double quotes as Go prints it (`%q`).
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -51,4 +67,24 @@ pub fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_object_is_told_in_gos_words() {
+        let cases = [
+            ("{\"a\":[1,{}]}", None),
+            (" null ", None),
+            ("", Some("unexpected end of JSON input")),
+            ("changed", Some("invalid character 'c' looking for beginning of value")),
+            ("[{}]", Some("json: cannot unmarshal array into Go value of type map[string]interface {}")),
+            ("-1", Some("json: cannot unmarshal number into Go value of type map[string]interface {}")),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(not_an_object(text.as_bytes()).as_deref(), expected, "{text}");
+        }
+    }
 }

@@ -260,6 +260,15 @@ fn form(text: &str, regex: &str, examples: &[&str]) -> String {
     format!("{text} (e.g. {}regex used for validation is '{regex}')", examples.join(" or "))
 }
 
+/// Messages as rules that are declared word them: they count bytes where written ones count characters.
+pub fn in_bytes(messages: Vec<String>) -> Vec<String> {
+    let counted = |message: String| match message.strip_suffix(" characters") {
+        Some(rest) if message.contains("must be no more than") => format!("{rest} bytes"),
+        _ => message,
+    };
+    messages.into_iter().map(counted).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

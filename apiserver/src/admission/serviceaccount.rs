@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use coracle_schema::name;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -107,6 +108,12 @@ impl Admission for ServiceAccount {
         let (namespace, name) = (&attempt.request.namespace, pod.text("/spec/serviceAccountName"));
         if name.is_empty() {
             return Err(refuse(&format!("no service account specified for pod {namespace}/{}", pod.name())));
+        }
+        // No name that could be looked up (client-go `rest.Request.Name`).
+        let wrong = name::path_segment(name);
+        if !wrong.is_empty() {
+            let wrong = wrong.join(" ");
+            return Err(refuse(&format!("error looking up service account {namespace}/{name}: invalid resource name {name:?}: [{wrong}]")));
         }
         let account = self.account(namespace, name).await;
         let account = account.map_err(|s| refuse(&format!("error looking up service account {namespace}/{name}: {}", s.message)))?;

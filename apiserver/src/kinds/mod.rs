@@ -47,6 +47,8 @@ mod volume_source;
 mod workloads;
 
 #[cfg(test)]
+mod core_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use scheduling::tolerations;

@@ -55,6 +55,31 @@ impl Rules for RuntimeClass {
 }
 
 impl Rules for Node {
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.taints.effect"]
+    }
+
+    fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
+        // What kubelets were once configured by is kept only where it is still there (`dropDisabledFields`).
+        let had = |message: &str, field: &str| old.is_some_and(|old| view::get(view::member(old.value(), message), field).is_some());
+        let (source, config) = (had("spec", "configSource"), had("status", "config"));
+        if let Some(spec) = view::message_mut(new.value_mut(), "spec").filter(|_| part == Part::Whole && !source) {
+            view::remove(spec, "configSource");
+        }
+        if let Some(status) = view::message_mut(new.value_mut(), "status").filter(|_| (old.is_none() || part == Part::Status) && !config) {
+            view::remove(status, "config");
+        }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let spec = view::member(new.value(), "spec");
+        let all = [
+            (view::get(spec, "configSource").is_some(), "spec.configSource: the feature is removed"),
+            (!view::text(spec, "externalID").is_empty(), "spec.externalID: this field is deprecated, and is unused by Kubernetes"),
+        ];
+        all.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect()
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(status) = view::message_mut(object.value_mut(), "status")
             && let Some(capacity) = view::get(status, "capacity").cloned()

@@ -111,8 +111,7 @@ impl Rules for PersistentVolume {
             return errors;
         }
         let (spec, before) = (view::member(new.value(), "spec"), view::member(old.value(), "spec"));
-        let sources = |spec| volume_source::given(spec, volume_source::PERSISTENT);
-        if sources(before) != sources(spec) {
+        if !same_source(spec, before) {
             errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
         }
         let field = |spec, name| view::get(spec, name);
@@ -120,10 +119,13 @@ impl Rules for PersistentVolume {
             errors.invalid("volumeMode", view::member(spec, "volumeMode"), "field is immutable");
         }
         if let Some(then) = field(before, "nodeAffinity")
-            && field(spec, "nodeAffinity").is_none_or(|now| now != then && *now != with_stable_labels(then))
+            && field(spec, "nodeAffinity").is_none_or(|now| now != then && *now != with_stable_labels(then, now))
         {
             let detail = "field is immutable, except for updating from beta label to GA";
             errors.invalid("nodeAffinity", view::member(spec, "nodeAffinity"), detail);
+        }
+        if field(before, "volumeAttributesClassName").is_some() && field(spec, "volumeAttributesClassName").is_none() {
+            errors.forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
         }
         errors
     }
@@ -235,16 +237,49 @@ const STABLE_LABELS: [(&str, &str); 5] = [
     ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
 ];
 
-/// The same affinity with the names that labels have today.
-fn with_stable_labels(affinity: &Value) -> Value {
-    let mut affinity = affinity.clone();
-    let terms = affinity.pointer_mut("/required/nodeSelectorTerms").and_then(Value::as_array_mut);
-    for expression in terms.into_iter().flatten().flat_map(|term| view::items_mut(term, "matchExpressions")) {
-        if let Some((_, stable)) = STABLE_LABELS.iter().find(|(beta, _)| *beta == view::text(expression, "key")) {
-            expression["key"] = (*stable).into();
+/// Whether the source is the one it was; a secret to expand the volume with may be added.
+fn same_source(spec: &Value, before: &Value) -> bool {
+    const SECRET: &str = "controllerExpandSecretRef";
+    let sources = |spec| volume_source::given(spec, volume_source::PERSISTENT);
+    let (now, then) = (sources(spec), sources(before));
+    let added = |(kind, source): &(&str, &Value)| *kind == "csi" && view::get(source, SECRET).is_some();
+    let lacked = |(kind, source): &(&str, &Value)| *kind == "csi" && view::get(source, SECRET).is_none();
+    if !now.iter().any(added) || !then.iter().any(lacked) {
+        return now == then;
+    }
+    let without = |(kind, source): &(&'static str, &Value)| {
+        let mut source = (*source).clone();
+        if *kind == "csi" {
+            view::remove(&mut source, SECRET);
+        }
+        (*kind, source)
+    };
+    now.iter().map(without).eq(then.iter().map(without))
+}
+
+/// The same affinity with the names that labels have today, where `now` has them. To upstream no name is the new one of every label that
+/// has none, too: it says elsewhere that a name is needed.
+fn with_stable_labels(then: &Value, now: &Value) -> Value {
+    let mut then = then.clone();
+    let names: Vec<&str> = requirements(now).map(|requirement| view::text(requirement, "key")).collect();
+    let terms = then.pointer_mut("/required/nodeSelectorTerms").and_then(Value::as_array_mut).into_iter().flatten();
+    let lists = terms.filter_map(Value::as_object_mut).flat_map(|term| term.iter_mut());
+    let old = lists.filter(|(list, _)| REQUIREMENTS.contains(&list.as_str())).filter_map(|(_, list)| list.as_array_mut()).flatten();
+    for (requirement, name) in old.zip(names) {
+        let stable = STABLE_LABELS.iter().find(|(beta, _)| *beta == view::text(requirement, "key")).map_or("", |(_, stable)| *stable);
+        if stable == name && view::text(requirement, "key") != name {
+            requirement["key"] = name.into();
         }
     }
-    affinity
+    then
+}
+
+const REQUIREMENTS: [&str; 2] = ["matchExpressions", "matchFields"];
+
+/// All requirements of an affinity, list after list of each term.
+fn requirements(affinity: &Value) -> impl Iterator<Item = &Value> {
+    let terms = affinity.pointer("/required/nodeSelectorTerms").and_then(Value::as_array).into_iter().flatten();
+    terms.flat_map(|term| REQUIREMENTS.iter().flat_map(|list| view::list(term, list)))
 }
 
 /// Checks a source; `volume` is the volume's name, `path` that of its spec.
@@ -327,7 +362,7 @@ fn capacity(spec: &Value, path: &str, errors: &mut FieldErrors) {
         errors.required(path.as_str(), "");
     }
     if !capacity.contains_key("storage") || capacity.len() > 1 {
-        let shown = if capacity.is_empty() { Value::Null } else { Value::Object(capacity.clone()) };
+        let shown = view::member(spec, "capacity");
         errors.not_supported(path.as_str(), shown, &["storage"]);
     }
     for (resource, amount) in capacity {

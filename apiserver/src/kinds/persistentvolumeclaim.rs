@@ -3,7 +3,7 @@
 use coracle_schema::{FieldErrors, Quantity, name, selector};
 use serde_json::{Value, json};
 
-use super::{resources, view};
+use super::{pod, resources, view};
 use crate::registry::{Object, Part, Rules};
 
 /// Rules of `persistentvolumeclaims`.
@@ -12,8 +12,17 @@ pub(super) struct PersistentVolumeClaim;
 /// How a volume may be mounted.
 pub(super) const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
+/// Which API groups a source of data may name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Groups {
+    /// Well-formed ones.
+    Valid,
+    /// Any: the claim has named a group already, when nobody looked at its form (`allowInvalidAPIGroupInDataSourceOrRef`).
+    Any,
+}
+
 /// Checks a claim's spec, in claims and in the templates of them.
-pub(super) fn spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn spec(spec: &Value, groups: Groups, path: &str, errors: &mut FieldErrors) {
     access_modes(spec, "at least 1 access mode is required", path, errors);
     if let Some(given) = view::get(spec, "selector") {
         selector::validate_object(given, &format!("{path}.selector"), errors);
@@ -34,13 +43,15 @@ pub(super) fn spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
     }
     for field in ["dataSource", "dataSourceRef"] {
         if let Some(source) = view::get(spec, field) {
-            data_source(source, &format!("{path}.{field}"), errors);
+            data_source(source, groups, &format!("{path}.{field}"), errors);
         }
     }
-    if let (Some(one), Some(other)) = (view::get(spec, "dataSource"), view::get(spec, "dataSourceRef"))
-        && ["apiGroup", "kind", "name"].iter().any(|field| view::get(one, field) != view::get(other, field))
-    {
-        errors.invalid(path, one, "must match dataSourceRef");
+    if let (Some(one), Some(other)) = (view::get(spec, "dataSource"), view::get(spec, "dataSourceRef")) {
+        if is_elsewhere(other) {
+            errors.invalid(path, one, "may not be specified when dataSourceRef.namespace is specified");
+        } else if ["apiGroup", "kind", "name"].iter().any(|field| view::get(one, field) != view::get(other, field)) {
+            errors.invalid(path, one, "must match dataSourceRef");
+        }
     }
 }
 
@@ -65,7 +76,12 @@ fn single_access(modes: &[Value], path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn data_source(source: &Value, path: &str, errors: &mut FieldErrors) {
+/// Whether a source of data is in a namespace of its own.
+fn is_elsewhere(source: &Value) -> bool {
+    !view::text(source, "namespace").is_empty()
+}
+
+fn data_source(source: &Value, groups: Groups, path: &str, errors: &mut FieldErrors) {
     for field in ["name", "kind"] {
         if view::text(source, field).is_empty() {
             errors.required(format!("{path}.{field}"), "");
@@ -74,8 +90,12 @@ fn data_source(source: &Value, path: &str, errors: &mut FieldErrors) {
     let (group, kind) = (view::text(source, "apiGroup"), view::text(source, "kind"));
     if group.is_empty() && kind != "PersistentVolumeClaim" {
         errors.invalid(path, view::quoted(kind), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
-    } else if !group.is_empty() {
+    } else if !group.is_empty() && groups == Groups::Valid {
         errors.invalid_each(&format!("{path}.apiGroup"), group, name::subdomain(group));
+    }
+    if is_elsewhere(source) {
+        let namespace = view::text(source, "namespace");
+        errors.invalid_each(&format!("{path}.namespace"), namespace, name::label(namespace));
     }
 }
 
@@ -91,10 +111,20 @@ impl Rules for PersistentVolumeClaim {
         if part != Part::Whole {
             return;
         }
-        // Of what the older field names other than claims and snapshots nothing was ever made (`EnforceDataSourceBackwardsCompatibility`).
-        let used = old.is_some_and(|old| view::get(view::member(old.value(), "spec"), "dataSource").is_some());
+        let before = old.map(|old| view::member(old.value(), "spec"));
+        let had = |field: &str| before.is_some_and(|spec| view::get(spec, field).is_some());
+        // Sources in other namespaces are behind a gate that is off (`CrossNamespaceVolumeDataSource`): nobody takes data from one that
+        // has the same name here.
         if let Some(spec) = view::message_mut(new.value_mut(), "spec")
-            && !used
+            && is_elsewhere(view::member(spec, "dataSourceRef"))
+            && !had("dataSourceRef")
+        {
+            view::remove(spec, "dataSourceRef");
+        }
+        // Of what the older field names other than claims and snapshots nothing was ever made (`EnforceDataSourceBackwardsCompatibility`).
+        if let Some(spec) = view::message_mut(new.value_mut(), "spec")
+            && !had("dataSource")
+            && !had("dataSourceRef")
             && view::get(spec, "dataSourceRef").is_none()
             && !is_claim_or_snapshot(view::member(spec, "dataSource"))
         {
@@ -103,8 +133,9 @@ impl Rules for PersistentVolumeClaim {
         // Each of the two fields stands for the other; volumes of other namespaces have only the newer (`NormalizeDataSources`).
         let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
         for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
-            let source = view::get(spec, from).filter(|source| view::get(source, "namespace").is_none()).cloned();
-            if let Some(source) = source {
+            let source = view::get(spec, from).filter(|source| !is_elsewhere(source)).cloned();
+            if let Some(mut source) = source {
+                view::remove(&mut source, "namespace");
                 view::set_absent(spec, to, source);
             }
         }
@@ -116,12 +147,29 @@ impl Rules for PersistentVolumeClaim {
             claim_status(view::member(new.value(), "status"), &mut errors);
             return errors;
         }
-        spec(view::member(new.value(), "spec"), "spec", &mut errors);
+        let named = old.is_some_and(|old| {
+            let before = view::member(old.value(), "spec");
+            ["dataSource", "dataSourceRef"].iter().any(|field| view::get(view::member(before, field), "apiGroup").is_some())
+        });
+        spec(view::member(new.value(), "spec"), if named { Groups::Any } else { Groups::Valid }, "spec", &mut errors);
         if let Some(old) = old {
             claim_update(new.value(), old.value(), &mut errors);
         }
         errors
     }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        warnings(new)
+    }
+}
+
+/// Amounts that are not whole bytes, and an annotation that a field has replaced (`GetWarningsForPersistentVolumeClaim`).
+fn warnings(claim: &Object) -> Vec<String> {
+    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+    let class = claim
+        .annotation(CLASS)
+        .map(|_| format!("metadata.annotations[{CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead"));
+    class.into_iter().chain(pod::warnings::claim(view::member(claim.value(), "spec"), &"spec")).collect()
 }
 
 fn is_claim_or_snapshot(source: &Value) -> bool {
@@ -198,12 +246,31 @@ fn claim_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
         let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         errors.forbidden("spec", detail);
     }
-    let size = |v: Option<&Value>| v.and_then(view::quantity);
+    // What is not there is nothing.
+    let size = |amount: Option<&Value>| amount.and_then(view::quantity).unwrap_or(Quantity::ZERO);
     let path = "/resources/requests/storage";
-    if let (Some(now), Some(then)) = (size(spec.pointer(path)), size(before.pointer(path)))
-        && now < then
-        && size(old.pointer("/status/capacity/storage")).is_none_or(|has| now <= has)
-    {
+    let (now, then) = (size(spec.pointer(path)), size(before.pointer(path)));
+    if now < then && now <= size(old.pointer("/status/capacity/storage")) {
         errors.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
     }
+    if view::get(spec, "volumeMode") != view::get(before, "volumeMode") {
+        errors.invalid("volumeMode", view::member(spec, "volumeMode"), "field is immutable");
+    }
+    attributes_class(spec, before, view::member(old, "status"), errors);
+}
+
+/// A class of attributes that a volume has may be replaced and not taken away.
+fn attributes_class(spec: &Value, before: &Value, status: &Value, errors: &mut FieldErrors) {
+    let field = "volumeAttributesClassName";
+    let now = view::get(spec, field);
+    if now == view::get(before, field) || view::get(status, "currentVolumeAttributesClassName").is_none() {
+        return;
+    }
+    let to = match now {
+        None => "nil",
+        Some(class) if class == "" => "empty string",
+        Some(_) => return,
+    };
+    let detail = format!("update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil");
+    errors.forbidden(format!("spec.{field}"), &detail);
 }

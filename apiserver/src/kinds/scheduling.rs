@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::{FieldErrors, name, selector};
+use coracle_schema::{ErrorKind, FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::view;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Checks tolerations.
@@ -59,11 +60,14 @@ pub(super) fn taints(list: &[Value], path: view::At<'_>, errors: &mut FieldError
         if !wrong.is_empty() {
             errors.invalid(format_args!("{path}.value"), view::quoted(value), &wrong.join(";"));
         }
-        if effect.is_empty() {
-            errors.required(format_args!("{path}.effect"), "");
+        match effect {
+            "" => errors.required(format_args!("{path}.effect"), ""),
+            "NoSchedule" | "PreferNoSchedule" | "NoExecute" => {}
+            other => errors.not_supported(format_args!("{path}.effect"), view::quoted(other), &TAINT_EFFECTS),
         }
         if !seen.insert((key, effect)) {
-            errors.duplicate(path, taint);
+            let message = format!("Duplicate value: {taint}: taints must be unique by key and effect pair");
+            errors.push(ErrorKind::Duplicate, path, message);
         }
     }
 }

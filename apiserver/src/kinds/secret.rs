@@ -1,7 +1,7 @@
 //! Secrets and config maps: keys, sizes, immutability, what a typed secret must hold (upstream `ValidateSecret`, `ValidateConfigMap`).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use coracle_schema::{FieldErrors, name};
+use coracle_schema::{FieldErrors, go, name};
 use serde_json::{Map, Value};
 
 use super::view;
@@ -101,9 +101,9 @@ impl Rules for Secret {
 fn docker_config(data: &Map<String, Value>, keys: &[&str], errors: &mut FieldErrors) {
     for key in keys {
         let Some(text) = data.get(*key).and_then(Value::as_str) else { continue };
-        let parsed: Option<Map<String, Value>> = STANDARD.decode(text).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if parsed.is_none() {
-            errors.invalid(format!("data[{key}]"), "\"<secret contents redacted>\"", "must be a JSON object");
+        let bytes = STANDARD.decode(text).unwrap_or_default();
+        if let Some(why) = go::not_an_object(&bytes) {
+            errors.invalid(format!("data[{key}]"), "\"<secret contents redacted>\"", &why);
         }
     }
 }

@@ -89,10 +89,13 @@ impl Rules for Service {
         ports(spec, &mut errors);
         selector::validate_labels(view::map(spec, "selector"), "spec.selector", &mut errors);
         affinity(spec, &mut errors);
+        errors.extend(clusters);
         for (at, ip) in view::texts(spec, "externalIPs").enumerate() {
             address::endpoint(ip, &format!("spec.externalIPs[{at}]"), &mut errors);
         }
-        errors.extend(clusters);
+        kind(spec, &mut errors);
+        repeated_ports(spec, old.is_none(), &mut errors);
+        balancer(spec, &mut errors);
         traffic(spec, &mut errors);
         errors
     }
@@ -137,9 +140,14 @@ fn needs_cluster_ip(spec: &Value) -> bool {
     view::text(spec, "type") != "ExternalName"
 }
 
+/// Whether ports of nodes may lead to the service: what it has of them stays its own.
 fn needs_node_ports(spec: &Value) -> bool {
-    let kind = view::text(spec, "type");
-    kind == "NodePort" || (kind == "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false))
+    ["NodePort", "LoadBalancer"].contains(&view::text(spec, "type"))
+}
+
+/// Whether ports of nodes are chosen for it.
+fn is_given_node_ports(spec: &Value) -> bool {
+    needs_node_ports(spec) && spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false)
 }
 
 fn needs_health_port(spec: &Value) -> bool {
@@ -220,9 +228,9 @@ fn drop_unneeded(spec: &mut Value, before: &Value) {
         drop_same(spec, &["ipFamilyPolicy"]);
     }
     if needs_node_ports(before) && !needs_node_ports(spec) {
-        let numbers =
-            |spec: &Value| view::list(spec, "ports").iter().map(|p| view::int(p, "nodePort").unwrap_or_default()).collect::<Vec<_>>();
-        if numbers(spec) == numbers(before) {
+        let numbers = |spec: &Value| view::list(spec, "ports").iter().filter_map(|p| view::int(p, "nodePort")).collect::<HashSet<_>>();
+        // Ports may come and go, as long as none asks for a new number.
+        if numbers(spec).is_subset(&numbers(before)) {
             view::items_mut(spec, "ports").for_each(|port| drop(view::remove(port, "nodePort")));
         }
     }
@@ -267,11 +275,10 @@ fn by_type(spec: &Value, errors: &mut FieldErrors) {
 
 fn ports(spec: &Value, errors: &mut FieldErrors) {
     let list = view::list(spec, "ports");
-    let is_inner = view::text(spec, "type") == "ClusterIP";
-    let (mut names, mut node_ports, mut pairs) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut names = HashSet::new();
     for (at, port) in list.iter().enumerate() {
         let path = format!("spec.ports[{at}]");
-        let (name, protocol) = (view::text(port, "name"), view::text(port, "protocol"));
+        let name = view::text(port, "name");
         if name.is_empty() && list.len() > 1 {
             errors.required(format!("{path}.name"), "");
         } else if !name.is_empty() {
@@ -288,17 +295,43 @@ fn ports(spec: &Value, errors: &mut FieldErrors) {
         if let Some(application) = view::get(port, "appProtocol").and_then(Value::as_str) {
             errors.invalid_each(&format!("{path}.appProtocol"), application, name::qualified(application));
         }
-        let node = view::int(port, "nodePort").unwrap_or_default();
-        if node != 0 && is_inner {
-            errors.forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'");
+    }
+}
+
+fn kind(spec: &Value, errors: &mut FieldErrors) {
+    const KINDS: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+    let kind = view::text(spec, "type");
+    if !KINDS.contains(&kind) {
+        errors.not_supported("spec.type", view::quoted(kind), &KINDS);
+    }
+}
+
+/// Numbers that two ports have; those of nodes come with the number of another port (`initNodePorts`) when the service `is_new`.
+fn repeated_ports(spec: &Value, is_new: bool, errors: &mut FieldErrors) {
+    let list = view::list(spec, "ports");
+    let (of_node, number) =
+        (|p: &Value| view::int(p, "nodePort").unwrap_or_default(), |p: &Value| view::int(p, "port").unwrap_or_default());
+    let is_inner = view::text(spec, "type") == "ClusterIP";
+    for (at, _) in list.iter().enumerate().filter(|(_, port)| is_inner && of_node(port) != 0) {
+        errors.forbidden(format!("spec.ports[{at}].nodePort"), "may not be used when `type` is 'ClusterIP'");
+    }
+    let shared = |port: &Value| match of_node(port) {
+        0 if is_new && is_given_node_ports(spec) => list.iter().find(|p| number(p) == number(port) && of_node(p) != 0).map_or(0, of_node),
+        node => node,
+    };
+    let (mut node_ports, mut pairs) = (HashSet::new(), HashSet::new());
+    for (at, port) in list.iter().enumerate() {
+        let node = shared(port);
+        if node != 0 && !node_ports.insert((view::text(port, "protocol"), node)) {
+            errors.duplicate(format!("spec.ports[{at}].nodePort"), node);
         }
-        if node != 0 && !node_ports.insert((protocol, node)) {
-            errors.duplicate(format!("{path}.nodePort"), node);
-        }
+    }
+    for (at, port) in list.iter().enumerate() {
+        let (protocol, number) = (view::text(port, "protocol"), number(port));
         if !pairs.insert((protocol, number)) {
             // As upstream prints its internal type.
             let shown = format!(r#"{{"Name":"","Protocol":{protocol:?},"AppProtocol":null,"Port":{number},"TargetPort":0,"NodePort":0}}"#);
-            errors.duplicate(path, shown);
+            errors.duplicate(format!("spec.ports[{at}]"), shown);
         }
     }
 }
@@ -376,29 +409,9 @@ fn addresses(spec: &Value, before: Option<&Value>, errors: &mut FieldErrors) {
     }
 }
 
-fn traffic(spec: &Value, errors: &mut FieldErrors) {
+/// What only load balancers have.
+fn balancer(spec: &Value, errors: &mut FieldErrors) {
     let is_balancer = view::text(spec, "type") == "LoadBalancer";
-    let policy = view::text(spec, "externalTrafficPolicy");
-    if !is_external(spec) && !policy.is_empty() {
-        let detail = "may only be set for externally-accessible services";
-        errors.invalid("spec.externalTrafficPolicy", view::quoted(policy), detail);
-    }
-    let health = view::int(spec, "healthCheckNodePort").unwrap_or_default();
-    if health != 0 {
-        for message in name::port_number(health) {
-            errors.invalid("spec.healthCheckNodePort", health, &message);
-        }
-    }
-    if !needs_health_port(spec) && health != 0 {
-        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        errors.invalid("spec.healthCheckNodePort", health, detail);
-    }
-    if let Some(distribution) = view::get(spec, "trafficDistribution").and_then(Value::as_str) {
-        let allowed = ["PreferClose", "PreferSameZone", "PreferSameNode"];
-        if !allowed.contains(&distribution) {
-            errors.not_supported("spec.trafficDistribution", view::quoted(distribution), &allowed);
-        }
-    }
     let only = "may only be used when `type` is 'LoadBalancer'";
     if !is_balancer && !view::list(spec, "loadBalancerSourceRanges").is_empty() {
         errors.forbidden("spec.LoadBalancerSourceRanges", only);
@@ -415,6 +428,29 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
     for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
         if view::get(spec, field).is_some() {
             errors.forbidden(format!("spec.{field}"), only);
+        }
+    }
+}
+
+fn traffic(spec: &Value, errors: &mut FieldErrors) {
+    let policy = view::text(spec, "externalTrafficPolicy");
+    if !is_external(spec) && !policy.is_empty() {
+        let detail = "may only be set for externally-accessible services";
+        errors.invalid("spec.externalTrafficPolicy", view::quoted(policy), detail);
+    }
+    let health = view::int(spec, "healthCheckNodePort").unwrap_or_default();
+    if needs_health_port(spec) && health != 0 {
+        for message in name::port_number(health) {
+            errors.invalid("spec.healthCheckNodePort", health, &message);
+        }
+    } else if health != 0 {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.invalid("spec.healthCheckNodePort", health, detail);
+    }
+    if let Some(distribution) = view::get(spec, "trafficDistribution").and_then(Value::as_str) {
+        let allowed = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        if !allowed.contains(&distribution) {
+            errors.not_supported("spec.trafficDistribution", view::quoted(distribution), &allowed);
         }
     }
 }

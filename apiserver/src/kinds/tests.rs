@@ -312,11 +312,11 @@ fn ports_of_a_service_need_distinct_names() {
         heads,
         [
             "spec.ports[0].name",
-            "spec.ports[1]",
             "spec.ports[2].name",
             "spec.ports[2].port",
             "spec.ports[2].targetPort",
-            "spec.ports[2].targetPort"
+            "spec.ports[2].targetPort",
+            "spec.ports[1]"
         ]
     );
 }

@@ -133,7 +133,20 @@ pub(super) fn check(kind: &str, source: &Value, path: view::At<'_>, errors: &mut
         "quobyte" => quobyte(source, path, errors),
         "storageos" => storage_os(source, path, errors),
         "cinder" => secret(source, path, errors),
+        "azureDisk" => azure_disk(source, path, errors),
         _ => {}
+    }
+}
+
+/// Where a disk is has the form of its kind.
+fn azure_disk(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
+    const MANAGED: &str = "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
+    const BLOB: &str = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd";
+    let Some(kind) = view::get(source, "kind").and_then(Value::as_str) else { return };
+    let (start, form) = if kind == "Managed" { ("/subscriptions/", MANAGED) } else { ("https://", BLOB) };
+    let uri = view::text(source, "diskURI");
+    if !uri.starts_with(start) {
+        errors.not_supported(format_args!("{path}.diskURI"), view::quoted(uri), &[form]);
     }
 }
 

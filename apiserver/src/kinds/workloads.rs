@@ -3,7 +3,10 @@
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
 use serde_json::{Value, json};
 
-use super::{persistentvolumeclaim, pod, template, view};
+use super::{
+    persistentvolumeclaim::{self, Groups},
+    pod, template, view,
+};
 use crate::registry::{Object, Part, Rules};
 
 /// Rules of `deployments`.
@@ -253,7 +256,7 @@ impl Rules for StatefulSet {
         let claims = if old.is_none() { view::list(spec, "volumeClaimTemplates") } else { &[] };
         for (at, claim) in claims.iter().enumerate() {
             let path = format!("spec.volumeClaimTemplates[{at}].spec");
-            persistentvolumeclaim::spec(view::member(claim, "spec"), &path, &mut errors);
+            persistentvolumeclaim::spec(view::member(claim, "spec"), Groups::Valid, &path, &mut errors);
         }
         template::not_negative(spec, &["replicas", "minReadySeconds"], "spec", &mut errors);
         template::not_negative(view::member(spec, "ordinals"), &["start"], "spec.ordinals", &mut errors);

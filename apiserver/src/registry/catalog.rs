@@ -41,6 +41,8 @@ const NAMING: &[(&str, &str, NameRule)] = &[
     ("apiregistration.k8s.io", "apiservices", NameRule::PathSegment),
     ("networking.k8s.io", "ipaddresses", NameRule::Address),
     ("apps", "statefulsets", NameRule::Label),
+    ("", "replicationcontrollers", NameRule::LongName),
+    ("resource.k8s.io", "deviceclasses", NameRule::LongName),
 ];
 
 /// Kinds whose strategy counts changes.

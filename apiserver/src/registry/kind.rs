@@ -58,6 +58,8 @@ pub enum Verb {
 pub enum NameRule {
     /// RFC 1123 subdomain, 253 characters: most kinds.
     Subdomain,
+    /// The same as a type declares it (`k8s-long-name`): upstream counts bytes, and does not look at what a name is made of.
+    LongName,
     /// RFC 1123 label, 63 characters: namespaces, services.
     Label,
     /// RFC 1035 label: what services were before `RelaxedServiceNameValidation`.

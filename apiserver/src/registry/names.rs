@@ -10,6 +10,8 @@ pub fn object_name(rule: NameRule, text: &str, prefix: bool) -> Vec<String> {
     let trimmed = if prefix && text.len() > 1 && text.ends_with('-') { format!("{}a", &text[..text.len() - 2]) } else { text.to_owned() };
     match rule {
         NameRule::Subdomain => name::subdomain(&trimmed),
+        NameRule::LongName if prefix => Vec::new(),
+        NameRule::LongName => name::in_bytes(name::subdomain(text)),
         NameRule::Label => name::label(&trimmed),
         NameRule::Label1035 => name::label_1035(&trimmed),
         NameRule::PathSegment if prefix => name::path_segment(text).into_iter().filter(|why| !why.starts_with("may not be")).collect(),

@@ -8,7 +8,7 @@ mod custom;
 mod path;
 mod scalar;
 mod settle;
-mod syntax;
+pub(crate) mod syntax;
 mod visit;
 mod zero;
 

@@ -4,7 +4,7 @@
 const DEPTH: usize = 10_000;
 
 /// The first fault of a text; `None` if its syntax is right and something else is the matter.
-pub(super) fn fault(text: &[u8]) -> Option<String> {
+pub(crate) fn fault(text: &[u8]) -> Option<String> {
     let mut scanner = Scanner { text, at: 0 };
     let fault = scanner.document().err()?;
     Some(match fault {

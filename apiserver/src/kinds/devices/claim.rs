@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::{address, conditions, scheduling, view};
 use super::{
     binding,
-    faults::{Faults, Set, Unique, in_bytes, itself, named},
+    faults::{Faults, Set, Unique, itself, named},
     selector,
 };
 
@@ -107,7 +107,7 @@ fn declared_class(choice: &Value, path: &str, faults: &mut Faults) {
     let path = format!("{path}.deviceClassName");
     match view::text(choice, "deviceClassName") {
         "" => faults.declared().required(path, ""),
-        class => faults.declared().invalid_each(&path, class, in_bytes(name::subdomain(class))),
+        class => faults.declared().invalid_each(&path, class, name::in_bytes(name::subdomain(class))),
     }
 }
 

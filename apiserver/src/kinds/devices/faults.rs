@@ -103,7 +103,7 @@ impl Faults {
         if driver.is_empty() {
             return errors.required(path, "");
         }
-        errors.invalid_each(path, driver, in_bytes(name::subdomain_of_any_case(driver)));
+        errors.invalid_each(path, driver, name::in_bytes(name::subdomain_of_any_case(driver)));
         if driver.len() > name::LABEL_MAX {
             errors.too_long(path, name::LABEL_MAX as u64, "character");
         }
@@ -129,7 +129,7 @@ impl Faults {
             if part.is_empty() {
                 self.declared.invalid(path, view::quoted(pool), &format!("segment {at}: must not be empty"));
             }
-            for why in in_bytes(name::subdomain(part)).iter().filter(|_| !part.is_empty()) {
+            for why in name::in_bytes(name::subdomain(part)).iter().filter(|_| !part.is_empty()) {
                 self.declared.invalid(path, view::quoted(part), &format!("segment {at}: {why}"));
             }
         }
@@ -148,7 +148,7 @@ impl Faults {
                     if domain.len() > name::LABEL_MAX {
                         errors.too_long(path, name::LABEL_MAX as u64, "byte");
                     }
-                    for why in in_bytes(name::subdomain(domain)) {
+                    for why in name::in_bytes(name::subdomain(domain)) {
                         errors.invalid(path, view::quoted(domain), &format!("prefix: {why}"));
                     }
                 } else {
@@ -206,15 +206,6 @@ pub(super) fn qualified_name(text: &str, path: &str, errors: &mut FieldErrors) {
         // Upstream says nothing of more than one slash.
         _ => {}
     }
-}
-
-/// Declared rules count bytes where written ones count characters.
-pub(super) fn in_bytes(messages: Vec<String>) -> Vec<String> {
-    let counted = |message: String| match message.strip_suffix(" characters") {
-        Some(rest) if message.contains("must be no more than") => format!("{rest} bytes"),
-        _ => message,
-    };
-    messages.into_iter().map(counted).collect()
 }
 
 fn driver_name(driver: &str, path: &str, errors: &mut FieldErrors) {

@@ -64,23 +64,26 @@ impl Rules for ResourceClaim {
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let template = self.spec != "/spec";
-        let mut faults = Faults::new(!template);
+        let mut faults = Faults::new(true);
         if part == Part::Status {
             claim::status(new.value(), old.map(Object::value), &mut faults);
             return faults.into_errors();
         }
-        // A spec never changes; one that did not was checked when it came.
-        if let Some(old) = old {
-            let (then, now) = (view::get(old.value(), "spec"), view::get(new.value(), "spec"));
-            if then != now {
-                let shown = if template { view::member(new.value(), "spec") } else { &Value::Null };
-                faults.written.invalid("spec", shown, "field is immutable");
+        // A spec never changes; one that did not was checked when it came. Upstream checks that of a template all the same.
+        let spec = |object: &'_ Object| view::member(object.value(), "spec").clone();
+        let changed = old.map(|old| spec(old) != spec(new));
+        if changed == Some(false) || changed == Some(true) && !template {
+            if changed == Some(true) {
+                faults.written.invalid("spec", Value::Null, "field is immutable");
             }
             return faults.into_errors();
         }
         let path = self.spec.trim_start_matches('/').replace('/', ".");
         let devices = new.value().pointer(self.spec).map_or(&Value::Null, |spec| view::member(spec, "devices"));
         claim::spec(devices, &format!("{path}.devices"), &mut faults);
+        if changed == Some(true) {
+            faults.written.invalid("spec", view::member(new.value(), "spec"), "field is immutable");
+        }
         faults.into_errors()
     }
 }
@@ -161,7 +164,7 @@ fn extended_resource(resource: &str, path: &str, errors: &mut FieldErrors) {
     if resource.starts_with("requests.") {
         errors.invalid(path, view::quoted(resource), "must not have \"requests.\" prefix");
     }
-    errors.invalid_each(path, resource, faults::in_bytes(name::qualified(&format!("requests.{resource}"))));
+    errors.invalid_each(path, resource, name::in_bytes(name::qualified(&format!("requests.{resource}"))));
 }
 
 /// Checks a taint; an effect that stays was fine when it came.

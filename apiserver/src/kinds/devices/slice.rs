@@ -106,7 +106,7 @@ fn counters(of: &Value, field: &str, path: &str, faults: &mut Faults) {
     let set = view::text(of, field);
     match set {
         "" => faults.declared().required(format!("{path}.{field}"), ""),
-        set => faults.declared().invalid_each(&format!("{path}.{field}"), set, super::faults::in_bytes(name::label(set))),
+        set => faults.declared().invalid_each(&format!("{path}.{field}"), set, name::in_bytes(name::label(set))),
     }
     let (counters, path) = (view::map(of, "counters"), format!("{path}.counters"));
     if counters.is_empty() {
@@ -115,7 +115,7 @@ fn counters(of: &Value, field: &str, path: &str, faults: &mut Faults) {
         faults.written.too_many(path, counters.len(), COUNTERS as u64);
     } else {
         for counter in counters.keys() {
-            faults.declared().invalid_each(&path, counter, super::faults::in_bytes(name::label(counter)));
+            faults.declared().invalid_each(&path, counter, name::in_bytes(name::label(counter)));
         }
     }
 }

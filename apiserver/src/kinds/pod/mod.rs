@@ -98,7 +98,12 @@ impl Rules for Pod {
     }
 
     fn unheard(&self) -> &'static [&'static str] {
-        &["spec.volumes.gcePersistentDisk.pdName"]
+        &[
+            "spec.volumes.gcePersistentDisk.pdName",
+            "spec.containers.volumeMounts.mountPropagation",
+            "spec.initContainers.volumeMounts.mountPropagation",
+            "spec.ephemeralContainers.volumeMounts.mountPropagation",
+        ]
     }
 
     fn passed_over(&self, new: &Object, _: Option<&Object>) -> Vec<String> {

@@ -130,7 +130,7 @@ fn with_placement(mut allowed: Value, old: &Value, errors: &mut FieldErrors) -> 
         errors.invalid(
             "spec.nodeSelector",
             view::member(&allowed, "nodeSelector"),
-            "only additions are allowed (no mutations or deletions)",
+            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
         );
     }
     restore(&mut allowed, old, "nodeSelector");

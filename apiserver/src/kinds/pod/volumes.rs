@@ -101,7 +101,12 @@ fn source_of(kind: &str, source: &Value, path: view::At<'_>, errors: &mut FieldE
         "ephemeral" => match view::get(source, "volumeClaimTemplate") {
             Some(template) => {
                 let path = format_args!("{path}.volumeClaimTemplate.spec");
-                persistentvolumeclaim::spec(view::member(template, "spec"), &path.to_string(), errors);
+                persistentvolumeclaim::spec(
+                    view::member(template, "spec"),
+                    persistentvolumeclaim::Groups::Valid,
+                    &path.to_string(),
+                    errors,
+                );
             }
             None => errors.required(format_args!("{path}.volumeClaimTemplate"), ""),
         },
