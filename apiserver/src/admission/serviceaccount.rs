@@ -109,12 +109,6 @@ impl Admission for ServiceAccount {
         if name.is_empty() {
             return Err(refuse(&format!("no service account specified for pod {namespace}/{}", pod.name())));
         }
-        // No name that could be looked up (client-go `rest.Request.Name`).
-        let wrong = name::path_segment(name);
-        if !wrong.is_empty() {
-            let wrong = wrong.join(" ");
-            return Err(refuse(&format!("error looking up service account {namespace}/{name}: invalid resource name {name:?}: [{wrong}]")));
-        }
         let account = self.account(namespace, name).await;
         let account = account.map_err(|s| refuse(&format!("error looking up service account {namespace}/{name}: {}", s.message)))?;
         let enforced = account.metadata.annotations.enforce_mountable_secrets.as_deref();
@@ -128,6 +122,11 @@ impl Admission for ServiceAccount {
 impl ServiceAccount {
     /// The account; that of the name `default` is waited for, because a new namespace has it only in a moment.
     async fn account(&self, namespace: &str, name: &str) -> Result<Account, Status> {
+        // No name that could be looked up (client-go `rest.Request.Name`).
+        let wrong = name::path_segment(name);
+        if !wrong.is_empty() {
+            return Err(Status::bad_request(format!("invalid resource name {name:?}: [{}]", wrong.join(" "))));
+        }
         if let Some(account) = look::one(&*self.reader, "", "serviceaccounts", namespace, name).await? {
             return Ok(account);
         }

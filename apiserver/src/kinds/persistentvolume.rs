@@ -349,10 +349,10 @@ fn csi(source: &Value, path: &str, errors: &mut FieldErrors) {
 
 /// A driver's name that is there (`ValidateCSIDriverName`).
 pub(super) fn csi_driver_name(driver: &str, path: &str, errors: &mut FieldErrors) {
-    errors.invalid_each(path, driver, name::subdomain(&driver.to_lowercase()));
     if driver.len() > name::LABEL_MAX {
         errors.too_long(path, name::LABEL_MAX as u64, "byte");
     }
+    errors.invalid_each(path, driver, name::subdomain(&driver.to_lowercase()));
 }
 
 fn capacity(spec: &Value, path: &str, errors: &mut FieldErrors) {

@@ -103,13 +103,13 @@ pub(crate) fn to_v2(object: &mut Value) {
     let wanted = listed(take_annotation(object, METRICS), WANTED);
     let mut metrics: Vec<Value> = wanted.into_iter().flatten().map(with_target_types).collect();
     if let Some(target) = take_member(object, "spec", "targetCPUUtilizationPercentage") {
-        metrics.push(cpu("target", json!({"type": "Utilization", "averageUtilization": target})));
+        metrics.push(cpu("target", &json!({"type": "Utilization", "averageUtilization": target})));
     }
     set_member(object, "spec", "metrics", (!metrics.is_empty()).then(|| metrics.into()));
     let behavior = take_annotation(object, BEHAVIOR).and_then(|text| serde_json::from_str(&text).ok());
     set_member(object, "spec", "behavior", behavior.and_then(|given: Value| behavior_of(&given)));
     let now = take_member(object, "status", "currentCPUUtilizationPercentage");
-    let now = now.map(|now| vec![cpu("current", json!({"averageUtilization": now}))]);
+    let now = now.map(|now| vec![cpu("current", &json!({"averageUtilization": now}))]);
     // The annotation says more than the field.
     let current = listed(take_annotation(object, CURRENT_METRICS), CURRENT).or(now);
     set_member(object, "status", "currentMetrics", current.filter(|all| !all.is_empty()).map(Value::from));
@@ -142,7 +142,7 @@ pub(crate) fn from_v2(object: &mut Value) {
     annotate(object, CONDITIONS, (!conditions.is_empty()).then(|| conditions_text(&conditions)));
 }
 
-fn cpu(part: &str, value: Value) -> Value {
+fn cpu(part: &str, value: &Value) -> Value {
     json!({"type": "Resource", "resource": {"name": "cpu", part: value}})
 }
 
@@ -213,7 +213,7 @@ fn with_target_types(mut metric: Value) -> Value {
             _ => "AverageValue",
         };
         let no_value = target.get("value").and_then(Value::as_str).and_then(|text| text.parse::<Quantity>().ok());
-        if *name == "object" && kind == "AverageValue" && no_value.is_some_and(|value| value.is_zero()) {
+        if *name == "object" && kind == "AverageValue" && no_value.is_some_and(Quantity::is_zero) {
             target.as_object_mut().and_then(|target| target.remove("value"));
         }
         target["type"] = kind.into();

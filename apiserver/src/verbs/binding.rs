@@ -7,7 +7,7 @@ use coracle_store::{Expect, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, Call, delete::success, render, reviews};
+use super::{Api, Call, delete::success, render, reviews, write::Writing};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{Kind, Object, meta, storage::WriteError},
@@ -25,7 +25,10 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
     let wanted = render::wanted(call, kind)?;
     let schema = api.message("core.Binding")?;
-    let mut binding = reviews::decoded_as(call, &schema, "Binding", "v1", "v1")?;
+    let catalog = api.storage.catalog();
+    let bindings = catalog.get("", "v1", "bindings").ok_or_else(Status::no_such_path)?;
+    let mut writing = Writing::new(api, call, bindings, options.clone());
+    let mut binding = writing.decode_body()?;
     let name = named(call, &binding)?;
     reviews::placed(api, call, &schema, &mut binding)?;
     check(&binding)?;
@@ -34,7 +37,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
         options: Given::Query(&call.query),
         ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
     };
-    let mut warnings = Vec::new();
+    let mut warnings = writing.warnings;
     admission::pass(&api.admission, &mut attempt, Some(&mut binding), &mut warnings).await?;
     let key = kind.key(&call.info.namespace, &name).ok_or_else(Status::no_such_path)?;
     for _ in 0..RETRIES {

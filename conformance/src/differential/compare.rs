@@ -16,6 +16,8 @@ const GENERATED: &str = "Bad_-";
 const CREDENTIALS: &str = "kube-api-access-";
 /// What the resource version of a stored object stands behind.
 const RECORD: &str = "in record (";
+/// What it stands behind where a namespace is refused to be deleted.
+const IN_META: &str = "ResourceVersion in object meta: ";
 
 /// The differences of two answers: `WHERE: LEFT | RIGHT`.
 pub(crate) fn differences(left: &Reply, right: &Reply) -> Vec<String> {
@@ -178,6 +180,10 @@ fn neutral(text: &str) -> String {
         } else if let Some(digits) = version_in_record(&text[at..]) {
             out += "in record (<version>";
             at += RECORD.len() + digits;
+        } else if let Some(rest) = text[at..].strip_prefix(IN_META) {
+            out += IN_META;
+            out += "<version>";
+            at += IN_META.len() + rest.bytes().take_while(u8::is_ascii_digit).count();
         } else if is_shape(&bytes[at..], b"X509SHA256=") {
             out += "<certificate>";
             at += bytes.len() - at;
@@ -286,6 +292,7 @@ mod tests {
     fn versions_objects_and_generated_names_of_refusals_do_not_count() {
         assert_eq!(neutral("the version in record (123). It"), "the version in record (<version>). It");
         assert_eq!(neutral("in record (9a2a3b4c-0000-1111-2222-333344445555)"), "in record (<uid>)");
+        assert_eq!(neutral("x, ResourceVersion in object meta: 12"), "x, ResourceVersion in object meta: <version>");
         assert_eq!(neutral("\"Bad_-x7k2z\" is invalid"), "\"Bad_-\" is invalid");
         assert_eq!(neutral(r#"patch: Invalid value: "{\"a\":1}": no"#), "patch: Invalid value: {…}: no");
     }

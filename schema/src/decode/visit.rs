@@ -265,6 +265,7 @@ fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>) -> String 
     match (shape, named.map(|name| name.strip_suffix("[]").ok_or(name))) {
         (Shape::String, Some(Err(name))) => return name.to_owned(),
         (Shape::List(of), Some(Ok(name))) if **of == Shape::String => return name.to_owned(),
+        (Shape::Map(_), Some(Ok(name))) => return name.to_owned(),
         _ => {}
     }
     match shape {
