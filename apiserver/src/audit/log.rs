@@ -404,6 +404,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_device_is_written_by_the_thread_alone() {
+        let log = Log::open(LogOptions { path: "/dev/null".into(), ..options(Path::new("/")) }).unwrap();
+        assert!(!log.place.regular);
+        assert_eq!(log.place.write_now(b"one\n", 1), None, "the thread writes");
+        assert!(log.take(Bytes::from_static(b"one\n")).await);
+    }
+
+    #[tokio::test]
     async fn what_nobody_waits_for_is_in_the_file_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::open(LogOptions { mode: Mode::Batch, ..options(folder.path()) }).unwrap();

@@ -242,6 +242,14 @@ mod tests {
             rbac.explain(&jane, &request("get", "dev", "pods")).grounds,
             r#"RBAC: allowed by RoleBinding "jane/dev" of ClusterRole "reader" to User "jane""#
         );
+        let (odd, user) = ("t\u{301}\u{7f}", json!({"kind": "User", "name": "t\u{301}\u{7f}"}));
+        let (reader, rbac_of_odd, _) = fixture().await;
+        bind(&reader, "dev", odd, "ClusterRole/reader", user);
+        rbac_of_odd.load(&*reader).await.unwrap();
+        assert_eq!(
+            rbac_of_odd.explain(&User::new(odd, &[]), &request("get", "dev", "pods")).grounds,
+            "RBAC: allowed by RoleBinding \"t\u{301}\\x7f/dev\" of ClusterRole \"reader\" to User \"t\u{301}\\x7f\""
+        );
         let joe = rbac.decide(&User::new("joe", &[]), &request("get", "dev", "pods"));
         assert_eq!(joe, Decision::NoOpinion(r#"RBAC: role.rbac.authorization.k8s.io "absent" not found"#.into()));
     }
