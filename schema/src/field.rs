@@ -140,6 +140,14 @@ impl FieldErrors {
         }
     }
 
+    /// Drops what was said before, in the same words of the same field.
+    pub fn say_once(&mut self) {
+        if self.0.len() > 1 {
+            let mut said = std::collections::HashSet::new();
+            self.0.retain(|error| said.insert((error.path.clone(), error.message.clone())));
+        }
+    }
+
     /// Any other kind, with its whole message.
     pub fn push(&mut self, kind: ErrorKind, path: impl fmt::Display, message: String) {
         self.0.push(FieldError { kind, path: path.to_string(), message });

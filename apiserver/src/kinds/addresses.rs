@@ -14,7 +14,7 @@ pub(super) struct IpAddress;
 pub(super) struct ServiceCidr;
 
 impl Rules for IpAddress {
-    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let parent = view::member(view::member(new.value(), "spec"), "parentRef");
         let group = view::text(parent, "group");
@@ -29,7 +29,13 @@ impl Rules for IpAddress {
                 errors.required(path, "");
             }
         }
-        if old.is_some_and(|old| view::member(view::member(old.value(), "spec"), "parentRef") != parent) {
+        errors
+    }
+
+    fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let parent = |object: &Object| view::member(view::member(object.value(), "spec"), "parentRef").clone();
+        if parent(old) != parent(new) {
             errors.invalid("spec.parentRef", Value::Null, "field is immutable");
         }
         errors

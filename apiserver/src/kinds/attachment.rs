@@ -46,7 +46,7 @@ impl Rules for CsiNode {
 }
 
 fn csi_node_driver<'v>(driver: &'v Value, names: &mut HashSet<&'v str>, path: &str, errors: &mut FieldErrors) {
-    const NODE_ID: usize = 192;
+    const NODE_ID: usize = 256;
     let (name, node) = (view::text(driver, "name"), view::text(driver, "nodeID"));
     if name.is_empty() {
         errors.required(format!("{path}.name"), "");
@@ -89,8 +89,10 @@ impl Rules for VolumeAttachment {
         }
         let spec = view::member(new.value(), "spec");
         let attacher = view::text(spec, "attacher");
-        if !attacher.is_empty() {
-            persistentvolume::csi_driver_name(attacher, "spec.attacher", &mut errors);
+        let changed = old.is_some_and(|old| view::get(old.value(), "spec") != view::get(new.value(), "spec"));
+        if changed {
+            // Upstream's declarations end with that, and what the code before them has to say of the name is heard.
+            driver_of_old(attacher, &mut errors);
         }
         let source = view::member(spec, "source");
         let (inline, volume) = (view::get(source, "inlineVolumeSpec"), view::get(source, "persistentVolumeName").and_then(Value::as_str));
@@ -106,15 +108,45 @@ impl Rules for VolumeAttachment {
         }
         let node = view::text(spec, "nodeName");
         errors.invalid_each("spec.nodeName", node, name::subdomain(node));
-        if old.is_some_and(|old| view::get(old.value(), "spec") != view::get(new.value(), "spec")) {
+        if volume == Some("") {
+            // Once more, of any volume that is named.
+            errors.invalid_each("spec.source.persistentVolumeName", "", name::subdomain(""));
+        }
+        if changed {
             errors.invalid("spec", Value::Null, "field is immutable");
+        } else {
+            driver(attacher, &mut errors);
         }
         errors
     }
 
-    fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.attacher", "spec.source", "spec.nodeName", "spec."]
+    fn unheard(&self) -> &'static [&'static str] {
+        &["spec.attacher"]
     }
+}
+
+/// The name of a driver as upstream's declarations see it (`LongNameCaseless`, `MaxLength`).
+fn driver(name: &str, errors: &mut FieldErrors) {
+    const PATH: &str = "spec.attacher";
+    if name.is_empty() {
+        return errors.required(PATH, "");
+    }
+    errors.invalid_each(PATH, name, name::in_bytes(name::subdomain_of_any_case(name)));
+    if name.chars().count() > name::LABEL_MAX {
+        errors.too_long(PATH, name::LABEL_MAX as u64, "character");
+    }
+}
+
+/// The same as the code sees it (`ValidateCSIDriverName`).
+fn driver_of_old(name: &str, errors: &mut FieldErrors) {
+    const PATH: &str = "spec.attacher";
+    if name.is_empty() {
+        return errors.required(PATH, "");
+    }
+    if name.len() > name::LABEL_MAX {
+        errors.too_long(PATH, name::LABEL_MAX as u64, "byte");
+    }
+    errors.invalid_each(PATH, name, name::subdomain(&name.to_lowercase()));
 }
 
 /// What is told of an attachment has a bound (`validateVolumeAttachmentStatus`).

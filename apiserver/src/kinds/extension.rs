@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name, structural::definition};
 use serde_json::{Value, json};
 
 use super::view;
-use crate::registry::{Object, Part, Policy, Rules, meta};
+use crate::registry::{NameRule, Object, Part, Policy, Rules, meta, names};
 
 /// Rules of `customresourcedefinitions`.
 pub(super) struct CustomResourceDefinition;
@@ -17,6 +17,7 @@ impl Rules for CustomResourceDefinition {
     }
 
     fn default(&self, object: &mut Object) {
+        default_stored_version(object);
         let Some(names) = view::message_mut(object.value_mut(), "spec").and_then(|spec| view::message_mut(spec, "names")) else { return };
         let kind = view::text(names, "kind").to_owned();
         if view::text(names, "singular").is_empty() {
@@ -74,6 +75,17 @@ impl Rules for CustomResourceDefinition {
         }
     }
 
+    /// Upstream looks at the name of a new definition only: what it says of the parts cannot change later.
+    fn name_faults(&self, new: &Object, old: Option<&Object>, given: &str, prefix: bool) -> Option<Vec<String>> {
+        let mut faults = names::object_name(NameRule::Subdomain, given, prefix);
+        let spec = view::member(new.value(), "spec");
+        let wanted = format!("{}.{}", view::text(view::member(spec, "names"), "plural"), view::text(spec, "group"));
+        if old.is_none() && given != wanted {
+            faults.push("must be spec.names.plural+\".\"+spec.group".to_owned());
+        }
+        Some(faults)
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         match part {
             Part::Status => definition::check_status(new.value()),
@@ -86,9 +98,28 @@ impl Rules for CustomResourceDefinition {
     }
 }
 
+/// A status that names no stored version has the one the spec stores in.
+fn default_stored_version(definition: &mut Object) {
+    let spec = view::member(definition.value(), "spec");
+    let stored = view::list(spec, "versions").iter().find(|version| view::flag(version, "storage"));
+    let Some(stored) = stored.map(|version| view::text(version, "name").to_owned()) else { return };
+    let versions = definition.member_mut("status").entry("storedVersions").or_insert(Value::Null);
+    if versions.as_array().is_none_or(Vec::is_empty) {
+        *versions = json!([stored]);
+    }
+}
+
 impl Rules for ApiService {
     fn policy(&self) -> Policy {
         Policy::CONDITIONAL
+    }
+
+    fn name_faults(&self, new: &Object, _old: Option<&Object>, given: &str, _prefix: bool) -> Option<Vec<String>> {
+        let faults = name::path_segment(given);
+        let spec = view::member(new.value(), "spec");
+        let wanted = format!("{}.{}", view::text(spec, "version"), view::text(spec, "group"));
+        let other = faults.is_empty() && given != wanted;
+        Some(if other { vec![format!("must be `spec.version+\".\"+spec.group`: {wanted:?}")] } else { faults })
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
@@ -105,11 +136,6 @@ impl Rules for ApiService {
         }
         let spec = view::member(new.value(), "spec");
         let (group, version) = (view::text(spec, "group"), view::text(spec, "version"));
-        let wanted = format!("{version}.{group}");
-        if new.name() != wanted {
-            let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
-            errors.invalid("metadata.name", view::quoted(new.name()), &detail);
-        }
         if group.is_empty() && version != "v1" {
             errors.required("spec.group", "only v1 may have an empty group and it better be legacy kube");
         } else if !group.is_empty() {

@@ -21,7 +21,26 @@ const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list",
 
 impl Rules for FlowSchema {
     fn order(&self) -> &'static [&'static str] {
-        &["metadata", "spec.matchingPrecedence", "spec.distinguisherMethod", "spec.priorityLevelConfiguration", "spec.rules"]
+        &[
+            "metadata",
+            "spec.matchingPrecedence",
+            "spec.distinguisherMethod",
+            "spec.priorityLevelConfiguration",
+            "spec.rules.subjects",
+            "spec.rules.",
+            "spec.rules.resourceRules",
+            "spec.rules.nonResourceRules",
+        ]
+    }
+
+    /// Of subjects of another kind than they say.
+    fn unheard(&self) -> &'static [&'static str] {
+        &[
+            "spec.rules.subjects.group.name",
+            "spec.rules.subjects.user.name",
+            "spec.rules.subjects.serviceAccount.name",
+            "spec.rules.subjects.serviceAccount.namespace",
+        ]
     }
 
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {

@@ -12,6 +12,8 @@ const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 /// Indexed jobs with more completions than this must bound failures and parallelism.
 const MANY_COMPLETIONS: i64 = 100_000;
 const MOST_PARALLEL: i64 = 100_000;
+/// How many of that many may run at once, and how many may fail.
+const MOST_OF_MANY: i64 = 10_000;
 
 /// Rules of `jobs`.
 pub(super) struct Job;
@@ -45,8 +47,11 @@ impl Rules for Job {
             if taken && let Some(labels) = new.value().pointer(pointer).cloned() {
                 new.set_metadata("labels", labels);
             }
-            take_labels(new);
         }
+    }
+
+    fn read_back(&self, object: &mut Object) {
+        take_labels(object);
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
@@ -201,7 +206,10 @@ fn job_spec(spec: &Value, path: &str, errors: &mut FieldErrors) {
             errors.invalid(policy_path, "\"OnFailure\"", "only \"Never\" is supported when podFailurePolicy is specified");
         }
         "OnFailure" | "Never" => {}
-        other => errors.not_supported(policy_path, view::quoted(other), &["OnFailure", "Never"]),
+        other => {
+            template::restart_policy(other, &format!("{path}.template"), errors);
+            errors.not_supported(policy_path, view::quoted(other), &["OnFailure", "Never"]);
+        }
     }
 }
 
@@ -247,49 +255,77 @@ fn indexed(spec: &Value, path: &str, errors: &mut FieldErrors) {
         let detail = format!("must be less than or equal to {MOST_PARALLEL} when completion mode is Indexed");
         errors.invalid(format!("{path}.parallelism"), parallel, &detail);
     }
-    if let (Some(failed), Some(all)) = (int("maxFailedIndexes"), completions)
+    let failed = int("maxFailedIndexes");
+    if let (Some(failed), Some(all)) = (failed, completions)
         && failed > all
     {
         errors.invalid(format!("{path}.maxFailedIndexes"), failed, "must be less than or equal to completions");
     }
-    if completions.is_some_and(|c| c > MANY_COMPLETIONS) && int("backoffLimitPerIndex").is_some() && int("maxFailedIndexes").is_none() {
+    if let Some(failed) = failed.filter(|failed| *failed > MOST_PARALLEL) {
+        errors.invalid(format!("{path}.maxFailedIndexes"), failed, &format!("must be less than or equal to {MOST_PARALLEL}"));
+    }
+    if completions.is_none_or(|c| c <= MANY_COMPLETIONS) || int("backoffLimitPerIndex").is_none() {
+        return;
+    }
+    if failed.is_none() {
         let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
         errors.required(format!("{path}.maxFailedIndexes"), &detail);
+    }
+    let when = format!("when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
+    for field in ["parallelism", "maxFailedIndexes"] {
+        if let Some(count) = int(field).filter(|count| *count > MOST_OF_MANY) {
+            errors.invalid(format!("{path}.{field}"), count, &format!("must be less than or equal to {MOST_OF_MANY} {when}"));
+        }
     }
 }
 
 fn job_update(spec: &Value, old: &Object, errors: &mut FieldErrors) {
     let before = view::member(old.value(), "spec");
-    let elastic = view::text(spec, "completionMode") == "Indexed"
-        && view::int(spec, "completions") == view::int(spec, "parallelism")
-        && view::get(before, "completions").is_some();
-    if !elastic {
-        template::immutable(spec, before, "completions", "spec", errors);
-    }
-    for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+    completions_update(spec, before, errors);
+    template::immutable(spec, before, "selector", "spec", errors);
+    template_update(view::member(spec, "template"), old, errors);
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         template::immutable(spec, before, field, "spec", errors);
-    }
-    let never_started = view::get(view::member(old.value(), "status"), "startTime").is_none();
-    let suspended = view::flag(before, "suspend");
-    let mut expected = view::member(before, "template").clone();
-    if suspended && never_started {
-        free_directives(&mut expected, view::member(spec, "template"));
-    }
-    if &expected != view::member(spec, "template") {
-        errors.invalid("spec.template", view::member(spec, "template"), "field is immutable");
     }
 }
 
-/// A suspended job that never ran may be placed anew, and its resources changed (KEP-2926, KEP-5440).
+/// Indexed jobs grow and shrink, together with what runs at once. That such a job has no completions is said elsewhere.
+fn completions_update(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+    if view::text(spec, "completionMode") != "Indexed" {
+        return template::immutable(spec, before, "completions", "spec", errors);
+    }
+    let (now, old) = (view::int(spec, "completions"), view::int(before, "completions"));
+    if let Some(completions) = now.filter(|_| now != old && now != view::int(spec, "parallelism")) {
+        errors.invalid("spec.completions", completions, "can only be modified in tandem with spec.parallelism");
+    }
+}
+
+/// The template stays, except that of a suspended job without pods (`validatePodTemplateUpdate`, `shouldAllowMutablePodTemplate`).
+fn template_update(template: &Value, old: &Object, errors: &mut FieldErrors) {
+    let (before, status) = (view::member(old.value(), "spec"), view::member(old.value(), "status"));
+    let stopped = |c: &Value| view::text(c, "type") == "Suspended" && view::text(c, "status") == "True";
+    let at_rest = view::get(status, "startTime").is_none() || view::list(status, "conditions").iter().any(stopped);
+    let free = view::flag(before, "suspend") && at_rest && view::int(status, "active").unwrap_or_default() == 0;
+    let mut expected = view::member(before, "template").clone();
+    if !free {
+        if &expected != template {
+            errors.invalid("spec.template", template, "field is immutable");
+        }
+        return;
+    }
+    free_directives(&mut expected, template);
+    if view::member(&expected, "spec") != view::member(template, "spec") {
+        errors.invalid("spec.template.spec", view::member(template, "spec"), "field is immutable");
+    }
+}
+
+/// What of the spec of a suspended job's pods may be changed: where they go, and their resources (KEP-2926, KEP-5440).
 fn free_directives(expected: &mut Value, template: &Value) {
     let copy = |to: &mut Value, from: &Value, field: &str| match view::get(from, field) {
         Some(value) => to[field] = value.clone(),
         None => drop(view::remove(to, field)),
     };
-    let (metadata, spec) = (view::member(template, "metadata"), view::member(template, "spec"));
-    if let Some(to) = view::message_mut(expected, "metadata") {
-        ["annotations", "labels"].iter().for_each(|field| copy(to, metadata, field));
-    }
+    let spec = view::member(template, "spec");
     let Some(to) = view::message_mut(expected, "spec") else { return };
     ["nodeSelector", "tolerations", "schedulingGates"].iter().for_each(|field| copy(to, spec, field));
     for list in ["containers", "initContainers"] {
@@ -378,6 +414,10 @@ impl Rules for CronJob {
         }
         if view::flag(job, "manualSelector") {
             errors.not_supported("spec.jobTemplate.spec.manualSelector", true, &["nil", "false"]);
+        }
+        // Upstream's declarations speak last.
+        if text.is_empty() {
+            errors.required("spec.schedule", "");
         }
         errors
     }

@@ -77,7 +77,10 @@ fn ingress_rule(rule: &Value, path: &str, errors: &mut FieldErrors) {
     for (at, one) in paths.iter().enumerate() {
         let path = format!("{path}.http.paths[{at}]");
         ingress_path(one, &path, errors);
-        ingress_backend(view::member(one, "backend"), &format!("{path}.backend"), errors);
+        // Of a path without a type upstream looks at nothing else.
+        if view::get(one, "pathType").is_some() {
+            ingress_backend(view::member(one, "backend"), &format!("{path}.backend"), errors);
+        }
     }
 }
 
@@ -277,7 +280,9 @@ fn policy_peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
         }
         found.insert("ipBlock");
         let range = view::text(block, "cidr");
-        if !range.is_empty() {
+        if range.is_empty() {
+            errors.required(format!("{path}.ipBlock.cidr"), "");
+        } else {
             address::cidr(range, &format!("{path}.ipBlock.cidr"), errors);
         }
         let outer = address::parse_cidr(range);

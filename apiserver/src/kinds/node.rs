@@ -21,13 +21,18 @@ impl Rules for RuntimeClass {
         Policy::CONDITIONAL
     }
 
-    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let handler = view::text(new.value(), "handler");
-        if handler.is_empty() {
-            errors.required("handler", "");
-        } else {
-            errors.invalid_each("handler", handler, name::label(handler));
+        // Declarations speak of a new handler; of a changed one only when it is gone, and after they said that it may not.
+        match (handler, old) {
+            ("", Some(old)) if !old.text("/handler").is_empty() => {
+                errors.invalid("handler", Value::Null, "field is immutable");
+                errors.required("handler", "");
+            }
+            ("", _) => errors.required("handler", ""),
+            (_, Some(_)) => errors.invalid_each("handler", handler, name::label(handler)),
+            (_, None) => errors.invalid_each("handler", handler, name::in_bytes(name::label(handler))),
         }
         if let Some(overhead) = view::get(new.value(), "overhead") {
             let limits = json!({"limits": view::member(overhead, "podFixed")});

@@ -314,6 +314,9 @@ impl Rules for PriorityClass {
             let detail = format!("maximum allowed value of a user defined priority is {HIGHEST_PRIORITY}");
             errors.forbidden("value", &detail);
         }
+        if old.is_none() && view::get(new.value(), "preemptionPolicy").is_some_and(|policy| policy == "") {
+            errors.required("preemptionPolicy", "");
+        }
         if let Some(old) = old {
             if view::int(old.value(), "value").unwrap_or_default() != value {
                 errors.forbidden("value", "may not be changed in an update.");

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
-use super::view;
+use super::{conditions, view};
 use crate::registry::{self, Object, Part, Rules};
 
 /// Rules of both webhook configurations.
@@ -316,7 +316,7 @@ fn changing_operations(given: &Value, path: &str, errors: &mut FieldErrors) {
 
 impl Rules for Policy {
     fn policy(&self) -> registry::Policy {
-        if self.mutating { registry::Policy::CONDITIONAL } else { registry::Policy::DEFAULT }
+        registry::Policy::CONDITIONAL
     }
 
     fn unheard(&self) -> &'static [&'static str] {
@@ -347,6 +347,7 @@ impl Rules for Policy {
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
+            conditions::check(view::list(view::member(new.value(), "status"), "conditions"), "status.conditions", &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");
@@ -454,7 +455,7 @@ fn mutations(spec: &Value, errors: &mut FieldErrors) {
 }
 
 fn validations(spec: &Value, policy: &str, errors: &mut FieldErrors) {
-    const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
     let (checks, annotations) = (view::list(spec, "validations"), view::list(spec, "auditAnnotations"));
     if checks.is_empty() && annotations.is_empty() {
         for field in ["validations", "auditAnnotations"] {
@@ -474,9 +475,9 @@ fn validations(spec: &Value, policy: &str, errors: &mut FieldErrors) {
         }
         let message = view::text(check, "message");
         if !message.is_empty() && message.trim().is_empty() {
-            errors.invalid(format!("{path}.message"), view::quoted(message), "message must be non-empty if specified");
+            errors.invalid(format!("{path}.message"), view::quoted(message), "must be non-empty if specified");
         } else if message.trim().contains(['\n', '\r']) {
-            errors.invalid(format!("{path}.message"), view::quoted(message), "message must not contain line breaks");
+            errors.invalid(format!("{path}.message"), view::quoted(message), "must not contain line breaks");
         }
         if let Some(reason) = view::get(check, "reason").and_then(Value::as_str).filter(|reason| !REASONS.contains(reason)) {
             errors.not_supported(format!("{path}.reason"), view::quoted(reason), &REASONS);
@@ -488,7 +489,11 @@ fn validations(spec: &Value, policy: &str, errors: &mut FieldErrors) {
         let key = view::text(annotation, "key");
         let full = format!("{policy}/{key}");
         // The key is written down together with the policy's name.
-        errors.invalid_each(&format!("{path}.key"), key, name::qualified(&full));
+        if policy.is_empty() {
+            errors.invalid(format!("{path}.key"), view::quoted(key), "requires metadata.name be non-empty");
+        } else {
+            errors.invalid_each(&format!("{path}.key"), &full, name::qualified(&full));
+        }
         if view::text(annotation, "valueExpression").trim().is_empty() {
             errors.required(format!("{path}.valueExpression"), "valueExpression is not specified");
         }

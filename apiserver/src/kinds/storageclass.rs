@@ -123,7 +123,9 @@ impl Rules for StorageClass {
         let class = new.value();
         let provisioner = view::text(class, "provisioner");
         if !provisioner.is_empty() {
-            errors.invalid_each("provisioner", provisioner, name::qualified(&provisioner.to_lowercase()));
+            // Upstream shows it as it looks at it.
+            let provisioner = provisioner.to_lowercase();
+            errors.invalid_each("provisioner", &provisioner, name::qualified(&provisioner));
         }
         for key in view::map(class, "parameters").keys().filter(|key| key.is_empty()) {
             errors.invalid("parameters", view::quoted(key), "field can not be empty.");

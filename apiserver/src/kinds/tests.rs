@@ -45,6 +45,7 @@ pub(super) fn create(group: &str, version: &str, resource: &str, mut given: Valu
     let mut object = decoded(group, version, resource, given);
     rules_for(group, resource).prepare(&mut object, None, Part::Whole);
     let errors = faults(group, version, resource, &object, None, Part::Whole);
+    rules_for(group, resource).read_back(&mut object);
     (object, errors.0.iter().map(ToString::to_string).collect())
 }
 
@@ -260,9 +261,96 @@ fn a_job_selects_its_own_pods_and_its_template_stays() {
     let (_, errors) =
         update("batch", "v1", "jobs", &job, Part::Whole, |j| j["spec"]["template"]["spec"]["containers"][0]["image"] = "y".into());
     assert!(errors[0].starts_with("spec.template: Invalid value: ") && errors[0].ends_with(": field is immutable"), "{errors:?}");
-    given["spec"]["template"]["spec"]["restartPolicy"] = "Always".into();
+    for (policy, expected) in [
+        ("Always", &["Required value: valid values: \"OnFailure\", \"Never\""][..]),
+        (
+            "Odd",
+            &[
+                "Unsupported value: \"Odd\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+                "Unsupported value: \"Odd\": supported values: \"OnFailure\", \"Never\"",
+            ],
+        ),
+    ] {
+        given["spec"]["template"]["spec"]["restartPolicy"] = policy.into();
+        let (_, errors) = create("batch", "v1", "jobs", given.clone());
+        let expected: Vec<String> = expected.iter().map(|text| format!("spec.template.spec.restartPolicy: {text}")).collect();
+        assert_eq!(errors, expected);
+    }
+}
+
+#[test]
+fn an_indexed_job_grows_with_what_runs_at_once_and_a_suspended_one_is_placed_anew() {
+    let mut given = minimal("batch", "v1", "jobs");
+    given["metadata"]["name"] = "a".into();
+    for (field, value) in
+        [("completionMode", json!("Indexed")), ("completions", json!(4)), ("parallelism", json!(2)), ("suspend", json!(true))]
+    {
+        given["spec"][field] = value;
+    }
+    let job = fine("batch", "v1", "jobs", given);
+    let told = |job: &Object, change: &dyn Fn(&mut Value)| update("batch", "v1", "jobs", job, Part::Whole, change).1;
+    assert_eq!(
+        told(&job, &|j| j["spec"]["completions"] = 5.into()),
+        ["spec.completions: Invalid value: 5: can only be modified in tandem with spec.parallelism"]
+    );
+    assert!(told(&job, &|j| (j["spec"]["completions"], j["spec"]["parallelism"]) = (3.into(), 3.into())).is_empty());
+    let placed = |j: &mut Value| j["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
+    assert!(told(&job, &placed).is_empty());
+    let named = told(&job, &|j| j["spec"]["template"]["spec"]["schedulerName"] = "x".into());
+    assert!(named[0].starts_with("spec.template.spec: Invalid value: "), "{named:?}");
+    let mut running = job.clone();
+    running.value_mut()["status"] = json!({"startTime": "2020-01-02T03:04:05Z", "active": 1});
+    assert!(told(&running, &placed)[0].starts_with("spec.template: Invalid value: "));
+    running.value_mut()["status"] = json!({"startTime": "2020-01-02T03:04:05Z", "conditions": [{"type": "Suspended", "status": "True"}]});
+    assert!(told(&running, &placed).is_empty());
+}
+
+#[test]
+fn many_completions_bound_what_runs_and_what_fails() {
+    let mut given = minimal("batch", "v1", "jobs");
+    given["metadata"]["name"] = "a".into();
+    for (field, value) in [
+        ("completionMode", json!("Indexed")),
+        ("completions", json!(100_001)),
+        ("parallelism", json!(10_001)),
+        ("backoffLimitPerIndex", json!(1)),
+        ("maxFailedIndexes", json!(100_001)),
+    ] {
+        given["spec"][field] = value;
+    }
     let (_, errors) = create("batch", "v1", "jobs", given);
-    assert_eq!(errors, ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
+    let when = "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index";
+    assert_eq!(
+        errors,
+        [
+            "spec.maxFailedIndexes: Invalid value: 100001: must be less than or equal to 100000".to_owned(),
+            format!("spec.parallelism: Invalid value: 10001: {when}"),
+            format!("spec.maxFailedIndexes: Invalid value: 100001: {when}"),
+        ]
+    );
+}
+
+#[test]
+fn some_names_follow_from_what_the_object_says() {
+    let told = |group: &str, resource: &str, spec: Value, name: &str, prefix: bool| {
+        let object = Object::new(json!({"spec": spec})).unwrap();
+        rules_for(group, resource).name_faults(&object, None, name, prefix).unwrap()
+    };
+    let bundle =
+        |name: &str, prefix| told("certificates.k8s.io", "clustertrustbundles", json!({"signerName": "example.com/s"}), name, prefix);
+    assert_eq!(bundle("a", false), ["ClusterTrustBundle for signerName example.com/s must be named with prefix example.com:s:"]);
+    assert!(bundle("example.com:s:a-", true).is_empty() && !bundle("example.com:s:a-", false).is_empty());
+    let service = |name: &str| told("apiregistration.k8s.io", "apiservices", json!({"group": "g.com", "version": "v1"}), name, false);
+    assert!(service("v1.g.com").is_empty());
+    assert_eq!(
+        (service("a/b"), service("a")),
+        (vec!["may not contain '/'".to_owned()], vec!["must be `spec.version+\".\"+spec.group`: \"v1.g.com\"".to_owned()])
+    );
+    let names = json!({"group": "g.com", "names": {"plural": "things"}});
+    let definition = |name: &str| told("apiextensions.k8s.io", "customresourcedefinitions", names.clone(), name, false);
+    assert!(definition("things.g.com").is_empty());
+    assert_eq!(definition("x"), ["must be spec.names.plural+\".\"+spec.group"]);
+    assert_eq!(definition("X").len(), 2);
 }
 
 #[test]
@@ -439,7 +527,6 @@ fn a_definition_remembers_the_version_it_is_stored_in() {
     assert_eq!(
         errors,
         [
-            "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
             "spec.group: Invalid value: \"nodot\": should be a domain with at least one dot",
             "spec.versions: Invalid value: null: must have exactly one version marked as storage version",
             "status.storedVersions: Invalid value: null: must have at least one stored version",

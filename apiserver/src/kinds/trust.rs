@@ -8,7 +8,7 @@ use x509_parser::{
 };
 
 use super::{certificates, fields, podcertificate, view};
-use crate::registry::{Object, Part, Policy, Rules};
+use crate::registry::{NameRule, Object, Part, Policy, Rules, names};
 
 /// Rules of `clustertrustbundles`.
 pub(super) struct ClusterTrustBundle;
@@ -34,7 +34,6 @@ impl Rules for ClusterTrustBundle {
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let (signer, bundle) = (new.text("/spec/signerName"), new.text("/spec/trustBundle"));
-        bundle_name(new.name(), signer, &mut errors);
         if !signer.is_empty() {
             certificates::signer_name(signer, "spec.signerName", &mut errors);
         }
@@ -43,6 +42,10 @@ impl Rules for ClusterTrustBundle {
             anchors(bundle, &mut errors);
         }
         errors
+    }
+
+    fn name_faults(&self, new: &Object, _old: Option<&Object>, given: &str, prefix: bool) -> Option<Vec<String>> {
+        Some(bundle_name(given, new.text("/spec/signerName"), prefix))
     }
 
     fn immutable(&self, new: &Object, old: &Object, _part: Part<'_>) -> FieldErrors {
@@ -58,24 +61,21 @@ impl Rules for ClusterTrustBundle {
     }
 }
 
-/// A bundle of a signer is named after it: `example.com:signer:name`.
-fn bundle_name(given: &str, signer: &str, errors: &mut FieldErrors) {
-    let quoted = view::quoted(given);
+/// What is wrong with the name of a bundle: that of a signer is named after it, `example.com:signer:name`.
+fn bundle_name(given: &str, signer: &str, prefix: bool) -> Vec<String> {
+    let subdomain = |name: &str| names::object_name(NameRule::Subdomain, name, prefix);
     if signer.is_empty() {
-        if given.contains(':') {
-            errors.invalid("metadata.name", quoted, "ClusterTrustBundle without signer name must not have \":\" in its name");
+        let of_signer = given.contains(':');
+        return if of_signer {
+            vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()]
         } else {
-            errors.invalid_each("metadata.name", given, name::subdomain(given));
-        }
-        return;
+            subdomain(given)
+        };
     }
-    let prefix = format!("{}:", signer.replace('/', ":"));
-    match given.strip_prefix(&prefix) {
-        None => {
-            let detail = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
-            errors.invalid("metadata.name", quoted, &detail);
-        }
-        Some(rest) => errors.invalid_each("metadata.name", given, name::subdomain(rest)),
+    let start = format!("{}:", signer.replace('/', ":"));
+    match given.strip_prefix(&start) {
+        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {start}")],
+        Some(rest) => subdomain(rest),
     }
 }
 
@@ -156,13 +156,15 @@ impl Rules for PodCertificateRequest {
 fn request(spec: &Value, errors: &mut FieldErrors) {
     let text = |field| view::text(spec, field);
     certificates::signer_name(text("signerName"), "spec.signerName", errors);
-    for key in view::map(spec, "unverifiedUserAnnotations").keys() {
+    for key in view::map(spec, "unverifiedUserAnnotations").keys().map(|key| key.to_lowercase()) {
         let path = "spec.unverifiedUserAnnotations";
-        if key.contains('/') {
-            errors.invalid_each(path, &key.to_lowercase(), name::qualified(&key.to_lowercase()));
+        let faults = name::qualified(&key);
+        if key.is_empty() {
+            errors.required(path, "");
+        } else if faults.is_empty() && !key.contains('/') {
+            errors.invalid(path, view::quoted(&key), "must be a domain-prefixed key (such as \"acme.io/foo\")");
         } else {
-            let detail = "must be a domain-prefixed key (such as \"acme.io/foo\")";
-            errors.invalid(path, view::quoted(&key.to_lowercase()), detail);
+            errors.invalid_each(path, &key, faults);
         }
     }
     for (name, uid) in [("podName", "podUID"), ("serviceAccountName", "serviceAccountUID"), ("nodeName", "nodeUID")] {
@@ -237,7 +239,9 @@ mod tests {
     fn a_bundle_holds_authorities_and_is_named_after_its_signer() {
         let told = |name: &str, spec: Value| -> Vec<String> {
             let object = Object::new(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
-            ClusterTrustBundle.validate(&object, None, Part::Whole).0.iter().map(|error| error.message.clone()).collect()
+            let names = ClusterTrustBundle.name_faults(&object, None, name, false).unwrap_or_default();
+            let rest = ClusterTrustBundle.validate(&object, None, Part::Whole);
+            names.into_iter().chain(rest.0.iter().map(|error| error.message.clone())).collect()
         };
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
-    kind::{Generation, Kind, Scope},
+    kind::{Generation, Kind, NameRule, Scope},
     names,
     object::Object,
 };
@@ -109,7 +109,9 @@ pub fn fill_new(object: &mut Object, kind: &Kind, now: Timestamp) {
         meta.insert("generation".into(), 1.into());
     }
     if object.name().is_empty() && !generated.is_empty() {
-        object.set_metadata("name", generate_name(&generated));
+        // No letters make an address of what is none.
+        let keeps = kind.naming == NameRule::Address;
+        object.set_metadata("name", if keeps { generated } else { generate_name(&generated) });
     }
 }
 
@@ -215,20 +217,19 @@ pub fn set_finalizers(object: &mut Object, finalizers: &[String]) {
 }
 
 /// Checks the metadata of an object about to be created or written.
-pub fn validate(object: &Object, kind: &Kind) -> FieldErrors {
+pub fn validate(object: &Object, old: Option<&Object>, kind: &Kind) -> FieldErrors {
     let mut errors = FieldErrors::none();
+    let faults = |name: &str, prefix: bool| {
+        kind.rules.name_faults(object, old, name, prefix).unwrap_or_else(|| names::object_name(kind.naming, name, prefix))
+    };
     let generated = object.text("/metadata/generateName");
     if !generated.is_empty() {
-        for why in names::object_name(kind.naming, generated, true) {
-            errors.invalid("metadata.generateName", quoted(generated), &why);
-        }
+        errors.invalid_each("metadata.generateName", generated, faults(generated, true));
     }
     if object.name().is_empty() {
         errors.required("metadata.name", "name or generateName is required");
     } else {
-        for why in names::object_name(kind.naming, object.name(), false) {
-            errors.invalid("metadata.name", quoted(object.name()), &why);
-        }
+        errors.invalid_each("metadata.name", object.name(), faults(object.name(), false));
     }
     match (kind.scope, object.namespace()) {
         (Scope::Namespaced, "") => errors.required("metadata.namespace", ""),

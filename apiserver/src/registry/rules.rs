@@ -64,6 +64,15 @@ pub trait Rules: Send + Sync {
     /// [`Rules::prepare`].
     fn note_time(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>, _now: &str) {}
 
+    /// What is wrong with a name, or with the beginning of one (`prefix`), of a kind whose names depend on what the object says. `None`: its
+    /// names follow the rule of the table.
+    fn name_faults(&self, _new: &Object, _old: Option<&Object>, _name: &str, _prefix: bool) -> Option<Vec<String>> {
+        None
+    }
+
+    /// What upstream fills in when it reads back what it has stored, so that nothing that looks at the write sees it.
+    fn read_back(&self, _object: &mut Object) {}
+
     /// Cross-field rules; `old` is there on updates, for immutability.
     fn validate(&self, _new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         FieldErrors::none()
@@ -144,9 +153,9 @@ pub fn findings(tables: FieldErrors, rules: FieldErrors, of: &dyn Rules, new: &O
     if !order.is_empty() {
         found.sort_by_cached_key(|error| place(&error.path, order));
     }
-    let mut said = std::collections::HashSet::new();
-    found.retain(|error| said.insert((error.path.clone(), error.message.clone())));
-    FieldErrors(found)
+    let mut found = FieldErrors(found);
+    found.say_once();
+    found
 }
 
 /// A path without its indexes.
@@ -158,18 +167,26 @@ fn plain(path: &str) -> String {
 fn place(path: &str, order: &[&str]) -> Vec<(usize, usize)> {
     let mut plain = String::new();
     let mut places = Vec::new();
-    for step in path.split('.') {
+    let mut steps = path.split('.').peekable();
+    while let Some(step) = steps.next() {
         let (name, index) = step.split_once('[').unwrap_or((step, ""));
         if !plain.is_empty() {
             plain.push('.');
         }
         plain.push_str(name);
         let rank = order.iter().position(|known| known.strip_prefix(&*plain).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
-        // An error of the list itself comes before those of its items.
-        let item = index.trim_end_matches(']').parse::<usize>().map_or(0, |at| at + 1);
+        // An error of the list itself comes before those of its items; one of all its items, which names none, after them.
+        let item = match index.trim_end_matches(']').parse::<usize>() {
+            Ok(at) => at + 1,
+            Err(_) if steps.peek().is_some() => usize::MAX,
+            Err(_) => 0,
+        };
         places.push((rank.unwrap_or(usize::MAX), item));
     }
     if order.iter().any(|known| known.strip_suffix('.') == Some(&*plain)) {
+        if let Some((_, item @ 0)) = places.last_mut() {
+            *item = usize::MAX;
+        }
         places.push((usize::MAX, usize::MAX));
     }
     places
@@ -200,7 +217,7 @@ mod tests {
         struct Ordered;
         impl Rules for Ordered {
             fn order(&self) -> &'static [&'static str] {
-                &["data", "spec.selector.", "spec.items", "spec.template"]
+                &["data", "spec.selector.", "spec.items.", "spec.template"]
             }
 
             fn unheard(&self) -> &'static [&'static str] {
@@ -211,6 +228,8 @@ mod tests {
                 vec!["spec.passed".to_owned()]
             }
         }
+        rules.required("spec.items", "nothing fits");
+        rules.required("spec.items.kind", "of none");
         tables.required("spec.items[2].size", "");
         tables.required("spec.selector.key", "");
         tables.required("spec.passed.below", "");
@@ -225,6 +244,8 @@ mod tests {
                 "spec.selector: Invalid value: {}: is empty",
                 "spec.items[0].kind: Forbidden: no",
                 "spec.items[1].name: Required value",
+                "spec.items.kind: Required value: of none",
+                "spec.items: Required value: nothing fits",
                 "spec.template: Required value",
             ]
         );

@@ -250,12 +250,13 @@ impl<'a> Writing<'a> {
         kind.rules.note_time(&mut object, None, self.part, &now);
         kind.rules.stamp(&mut object, None, &now);
         kind.rules.note_creator(&mut object, &self.call.user);
-        let metadata = meta::validate(&object, kind);
+        let metadata = meta::validate(&object, None, kind);
         if kind.rules.metadata_last(&object) {
             self.refuse(FieldErrors::none(), &object, None)?;
         }
         self.refuse(metadata, &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
+        kind.rules.read_back(&mut object);
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
             return Ok(Outcome { wire: unversioned(&object)?, created: true });
@@ -310,7 +311,7 @@ impl<'a> Writing<'a> {
         if self.part != Part::Status {
             meta::advance_generation(&mut object, &old.object, kind);
         }
-        let mut errors = meta::validate(&object, kind);
+        let mut errors = meta::validate(&object, Some(&old.object), kind);
         errors.extend(meta::validate_update(&object, &old.object));
         self.refuse(errors, &object, Some(&old.object))?;
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
@@ -499,6 +500,7 @@ impl<'a> Writing<'a> {
         if let Some(old) = old {
             errors.extend(self.kind.rules.immutable(new, old, self.part));
         }
+        errors.say_once();
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
         }

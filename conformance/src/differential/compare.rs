@@ -171,7 +171,7 @@ fn neutral(text: &str) -> String {
         if is_shape(&bytes[at..], b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") {
             out += "<uid>";
             at += 36;
-        } else if text[at..].starts_with(GENERATED) && bytes.len() >= at + GENERATED.len() + 5 {
+        } else if text[at..].starts_with(GENERATED) && is_shape(&bytes[at + GENERATED.len()..], b"lllll") {
             out += GENERATED;
             at += GENERATED.len() + 5;
         } else if text[at..].starts_with(CREDENTIALS) && bytes.len() >= at + CREDENTIALS.len() + 5 {
@@ -237,11 +237,12 @@ fn without_objects(text: &str) -> String {
     format!("{}{{…}}{}", &text[..start], &text[start + values.byte_offset()..])
 }
 
-/// Whether bytes begin with this shape: `x` a hexadecimal digit, `d` a digit, anything else itself.
+/// Whether bytes begin with this shape: `x` a hexadecimal digit, `d` a digit, `l` a small letter or a digit, anything else itself.
 fn is_shape(bytes: &[u8], shape: &[u8]) -> bool {
     let fits = |(byte, wanted): (&u8, &u8)| match wanted {
         b'x' => byte.is_ascii_hexdigit(),
         b'd' => byte.is_ascii_digit(),
+        b'l' => byte.is_ascii_lowercase() || byte.is_ascii_digit(),
         other => byte == other,
     };
     bytes.len() >= shape.len() && bytes.iter().zip(shape).all(fits)
@@ -294,6 +295,7 @@ mod tests {
         assert_eq!(neutral("in record (9a2a3b4c-0000-1111-2222-333344445555)"), "in record (<uid>)");
         assert_eq!(neutral("x, ResourceVersion in object meta: 12"), "x, ResourceVersion in object meta: <version>");
         assert_eq!(neutral("\"Bad_-x7k2z\" is invalid"), "\"Bad_-\" is invalid");
+        assert_eq!(neutral("\"Bad_-\": must be an address"), "\"Bad_-\": must be an address");
         assert_eq!(neutral(r#"patch: Invalid value: "{\"a\":1}": no"#), "patch: Invalid value: {…}: no");
     }
 

@@ -34,20 +34,29 @@ impl Path<'_> {
     }
 
     /// What Go calls the type of the field this is in, where that has a name: `v1.Protocol`; with `[]` after it when it is a list.
-    pub(super) fn go_name(&self) -> Option<&'static str> {
+    pub(super) fn go_name(&self, schema: &Schema) -> Option<&'static str> {
         match self {
             Self::Root => None,
-            Self::Field { owner, name, .. } => GO_NAMES.lines().find_map(|line| {
-                let mut words = line.split(' ');
-                (words.next() == Some(&*owner.name) && words.next() == Some(name)).then(|| words.next()).flatten()
-            }),
-            Self::Index { parent, .. } | Self::Key { parent, .. } => parent.go_name(),
+            Self::Field { owner, name, .. } => {
+                let owner = declaring(schema, owner, name);
+                GO_NAMES.lines().find_map(|line| {
+                    let mut words = line.split(' ');
+                    (words.next() == Some(&*owner.name) && words.next() == Some(name)).then(|| words.next()).flatten()
+                })
+            }
+            Self::Index { parent, .. } | Self::Key { parent, .. } => parent.go_name(schema),
         }
     }
 
-    /// Whether the innermost message is one of the group of devices.
-    pub(super) fn is_of_devices(&self) -> bool {
-        self.owner().is_some_and(|owner| owner.name.starts_with("resource."))
+    /// Whether this is the value of a field, rather than of an item in it.
+    pub(super) fn is_field(&self) -> bool {
+        matches!(self, Self::Field { .. })
+    }
+
+    /// Whether the innermost message is of a group whose quantities are stored as they came: they do not pass through the types of the
+    /// core group, whose lists of resources are rounded.
+    pub(super) fn keeps_quantities(&self) -> bool {
+        self.owner().is_some_and(|owner| ["resource.", "node."].iter().any(|group| owner.name.starts_with(group)))
     }
 
     fn owner(&self) -> Option<&Type> {
@@ -85,6 +94,20 @@ fn embedded<'s>(schema: &'s Schema, of: &Type, name: &str) -> Vec<&'s str> {
         }
     }
     Vec::new()
+}
+
+/// The message a field of a message is declared in: itself, or one that is embedded in it.
+fn declaring<'s>(schema: &'s Schema, of: &'s Type, name: &str) -> &'s Type {
+    for member in &of.members {
+        match member {
+            Member::Field(at) if of.fields.get(*at as usize).is_some_and(|field| &*field.name == name) => return of,
+            Member::Inline { message, .. } if schema.get(*message).position(name).is_some() => {
+                return declaring(schema, schema.get(*message), name);
+            }
+            _ => {}
+        }
+    }
+    of
 }
 
 fn joined(parent: &Path<'_>, name: &str) -> String {

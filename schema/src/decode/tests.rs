@@ -13,6 +13,24 @@ fn value(message: &str, given: &Value) -> Value {
 }
 
 #[test]
+fn go_names_a_type_where_it_is_declared() {
+    let wrong = |kind: &str, body: &str| decode(kind, body, FieldValidation::Ignore).unwrap_err().to_string();
+    let rule = |field: &str| format!(r#"{{"webhooks":[{{"rules":[{{{field}}}]}}]}}"#);
+    assert!(
+        wrong("admissionregistration.ValidatingWebhookConfiguration", &rule(r#""scope":7"#)).ends_with("Rule.scope of type v1.ScopeType")
+    );
+    let of = |field: &str| format!(r#"{{"spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{{{field}}}}}}}]}}}}"#);
+    for (field, expected) in [
+        (r#""enum":{}"#, "enum of type []v1.JSON"),
+        (r#""definitions":"x""#, "definitions of type v1.JSONSchemaDefinitions"),
+        (r#""dependencies":{"a":7}"#, "dependencies of type v1.JSONSchemaPropsOrStringArray"),
+    ] {
+        let found = wrong("apiextensions.CustomResourceDefinition", &of(field));
+        assert!(found.ends_with(expected), "{found}");
+    }
+}
+
+#[test]
 fn unknown_and_duplicate_fields_are_reported_with_their_paths() {
     let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"labels":{"a":"1","a":"2"}},"spec":{"nodeName":"x","nodeName":"y",
         "containers":[{"name":"c"},{"name":"d","Image":"x"}],"foo":{"bar":[1]}}}"#;

@@ -46,7 +46,7 @@ impl<'a> Seed<'a> {
             // Quantities read what stands there themselves.
             return self.stop(QuantityError::Form.to_string());
         }
-        let wanted = go_type(self.session, self.shape, self.path.go_name());
+        let wanted = go_type(self.session, self.shape, self.path.go_name(&self.session.schema), self.path.is_field());
         self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go(self.session.schema)))
     }
 
@@ -154,9 +154,9 @@ impl<'a> Seed<'a> {
         Ok(Value::Object(out))
     }
 
-    /// Whether this is a map to quantities that are stored rounded; those of devices are of another type, and are not.
+    /// Whether this is a map to quantities that are stored rounded.
     pub(super) fn is_resource_list(&self, of: &Shape) -> bool {
-        *of == Shape::Quantity && !self.path.is_of_devices()
+        *of == Shape::Quantity && !self.path.keeps_quantities()
     }
 
     /// What the items of a list are, if one may stand here: also as the form of a union that is not its message.
@@ -260,12 +260,13 @@ pub(super) fn whole(number: &Number) -> Number {
 }
 
 /// The Go type a shape has upstream, as decoding errors name it.
-/// `named` is what Go calls the type of the field, where that is a type of its own.
-fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>) -> String {
+/// `named` is what Go calls the type of the field, where that is a type of its own; `whole` if this is all of the field.
+fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>, whole: bool) -> String {
     match (shape, named.map(|name| name.strip_suffix("[]").ok_or(name))) {
-        (Shape::String, Some(Err(name))) => return name.to_owned(),
-        (Shape::List(of), Some(Ok(name))) if **of == Shape::String => return name.to_owned(),
-        (Shape::Map(_), Some(Ok(name))) => return name.to_owned(),
+        (Shape::String | Shape::Any, Some(Err(name))) => return name.to_owned(),
+        (Shape::List(of), Some(Ok(name))) if **of == Shape::String || whole => return name.to_owned(),
+        // A map to lists of texts: those have the name.
+        (Shape::Map(of), Some(Ok(name))) if whole && !matches!(**of, Shape::List(_)) => return name.to_owned(),
         _ => {}
     }
     match shape {
@@ -277,9 +278,9 @@ fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>) -> String 
         Shape::Bytes => "[]uint8".to_owned(),
         Shape::Quantity => "resource.Quantity".to_owned(),
         Shape::Object | Shape::Fields | Shape::Any => "interface {}".to_owned(),
-        Shape::List(of) => format!("[]{}", go_type(session, of, named)),
+        Shape::List(of) => format!("[]{}", go_type(session, of, named, false)),
         Shape::Map(of) if **of == Shape::Quantity => "v1.ResourceList".to_owned(),
-        Shape::Map(of) => format!("map[string]{}", go_type(session, of, named)),
+        Shape::Map(of) => format!("map[string]{}", go_type(session, of, named, false)),
         Shape::Message(id) => {
             let of = session.schema.get(*id);
             let version = if of.name.starts_with("autoscalingv2.") { "v2" } else { "v1" };

@@ -116,8 +116,9 @@ impl Policy {
     pub(in crate::admission) fn of(object: &Value, mutating: bool) -> Policy {
         let spec = object.get("spec").cloned().unwrap_or_default();
         let params = spec.get("paramKind").is_some_and(Value::is_object);
+        let composed = !list(&spec, "/variables").is_empty();
         let mut compiler =
-            Compiler { declared: Declared { params, variables: true, authorizer: true, patches: mutating }, variables: Vec::new() };
+            Compiler { declared: Declared { params, variables: composed, authorizer: true, patches: mutating }, variables: Vec::new() };
         let mut variables = Vec::new();
         for variable in list(&spec, "/variables") {
             let expression = compiler.compile(text(variable, "expression"), &Wanted::Any, true);
@@ -126,7 +127,9 @@ impl Policy {
             variables.push((text(variable, "name").to_owned(), expression));
         }
         let stateless = Compiler { declared: Declared { variables: false, patches: false, ..compiler.declared }, variables: Vec::new() };
-        let conditions = list(&spec, "/matchConditions").iter().map(|one| stateless.compile(text(one, "expression"), &Wanted::Bool, true));
+        // Of conditions and mutations, and of nothing else, upstream sees and shows the text without the space around it.
+        let condition = |one: &Value| stateless.compile(text(one, "expression").trim(), &Wanted::Bool, true);
+        let conditions = list(&spec, "/matchConditions").iter().map(condition);
         let conditions = conditions.collect();
         let validations = list(&spec, "/validations").iter().map(|one| validation(&compiler, one)).collect();
         let annotations = list(&spec, "/auditAnnotations")
@@ -154,5 +157,5 @@ fn mutation(compiler: &Compiler, one: &Value) -> Mutation {
     let json_patch = text(one, "patchType") == "JSONPatch";
     let (field, wanted) = if json_patch { ("jsonPatch", Wanted::Patches) } else { ("applyConfiguration", Wanted::Object) };
     let expression = one.get(field).map(|one| text(one, "expression")).unwrap_or_default();
-    Mutation { expression: compiler.compile(expression, &wanted, true), json_patch }
+    Mutation { expression: compiler.compile(expression.trim(), &wanted, true), json_patch }
 }

@@ -23,9 +23,6 @@ pub fn check(new: &Value, old: Option<&Value>) -> FieldErrors {
     let mut errors = FieldErrors::none();
     let Some(metadata) = tables::metadata() else { return errors };
     let spec = member(new, "spec");
-    if old.is_none() {
-        name_of(new, spec, &mut errors);
-    }
     let options = Options::of(old, metadata);
     check_spec(spec, &options, &mut errors);
     if let Some(old) = old {
@@ -104,13 +101,6 @@ impl<'a> Options<'a> {
     }
 }
 
-fn name_of(new: &Value, spec: &Value, errors: &mut FieldErrors) {
-    let given = text_of(member(new, "metadata"), "name");
-    if given != format!("{}.{}", text_of(member(spec, "names"), "plural"), text_of(spec, "group")) {
-        errors.invalid("metadata.name", text::quoted(given), "must be spec.names.plural+\".\"+spec.group");
-    }
-}
-
 fn check_spec(spec: &Value, options: &Options<'_>, errors: &mut FieldErrors) {
     match text_of(spec, "group") {
         "" => errors.required("spec.group", ""),
@@ -158,9 +148,12 @@ fn stored_versions(status: &Value, versions: &[Value], errors: &mut FieldErrors)
         return;
     }
     let known = |name: &str| versions.iter().any(|v| text_of(v, "name") == name);
-    for version in versions.iter().filter(|v| flag(v, "storage")) {
+    let mut seen = std::collections::HashSet::new();
+    for version in versions {
         let name = text_of(version, "name");
-        if !stored.iter().any(|v| v == name) {
+        // Each stored version stands for one version of that name.
+        let first = seen.insert(name);
+        if flag(version, "storage") && !(first && stored.iter().any(|v| v == name)) {
             errors.invalid(path, &shown, &format!("must have the storage version {name}"));
         }
     }
