@@ -18,6 +18,7 @@ impl Rules for CustomResourceDefinition {
 
     fn default(&self, object: &mut Object) {
         default_stored_version(object);
+        drop_empty_webhook(object);
         let Some(names) = view::message_mut(object.value_mut(), "spec").and_then(|spec| view::message_mut(spec, "names")) else { return };
         let kind = view::text(names, "kind").to_owned();
         if view::text(names, "singular").is_empty() {
@@ -78,10 +79,8 @@ impl Rules for CustomResourceDefinition {
     /// Upstream looks at the name of a new definition only: what it says of the parts cannot change later.
     fn name_faults(&self, new: &Object, old: Option<&Object>, given: &str, prefix: bool) -> Option<Vec<String>> {
         let mut faults = names::object_name(NameRule::Subdomain, given, prefix);
-        let spec = view::member(new.value(), "spec");
-        let wanted = format!("{}.{}", view::text(view::member(spec, "names"), "plural"), view::text(spec, "group"));
-        if old.is_none() && given != wanted {
-            faults.push("must be spec.names.plural+\".\"+spec.group".to_owned());
+        if old.is_none() {
+            faults.extend(definition::name_fault(new.value(), given).map(str::to_owned));
         }
         Some(faults)
     }
@@ -95,6 +94,17 @@ impl Rules for CustomResourceDefinition {
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         definition::warnings(new.value(), old.map(Object::value))
+    }
+}
+
+/// A webhook of a conversion that says nothing is none: upstream's own types have no place for it.
+fn drop_empty_webhook(definition: &mut Object) {
+    let Some(spec) = view::message_mut(definition.value_mut(), "spec") else { return };
+    let Some(conversion) = view::message_mut(spec, "conversion") else { return };
+    let webhook = view::member(conversion, "webhook");
+    let says = view::get(webhook, "clientConfig").is_some() || view::get(webhook, "conversionReviewVersions").is_some();
+    if webhook.is_object() && !says {
+        view::remove(conversion, "webhook");
     }
 }
 

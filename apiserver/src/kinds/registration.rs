@@ -347,7 +347,13 @@ impl Rules for Policy {
     fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {
-            conditions::check(view::list(view::member(new.value(), "status"), "conditions"), "status.conditions", &mut errors);
+            let status = view::member(new.value(), "status");
+            for (at, warning) in view::list(view::member(status, "typeChecking"), "expressionWarnings").iter().enumerate() {
+                for field in ["warning", "fieldRef"].into_iter().filter(|field| view::text(warning, field).is_empty()) {
+                    errors.required(format!("status.typeChecking.expressionWarnings[{at}].{field}"), "");
+                }
+            }
+            conditions::check(view::list(status, "conditions"), "status.conditions", &mut errors);
             return errors;
         }
         let spec = view::member(new.value(), "spec");

@@ -47,7 +47,9 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     };
     let mut made = made;
     // These two are answered by objects of their own.
-    if !["SelfSubjectReview", "SelfSubjectRulesReview"].contains(&&*kind.gvk.kind) {
+    if &*kind.gvk.kind == "SelfSubjectRulesReview" {
+        made.metadata_mut().remove("creationTimestamp");
+    } else if &*kind.gvk.kind != "SelfSubjectReview" {
         own(api, &writing.options, kind, sent, &mut made);
     }
     let wanted = render::wanted(call, kind)?;

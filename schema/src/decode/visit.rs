@@ -46,7 +46,7 @@ impl<'a> Seed<'a> {
             // Quantities read what stands there themselves.
             return self.stop(QuantityError::Form.to_string());
         }
-        let wanted = go_type(self.session, self.shape, self.path.go_name(&self.session.schema), self.path.is_field());
+        let wanted = go_type(self.session, self.shape, self.path.go_name(self.session.schema), self.path.is_field());
         self.stop(format!("json: cannot unmarshal {found} into {} of type {wanted}", self.path.go(self.session.schema)))
     }
 

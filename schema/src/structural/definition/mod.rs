@@ -39,6 +39,13 @@ pub fn check(new: &Value, old: Option<&Value>) -> FieldErrors {
     errors
 }
 
+/// What is wrong with the name of a new definition, beside its form: it follows from what is defined.
+pub fn name_fault(definition: &Value, name: &str) -> Option<&'static str> {
+    let spec = member(definition, "spec");
+    let fits = name == format!("{}.{}", text_of(member(spec, "names"), "plural"), text_of(spec, "group"));
+    (!fits).then_some("must be spec.names.plural+\".\"+spec.group")
+}
+
 /// Checks a write to the status of a definition.
 pub fn check_status(new: &Value) -> FieldErrors {
     let mut errors = FieldErrors::none();
@@ -104,9 +111,11 @@ impl<'a> Options<'a> {
 fn check_spec(spec: &Value, options: &Options<'_>, errors: &mut FieldErrors) {
     match text_of(spec, "group") {
         "" => errors.required("spec.group", ""),
-        group if !name::is_subdomain(group) => errors.invalid("spec.group", text::quoted(group), &name::subdomain(group).join(",")),
-        group if !group.contains('.') => errors.invalid("spec.group", text::quoted(group), "should be a domain with at least one dot"),
-        _ => {}
+        group => match name::subdomain(group) {
+            faults if !faults.is_empty() => errors.invalid("spec.group", text::quoted(group), &faults.join(",")),
+            _ if !group.contains('.') => errors.invalid("spec.group", text::quoted(group), "should be a domain with at least one dot"),
+            _ => {}
+        },
     }
     match text_of(spec, "scope") {
         "" => errors.required("spec.scope", ""),

@@ -41,6 +41,8 @@ fn definitions_are_refused_as_upstream_refuses_them() {
         let case: Value = serde_json::from_str(line).unwrap();
         let definition = prepared(case["definition"].clone());
         let mut ours: Vec<String> = check(&definition, None).0.iter().map(ToString::to_string).collect();
+        let given = text_of(member(&definition, "metadata"), "name");
+        ours.extend(name_fault(&definition, given).map(|why| format!("metadata.name: Invalid value: {}: {why}", text::quoted(given))));
         let mut theirs = texts(&case["errors"]);
         if ONLY_PLACES.contains(&text_of(&case, "name")) {
             ours = ours.iter().map(|e| place(e)).collect();
