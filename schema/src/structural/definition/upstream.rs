@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{check, list, text_of, warnings};
+use super::{check, list, member, name_fault, text_of, warnings};
 
 /// Errors that print a part of the definition in the form it has in memory upstream, or speak of Go's parser: only their places must agree.
 const ONLY_PLACES: &[&str] = &["status and root anyOf", "items as list"];
@@ -42,7 +42,7 @@ fn definitions_are_refused_as_upstream_refuses_them() {
         let definition = prepared(case["definition"].clone());
         let mut ours: Vec<String> = check(&definition, None).0.iter().map(ToString::to_string).collect();
         let given = text_of(member(&definition, "metadata"), "name");
-        ours.extend(name_fault(&definition, given).map(|why| format!("metadata.name: Invalid value: {}: {why}", text::quoted(given))));
+        ours.extend(name_fault(&definition, given).map(|why| format!("metadata.name: Invalid value: {}: {why}", crate::go::quoted(given))));
         let mut theirs = texts(&case["errors"]);
         if ONLY_PLACES.contains(&text_of(&case, "name")) {
             ours = ours.iter().map(|e| place(e)).collect();
