@@ -22,6 +22,21 @@ const RETRIES: usize = 30;
 
 /// Sets the node of a pod and its PodScheduled condition in one write.
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
+    let mut warnings = Vec::new();
+    match bound(api, call, kind, &mut warnings).await {
+        Ok(mut made) => {
+            answer::warn(&mut made, &warnings);
+            Ok(made)
+        }
+        // A refusal warns, too.
+        Err(mut status) => {
+            status.warn(warnings);
+            Err(status)
+        }
+    }
+}
+
+async fn bound(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<String>) -> Result<Answer, Status> {
     let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
     let wanted = render::wanted(call, kind)?;
     let schema = api.message("core.Binding")?;
@@ -29,6 +44,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     let bindings = catalog.get("", "v1", "bindings").ok_or_else(Status::no_such_path)?;
     let mut writing = Writing::new(api, call, bindings, options.clone());
     let mut binding = writing.decode_body()?;
+    warnings.append(&mut writing.warnings);
     let name = named(call, &binding)?;
     reviews::placed(api, call, &schema, &mut binding)?;
     check(&binding)?;
@@ -37,8 +53,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
         options: Given::Query(&call.query),
         ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
     };
-    let mut warnings = writing.warnings;
-    admission::pass(&api.admission, &mut attempt, Some(&mut binding), &mut warnings).await?;
+    admission::pass(&api.admission, &mut attempt, Some(&mut binding), warnings).await?;
     let key = kind.key(&call.info.namespace, &name).ok_or_else(Status::no_such_path)?;
     for _ in 0..RETRIES {
         let found = api.storage.read(kind, &call.info.namespace, &name, Freshness::Latest).await?;
@@ -57,9 +72,7 @@ pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, St
     }
     let mut status = success(None);
     status["code"] = 201.into();
-    let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, &status);
-    answer::warn(&mut made, &warnings);
-    Ok(made)
+    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, &status))
 }
 
 /// The pod's name: the path's, which the binding has to repeat, or the binding's own where the path has none.

@@ -71,6 +71,9 @@ fn type_errors_are_worded_like_gos_decoder() {
         wrong("core.Pod", r#"{"metadata":{"labels":{"a":1}}}"#),
         "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
     );
+    // Maps have names as types; that of a map to lists is the name of its lists.
+    assert!(wrong("resource.Device", r#"{"attributes":"x"}"#).ends_with("of type map[v1.QualifiedName]v1.DeviceAttribute"));
+    assert!(wrong("certificates.CertificateSigningRequestSpec", r#"{"extra":"x"}"#).ends_with("of type map[string]v1.ExtraValue"));
     assert_eq!(wrong("core.Pod", "[]"), "json: cannot unmarshal array into Go value of type v1.Pod");
     assert!(wrong("core.Pod", r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#).starts_with("quantities must match"));
     assert!(wrong("core.Pod", "{").starts_with("couldn't get version/kind; json parse error: "));
