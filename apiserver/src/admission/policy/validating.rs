@@ -1,5 +1,7 @@
 //! ValidatingAdmissionPolicy (apiserver `plugin/policy/validating/{dispatcher,validator}.go`).
 
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use coracle_cel::{Val, limits};
 use serde_json::{Value, json};
@@ -58,6 +60,8 @@ impl Admission for ValidatingAdmissionPolicy {
         let namespace = namespace_of(&*engine.reader, attempt).await?;
         let mut warnings = Vec::new();
         let mut refused: Option<(Denial, String)> = None;
+        // The same for all policies, and for none where none matches.
+        let request = OnceLock::new();
         for (policy, bindings) in engine.policies.validating.hooks() {
             let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
             match matches(policy.criteria.as_ref(), &subject) {
@@ -86,7 +90,17 @@ impl Admission for ValidatingAdmissionPolicy {
                 };
                 for param in &found {
                     let asked = Asked::new(&engine.authorizer, subject.attempt.user);
-                    let ask = || ask(&asked, &policy, subject.attempt, new, namespace.as_ref(), param);
+                    let scene = Scene {
+                        policy: &policy,
+                        attempt: subject.attempt,
+                        object: new.map_or(&Value::Null, Object::value),
+                        old: subject.attempt.old.map_or(&Value::Null, Object::value),
+                        namespace: namespace.as_ref().unwrap_or(&Value::Null),
+                        request: request.get_or_init(|| describe(subject.attempt, new, None)),
+                        params: param,
+                        asked: &asked,
+                    };
+                    let ask = || ask(&scene);
                     for denial in asked.until_known(ask).await {
                         act(&policy, &binding, denial, &mut warnings, &mut refused);
                     }
@@ -131,34 +145,16 @@ fn act(policy: &Policy, binding: &Binding, denial: Denial, warnings: &mut Vec<St
 }
 
 /// All that the policy has against the write.
-fn ask(
-    asked: &Asked<'_>,
-    policy: &Policy,
-    attempt: &Attempt<'_>,
-    new: Option<&Object>,
-    namespace: Option<&Value>,
-    params: &Value,
-) -> Vec<Denial> {
-    let null = Value::Null;
-    let request = describe(attempt, new, None);
-    let scene = Scene {
-        policy,
-        attempt,
-        object: new.map_or(&null, Object::value),
-        old: attempt.old.map_or(&null, Object::value),
-        namespace: namespace.unwrap_or(&null),
-        request: &request,
-        params,
-        asked,
-    };
+fn ask(scene: &Scene<'_>) -> Vec<Denial> {
+    let policy = scene.policy;
     let closed = fails_closed(&policy.spec);
     let failure = |why: String| if closed { vec![Denial::new(why)] } else { Vec::new() };
-    match conditions(&scene) {
+    match conditions(scene) {
         Ok(true) => {}
         Ok(false) => return Vec::new(),
         Err(why) => return failure(why),
     }
-    let evaluation = Evaluation::new(&scene, limits::RUNTIME_BUDGET);
+    let evaluation = Evaluation::new(scene, limits::RUNTIME_BUDGET);
     let mut results = Vec::with_capacity(policy.validations.len());
     for validation in &policy.validations {
         match evaluation.run(&validation.expression) {
@@ -166,7 +162,7 @@ fn ask(
             Err(why) => return failure(why),
         }
     }
-    let messages = Evaluation::new(&scene, evaluation.budget.get());
+    let messages = Evaluation::new(scene, evaluation.budget.get());
     let mut denials = Vec::new();
     for (validation, result) in policy.validations.iter().zip(results) {
         match result {
@@ -176,7 +172,7 @@ fn ask(
         }
     }
     let mut denials: Vec<Denial> = denials.into_iter().flatten().collect();
-    denials.extend(annotations(&scene, closed));
+    denials.extend(annotations(scene, closed));
     denials
 }
 
