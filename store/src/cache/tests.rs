@@ -539,3 +539,15 @@ async fn who_sleeps_through_more_than_the_ring_keeps_has_seen_it_all_the_same() 
     create(&*store, last, "x").await;
     assert_eq!(reader.await.unwrap(), Ok(1_001));
 }
+
+#[tokio::test]
+async fn those_who_leave_at_the_same_time_are_forgotten_too() {
+    let wakes = super::wakes::Wakes::new();
+    let interest = Interest::Place("/pods/mine".to_owned());
+    let both = [wakes.subscribe(&interest), wakes.subscribe(&interest)];
+    both.iter().for_each(|_| wakes.leave(&interest));
+    drop(both);
+    assert!(wakes.are_narrow());
+    wakes.rouse();
+    assert!(!wakes.are_narrow());
+}

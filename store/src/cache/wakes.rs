@@ -133,9 +133,13 @@ impl Narrow {
         }
     }
 
+    /// Wakes all of them, and forgets those who left at the same time, each of whom took the others for some who stay.
     fn rouse(&mut self) {
         self.behind = (0, 0);
-        self.places.values().chain(self.words.values()).for_each(wake);
+        for ends in [&mut self.places, &mut self.words] {
+            ends.values().for_each(wake);
+            ends.retain(|_, end| end.receiver_count() > 0);
+        }
     }
 }
 
