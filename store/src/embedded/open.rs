@@ -149,7 +149,7 @@ pub(super) struct Engine {
     /// Pages in the write-ahead log after the last commit.
     pub(super) frames: Arc<AtomicU32>,
     /// Held as long as the writer runs.
-    pub(super) _lock: Option<File>,
+    pub(super) _lock: Option<Lock>,
 }
 
 /// Opens or makes the database.
@@ -345,12 +345,22 @@ pub(super) fn id(db: &Connection) -> rusqlite::Result<String> {
     db.query_row("SELECT v FROM meta WHERE k = 'id'", [], |row| row.get(0))
 }
 
+/// The lock of a directory, held as long as this lives.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started may share it. What fails here, closing does a moment later.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the lock of the directory, or says who has it.
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path) -> Result<Lock, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
-    // A process that was just started shares its parent's open files until it has become another program: a lock that is free may be
-    // held for a moment by nobody who means to.
+    // A process that was just started shares its parent's open files until it has become another program: the lock of a parent that died
+    // meanwhile is held for a moment by nobody who means to.
     let mut tried = file.try_lock();
     for _ in 0..LOCK_ATTEMPTS {
         if !matches!(tried, Err(TryLockError::WouldBlock)) {
@@ -371,5 +381,23 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
-    Ok(file)
+    Ok(Lock(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_though_a_process_being_started_shares_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = lock(&path).unwrap();
+        let shared = held.0.try_clone().unwrap();
+        assert!(matches!(lock(&path), Err(OpenError::Locked { .. })));
+        drop(held);
+        assert!(shared.try_lock().is_ok(), "nobody else holds it");
+        shared.unlock().unwrap();
+        lock(&path).unwrap();
+    }
 }
