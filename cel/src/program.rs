@@ -52,7 +52,8 @@ pub type Lazy<'a, 'e> = (usize, &'e (dyn Fields<'a> + 'e));
 impl<'a> Activation<'a> {
     /// Without values.
     pub fn new() -> Activation<'a> {
-        Activation::default()
+        // As many as any environment declares.
+        Activation { values: Vec::with_capacity(8) }
     }
 
     fn set(&mut self, place: usize, value: Bound<'a>) {

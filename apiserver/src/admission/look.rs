@@ -32,6 +32,11 @@ pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     object::at(value, pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// The labels of an object.
+pub(crate) fn labels(value: &Value) -> Option<&Value> {
+    object::at(value, "/metadata/labels")
+}
+
 /// The list member `name` of an object, made when absent; `None` only when `parent` is no object.
 pub(crate) fn list_mut<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut Vec<Value>> {
     let slot = parent.as_object_mut()?.entry(name).or_insert_with(|| Value::Array(Vec::new()));

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use coracle_schema::selector::LabelSelector;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     attempt::{Attempt, Operation},
-    look::{list, text},
+    look::{labels, list, text},
 };
 use crate::registry::{Kind, Object};
 
@@ -128,18 +128,18 @@ impl Criteria {
             let whole = attempt.request.subresource.is_empty() && matches!(attempt.operation, Operation::Create | Operation::Update);
             let written = if whole { subject.new } else { None };
             let value = written.or(attempt.old).map(Object::value);
-            return Some(selector.matches(&value.map(labels_of).unwrap_or_default()));
+            return Some(selector.matches(&value.and_then(labels)));
         }
         if attempt.request.namespace.is_empty() {
             return Some(true);
         }
-        Some(selector.matches(&labels_of(subject.namespace?)))
+        Some(selector.matches(&labels(subject.namespace?)))
     }
 
     /// Whether the object is selected, as it is going to be or as it was.
     pub(super) fn object_matches(&self, subject: &Subject<'_>) -> bool {
         let Some(selector) = &self.objects else { return true };
-        let of = |object: Option<&Object>| object.is_some_and(|object| selector.matches(&labels_of(object.value())));
+        let of = |object: Option<&Object>| object.is_some_and(|object| selector.matches(&labels(object.value())));
         of(subject.new) || of(subject.attempt.old)
     }
 
@@ -188,8 +188,4 @@ fn selector(criteria: &Value, name: &str) -> Result<Option<LabelSelector>, Strin
     let given = criteria.get(name).filter(|given| given.as_object().is_some_and(|members| !members.is_empty()));
     let selector = given.map(|given| LabelSelector::from_object(Some(given))).transpose()?;
     Ok(selector.filter(|selector| !selector.is_everything()))
-}
-
-fn labels_of(value: &Value) -> Map<String, Value> {
-    value.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default()
 }

@@ -17,8 +17,14 @@ pub(super) type Compiled = Result<Program, String>;
 pub(super) struct Expression {
     pub(super) text: String,
     pub(super) program: Compiled,
-    /// Its environment has `authorizer`.
-    pub(super) declared: Declared,
+}
+
+impl Expression {
+    /// Whether it uses `authorizer`, or something of it.
+    fn asks_authorizer(&self, declared: Declared) -> bool {
+        let place = declared.authorizer_place();
+        self.program.as_ref().is_ok_and(|program| program.uses(place) || program.uses(place + 1))
+    }
 }
 
 /// A policy of either kind.
@@ -27,6 +33,12 @@ pub(in crate::admission) struct Policy {
     /// `metadata.resourceVersion`
     pub(super) version: String,
     pub(super) spec: Value,
+    /// It refuses where it fails, unless it says that it is to be ignored.
+    pub(super) fails_closed: bool,
+    /// What its expressions may name.
+    pub(super) declared: Declared,
+    /// Some expression uses `authorizer`.
+    pub(super) asks_authorizer: bool,
     pub(super) criteria: Option<Criteria>,
     pub(super) variables: Vec<(String, Expression)>,
     pub(super) conditions: Vec<Expression>,
@@ -107,7 +119,7 @@ impl Compiler {
                 result if wanted.fits(result) => Ok(program),
                 result => Err(format!("{} but got {result}", wanted.names())),
             });
-        Expression { text: text.to_owned(), program, declared }
+        Expression { text: text.to_owned(), program }
     }
 }
 
@@ -129,17 +141,33 @@ impl Policy {
         let stateless = Compiler { declared: Declared { variables: false, patches: false, ..compiler.declared }, variables: Vec::new() };
         // Of conditions and mutations, and of nothing else, upstream sees and shows the text without the space around it.
         let condition = |one: &Value| stateless.compile(text(one, "expression").trim(), &Wanted::Bool, true);
-        let conditions = list(&spec, "/matchConditions").iter().map(condition);
-        let conditions = conditions.collect();
-        let validations = list(&spec, "/validations").iter().map(|one| validation(&compiler, one)).collect();
-        let annotations = list(&spec, "/auditAnnotations")
-            .iter()
-            .map(|one| Annotation { value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true) })
-            .collect();
-        let mutations = list(&spec, "/mutations").iter().map(|one| mutation(&compiler, one)).collect();
-        let (name, version) = (mirror::name(object).to_owned(), mirror::version(object).to_owned());
-        let criteria = Criteria::of(spec.get("matchConstraints"), "/resourceRules");
-        Policy { name, version, spec, criteria, variables, conditions, validations, annotations, mutations }
+        let annotation = |one| Annotation { value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true) };
+        let mut policy = Policy {
+            name: mirror::name(object).to_owned(),
+            version: mirror::version(object).to_owned(),
+            fails_closed: text(&spec, "failurePolicy") != "Ignore",
+            declared: compiler.declared,
+            asks_authorizer: false,
+            criteria: Criteria::of(spec.get("matchConstraints"), "/resourceRules"),
+            variables,
+            conditions: list(&spec, "/matchConditions").iter().map(condition).collect(),
+            validations: list(&spec, "/validations").iter().map(|one| validation(&compiler, one)).collect(),
+            annotations: list(&spec, "/auditAnnotations").iter().map(annotation).collect(),
+            mutations: list(&spec, "/mutations").iter().map(|one| mutation(&compiler, one)).collect(),
+            spec,
+        };
+        let asks = policy.expressions().any(|expression| expression.asks_authorizer(policy.declared));
+        policy.asks_authorizer = asks;
+        policy
+    }
+
+    /// All expressions that may use `authorizer`: messages may not.
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        let variables = self.variables.iter().map(|(_, expression)| expression);
+        let validations = self.validations.iter().map(|validation| &validation.expression);
+        let annotations = self.annotations.iter().map(|annotation| &annotation.value);
+        let mutations = self.mutations.iter().map(|mutation| &mutation.expression);
+        variables.chain(&self.conditions).chain(validations).chain(annotations).chain(mutations)
     }
 }
 

@@ -118,6 +118,7 @@ pub(super) const OUT_OF_BUDGET: &str = "validation failed due to running out of 
 /// Evaluations that share their variables.
 pub(super) struct Evaluation<'a> {
     scene: &'a Scene<'a>,
+    activation: Activation<'a>,
     known: RefCell<HashMap<String, Result<Val<'a>, EvalError>>>,
     /// What variables cost since it was last counted.
     cost: Cell<u64>,
@@ -126,35 +127,8 @@ pub(super) struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     pub(super) fn new(scene: &'a Scene<'a>, budget: u64) -> Self {
-        Self { scene, known: RefCell::default(), cost: Cell::new(0), budget: Cell::new(budget) }
-    }
-
-    fn activation(&self, expression: &Expression) -> Activation<'a> {
-        let scene = self.scene;
-        let mut activation = Activation::new()
-            .json(OBJECT, scene.object)
-            .json(OLD_OBJECT, scene.old)
-            .json(NAMESPACE, scene.namespace)
-            .json(REQUEST, scene.request);
-        if expression.declared.params {
-            activation = activation.json(PARAMS, scene.params);
-        }
-        if expression.declared.authorizer {
-            let place = expression.declared.authorizer_place();
-            let request = scene.attempt.request;
-            let check = ResourceCheck {
-                group: request.group.clone(),
-                resource: request.resource.clone(),
-                subresource: request.subresource.clone(),
-                namespace: request.namespace.clone(),
-                name: scene.request.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-                ..ResourceCheck::default()
-            };
-            activation = activation
-                .value(place, Val::Host(Host::authorizer(scene.asked)))
-                .value(place + 1, Val::Host(Host::request_resource(scene.asked, check)));
-        }
-        activation
+        let activation = activation(scene);
+        Self { scene, activation, known: RefCell::default(), cost: Cell::new(0), budget: Cell::new(budget) }
     }
 
     /// Evaluates. The outer error is that no more can be evaluated; the inner one is the expression's.
@@ -163,12 +137,41 @@ impl<'a> Evaluation<'a> {
             Ok(program) => program,
             Err(why) => return Ok(Err(format!("compilation error: {why}"))),
         };
-        let (result, cost) = program.eval_with(&self.activation(expression), (VARIABLES, self), limits::PER_CALL);
+        let (result, cost) = program.eval_with(&self.activation, (VARIABLES, self), limits::PER_CALL);
         let cost = cost.saturating_add(self.cost.take());
         let left = self.budget.get().checked_sub(cost).ok_or_else(|| OUT_OF_BUDGET.to_owned())?;
         self.budget.set(left);
         Ok(result.map_err(|error| format!("expression '{}' resulted in error: {error}", expression.text)))
     }
+}
+
+/// The values of the variables. They stand in the same places for all expressions of a policy, whichever of them it declares.
+fn activation<'a>(scene: &'a Scene<'a>) -> Activation<'a> {
+    let declared = scene.policy.declared;
+    let mut activation = Activation::new()
+        .json(OBJECT, scene.object)
+        .json(OLD_OBJECT, scene.old)
+        .json(NAMESPACE, scene.namespace)
+        .json(REQUEST, scene.request);
+    if declared.params {
+        activation = activation.json(PARAMS, scene.params);
+    }
+    if scene.policy.asks_authorizer {
+        let place = declared.authorizer_place();
+        let request = scene.attempt.request;
+        let check = ResourceCheck {
+            group: request.group.clone(),
+            resource: request.resource.clone(),
+            subresource: request.subresource.clone(),
+            namespace: request.namespace.clone(),
+            name: scene.request.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            ..ResourceCheck::default()
+        };
+        activation = activation
+            .value(place, Val::Host(Host::authorizer(scene.asked)))
+            .value(place + 1, Val::Host(Host::request_resource(scene.asked, check)));
+    }
+    activation
 }
 
 impl<'a> Fields<'a> for Evaluation<'a> {
@@ -180,7 +183,7 @@ impl<'a> Fields<'a> for Evaluation<'a> {
         let result = match &expression.program {
             Err(why) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}"))),
             Ok(program) => {
-                let (result, cost) = program.eval_with(&self.activation(expression), (VARIABLES, self), limits::PER_CALL);
+                let (result, cost) = program.eval_with(&self.activation, (VARIABLES, self), limits::PER_CALL);
                 self.cost.set(self.cost.get().saturating_add(cost));
                 result.map_err(|error| EvalError::new(format!("composited variable {name:?} fails to evaluate: {error}")))
             }
@@ -207,7 +210,7 @@ pub(in crate::admission) fn conditions(scene: &Scene<'_>) -> Result<bool, String
     }
     match aggregate(errors) {
         None => Ok(true),
-        Some(_) if !super::fails_closed(&policy.spec) => Ok(false),
+        Some(_) if !policy.fails_closed => Ok(false),
         Some(error) => Err(error),
     }
 }

@@ -1,12 +1,6 @@
 //! The policies there are, with their bindings.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -33,13 +27,10 @@ pub(super) struct Binding {
 /// Policies of one kind with their bindings, by name.
 pub(super) struct Set {
     mutating: bool,
-    policies: RwLock<BTreeMap<String, Arc<Policy>>>,
-    /// By policy, by name.
-    bindings: RwLock<BTreeMap<String, Vec<Arc<Binding>>>>,
-    /// Something is bound: else nothing need be looked up.
-    bound: AtomicBool,
-    /// One reads at a time, so that nobody puts back what was before.
-    reading: Mutex<()>,
+    /// All there are, bound or not. Who holds them is the one who reads, so that nobody puts back what was before.
+    known: Mutex<BTreeMap<String, Arc<Policy>>>,
+    /// What is asked: the policies that are bound, by name.
+    hooks: RwLock<Arc<[Hook]>>,
 }
 
 /// A policy and its bindings.
@@ -47,25 +38,17 @@ pub(super) type Hook = (Arc<Policy>, Vec<Arc<Binding>>);
 
 impl Set {
     fn new(mutating: bool) -> Self {
-        Self {
-            mutating,
-            policies: RwLock::default(),
-            bindings: RwLock::default(),
-            bound: AtomicBool::new(false),
-            reading: Mutex::default(),
-        }
+        Self { mutating, known: Mutex::default(), hooks: RwLock::new(Arc::new([])) }
     }
 
     /// Whether there is nothing to ask.
     pub(super) fn is_empty(&self) -> bool {
-        !self.bound.load(Ordering::Relaxed)
+        self.hooks.read().is_empty()
     }
 
     /// The policies that are bound, by name.
-    pub(super) fn hooks(&self) -> Vec<Hook> {
-        let (policies, bindings) = (self.policies.read(), self.bindings.read());
-        let bound = policies.iter().filter_map(|(name, policy)| Some((policy, bindings.get(name)?)));
-        bound.map(|(policy, bindings)| (policy.clone(), bindings.clone())).collect()
+    pub(super) fn hooks(&self) -> Arc<[Hook]> {
+        self.hooks.read().clone()
     }
 
     fn resources(&self) -> [&'static str; 2] {
@@ -78,15 +61,14 @@ impl Set {
 
     /// Reads all policies and bindings as they are now. What did not change is not compiled again.
     pub(super) async fn read(&self, reader: &dyn Reader) -> Result<(), Status> {
-        let _alone = self.reading.lock().await;
+        let mut known = self.known.lock().await;
         let [policies, bindings] = self.resources();
         let all: Vec<Value> = look::all(reader, GROUP, policies, "").await?;
-        let known = self.policies.read().clone();
         let made = all.iter().map(|object| {
             let policy = known.get(mirror::name(object)).filter(|known| known.version == mirror::version(object)).cloned();
             (mirror::name(object).to_owned(), policy.unwrap_or_else(|| Arc::new(Policy::of(object, self.mutating))))
         });
-        let made = made.collect();
+        let made: BTreeMap<String, Arc<Policy>> = made.collect();
         let all: Vec<Value> = look::all(reader, GROUP, bindings, "").await?;
         let mut bound: BTreeMap<String, Vec<Arc<Binding>>> = BTreeMap::new();
         for object in all {
@@ -96,9 +78,8 @@ impl Set {
             bound.entry(policy).or_default().push(Arc::new(Binding { name: mirror::name(&object).to_owned(), spec, criteria }));
         }
         bound.values_mut().for_each(|bindings| bindings.sort_by(|a, b| a.name.cmp(&b.name)));
-        *self.policies.write() = made;
-        self.bound.store(!bound.is_empty(), Ordering::Relaxed);
-        *self.bindings.write() = bound;
+        *self.hooks.write() = made.iter().filter_map(|(name, policy)| Some((policy.clone(), bound.remove(name)?))).collect();
+        *known = made;
         Ok(())
     }
 }

@@ -77,11 +77,6 @@ pub(super) fn is_exempt(attempt: &Attempt<'_>) -> bool {
     }
 }
 
-/// What a policy does where it fails: it refuses, unless it says that it is to be ignored.
-fn fails_closed(spec: &Value) -> bool {
-    spec.get("failurePolicy").and_then(Value::as_str) != Some("Ignore")
-}
-
 /// The namespace of what is written, for expressions; none for what is in no namespace, and for namespaces.
 pub(super) async fn namespace_of(reader: &dyn Reader, attempt: &Attempt<'_>) -> Result<Option<Value>, Status> {
     let name = attempt.request.namespace.as_str();

@@ -11,7 +11,6 @@ use super::{
     Engine,
     compile::{Mutation, Policy},
     evaluate::{Asked, Evaluation, Scene, conditions},
-    fails_closed,
     index::Binding,
     is_exempt, namespace_of, params, patch,
 };
@@ -106,7 +105,7 @@ fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
 }
 
 fn fail(policy: &Policy, binding: Option<&Binding>, message: &str, invalid: bool, failures: &mut Vec<Failure>) {
-    if fails_closed(&policy.spec) {
+    if policy.fails_closed {
         failures.push(Failure { message: told(policy, binding, message), invalid });
     }
 }
@@ -121,19 +120,19 @@ impl MutatingAdmissionPolicy {
         failures: &mut Vec<Failure>,
     ) -> Vec<Invocation> {
         let mut found = Vec::new();
-        for (policy, bindings) in self.0.policies.mutating.hooks() {
+        for (policy, bindings) in &*self.0.policies.mutating.hooks() {
             let subject = Subject { attempt, new: Some(object), namespace, equivalents: &self.0.equivalents };
             match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
                 Err(why) => {
-                    fail(&policy, None, &format!("failed to configure policy: {why}"), false, failures);
+                    fail(policy, None, &format!("failed to configure policy: {why}"), false, failures);
                     continue;
                 }
             }
             for binding in bindings {
                 let params = match matches(binding.criteria.as_ref(), &subject) {
-                    Ok(Some(_)) => params::collect(&self.0, &policy, &binding, &attempt.request.namespace).await,
+                    Ok(Some(_)) => params::collect(&self.0, policy, binding, &attempt.request.namespace).await,
                     Ok(None) => continue,
                     Err(why) => Err(why),
                 };
@@ -142,7 +141,7 @@ impl MutatingAdmissionPolicy {
                         let one = |param| Invocation { policy: policy.clone(), binding: binding.clone(), param };
                         found.extend(params.into_iter().map(one));
                     }
-                    Err(why) => fail(&policy, Some(&binding), &format!("failed to configure binding: {why}"), false, failures),
+                    Err(why) => fail(policy, Some(binding), &format!("failed to configure binding: {why}"), false, failures),
                 }
             }
         }

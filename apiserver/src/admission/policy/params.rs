@@ -1,7 +1,7 @@
 //! The parameters of a binding (apiserver `plugin/policy/generic/policy_dispatcher.go`, `CollectParams`).
 
 use coracle_schema::selector::LabelSelector;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Engine, compile::Policy, index::Binding};
 use crate::admission::look::{self, text};
@@ -31,7 +31,7 @@ pub(super) async fn collect(engine: &Engine, policy: &Policy, binding: &Binding,
         ("", Some(selector)) => {
             let selector = LabelSelector::from_object(Some(selector))?;
             let all: Vec<Value> = look::all(&*engine.reader, group, &resource, place).await.map_err(failed)?;
-            all.into_iter().filter(|object| selector.matches(&labels(object))).collect()
+            all.into_iter().filter(|object| selector.matches(&look::labels(object))).collect()
         }
         (_, Some(_)) => return Err("paramRef.name and paramRef.selector are mutually exclusive".to_owned()),
         (name, None) => {
@@ -43,8 +43,4 @@ pub(super) async fn collect(engine: &Engine, policy: &Policy, binding: &Binding,
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
     }
     Ok(found)
-}
-
-fn labels(object: &Value) -> Map<String, Value> {
-    object.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default()
 }

@@ -10,7 +10,6 @@ use super::{
     Engine,
     compile::{Expression, Policy, Validation},
     evaluate::{Asked, Evaluation, Scene, conditions},
-    fails_closed,
     index::Binding,
     is_exempt, namespace_of, params,
 };
@@ -62,13 +61,13 @@ impl Admission for ValidatingAdmissionPolicy {
         let mut refused: Option<(Denial, String)> = None;
         // The same for all policies, and for none where none matches.
         let request = OnceLock::new();
-        for (policy, bindings) in engine.policies.validating.hooks() {
+        for (policy, bindings) in &*engine.policies.validating.hooks() {
             let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
             match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
                 Err(why) => {
-                    configuration(&policy, None, &why, &mut refused);
+                    configuration(policy, None, &why, &mut refused);
                     continue;
                 }
             }
@@ -77,21 +76,21 @@ impl Admission for ValidatingAdmissionPolicy {
                     Ok(Some(_)) => {}
                     Ok(None) => continue,
                     Err(why) => {
-                        configuration(&policy, Some(&binding), &why, &mut refused);
+                        configuration(policy, Some(binding), &why, &mut refused);
                         continue;
                     }
                 }
-                let found = match params::collect(engine, &policy, &binding, &subject.attempt.request.namespace).await {
+                let found = match params::collect(engine, policy, binding, &subject.attempt.request.namespace).await {
                     Ok(found) => found,
                     Err(why) => {
-                        configuration(&policy, Some(&binding), &why, &mut refused);
+                        configuration(policy, Some(binding), &why, &mut refused);
                         continue;
                     }
                 };
                 for param in &found {
                     let asked = Asked::new(&engine.authorizer, subject.attempt.user);
                     let scene = Scene {
-                        policy: &policy,
+                        policy,
                         attempt: subject.attempt,
                         object: new.map_or(&Value::Null, Object::value),
                         old: subject.attempt.old.map_or(&Value::Null, Object::value),
@@ -102,7 +101,7 @@ impl Admission for ValidatingAdmissionPolicy {
                     };
                     let ask = || ask(&scene);
                     for denial in asked.until_known(ask).await {
-                        act(&policy, &binding, denial, &mut warnings, &mut refused);
+                        act(policy, binding, denial, &mut warnings, &mut refused);
                     }
                 }
             }
@@ -121,7 +120,7 @@ fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
 
 /// Something about the policy keeps it from being asked.
 fn configuration(policy: &Policy, binding: Option<&Binding>, why: &str, refused: &mut Option<(Denial, String)>) {
-    if !fails_closed(&policy.spec) || refused.is_some() {
+    if !policy.fails_closed || refused.is_some() {
         return;
     }
     let what = if binding.is_some() { "binding" } else { "policy" };
@@ -147,7 +146,7 @@ fn act(policy: &Policy, binding: &Binding, denial: Denial, warnings: &mut Vec<St
 /// All that the policy has against the write.
 fn ask(scene: &Scene<'_>) -> Vec<Denial> {
     let policy = scene.policy;
-    let closed = fails_closed(&policy.spec);
+    let closed = policy.fails_closed;
     let failure = |why: String| if closed { vec![Denial::new(why)] } else { Vec::new() };
     match conditions(scene) {
         Ok(true) => {}
@@ -162,17 +161,20 @@ fn ask(scene: &Scene<'_>) -> Vec<Denial> {
             Err(why) => return failure(why),
         }
     }
-    let messages = Evaluation::new(scene, evaluation.budget.get());
     let mut denials = Vec::new();
-    for (validation, result) in policy.validations.iter().zip(results) {
-        match result {
-            Ok(Val::Bool(true)) => {}
-            Ok(_) => denials.push(denied(validation, &messages, closed)),
-            Err(why) => denials.push(closed.then(|| Denial::new(why))),
+    if results.iter().any(|result| !matches!(result, Ok(Val::Bool(true)))) {
+        let messages = Evaluation::new(scene, evaluation.budget.get());
+        for (validation, result) in policy.validations.iter().zip(results) {
+            match result {
+                Ok(Val::Bool(true)) => {}
+                Ok(_) => denials.extend(denied(validation, &messages, closed)),
+                Err(why) => denials.extend(closed.then(|| Denial::new(why))),
+            }
         }
     }
-    let mut denials: Vec<Denial> = denials.into_iter().flatten().collect();
-    denials.extend(annotations(scene, closed));
+    if !policy.annotations.is_empty() {
+        denials.extend(annotations(scene, closed));
+    }
     denials
 }
 
