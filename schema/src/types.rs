@@ -61,8 +61,10 @@ pub struct Type {
     pub defaults: bool,
     /// Positions in `fields` of those that validation must look at, for themselves or for what is below. Made by [`Schema::new`].
     pub checked: Box<[u32]>,
-    /// Those fields that defaulting may fill in, or must enter. Filled in by [`Schema::new`].
+    /// Those fields that defaulting may fill in, or must enter. Made by [`Schema::new`].
     pub filled: Box<[u32]>,
+    /// Those fields that are lists which stand in JSON even without items, or have such lists below. Made by [`Schema::new`].
+    pub listed: Box<[u32]>,
     /// Server-side apply owns the message as a whole wherever it stands, unless a field is [`Field::granular`].
     pub atomic: bool,
     /// In JSON the message stands as one of two forms; it has no fields of its own then.
@@ -257,23 +259,17 @@ pub struct Limits {
 }
 
 impl Schema {
-    /// A schema of these messages; knows which of them defaulting must enter.
+    /// A schema of these messages; knows which of them defaulting and validation must enter.
     pub fn new(mut types: Vec<Type>, by_name: HashMap<Box<str>, TypeId>) -> Self {
-        loop {
-            let before = types.iter().filter(|t| t.defaults).count();
-            for at in 0..types.len() {
-                types[at].defaults = types[at]
-                    .fields
-                    .iter()
-                    .any(|f| f.default.is_some() || f.shape.message().is_some_and(|id| types[id.0 as usize].defaults))
-                    || types[at].union.is_some_and(|u| types[u.message.0 as usize].defaults);
-            }
-            if types.iter().filter(|t| t.defaults).count() == before {
-                break;
-            }
+        let checked = leading_to(&types, |field| {
+            field.required || field.immutable || !field.allowed.is_empty() || field.limits.is_some() || field.list != ListKind::Atomic
+        });
+        let filled = leading_to(&types, |field| field.default.is_some());
+        let listed = leading_to(&types, |field| field.is_always_written() && matches!(field.shape, Shape::List(_)));
+        for (of, ((checked, filled), listed)) in types.iter_mut().zip(checked.into_iter().zip(filled).zip(listed)) {
+            of.defaults = filled.any;
+            (of.checked, of.filled, of.listed) = (checked.fields, filled.fields, listed.fields);
         }
-        note_checked(&mut types);
-        note_filled(&mut types);
         Self { types, by_name, plan: OnceLock::new(), base: None, custom: None }
     }
 
@@ -350,36 +346,31 @@ impl Type {
     }
 }
 
-/// Fills in [`Type::checked`]: a field counts when the table says something of it, or of a message below it. Messages may hold themselves.
-fn note_checked(types: &mut [Type]) {
-    let says = |field: &Field| {
-        field.required || field.immutable || !field.allowed.is_empty() || field.limits.is_some() || field.list != ListKind::Atomic
-    };
-    let mut any: Vec<bool> = types.iter().map(|of| of.fields.iter().any(says)).collect();
-    let below = |any: &[bool], field: &Field| field.shape.message().is_some_and(|id| any.get(id.0 as usize).copied().unwrap_or(true));
+/// What of a message leads to something.
+struct Leading {
+    /// The message is worth entering.
+    any: bool,
+    /// Positions of the fields that do.
+    fields: Box<[u32]>,
+}
+
+/// What of each message leads to a field of which `says` holds: in itself, or in a message below. Messages may hold themselves; of those
+/// that are not among `types` nothing is known.
+fn leading_to(types: &[Type], says: impl Fn(&Field) -> bool) -> Vec<Leading> {
+    let mut any: Vec<bool> = types.iter().map(|of| of.fields.iter().any(&says)).collect();
+    let leads = |any: &[bool], id: TypeId| any.get(id.0 as usize).copied().unwrap_or(true);
+    let below = |any: &[bool], field: &Field| field.shape.message().is_some_and(|id| leads(any, id));
     loop {
         let before = any.iter().filter(|any| **any).count();
         for (at, of) in types.iter().enumerate() {
-            any[at] = any[at]
-                || of.fields.iter().any(|f| below(&any, f))
-                || of.union.is_some_and(|u| any.get(u.message.0 as usize).copied().unwrap_or(true));
+            any[at] = any[at] || of.fields.iter().any(|f| below(&any, f)) || of.union.is_some_and(|u| leads(&any, u.message));
         }
         if any.iter().filter(|any| **any).count() == before {
             break;
         }
     }
-    for of in types {
-        of.checked = of.fields.iter().zip(0..).filter(|(f, _)| says(f) || below(&any, f)).map(|(_, at)| at).collect();
-    }
-}
-
-/// Fills in [`Type::filled`].
-fn note_filled(types: &mut [Type]) {
-    let entered: Vec<bool> = types.iter().map(|of| of.defaults || of.union.is_some()).collect();
-    let below = |field: &Field| field.shape.message().is_some_and(|id| entered.get(id.0 as usize).copied().unwrap_or(true));
-    for of in types {
-        of.filled = of.fields.iter().zip(0..).filter(|(f, _)| f.default.is_some() || below(f)).map(|(_, at)| at).collect();
-    }
+    let fields = |of: &Type| of.fields.iter().zip(0..).filter(|(f, _)| says(f) || below(&any, f)).map(|(_, at)| at).collect();
+    types.iter().zip(&any).map(|(of, any)| Leading { any: *any, fields: fields(of) }).collect()
 }
 
 impl SchemaRef {

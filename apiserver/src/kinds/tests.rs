@@ -528,7 +528,7 @@ fn a_definition_remembers_the_version_it_is_stored_in() {
         errors,
         [
             "spec.group: Invalid value: \"nodot\": should be a domain with at least one dot",
-            "spec.versions: Invalid value: null: must have exactly one version marked as storage version",
+            "spec.versions: Invalid value: []: must have exactly one version marked as storage version",
             "status.storedVersions: Invalid value: null: must have at least one stored version",
         ]
     );

@@ -256,6 +256,7 @@ impl<'a> Writing<'a> {
         }
         self.refuse(metadata, &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
+        decode::as_stored(object.value_mut(), &kind.schema);
         kind.rules.read_back(&mut object);
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
@@ -316,6 +317,7 @@ impl<'a> Writing<'a> {
         self.refuse(errors, &object, Some(&old.object))?;
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
         let mut claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
+        decode::as_stored(object.value_mut(), &kind.schema);
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(kind, &key).await;

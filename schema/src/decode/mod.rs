@@ -112,6 +112,14 @@ pub fn from_value(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -
     session.finish(settled.map(|()| value))
 }
 
+/// What upstream shows of an object once it was stored: lists without items that stand in JSON all the same are null, since protobuf does
+/// not tell them from none. Custom resources are stored as they are.
+pub fn as_stored(object: &mut Value, schema: &SchemaRef) {
+    if schema.custom().is_none() {
+        zero::forget_empty_lists(&schema.schema, schema.root, object);
+    }
+}
+
 /// Brings an object read from the store into the form its schema has now: custom resources whose definition changed. What is malformed
 /// in metadata goes. Objects of other kinds are left as they are.
 pub fn refresh(object: &mut Value, schema: &SchemaRef) {

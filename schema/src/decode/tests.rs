@@ -103,6 +103,27 @@ fn empty_values_are_written_or_not_as_upstream_writes_them() {
 }
 
 #[test]
+fn lists_without_items_are_there_until_they_are_stored() {
+    let mut role = value("rbac.ClusterRole", &json!({"rules": [], "aggregationRule": {"clusterRoleSelectors": []}}));
+    assert_eq!((&role["rules"], &role["aggregationRule"]), (&json!([]), &json!({})));
+    let schema = |message: &str| Tables::load().unwrap().message(message).unwrap();
+    as_stored(&mut role, &schema("rbac.ClusterRole"));
+    assert_eq!(role["rules"], Value::Null);
+    let terms = json!([{"matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}]);
+    let mut slice = value("discovery.EndpointSlice", &json!({"addressType": "IPv4", "endpoints": [{"addresses": []}], "ports": []}));
+    let mut pod = value(
+        "core.Pod",
+        &json!({"spec": {"containers": [], "affinity":
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}),
+    );
+    assert_eq!((&slice["endpoints"][0]["addresses"], &slice["ports"], &pod["spec"]["containers"]), (&json!([]), &json!([]), &json!([])));
+    as_stored(&mut slice, &schema("discovery.EndpointSlice"));
+    as_stored(&mut pod, &schema("core.Pod"));
+    assert_eq!((&slice["endpoints"][0]["addresses"], &slice["ports"]), (&Value::Null, &Value::Null));
+    assert_eq!(pod["spec"]["containers"], Value::Null);
+}
+
+#[test]
 fn null_items_and_values_become_the_zero_value() {
     let map = value("core.ConfigMap", &json!({"data": {"a": null}, "metadata": {"finalizers": ["x", null]}}));
     assert_eq!(map, json!({"data": {"a": ""}, "metadata": {"finalizers": ["x", ""]}}));

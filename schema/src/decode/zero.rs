@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::types::{Field, Presence, Schema, Shape, Type};
+use crate::types::{Field, Presence, Schema, Shape, Type, TypeId};
 
 /// What the encoder writes for a field that was not given; `None` when it writes nothing.
 pub(super) fn absent(schema: &Schema, field: &Field) -> Option<Value> {
@@ -28,12 +28,37 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
     }
 }
 
-/// Whether a decoded value is none: null for Go, and a list without items for protobuf, in which upstream stores what it then shows.
+/// Whether a decoded value is none for Go.
 pub(super) fn is_absent(field: &Field, value: &Value) -> bool {
-    match value {
-        Value::Null => !matches!(field.shape, Shape::Any | Shape::Object),
-        Value::Array(items) => items.is_empty() && matches!(field.shape, Shape::List(_)),
-        _ => false,
+    value.is_null() && !matches!(field.shape, Shape::Any | Shape::Object)
+}
+
+/// Makes lists without items null where they are written all the same: protobuf, in which upstream stores what it then shows, does not tell
+/// them from none.
+pub(super) fn forget_empty_lists(schema: &Schema, id: TypeId, value: &mut Value) {
+    let mut of = schema.get(id);
+    if let Some(union) = of.union {
+        if let Value::Array(items) = value {
+            items.iter_mut().for_each(|item| forget_empty_lists(schema, union.message, item));
+        }
+        of = schema.get(union.message);
+    }
+    let Value::Object(members) = value else { return };
+    for field in of.listed.iter().map(|at| &of.fields[*at as usize]) {
+        let Some(value) = members.get_mut(&*field.name) else { continue };
+        match value {
+            Value::Array(items) if items.is_empty() && field.is_always_written() => *value = Value::Null,
+            value => below(schema, &field.shape, value),
+        }
+    }
+}
+
+fn below(schema: &Schema, shape: &Shape, value: &mut Value) {
+    match (shape, value) {
+        (Shape::Message(id), value) => forget_empty_lists(schema, *id, value),
+        (Shape::List(inner), Value::Array(items)) => items.iter_mut().for_each(|item| below(schema, inner, item)),
+        (Shape::Map(inner), Value::Object(items)) => items.values_mut().for_each(|item| below(schema, inner, item)),
+        _ => {}
     }
 }
 
