@@ -145,7 +145,8 @@ pub struct Limits {
     pub age: Duration,
     /// States overtaken longer ago than this are not rebuilt, even where nothing changed since (upstream compacts as often).
     pub history: Duration,
-    /// How long [`Freshness::NotOlderThan`] waits (three seconds upstream, too).
+    /// How long [`Freshness::NotOlderThan`] waits (three seconds upstream, too), and the latest state of one object before the store is asked
+    /// for it.
     pub wait: Duration,
     /// How long the other reads wait for the store and for loading.
     pub patience: Duration,
@@ -256,6 +257,14 @@ impl<F: Send + Sync + 'static> Cache<F> {
 impl<F: 'static> Core<F> {
     pub(crate) fn seen(&self) -> Revision {
         *self.progress.borrow()
+    }
+
+    /// The revision of the store's last write.
+    async fn latest(&self) -> Result<Revision, Error> {
+        match self.store.latest() {
+            Some(latest) => Ok(latest),
+            None => self.store.revision().await.map_err(|err| Error::Unavailable(err.to_string())),
+        }
     }
 
     fn cached(&self, entry: &Entry) -> Arc<Cached<F>> {

@@ -27,6 +27,8 @@ pub struct Faults {
     pub read: f64,
     /// Chance, at each event, that a watch breaks instead.
     pub watch: f64,
+    /// Watches that are opened tell nothing and do not end.
+    pub still: bool,
     /// Every call takes up to this much longer.
     pub delay: Duration,
     /// The latest revision is not known without asking.
@@ -86,9 +88,12 @@ impl Faulty {
         }
     }
 
-    /// The same stream, that breaks by chance at each item.
+    /// The same stream, that breaks by chance at each item, or tells none.
     fn breaking<T: Send + 'static>(&self, items: BoxStream<'static, Result<T, StoreError>>) -> BoxStream<'static, Result<T, StoreError>> {
-        let chance = self.faults.lock().watch;
+        let Faults { watch: chance, still, .. } = *self.faults.lock();
+        if still {
+            return stream::pending().boxed();
+        }
         let seed = self.chance.lock().next();
         let state = Some((items, Chance(seed)));
         stream::unfold(state, move |state| async move {

@@ -71,8 +71,34 @@ impl<F: Send + Sync + 'static> Collection<F> {
             let snapshot = self.snapshot(freshness).await?;
             return Ok(At { value: snapshot.get(key).cloned(), revision: snapshot.revision });
         }
-        self.wait(freshness).await?;
+        if freshness != Freshness::Latest {
+            self.wait(freshness).await?;
+        } else if self.lags().await? {
+            return self.stored(key).await;
+        }
         self.peek(|state| state.map.get(key).cloned()).ok_or_else(loading)
+    }
+
+    /// Whether memory is there but stays behind the store for longer than anybody should wait who can ask the store for one object instead:
+    /// events are told by one task, and where very many requests share little of a processor it comes to its turn late.
+    async fn lags(&self) -> Result<bool, Error> {
+        let (latest, limits) = (self.core.latest().await?, &self.core.limits);
+        let reached = match self.reach(latest, limits.wait).await {
+            // Nothing is in memory yet.
+            Err(Error::Unavailable(_)) => self.reach(latest, limits.patience).await,
+            reached => reached,
+        };
+        match reached {
+            Ok(()) => Ok(false),
+            Err(Error::TooNew { .. }) => Ok(true),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// One object as the store has it now. Not for lists: each would hold all objects anew, and many may be waiting.
+    async fn stored(&self, key: &str) -> Result<At<Option<Arc<Cached<F>>>>, Error> {
+        let found = self.core.store.get(&Key::from(key)).await.map_err(|err| Error::Unavailable(err.to_string()))?;
+        Ok(At { value: found.value.map(|entry| self.core.cached(&entry)), revision: found.revision })
     }
 
     /// All objects at one revision.
@@ -175,10 +201,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
             Freshness::Any => self.reach(Revision(0), limits.patience).await,
             Freshness::NotOlderThan(revision) | Freshness::Exact(revision) => self.reach(revision, limits.wait).await,
             Freshness::Latest => {
-                let latest = match self.core.store.latest() {
-                    Some(latest) => latest,
-                    None => self.core.store.revision().await.map_err(|err| Error::Unavailable(err.to_string()))?,
-                };
+                let latest = self.core.latest().await?;
                 self.reach(latest, limits.patience).await.map_err(|err| match err {
                     Error::TooNew { asked, current } => {
                         Error::Unavailable(format!("the store is at revision {asked}, the watch cache still at {current}"))

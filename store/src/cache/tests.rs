@@ -403,6 +403,26 @@ async fn while_the_store_does_not_answer_reads_fail_instead_of_being_stale() {
     assert_eq!(pods.snapshot(Freshness::Latest).await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn while_events_are_late_the_store_is_asked_for_single_objects_and_lists_fail() {
+    let inner = memory();
+    let late = Faults { seed: 1, still: true, ..Faults::default() };
+    let faulty = Arc::new(Faulty::new(inner.clone(), late));
+    let store: Arc<dyn Store> = faulty.clone();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    assert!(pods.snapshot(Freshness::Latest).await.unwrap().is_empty());
+    let written = create(&*inner, "/pods/a", "a").await;
+    tokio::time::pause();
+    let found = pods.get("/pods/a", Freshness::Latest).await.unwrap();
+    assert_eq!((found.value.unwrap().wire.clone(), found.revision), (format!("{written}:a").into(), written));
+    assert!(pods.get("/pods/b", Freshness::Latest).await.unwrap().value.is_none());
+    assert!(pods.get("/pods/a", Freshness::Any).await.unwrap().value.is_none(), "what is there may be old");
+    assert!(matches!(pods.snapshot(Freshness::Latest).await, Err(Error::Unavailable(_))));
+    faulty.set(Faults { read: 1.0, ..late });
+    assert!(matches!(pods.get("/pods/a", Freshness::Latest).await, Err(Error::Unavailable(_))));
+}
+
 /// A reader as careful clients are: from snapshot to changes, and to a snapshot again when told to.
 async fn follow_until(pods: Arc<Collection<usize>>, end: &str) -> BTreeMap<String, Bytes> {
     loop {

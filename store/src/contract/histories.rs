@@ -123,6 +123,7 @@ impl Round {
             late_commit: of([0.0, 0.05, 0.2]),
             read: of([0.0, 0.02, 0.1]),
             watch: of([0.0, 0.02, 0.1]),
+            still: false,
             delay: Duration::from_micros(if of([0.0, 1.0, 1.0]) > 0.0 { 2500 } else { 0 }),
             asked: seed.is_multiple_of(2),
             relaxed: false,
