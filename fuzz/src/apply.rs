@@ -18,7 +18,15 @@ pub(crate) fn apply(data: &[u8]) {
         from_value(value, &schema, FieldValidation::Ignore).ok().map(|d| d.value)
     };
     let (Some(mut live), Some(mut config)) = (parse(&rest[..at]), parse(&rest[at + 1..])) else { return };
-    let who = |manager| Who { manager, api_version: "v1", kind: "Thing", subresource: "", now: "2026-01-01T00:00:00Z", reset: &[] };
+    let who = |manager| Who {
+        manager,
+        api_version: "v1",
+        kind: "Thing",
+        subresource: "",
+        now: "2026-01-01T00:00:00Z",
+        reset: &[],
+        versions: None,
+    };
     record_update(&schema, None, &mut live, &who("first"));
     for object in [&mut live, &mut config] {
         object["apiVersion"] = json!("v1");

@@ -29,6 +29,7 @@ fn main() {
         subresource: "",
         now: "2026-01-01T00:00:00Z",
         reset: &[&["status"]],
+        versions: None,
     };
     let kubelet = Who { manager: "kubelet", subresource: "status", now: "2026-01-01T00:00:09Z", reset: &[&["spec"]], ..who };
     let fresh = pod();

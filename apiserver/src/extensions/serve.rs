@@ -15,7 +15,7 @@ use super::{
     columns::Columns,
     definition::{Definition, Version},
     review::Webhook,
-    versions::{Lately, Of, Versions},
+    versions::{All, Lately, Of, Versions},
 };
 use crate::{
     registry::{
@@ -41,6 +41,7 @@ struct Making<'a> {
     tables: &'a Arc<Tables>,
     all_fields: Arc<[Field]>,
     stored: Of,
+    all: All,
     webhook: Option<Arc<Webhook>>,
 }
 
@@ -61,18 +62,21 @@ pub(super) fn kinds(
             _ => lazy(source, version, tables),
         }
     };
-    let stored_schema = schema(storage);
+    let all: Arc<[Of]> =
+        definition.spec.versions.iter().map(|v| Of { version: api_version(definition, v).into(), schema: schema(v) }).collect();
+    let stored = all.get(definition.spec.versions.iter().position(|v| v.storage)?)?.clone();
     let making = Making {
         definition,
         source,
         tables,
         all_fields: all_fields(definition),
-        stored: Of { version: api_version(definition, storage).into(), schema: stored_schema.clone() },
+        stored: stored.clone(),
+        all: All(Arc::clone(&all)),
         webhook,
     };
-    let stored = Arc::new(making.kind(storage, stored_schema));
-    let served = definition.spec.versions.iter().filter(|v| v.served);
-    let kinds = served.map(|v| if v.storage { Arc::clone(&stored) } else { Arc::new(making.kind(v, schema(v))) }).collect();
+    let stored = Arc::new(making.kind(storage, stored));
+    let served = definition.spec.versions.iter().zip(&*all).filter(|(v, _)| v.served);
+    let kinds = served.map(|(v, of)| if v.storage { Arc::clone(&stored) } else { Arc::new(making.kind(v, of.clone())) }).collect();
     Some(Served { kinds, stored })
 }
 
@@ -108,14 +112,15 @@ fn texts(texts: &[String]) -> Vec<Arc<str>> {
 }
 
 impl Making<'_> {
-    fn kind(&self, version: &Version, schema: KindSchema) -> Kind {
+    fn kind(&self, version: &Version, own: Of) -> Kind {
         let (spec, names) = (&self.definition.spec, &self.definition.status.accepted_names);
         let gvk =
             GroupVersionKind { group: spec.group.as_str().into(), version: version.name.as_str().into(), kind: names.kind.as_str().into() };
         let custom = Arc::new(self.custom(version));
         let printer: Arc<dyn Printer> = Arc::new(Columns::new(&version.additional_printer_columns));
-        let own = Of { version: api_version(self.definition, version).into(), schema: schema.clone() };
-        let versions = Versions { own, stored: self.stored.clone(), webhook: self.webhook.clone(), lately: Mutex::new(Lately::default()) };
+        let schema = own.schema.clone();
+        let (stored, all, webhook) = (self.stored.clone(), self.all.clone(), self.webhook.clone());
+        let versions = Versions { own, stored, all, webhook, lately: Mutex::new(Lately::default()) };
         Kind {
             id: ResourceId { group: Arc::clone(&gvk.group), resource: names.plural.as_str().into() },
             singular: names.singular.as_str().into(),

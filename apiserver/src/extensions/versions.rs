@@ -1,9 +1,10 @@
 //! From the version an object is stored in to the one asked for, and back (upstream's `apiserver/conversion`).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coracle_schema::{SchemaRef, managed};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub(super) struct Versions {
     pub own: Of,
     /// The version that is stored.
     pub stored: Of,
+    /// All versions there are, served or not.
+    pub all: All,
     /// Who converts; `None`: only `apiVersion` differs.
     pub webhook: Option<Arc<Webhook>>,
     /// What was converted lately.
@@ -32,6 +35,22 @@ pub(super) struct Of {
     pub version: Arc<str>,
     /// Its schema.
     pub schema: KindSchema,
+}
+
+/// All versions of a definition.
+#[derive(Clone)]
+pub(super) struct All(pub Arc<[Of]>);
+
+impl fmt::Debug for All {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|of| &of.version)).finish()
+    }
+}
+
+impl managed::Versions for All {
+    fn schema(&self, api_version: &str) -> Option<&SchemaRef> {
+        self.0.iter().find(|of| &*of.version == api_version).map(|of| &*of.schema)
+    }
 }
 
 /// Converted objects, so that many readers of one object cost one conversion. Bounded in number and size; the oldest goes first.
@@ -103,6 +122,10 @@ impl Converter for Versions {
 
     fn is_local(&self) -> bool {
         self.webhook.is_none()
+    }
+
+    fn versions(&self) -> Option<&dyn managed::Versions> {
+        if self.is_local() { Some(&self.all) } else { None }
     }
 }
 

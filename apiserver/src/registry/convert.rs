@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_schema::decode;
+use coracle_schema::{decode, managed};
 use serde_json::{Map, Value};
 
 use super::{autoscaler, kind::Kind, object::Object};
@@ -48,6 +48,9 @@ pub trait Converter: Send + Sync {
 
     /// Whether nobody outside has to be asked, so that facts of the stored form hold for every version.
     fn is_local(&self) -> bool;
+
+    /// All versions, served or not, if nobody outside has to be asked.
+    fn versions(&self) -> Option<&dyn managed::Versions>;
 }
 
 static EVENTS: Renaming = Renaming { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
@@ -68,6 +71,14 @@ impl Conversion {
         match self {
             Self::Renaming(_) => false,
             Self::Versions(versions) => versions.is_stored(),
+        }
+    }
+
+    /// The versions in which fields may be owned, where objects are the same in all of them but for `apiVersion` and schema.
+    pub fn versions(&self) -> Option<&dyn managed::Versions> {
+        match self {
+            Self::Renaming(_) => None,
+            Self::Versions(versions) => versions.versions(),
         }
     }
 }

@@ -62,7 +62,7 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
 fn own(api: &Api, options: &WriteOptions, kind: &Kind, mut sent: Object, answer: &mut Object) {
     let (api_version, now) = (kind.api_version(), meta::time_text(api.now()));
     let manager = options.field_manager.as_str();
-    let who = Who { manager, api_version: &api_version, kind: &kind.gvk.kind, subresource: "", now: &now, reset: &[] };
+    let who = Who { manager, api_version: &api_version, kind: &kind.gvk.kind, subresource: "", now: &now, reset: &[], versions: None };
     if let Some(members) = sent.value_mut().as_object_mut() {
         members.remove("status");
     }
@@ -78,7 +78,7 @@ pub(super) fn placed(api: &Api, call: &Call, schema: &coracle_schema::SchemaRef,
     meta::match_namespace(object, &call.info.namespace)?;
     let (api_version, kind) = (object.text("/apiVersion").to_owned(), object.text("/kind").to_owned());
     let (manager, now, subresource) = (options.field_manager.as_str(), meta::time_text(api.now()), call.info.subresource.as_str());
-    let who = Who { manager, api_version: &api_version, kind: &kind, subresource, now: &now, reset: &[] };
+    let who = Who { manager, api_version: &api_version, kind: &kind, subresource, now: &now, reset: &[], versions: None };
     managed::record_update(schema, None, object.value_mut(), &who);
     Ok(())
 }

@@ -23,7 +23,7 @@ use super::{Api, Call, scale};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{
-        Kind, Object, Part,
+        Conversion, Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
         storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
@@ -435,6 +435,7 @@ impl<'a> Writing<'a> {
             subresource: &self.call.info.subresource,
             now,
             reset: self.reset(),
+            versions: self.kind.conversion.as_ref().and_then(Conversion::versions),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Conflicts: fields that an apply would change although others own them (apimachinery's `managedfields/internal/conflict.go`).
 
-use crate::managed::{Entries, Entry, Set, intersection, paths};
+use crate::managed::{Deltas, Entries, Entry, intersection, paths};
 
 /// A field that somebody else owns.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,14 +41,14 @@ impl Conflicts {
     }
 }
 
-/// Fails if anybody in `entries` owns any of the `changed` paths.
-pub(super) fn none(entries: &Entries, changed: &Set) -> Result<(), Conflicts> {
+/// Fails if anybody in `entries` owns any of the paths that were changed.
+pub(super) fn none(entries: &Entries, deltas: &Deltas) -> Result<(), Conflicts> {
     let mut owners: Vec<&Entry> = entries.0.iter().collect();
     owners.sort_by_cached_key(|owner| identifier(owner));
     let mut conflicts = Vec::new();
     for owner in owners {
         let manager = printed(owner);
-        let theirs = paths(&intersection(&owner.fields, changed));
+        let theirs = paths(&intersection(&owner.fields, deltas.changed(&owner.api_version)));
         conflicts.extend(theirs.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
     }
     if conflicts.is_empty() { Ok(()) } else { Err(Conflicts(conflicts)) }

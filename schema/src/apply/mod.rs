@@ -1,9 +1,9 @@
 //! Server-side apply: merges what a manager wants into what is there, by ownership (structured-merge-diff's `merge/update.go` and
 //! apimachinery's `util/managedfields`).
 //!
-//! Fields that another version of the kind owns are taken to be the same fields: nothing here converts between versions.
+//! Fields that somebody owns in another version of the kind are looked at in that version where its objects are the same ones under another
+//! schema ([`managed::Versions`]). Otherwise they are taken to be the same fields: nothing here converts between versions.
 
-mod check;
 mod conflict;
 mod last_applied;
 mod merge;
@@ -16,7 +16,7 @@ pub use conflict::{Conflict, Conflicts};
 
 use crate::{
     SchemaRef,
-    managed::{self, Delta, Entries, Entry, Who, node::Node},
+    managed::{self, Deltas, Entries, Entry, Others, Who, node::Node},
 };
 
 /// The manager whose applies carry on what `kubectl apply` without `--server-side` began.
@@ -33,7 +33,8 @@ pub enum ApplyError {
     /// The request makes no sense: 400 `BadRequest`.
     #[error("{0}")]
     BadRequest(String),
-    /// The configuration does not fit the schema: upstream answers 500 without a reason, with exactly this message.
+    /// The configuration, or the object in a version in which somebody owns fields of it, does not fit the schema: upstream answers 500
+    /// without a reason, with exactly this message.
     #[error("{0}")]
     Mistyped(String),
 }
@@ -49,30 +50,32 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
         let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={}): {e}", who.kind);
         ApplyError::Mistyped(message)
     };
-    check::check(schema, config).map_err(mistyped)?;
+    managed::check(schema, config).map_err(mistyped)?;
 
     let list = live.and_then(|live| live.get("metadata")?.get("managedFields")).cloned().unwrap_or_default();
     let mut entries = Entries::stored(list);
     if entries.0.is_empty()
         && let Some(live) = live
     {
-        let mut delta = managed::compare(schema, None, live);
-        managed::record(&mut entries, &mut delta, &Who { manager: BEFORE_FIRST_APPLY, ..*who });
+        let who = Who { manager: BEFORE_FIRST_APPLY, ..*who };
+        let others = Others::of(&entries, None, &who).map_err(ApplyError::Mistyped)?;
+        managed::record(&mut entries, Deltas::between(schema, None, live, &others, &who), &who);
     }
 
-    let attempt = Attempt { schema, live, config, who };
+    let others = Others::of(&entries, live, who).map_err(ApplyError::Mistyped)?;
+    let attempt = Attempt { schema, live, config, who, others };
     let made = if who.manager == KUBECTL && !force {
         match attempt.run(entries.clone(), false) {
-            Err(conflicts) => match last_applied::remaining(&attempt, conflicts)? {
+            Err(ApplyError::Conflicts(conflicts)) => match last_applied::remaining(&attempt, conflicts)? {
                 None => attempt.run(entries, true),
-                Some(conflicts) => Err(conflicts),
+                Some(conflicts) => Err(ApplyError::Conflicts(conflicts)),
             },
             made => made,
         }
     } else {
         attempt.run(entries, force)
     };
-    let (mut object, entries) = made.map_err(ApplyError::Conflicts)?;
+    let (mut object, entries) = made?;
     if who.manager == KUBECTL {
         last_applied::renew(&mut object, config);
     }
@@ -83,7 +86,7 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
 /// `live` with `config` merged in as an apply merges it, without owners: what a mutating policy's configuration does. Atomic lists, maps
 /// and messages may not be in it (apiserver `admission/plugin/policy/mutating/patch/smd.go`).
 pub fn overlay(schema: &SchemaRef, live: &Value, config: &Value) -> Result<Value, String> {
-    check::check(schema, config).map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
+    managed::check(schema, config).map_err(|e| format!("failed to convert patch object to typed object: {e}"))?;
     let root = Node::root(schema);
     let mut atomics = Vec::new();
     find_atomics(&schema.schema, root, config, "", &mut atomics);
@@ -130,10 +133,11 @@ struct Attempt<'a> {
     live: Option<&'a Value>,
     config: &'a Value,
     who: &'a Who<'a>,
+    others: Others<'a>,
 }
 
 impl Attempt<'_> {
-    fn run(&self, mut entries: Entries, force: bool) -> Result<(Value, Entries), Conflicts> {
+    fn run(&self, mut entries: Entries, force: bool) -> Result<(Value, Entries), ApplyError> {
         let root = Node::root(self.schema);
         let schema = &*self.schema.schema;
         let merged = match self.live {
@@ -153,6 +157,9 @@ impl Attempt<'_> {
         };
         let last = entries.position(&entry).map(|at| entries.0.remove(at));
         entry.time = last.as_ref().and_then(|l| l.time.clone());
+        if let Some(last) = &last {
+            self.check_merged(&merged, last, &entries).map_err(|why| ApplyError::Mistyped(format!("failed to prune fields: {why}")))?;
+        }
         let (new, compared) = match &last {
             // All that was applied is applied again: nothing can go.
             Some(last) if !managed::includes(&entry.fields, &last.fields) => {
@@ -162,16 +169,18 @@ impl Attempt<'_> {
             _ => (merged, None),
         };
 
-        let mut delta = match self.live {
-            Some(live) => managed::compare(self.schema, Some(live), compared.as_ref().unwrap_or(&new)),
-            None => Delta::default(),
+        let deltas = match self.live {
+            Some(live) => {
+                let refused = |why| ApplyError::Mistyped(format!("failed to convert new object: {why}"));
+                entries.0.iter().try_for_each(|e| self.others.check_in(&e.api_version, &new)).map_err(refused)?;
+                Deltas::between(self.schema, Some(live), compared.as_ref().unwrap_or(&new), &self.others, self.who)
+            }
+            None => Deltas::default(),
         };
-        managed::subtract_trees(&mut delta.changed, &reset);
-        managed::subtract_trees(&mut delta.removed, &reset);
         if !force {
-            conflict::none(&entries, &delta.changed)?;
+            conflict::none(&entries, &deltas).map_err(ApplyError::Conflicts)?;
         }
-        entries.take(&delta.changed, &delta.removed);
+        entries.take(&deltas);
 
         managed::strip(&mut entry.fields);
         if self.live.is_none_or(|live| !managed::same_rest(live, &new)) {
@@ -181,6 +190,16 @@ impl Attempt<'_> {
             entries.0.push(entry);
         }
         Ok((new, entries))
+    }
+
+    /// Whether what is pruned fits the versions in which its manager applied it last, and others own fields of it.
+    fn check_merged(&self, merged: &Value, last: &Entry, others: &Entries) -> Result<(), String> {
+        let refused = |why| format!("failed to convert merged object to last applied version: {why}");
+        self.others.check_in(&last.api_version, merged).map_err(refused)?;
+        others.0.iter().map(|e| e.api_version.as_str()).try_for_each(|version| {
+            let refused = |why| format!("failed add back owned items: failed to convert merged object at version {version}: {why}");
+            self.others.check_in(version, merged).map_err(refused)
+        })
     }
 }
 

@@ -11,7 +11,7 @@ fn schema(name: &str) -> SchemaRef {
 }
 
 fn who(manager: &str) -> Who<'_> {
-    Who { manager, api_version: "apps/v1", kind: "Deployment", subresource: "", now: NOW, reset: &[&["status"]] }
+    Who { manager, api_version: "apps/v1", kind: "Deployment", subresource: "", now: NOW, reset: &[&["status"]], versions: None }
 }
 
 fn deployment(spec: &Value) -> Value {
@@ -154,4 +154,98 @@ fn a_configuration_that_does_not_fit_is_refused_as_upstream_words_it() {
     let mut list = deployment(&json!({}));
     list["metadata"]["managedFields"] = json!([]);
     assert_eq!(refused(&list), "metadata.managedFields must be nil");
+}
+
+/// A kind in two versions, of which the second has a field more.
+#[derive(Debug)]
+struct TwoVersions(SchemaRef, SchemaRef);
+
+impl managed::Versions for TwoVersions {
+    fn schema(&self, api_version: &str) -> Option<&SchemaRef> {
+        match api_version {
+            "ex.com/v1beta1" => Some(&self.0),
+            "ex.com/v1" => Some(&self.1),
+            _ => None,
+        }
+    }
+}
+
+impl TwoVersions {
+    /// `list`: what the items of `spec.l` are in the second version.
+    fn new(list: &str) -> Self {
+        let tables = Tables::load().unwrap();
+        let made = |list: &str, more: &str| {
+            let list = json!({"type": "array", "x-kubernetes-list-type": list, "items": {"type": "string"}});
+            let spec = json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}, "l": list, more: {"type": "string"}}});
+            crate::structural::compile(&json!({"type": "object", "properties": {"spec": spec}}), &tables.schema, "", false).unwrap().schema
+        };
+        Self(made("set", "a"), made(list, "n"))
+    }
+
+    fn who<'a>(&'a self, manager: &'a str, api_version: &'a str) -> Who<'a> {
+        Who { manager, api_version, kind: "W", subresource: "", now: NOW, reset: &[], versions: Some(self) }
+    }
+
+    fn apply(&self, live: Option<&Value>, manager: &str, version: &str, spec: &Value) -> Result<Value, ApplyError> {
+        let live = live.map(|live| in_version(live, version));
+        let config = json!({"apiVersion": version, "kind": "W", "metadata": {"name": "o"}, "spec": spec});
+        apply(managed::Versions::schema(self, version).unwrap(), live.as_ref(), &config, &self.who(manager, version), true)
+    }
+}
+
+/// An object as it is read in another version.
+fn in_version(object: &Value, version: &str) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = version.into();
+    object
+}
+
+#[test]
+fn fields_owned_in_another_version_are_looked_at_under_its_schema() {
+    let versions = TwoVersions::new("atomic");
+    let live = versions.apply(None, "m1", "ex.com/v1beta1", &json!({"a": "1", "b": "1", "l": ["p"]})).unwrap();
+    let live = versions.apply(Some(&live), "m2", "ex.com/v1", &json!({"a": "2", "l": ["q"]})).unwrap();
+    let owned = |manager: &str| entry(&live, manager).unwrap()["fieldsV1"].clone();
+    assert_eq!((owned("m1"), owned("m2")), (json!({"f:spec": {"f:b": {}}}), json!({"f:spec": {"f:a": {}, "f:l": {}}})));
+}
+
+#[test]
+fn an_apply_that_some_owners_version_cannot_say_is_refused() {
+    let versions = TwoVersions::new("set");
+    let mistyped = |why: &str| Err(ApplyError::Mistyped(why.to_owned()));
+    let live = versions.apply(None, "m1", "ex.com/v1beta1", &json!({"a": "1"})).unwrap();
+    let more = json!({"a": "1", "n": "2"});
+    let why = "failed to convert new object: .spec.n: field not declared in schema";
+    assert_eq!(versions.apply(Some(&live), "m2", "ex.com/v1", &more), mistyped(why));
+    let why = "failed to prune fields: failed to convert merged object to last applied version: .spec.n: field not declared in schema";
+    assert_eq!(versions.apply(Some(&live), "m1", "ex.com/v1", &more), mistyped(why));
+
+    // A default that only the other version has is there before anything is applied.
+    let mut defaulted = live.clone();
+    defaulted["spec"]["n"] = json!("x");
+    let why = ".spec.n: field not declared in schema";
+    assert_eq!(versions.apply(Some(&defaulted), "m2", "ex.com/v1", &json!({"b": "2"})), mistyped(why));
+
+    let mut gone = live;
+    gone["metadata"]["managedFields"][0]["apiVersion"] = json!("ex.com/v1alpha1");
+    let why = "request to convert CR to an invalid group/version: ex.com/v1alpha1";
+    assert_eq!(versions.apply(Some(&gone), "m2", "ex.com/v1", &json!({"b": "2"})), mistyped(why));
+}
+
+#[test]
+fn an_update_that_some_owners_version_cannot_say_leaves_the_owners_as_they_were() {
+    let versions = TwoVersions::new("set");
+    let live = versions.apply(None, "m1", "ex.com/v1beta1", &json!({"a": "1", "b": "1"})).unwrap();
+    let live = in_version(&live, "ex.com/v1");
+    let updated = |field: &str| {
+        let mut new = live.clone();
+        new["metadata"].as_object_mut().unwrap().remove("managedFields");
+        new["spec"][field] = json!("3");
+        record_update(&versions.1, Some(&live), &mut new, &versions.who("u", "ex.com/v1"));
+        new["metadata"]["managedFields"].clone()
+    };
+    assert_eq!(updated("n"), live["metadata"]["managedFields"]);
+    let list = updated("b");
+    assert_eq!(list[0]["fieldsV1"], json!({"f:spec": {"f:a": {}}}));
+    assert_eq!((&list[1]["manager"], &list[1]["fieldsV1"]), (&json!("u"), &json!({"f:spec": {"f:b": {}}})));
 }

@@ -53,6 +53,7 @@ fn run(schema: &SchemaRef, scenario: &Scenario, number: usize, live: Option<&Val
         subresource: &step.sub,
         now: &format!("2020-01-01T00:00:{number:02}Z"),
         reset: reset_fields(&scenario.group, &resource, &step.sub, has_status),
+        versions: None,
     };
     if step.op == "apply" {
         return apply(schema, live, &step.input, &who, step.force).map_err(|e| e.to_string());

@@ -6,7 +6,7 @@ use std::{cmp::Ordering, collections::HashMap};
 use serde_json::{Map, Value};
 
 use super::{
-    element,
+    Deltas, element,
     set::{self, Set},
 };
 
@@ -136,11 +136,11 @@ impl Entries {
         self.0.iter().position(|e| e.is(like))
     }
 
-    /// Takes `paths` from everybody; who owns nothing any more is forgotten.
-    pub(crate) fn take(&mut self, changed: &Set, removed: &Set) {
+    /// Takes what a write changed from everybody; who owns nothing any more is forgotten.
+    pub(crate) fn take(&mut self, deltas: &Deltas) {
         for entry in &mut self.0 {
-            set::subtract(&mut entry.fields, changed);
-            set::subtract(&mut entry.fields, removed);
+            set::subtract(&mut entry.fields, deltas.changed(&entry.api_version));
+            set::subtract(&mut entry.fields, deltas.removed(&entry.api_version));
         }
         self.0.retain(|e| !e.fields.is_empty());
     }

@@ -1,14 +1,17 @@
 //! Field ownership: `metadata.managedFields`, kept up on every write (apimachinery's `util/managedfields`).
 
+mod check;
 mod compare;
 mod element;
 mod entries;
 pub(crate) mod node;
 mod reset;
 mod set;
+mod versions;
 
 use serde_json::{Map, Value};
 
+pub(crate) use check::check;
 pub(crate) use compare::{Delta, objects as compare};
 pub(crate) use element::{display, field as field_element, go_json, of_item as item_element};
 pub(crate) use entries::{Entries, Entry};
@@ -18,6 +21,8 @@ pub(crate) use set::{
     Set, add, attach, below, has, includes, intersection, is_member, node as set_node, of_names as set_of_names, paths, subtract,
     subtract_trees,
 };
+pub use versions::Versions;
+pub(crate) use versions::{Deltas, Others};
 
 use crate::SchemaRef;
 
@@ -39,6 +44,8 @@ pub struct Who<'a> {
     pub now: &'a str,
     /// What this endpoint does not write; see [`reset_fields`].
     pub reset: &'a [Path],
+    /// The versions of the kind; `None`: fields that are owned in another are taken to be the same fields.
+    pub versions: Option<&'a dyn Versions>,
 }
 
 /// The manager of a request: its `fieldManager` option, else the part of the user agent before the first slash, printable and at most 128
@@ -62,29 +69,37 @@ pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, w
     if entries.0.is_empty() && old.is_some() {
         return;
     }
-    let mut delta = compare(schema, old, new);
-    record(&mut entries, &mut delta, who);
+    let Ok(deltas) = deltas_of_update(schema, old, new, &entries, who) else {
+        // Who owns what cannot be told in a version somebody owns fields in: the owners stay those of the object that was there.
+        if let Some(list) = old.and_then(|o| o.pointer("/metadata/managedFields")) {
+            metadata_mut(new).insert("managedFields".to_owned(), list.clone());
+        }
+        return;
+    };
+    record(&mut entries, deltas, who);
     entries.cap();
     put_list(new, entries);
 }
 
-/// Moves what `delta` says from its owners to `who`.
-pub(crate) fn record(entries: &mut Entries, delta: &mut Delta, who: &Who<'_>) {
-    let reset = set_of_names(who.reset);
-    subtract_trees(&mut delta.changed, &reset);
-    subtract_trees(&mut delta.removed, &reset);
-    if !delta.changed.is_empty() || !delta.removed.is_empty() {
-        entries.take(&delta.changed, &delta.removed);
-    }
-    strip(&mut delta.changed);
-    if !delta.changed.is_empty() {
+fn deltas_of_update(schema: &SchemaRef, old: Option<&Value>, new: &Value, entries: &Entries, who: &Who<'_>) -> Result<Deltas, String> {
+    let others = Others::of(entries, old, who)?;
+    others.check(new).map_err(|(_, why)| why)?;
+    Ok(Deltas::between(schema, old, new, &others, who))
+}
+
+/// Moves what `deltas` say from its owners to `who`.
+pub(crate) fn record(entries: &mut Entries, deltas: Deltas, who: &Who<'_>) {
+    entries.take(&deltas);
+    let mut changed = deltas.own.changed;
+    strip(&mut changed);
+    if !changed.is_empty() {
         entries.join(Entry {
             manager: if who.manager.is_empty() { "unknown".to_owned() } else { who.manager.to_owned() },
             applied: false,
             api_version: who.api_version.to_owned(),
             subresource: who.subresource.to_owned(),
             time: Some(who.now.to_owned()),
-            fields: std::mem::take(&mut delta.changed),
+            fields: changed,
         });
     }
 }

@@ -11,7 +11,7 @@ fn schema(name: &str) -> SchemaRef {
 }
 
 fn who<'a>(manager: &'a str, api_version: &'a str, kind: &'a str) -> Who<'a> {
-    Who { manager, api_version, kind, subresource: "", now: NOW, reset: &[&["status"]] }
+    Who { manager, api_version, kind, subresource: "", now: NOW, reset: &[&["status"]], versions: None }
 }
 
 fn deployment() -> Value {

@@ -1,27 +1,27 @@
-//! Whether a configuration fits the schema (structured-merge-diff's `typed/validate.go`), with upstream's messages.
+//! Whether an object or a configuration fits a schema (structured-merge-diff's `typed/validate.go`), with upstream's messages.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::{
+    display, item_element,
+    node::{Custom, Item, Node, is_type_meta, key_defaults},
+};
 use crate::{
     SchemaRef,
-    managed::{
-        display, item_element,
-        node::{Custom, Item, Node, is_type_meta, key_defaults},
-    },
     structural::{self, Kind},
     types::{Field, ListKind, Schema, Shape, Type, TypeId},
 };
 
 const NUMERIC: &str = "numeric (int or float)";
 
-/// Checks the whole configuration; the text lists everything wrong.
-pub(super) fn check(schema: &SchemaRef, config: &Value) -> Result<(), String> {
+/// Checks the whole object; the text lists everything wrong.
+pub(crate) fn check(schema: &SchemaRef, object: &Value) -> Result<(), String> {
     let mut check = Check { schema: &schema.schema, path: Vec::new(), errors: Vec::new() };
     match Node::root(schema) {
-        Node::Custom(custom) => check.object(custom, config),
-        _ => check.message(schema.root, config),
+        Node::Custom(custom) => check.object(custom, object),
+        _ => check.message(schema.root, object),
     }
     match check.errors.as_slice() {
         [] => Ok(()),
