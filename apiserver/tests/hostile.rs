@@ -173,6 +173,11 @@ async fn absurd_requests_are_answered_as_upstream_answers_them() {
         (Method::DELETE, "/api/v9".to_owned(), 404, "NotFound".to_owned()),
         (Method::POST, "/version".to_owned(), 405, "MethodNotAllowed".to_owned()),
         (Method::GET, "/api/v1/proxy/nodes/x".to_owned(), 404, "NotFound".to_owned()),
+        // No route leads to an object of a namespace that is not named; what spans namespaces can be read only.
+        (Method::GET, "/api/v1/configmaps/a".to_owned(), 404, "NotFound".to_owned()),
+        (Method::PATCH, "/api/v1/configmaps/a?fieldManager=m".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/api/v1/pods/a/status".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::DELETE, "/api/v1/configmaps".to_owned(), 405, "MethodNotAllowed".to_owned()),
         (Method::OPTIONS, format!("{MAPS}/a/nope"), 404, "NotFound".to_owned()),
     ];
     for (method, path, code, said) in cases {

@@ -173,6 +173,9 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     if !kind.is_namespaced() && !info.namespace.is_empty() && &*kind.id.resource != "namespaces" {
         return nobody(api, info);
     }
+    if lacks_namespace(&kind, info) {
+        return nobody(api, info);
+    }
     let verb = Verb::parse(&info.verb);
     if verb == Some(Verb::Patch) {
         call.note_patch();
@@ -288,6 +291,11 @@ fn nobody(api: &Api, info: &RequestInfo) -> Result<Answer, Status> {
     } else {
         Ok(answer::not_found())
     }
+}
+
+/// Whether a path names an object that is in a namespace, but not the namespace. A list or watch has its name from a selector.
+fn lacks_namespace(kind: &Kind, info: &RequestInfo) -> bool {
+    kind.is_namespaced() && info.namespace.is_empty() && !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch")
 }
 
 /// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only
