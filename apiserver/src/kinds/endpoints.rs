@@ -85,8 +85,14 @@ impl Rules for EndpointSlice {
             return;
         }
         // What v1beta1 had for a topology is read and not written (`dropTopologyOnV1`).
+        let mut dropped = false;
         for endpoint in view::items_mut(new.value_mut(), "endpoints") {
+            dropped |= view::get(endpoint, "deprecatedTopology").is_some();
             view::remove(endpoint, "deprecatedTopology");
+        }
+        // Upstream looks for what changed before it drops that.
+        if let Some(old) = old.filter(|_| dropped) {
+            new.set_metadata("generation", old.generation() + 1);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     registry::{
         Kind, Object, items,
         meta::{self, FOREGROUND, ORPHAN},
-        storage::{Stored, WriteError, Written},
+        storage::{DEFINITIONS, Stored, WriteError, Written},
     },
     request::{
         RequestInfo,
@@ -168,7 +168,10 @@ pub async fn discard(api: &Api, kind: &Arc<Kind>, namespace: &str, name: &str) -
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
     if kind.traits.spec_finalizers {
-        return check_early(kind, old, options);
+        return check_early(kind, old, options, "Precondition");
+    }
+    if kind.id.is(DEFINITIONS) {
+        return check_early(kind, old, options, "precondition");
     }
     // Named by kind: upstream refuses before it knows the resource (`BeforeDelete`).
     let subject = kind.kind_subject(old.name());
@@ -189,12 +192,13 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Re
     Ok(())
 }
 
-/// Namespaces have a storage of their own, which looks before the others do, in other words (`core/namespace/storage`).
-fn check_early(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+/// Namespaces and CRDs have storages of their own, which look before the others do, in other words (`core/namespace/storage`,
+/// `customresourcedefinition/etcd.go`).
+fn check_early(kind: &Kind, old: &Object, options: &DeleteOptions, spelt: &str) -> Result<(), Status> {
     let wanted = [("UID", &options.uid, old.uid()), ("ResourceVersion", &options.resource_version, old.resource_version())];
     for (what, wanted, found) in wanted {
         if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            let why = format!("{spelt} failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
             return Err(Status::conflict(kind.subject(old.name()), &why));
         }
     }
