@@ -23,6 +23,7 @@ mod machine;
 mod migrate;
 mod nodes;
 mod options;
+mod pages;
 mod peers;
 mod remote;
 mod renewal;

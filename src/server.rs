@@ -28,7 +28,7 @@ use crate::{
     lock, logging,
     nodes::Nodes,
     options::{ServerOptions, StoreChoice, store_dir},
-    peers,
+    pages, peers,
     renewal::Renewal,
     rooms,
     setup::Setup,
@@ -236,6 +236,7 @@ async fn until_told(store: &Opened, lifetime: Option<Duration>) -> Result<()> {
         _ = interrupt.recv() => Ok(()),
         () = tokio::time::sleep(lifetime.unwrap_or(Duration::MAX)), if lifetime.is_some() => Ok(()),
         why = store.failed() => bail!("the store stopped: {why}"),
+        never = pages::forget_starting() => match never {},
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     logging, machine,
     nodes::Nodes,
     options::{self, Cidr, ServerOptions},
+    pages,
     renewal::Renewal,
     setup::Setup,
     store::{self, Opened, telling},
@@ -102,6 +103,7 @@ pub(crate) async fn until_told() -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        never = pages::forget_starting() => match never {},
     }
     Ok(())
 }

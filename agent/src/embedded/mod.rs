@@ -44,6 +44,7 @@ use cgroup::Hierarchies;
 use pod::Pod;
 
 pub use restore::teardown;
+pub use sys::forget_program_pages;
 
 /// Runs the program as shim or one-shot when its arguments say so. The root binary calls this before anything else, because these
 /// processes must stay small and single-threaded.

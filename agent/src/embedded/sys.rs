@@ -42,9 +42,9 @@ pub(crate) fn poll_async(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(fd) }.map_err(Into::into)
 }
 
-/// Lets go of pages of the program that starting up needed and waiting does not: the shim is a large program that uses little of itself.
+/// Lets go of pages of the program that starting up needed and waiting does not: a large program that uses little of itself from then on.
 /// They come back from the page cache when touched.
-pub(super) fn forget_program_pages() {
+pub fn forget_program_pages() {
     let Ok(program) = std::env::current_exe() else { return };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let program = program.to_string_lossy();
