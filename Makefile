@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: turns cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak
+.PHONY: turns cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak test-operators
 
 build:
 	$(CARGO) build --release
@@ -73,6 +73,12 @@ test-compat: golden cedar
 	deploy/needs.sh etcd-server:etcd openssl
 	$(CARGO) build --package coracle --package coracle-conformance
 	conformance/clients/run.sh target/debug/coracle all $(COMPAT)
+
+# The tests that operators bring (kro, Karpenter, Flux, …) through the drop-in pair, counted against conformance/clients/suites/operators.
+# COMPAT=DIR keeps what is downloaded and built: compiling them all takes hours on two cores.
+test-operators:
+	$(CARGO) build --package coracle
+	conformance/clients/run.sh target/debug/coracle operators $(COMPAT)
 
 # kube-apiserver and this binary in turns on one etcd: each reads what the other wrote. LAB=FOLDER, where FOLDER/bin has etcd and kube-apiserver.
 turns:
