@@ -83,6 +83,46 @@ async fn eviction_asks_the_budget() {
 }
 
 #[tokio::test]
+async fn an_eviction_says_why_no_budget_allows_it() {
+    let house = House::new().await;
+    house.post(PODS, &pod("p")).await.ok();
+    house.post(&format!("{PODS}/p/binding"), &binding("n")).await.ok();
+    let merge = "application/merge-patch+json";
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    house.patch(&format!("{PODS}/p/status"), merge, &ready).await.ok();
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}});
+    house.post(budgets, &json!({"metadata": {"name": "b"}, "spec": spec})).await.ok();
+    let condition = |reason: &str, message: &str| {
+        let time = "2026-01-01T00:00:00Z";
+        json!([{"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message, "lastTransitionTime": time}])
+    };
+    let not_now = "The disruption budget b does not allow evicting pods currently";
+    let cases = [
+        (1, json!([]), "The disruption budget b needs 1 healthy pods and has 1 currently".to_owned()),
+        (2, json!([]), not_now.to_owned()),
+        (2, condition("InsufficientPods", "too few"), format!("{not_now} (InsufficientPods): too few")),
+        (1, condition("SyncFailed", "no scale"), format!("{not_now} because it failed sync: no scale")),
+    ];
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    for (healthy, conditions, cause) in cases {
+        let counts = json!({"disruptionsAllowed": 0, "currentHealthy": healthy, "desiredHealthy": 1, "expectedPods": 2,
+            "observedGeneration": 1, "conditions": conditions});
+        house.patch(&format!("{budgets}/b/status"), merge, &json!({"status": counts})).await.ok();
+        let refused = house.post(&format!("{PODS}/p/eviction"), &eviction).await;
+        assert_eq!(
+            (refused.code, refused.json()["details"]["causes"][0]["message"].clone()),
+            (StatusCode::TOO_MANY_REQUESTS, json!(cause))
+        );
+    }
+    house.post(budgets, &json!({"metadata": {"name": "c"}, "spec": spec})).await.ok();
+    let refused = house.post(&format!("{PODS}/p/eviction"), &eviction).await;
+    let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    let expected = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": text, "code": 500});
+    assert_eq!((refused.code, refused.json()), (StatusCode::INTERNAL_SERVER_ERROR, expected));
+}
+
+#[tokio::test]
 async fn services_get_addresses_and_ports_that_no_other_has() {
     let house = House::new().await;
     let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});

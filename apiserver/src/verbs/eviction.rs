@@ -15,10 +15,13 @@ use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{Kind, LabelSelector, Object, meta, storage::WriteError},
     request::{Query, query::DeleteOptions},
-    wire::{Answer, Status, answer},
+    wire::{Answer, Status, answer, status::Subject},
 };
 
 const RETRIES: usize = 30;
+/// Evictions a budget may have that its controller has not seen yet.
+const PENDING: usize = 2000;
+const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
@@ -77,8 +80,9 @@ async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(
             0 => return Ok(()),
             1 => budgets.remove(0),
             _ => {
+                // A bare status upstream, without the reason and the words of other internal errors.
                 let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-                return Err(Status::internal(text));
+                return Err(Status::new(500, "", text));
             }
         };
         if is_free(&budget, pod) {
@@ -95,41 +99,75 @@ async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(
             Err(error) => return Err(error.into_status()),
         }
     }
-    Err(Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10))
+    Err(Status::too_many_requests(REFUSED, 10))
 }
 
 /// An unready pod goes freely if the budget says so, or if enough others are healthy.
 fn is_free(budget: &Object, pod: &Object) -> bool {
     let conditions = pod.value().pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
     let ready = conditions.filter(|c| c["type"] == "Ready").any(|c| c["status"] == "True");
-    let number = |p: &str| budget.value().pointer(p).and_then(Value::as_i64).unwrap_or_default();
-    let healthy = number("/status/currentHealthy") >= number("/status/desiredHealthy") && number("/status/desiredHealthy") > 0;
+    let desired = number(budget, "desiredHealthy");
+    let healthy = number(budget, "currentHealthy") >= desired && desired > 0;
     !ready && (budget.text("/spec/unhealthyPodEvictionPolicy") == "AlwaysAllow" || healthy)
 }
 
+/// Takes a disruption from the budget, or says why there is none to take.
 fn spend(budget: &mut Object, pod: &Object, api: &Api) -> Result<(), Status> {
-    let name = budget.name().to_owned();
-    let observed = budget.value().pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or_default();
-    let refused = |cause: String, wait: u64| {
-        let mut status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", wait);
-        status.details["causes"] = json!([{"reason": "DisruptionBudget", "message": cause}]);
-        status
-    };
-    if observed < budget.generation() {
-        return Err(refused(format!("The disruption budget {name} is still being processed by the server."), 10));
-    }
-    let number = |p: &str| budget.value().pointer(p).and_then(Value::as_i64).unwrap_or_default();
-    let allowed = number("/status/disruptionsAllowed");
-    if allowed <= 0 {
-        let (desired, current) = (number("/status/desiredHealthy"), number("/status/currentHealthy"));
-        return Err(refused(format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"), 0));
-    }
+    refused(budget)?;
+    let allowed = number(budget, "disruptionsAllowed") - 1;
     let time = meta::time_text(api.now());
     let status = budget.member_mut("status");
-    status.insert("disruptionsAllowed".into(), (allowed - 1).into());
+    status.insert("disruptionsAllowed".into(), allowed.into());
     let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
     disrupted[pod.name()] = time.into();
     Ok(())
+}
+
+/// Why the budget allows no disruption (`checkAndDecrement`).
+fn refused(budget: &Object) -> Result<(), Status> {
+    let name = budget.name();
+    let caused = |mut status: Status, cause: String| {
+        status.details["causes"] = json!([{"reason": "DisruptionBudget", "message": cause}]);
+        Err(status)
+    };
+    let forbidden = |why| Status::forbidden(Subject { group: "policy", resource: "poddisruptionbudget", name }, why);
+    if number(budget, "observedGeneration") < budget.generation() {
+        return caused(
+            Status::too_many_requests(REFUSED, 10),
+            format!("The disruption budget {name} is still being processed by the server."),
+        );
+    }
+    let not_now = format!("The disruption budget {name} does not allow evicting pods currently");
+    let allowed = number(budget, "disruptionsAllowed");
+    if allowed < 0 {
+        let why = "pdb disruptions allowed is negative";
+        return caused(forbidden(why), format!("{not_now}: {why}"));
+    }
+    let pending = budget.value().pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    if pending > PENDING {
+        let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        return caused(forbidden(why), format!("{not_now}: too many pending evictions not confirmed by PDB controller"));
+    }
+    if allowed > 0 {
+        return Ok(());
+    }
+    let conditions = budget.value().pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let said = conditions.into_iter().find(|c| c["type"] == "DisruptionAllowed").filter(|c| c["status"] == "False");
+    let text = |name: &str| said.and_then(|c| c[name].as_str()).unwrap_or_default();
+    let (desired, current) = (number(budget, "desiredHealthy"), number(budget, "currentHealthy"));
+    let cause = match (text("reason"), text("message")) {
+        // Looked at first: after a failed sync the counts cannot be trusted.
+        ("SyncFailed", message) if !message.is_empty() => format!("{not_now} because it failed sync: {message}"),
+        _ if current <= desired => format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"),
+        (reason, message) if !message.is_empty() => format!("{not_now} ({reason}): {message}"),
+        _ => not_now,
+    };
+    caused(Status::too_many_requests(REFUSED, 0), cause)
+}
+
+/// A number of the budget's status.
+fn number(budget: &Object, name: &str) -> i64 {
+    budget.value().pointer(&format!("/status/{name}")).and_then(Value::as_i64).unwrap_or_default()
 }
 
 /// Whether a budget speaks of the pod.
