@@ -8,7 +8,6 @@ use parking_lot::RwLock;
 use super::{
     Authorizer, Decision,
     graph::{Graph, Vertex},
-    mirror,
     policy::Rule,
     rules::Known,
 };
@@ -63,7 +62,7 @@ impl NodeAuthorizer {
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
         let mut streams = Vec::new();
         for (vertex, group, resource) in SOURCES {
-            let (now, changes) = mirror::begin_readable(reader, group, resource).await?;
+            let (now, changes) = reader.begin(group, resource).await?;
             let mut graph = self.graph.write();
             now.iter().for_each(|object| put(&mut graph, vertex, object));
             streams.push((vertex, changes));

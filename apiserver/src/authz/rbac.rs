@@ -11,7 +11,6 @@ use tracing::warn;
 use super::{
     Authorizer, Decision, Verdict,
     index::{Grant, Index, RoleKey, Through},
-    mirror,
     policy::Rule,
     rules::Known,
 };
@@ -53,7 +52,7 @@ impl Rbac {
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
         let mut streams = Vec::new();
         for (source, resource) in SOURCES {
-            let (now, changes) = mirror::begin_readable(reader, GROUP, resource).await?;
+            let (now, changes) = reader.begin(GROUP, resource).await?;
             let mut index = self.index.write();
             now.iter().for_each(|object| put(&mut index, source, object));
             streams.push((source, changes));

@@ -90,6 +90,11 @@ impl Reader for FakeReader {
         Ok(state.objects.iter().filter(|(k, _)| fits(k)).map(|(_, o)| o.to_string().into()).collect())
     }
 
+    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+        let changes = self.follow(group, resource);
+        Ok((self.list_readable(group, resource, "").await?, changes))
+    }
+
     fn follow(&self, group: &str, resource: &str) -> BoxStream<'static, Change> {
         let (sender, mut receiver) = unbounded_channel();
         let mut state = self.0.lock();

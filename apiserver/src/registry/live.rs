@@ -41,6 +41,16 @@ impl Reader for Storage {
         Ok(listed(&kind, &snapshot, namespace))
     }
 
+    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+        let kind = self.stored_kind(group, resource)?;
+        let collection = self.collection(&kind)?;
+        let (snapshot, watcher) = collection.snapshot_and_watch(Freshness::Latest).await.map_err(read_error)?;
+        let now = listed(&kind, &snapshot, "");
+        let known = snapshot.iter().map(|cached| cached.key.clone()).collect();
+        let following = Following { collection, kind, kept: self.kept().clone(), known, watcher: Some(watcher) };
+        Ok((now, follow(following)))
+    }
+
     fn follow(&self, group: &str, resource: &str) -> BoxStream<'static, Change> {
         let found = self.stored_kind(group, resource).and_then(|kind| Ok((self.collection(&kind)?, kind)));
         match found {

@@ -31,6 +31,9 @@ pub trait Reader: Send + Sync + 'static {
     /// The same without those that cannot be read: for whoever does nothing to what is missing, and only allows more for what is there.
     async fn list_readable(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status>;
 
+    /// What is there now, as [`Reader::list_readable`] tells it, and every change after that, as [`Reader::follow`] tells them.
+    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status>;
+
     /// What is there now, as changes, and then every change, in order. Never ends and never loses one: when it falls behind it starts
     /// over by itself, with deletes for what went away.
     fn follow(&self, group: &str, resource: &str) -> BoxStream<'static, Change>;
