@@ -56,6 +56,22 @@ async fn a_status_is_written_apart_from_its_spec() {
 }
 
 #[tokio::test]
+async fn a_status_takes_finalizers_and_owners_along_where_upstreams_does() {
+    let house = House::new().await;
+    let (nodes, ranges) = ("/api/v1/nodes", "/apis/networking.k8s.io/v1/servicecidrs");
+    house.post(PODS, &pod("p")).await.ok();
+    house.post(nodes, &json!({"metadata": {"name": "n"}})).await.ok();
+    house.post(ranges, &json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.9.0.0/24"]}})).await.ok();
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"});
+    let patch = json!({"metadata": {"finalizers": ["x/y"], "ownerReferences": [owner]}});
+    for (object, finalizers, owners) in [(format!("{nodes}/n"), 1, 1), (format!("{PODS}/p"), 1, 0), (format!("{ranges}/r"), 0, 0)] {
+        let written = house.patch(&format!("{object}/status"), "application/merge-patch+json", &patch).await.ok();
+        let count = |field: &str| written["metadata"][field].as_array().map_or(0, Vec::len);
+        assert_eq!((count("finalizers"), count("ownerReferences")), (finalizers, owners), "{object}");
+    }
+}
+
+#[tokio::test]
 async fn eviction_asks_the_budget() {
     let house = House::new().await;
     house.post(PODS, &pod("p")).await.ok();

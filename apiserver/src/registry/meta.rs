@@ -144,14 +144,6 @@ pub fn keep_metadata(new: &mut Object, old: &Object) {
     new.value_mut()["metadata"] = Value::Object(meta);
 }
 
-/// Owners and finalizers are not the business of a status.
-pub fn keep_ownership(new: &mut Object, old: &Object) {
-    let before = old.value().get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    for field in ["ownerReferences", "finalizers"] {
-        copy_or_remove(new.metadata_mut(), &before, field);
-    }
-}
-
 fn copy_or_remove(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
     match from.get(field) {
         Some(value) => to.insert(field.to_owned(), value.clone()),

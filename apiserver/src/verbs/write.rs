@@ -26,7 +26,7 @@ use crate::{
         Conversion, Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
-        storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
+        storage::{Stored, WriteError, Written, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
     wire::{
@@ -398,17 +398,13 @@ impl<'a> Writing<'a> {
                 }
             }
             Part::Status => {
-                // What a kind keeps of its own status is in its rules.
+                // What a kind keeps of its own status is in its rules. Where metadata is not reset, a status may change finalizers and owners.
                 for path in self.reset().iter().filter(|path| path.first() != Some(&"status")) {
                     if *path == ["metadata"] {
                         meta::keep_metadata(new, old);
                     } else {
                         restore(new.value_mut(), old.value(), path);
                     }
-                }
-                // Upstream lets the status of a CRD take its finalizer off.
-                if !self.kind.id.is(DEFINITIONS) {
-                    meta::keep_ownership(new, old);
                 }
             }
             Part::Other(_) => {}
