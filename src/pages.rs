@@ -5,12 +5,14 @@
 
 use std::{convert::Infallible, time::Duration};
 
-/// When the code is let go of that ran so far: once the server is ready, and when what follows that has been done.
-const AFTER: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
+/// When code is let go of: once the server is ready, when what follows that has been done, and from then on what was not run for a while.
+/// Getting back what is still needed takes less than a millisecond in all.
+const FIRST: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
+const EVERY: Duration = Duration::from_secs(60);
 
-/// Lets go of the code that starting needed. Never ends: to be raced with what ends.
-pub(crate) async fn forget_starting() -> Infallible {
-    for pause in AFTER {
+/// Lets go of code that is not run any more. Never ends: to be raced with what ends.
+pub(crate) async fn forget_idle() -> Infallible {
+    for pause in FIRST.into_iter().chain(std::iter::repeat(EVERY)) {
         tokio::time::sleep(pause).await;
         coracle_agent::embedded::forget_program_pages();
     }

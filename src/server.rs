@@ -236,7 +236,7 @@ async fn until_told(store: &Opened, lifetime: Option<Duration>) -> Result<()> {
         _ = interrupt.recv() => Ok(()),
         () = tokio::time::sleep(lifetime.unwrap_or(Duration::MAX)), if lifetime.is_some() => Ok(()),
         why = store.failed() => bail!("the store stopped: {why}"),
-        never = pages::forget_starting() => match never {},
+        never = pages::forget_idle() => match never {},
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) async fn until_told() -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        never = pages::forget_starting() => match never {},
+        never = pages::forget_idle() => match never {},
     }
     Ok(())
 }
