@@ -1,35 +1,19 @@
 //! The defaults of the tables, filled in where a field was not given. Those that depend on other fields are rules of the kind.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
-use crate::types::{Field, Presence, Schema, SchemaRef, Shape, Type, TypeId};
+use crate::types::{Field, Presence, Schema, SchemaRef, Shape, Type};
 
 /// Fills in every default of the schema. The object should be normalized (see [`crate::decode`]), so that messages that are always there are.
 pub fn apply(object: &mut Value, schema: &SchemaRef) {
     if let Some(custom) = schema.custom() {
         return custom.default(object);
     }
-    let types = Arc::clone(&schema.schema);
-    enter(&types, schema.root, object);
+    descend(&schema.schema, &Shape::Message(schema.root), object);
 }
 
-/// Fills in the defaults of one message inside an object.
-fn enter(schema: &Schema, id: TypeId, value: &mut Value) {
-    let mut of = schema.get(id);
-    if let Some(union) = of.union {
-        if let Value::Array(items) = value {
-            items.iter_mut().for_each(|item| enter(schema, union.message, item));
-        }
-        of = schema.get(union.message);
-    }
-    if !of.defaults {
-        return;
-    }
-    if let Value::Object(members) = value {
-        fill(schema, of, members);
-    }
+fn descend(schema: &Schema, shape: &Shape, value: &mut Value) {
+    schema.enter_messages(shape, value, &mut |of, members| fill(schema, of, members));
 }
 
 fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
@@ -54,15 +38,6 @@ fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
     }
 }
 
-fn descend(schema: &Schema, shape: &Shape, value: &mut Value) {
-    match (shape, value) {
-        (Shape::Message(id), value) => enter(schema, *id, value),
-        (Shape::List(inner), Value::Array(items)) => items.iter_mut().for_each(|item| descend(schema, inner, item)),
-        (Shape::Map(inner), Value::Object(items)) => items.values_mut().for_each(|item| descend(schema, inner, item)),
-        _ => {}
-    }
-}
-
 /// Whether Go's defaulting functions would see the field as not given: nil for pointers, the zero value otherwise.
 fn is_unset(field: &Field, value: &Value) -> bool {
     match value {
@@ -84,6 +59,7 @@ mod tests {
     use crate::{
         decode::{FieldValidation, from_value},
         tables::Tables,
+        types::TypeId,
     };
 
     fn defaulted(message: &str, given: Value) -> Value {

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::proto;
 
@@ -57,8 +57,6 @@ pub struct Type {
     pub open: bool,
     /// Its JSON has `apiVersion` and `kind` beside the fields: an object, a list or options.
     pub typed: bool,
-    /// Some field of it, or of a message below it, has a default. Made by [`Schema::new`].
-    pub defaults: bool,
     /// Positions in `fields` of those that validation must look at, for themselves or for what is below. Made by [`Schema::new`].
     pub checked: Box<[u32]>,
     /// Those fields that defaulting may fill in, or must enter. Made by [`Schema::new`].
@@ -267,10 +265,27 @@ impl Schema {
         let filled = leading_to(&types, |field| field.default.is_some());
         let listed = leading_to(&types, |field| field.is_always_written() && matches!(field.shape, Shape::List(_)));
         for (of, ((checked, filled), listed)) in types.iter_mut().zip(checked.into_iter().zip(filled).zip(listed)) {
-            of.defaults = filled.any;
-            (of.checked, of.filled, of.listed) = (checked.fields, filled.fields, listed.fields);
+            (of.checked, of.filled, of.listed) = (checked, filled, listed);
         }
         Self { types, by_name, plan: OnceLock::new(), base: None, custom: None }
+    }
+
+    /// Calls `enter` with every message that a value of a shape is, or holds in lists and maps: with that of the form that is there where it
+    /// may have two. What is inside of messages is left to `enter`.
+    pub(crate) fn enter_messages(&self, shape: &Shape, value: &mut Value, enter: &mut dyn FnMut(&Type, &mut Map<String, Value>)) {
+        match (shape, value) {
+            (Shape::Message(id), value) => match (self.get(*id).union, value) {
+                (Some(union), Value::Object(members)) => enter(self.get(union.message), members),
+                (Some(union), Value::Array(items)) => {
+                    items.iter_mut().for_each(|item| self.enter_messages(&Shape::Message(union.message), item, enter));
+                }
+                (None, Value::Object(members)) => enter(self.get(*id), members),
+                _ => {}
+            },
+            (Shape::List(inner), Value::Array(items)) => items.iter_mut().for_each(|item| self.enter_messages(inner, item, enter)),
+            (Shape::Map(inner), Value::Object(items)) => items.values_mut().for_each(|item| self.enter_messages(inner, item, enter)),
+            _ => {}
+        }
     }
 
     pub(crate) fn plan(&self) -> &proto::Plan {
@@ -346,17 +361,9 @@ impl Type {
     }
 }
 
-/// What of a message leads to something.
-struct Leading {
-    /// The message is worth entering.
-    any: bool,
-    /// Positions of the fields that do.
-    fields: Box<[u32]>,
-}
-
-/// What of each message leads to a field of which `says` holds: in itself, or in a message below. Messages may hold themselves; of those
-/// that are not among `types` nothing is known.
-fn leading_to(types: &[Type], says: impl Fn(&Field) -> bool) -> Vec<Leading> {
+/// For each message the positions of the fields of which `says` holds, or that lead to such a field in a message below. Messages may hold
+/// themselves; of those that are not among `types` nothing is known.
+fn leading_to(types: &[Type], says: impl Fn(&Field) -> bool) -> Vec<Box<[u32]>> {
     let mut any: Vec<bool> = types.iter().map(|of| of.fields.iter().any(&says)).collect();
     let leads = |any: &[bool], id: TypeId| any.get(id.0 as usize).copied().unwrap_or(true);
     let below = |any: &[bool], field: &Field| field.shape.message().is_some_and(|id| leads(any, id));
@@ -370,7 +377,7 @@ fn leading_to(types: &[Type], says: impl Fn(&Field) -> bool) -> Vec<Leading> {
         }
     }
     let fields = |of: &Type| of.fields.iter().zip(0..).filter(|(f, _)| says(f) || below(&any, f)).map(|(_, at)| at).collect();
-    types.iter().zip(&any).map(|(of, any)| Leading { any: *any, fields: fields(of) }).collect()
+    types.iter().map(fields).collect()
 }
 
 impl SchemaRef {

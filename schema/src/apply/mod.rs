@@ -58,8 +58,7 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
         && let Some(live) = live
     {
         let who = Who { manager: BEFORE_FIRST_APPLY, ..*who };
-        let others = Others::of(&entries, None, &who).map_err(ApplyError::Mistyped)?;
-        managed::record(&mut entries, Deltas::between(schema, None, live, &others, &who), &who);
+        managed::record(&mut entries, Deltas::between(schema, None, live, &Others::default(), &who), &who);
     }
 
     let others = Others::of(&entries, live, who).map_err(ApplyError::Mistyped)?;

@@ -116,7 +116,8 @@ pub fn from_value(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -
 /// not tell them from none. Custom resources are stored as they are.
 pub fn as_stored(object: &mut Value, schema: &SchemaRef) {
     if schema.custom().is_none() {
-        zero::forget_empty_lists(&schema.schema, schema.root, object);
+        let types = &schema.schema;
+        types.enter_messages(&Shape::Message(schema.root), object, &mut |of, members| zero::forget_empty_lists(types, of, members));
     }
 }
 

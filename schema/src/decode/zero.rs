@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::types::{Field, Presence, Schema, Shape, Type, TypeId};
+use crate::types::{Field, Presence, Schema, Shape, Type};
 
 /// What the encoder writes for a field that was not given; `None` when it writes nothing.
 pub(super) fn absent(schema: &Schema, field: &Field) -> Option<Value> {
@@ -35,30 +35,13 @@ pub(super) fn is_absent(field: &Field, value: &Value) -> bool {
 
 /// Makes lists without items null where they are written all the same: protobuf, in which upstream stores what it then shows, does not tell
 /// them from none.
-pub(super) fn forget_empty_lists(schema: &Schema, id: TypeId, value: &mut Value) {
-    let mut of = schema.get(id);
-    if let Some(union) = of.union {
-        if let Value::Array(items) = value {
-            items.iter_mut().for_each(|item| forget_empty_lists(schema, union.message, item));
-        }
-        of = schema.get(union.message);
-    }
-    let Value::Object(members) = value else { return };
+pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
     for field in of.listed.iter().map(|at| &of.fields[*at as usize]) {
         let Some(value) = members.get_mut(&*field.name) else { continue };
         match value {
             Value::Array(items) if items.is_empty() && field.is_always_written() => *value = Value::Null,
-            value => below(schema, &field.shape, value),
+            value => schema.enter_messages(&field.shape, value, &mut |of, members| forget_empty_lists(schema, of, members)),
         }
-    }
-}
-
-fn below(schema: &Schema, shape: &Shape, value: &mut Value) {
-    match (shape, value) {
-        (Shape::Message(id), value) => forget_empty_lists(schema, *id, value),
-        (Shape::List(inner), Value::Array(items)) => items.iter_mut().for_each(|item| below(schema, inner, item)),
-        (Shape::Map(inner), Value::Object(items)) => items.values_mut().for_each(|item| below(schema, inner, item)),
-        _ => {}
     }
 }
 

@@ -83,7 +83,7 @@ pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, w
 
 fn deltas_of_update(schema: &SchemaRef, old: Option<&Value>, new: &Value, entries: &Entries, who: &Who<'_>) -> Result<Deltas, String> {
     let others = Others::of(entries, old, who)?;
-    others.check(new).map_err(|(_, why)| why)?;
+    others.check(new)?;
     Ok(Deltas::between(schema, old, new, &others, who))
 }
 

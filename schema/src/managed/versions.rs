@@ -15,6 +15,7 @@ pub trait Versions: Debug + Sync {
 }
 
 /// The versions besides that of the request in which somebody owns fields.
+#[derive(Default)]
 pub(crate) struct Others<'a>(Vec<(String, &'a SchemaRef)>);
 
 impl<'a> Others<'a> {
@@ -42,9 +43,9 @@ impl<'a> Others<'a> {
         self.0.iter().find(|(known, _)| known == version).map_or(Ok(()), |(_, schema)| check(schema, object))
     }
 
-    /// Whether an object fits all of these versions; otherwise the one it does not fit, and why.
-    pub(crate) fn check(&self, object: &Value) -> Result<(), (&str, String)> {
-        self.0.iter().try_for_each(|(version, schema)| check(schema, object).map_err(|why| (version.as_str(), why)))
+    /// Whether an object fits all of these versions.
+    pub(crate) fn check(&self, object: &Value) -> Result<(), String> {
+        self.0.iter().try_for_each(|(_, schema)| check(schema, object))
     }
 }
 
