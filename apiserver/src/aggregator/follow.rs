@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     authn::User,
-    authz::{MASTERS, mirror},
+    authz::MASTERS,
     registry::{Change, Reader, Writer},
     verbs::Api,
     wire::Status,
@@ -86,7 +86,7 @@ impl Follower {
         api: Arc<Api>,
         writer: Arc<dyn Writer>,
     ) -> Result<(Self, BoxStream<'static, Change>), Status> {
-        let (now, changes) = mirror::begin_readable(&*aggregator.reader, SERVICES.0, SERVICES.1).await?;
+        let (now, changes) = aggregator.reader.begin_readable(SERVICES.0, SERVICES.1).await?;
         let mut follower = Self {
             aggregator,
             api,

@@ -62,7 +62,7 @@ impl NodeAuthorizer {
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
         let mut streams = Vec::new();
         for (vertex, group, resource) in SOURCES {
-            let (now, changes) = reader.begin(group, resource).await?;
+            let (now, changes) = reader.begin_readable(group, resource).await?;
             let mut graph = self.graph.write();
             now.iter().for_each(|object| put(&mut graph, vertex, object));
             streams.push((vertex, changes));

@@ -52,7 +52,7 @@ impl Rbac {
     pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
         let mut streams = Vec::new();
         for (source, resource) in SOURCES {
-            let (now, changes) = reader.begin(GROUP, resource).await?;
+            let (now, changes) = reader.begin_readable(GROUP, resource).await?;
             let mut index = self.index.write();
             now.iter().for_each(|object| put(&mut index, source, object));
             streams.push((source, changes));

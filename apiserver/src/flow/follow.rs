@@ -18,7 +18,6 @@ use super::{
     ensure,
 };
 use crate::{
-    authz::mirror,
     bootstrap::{flow, settle::Wanted},
     registry::{
         Change, Reader, Writer,
@@ -68,7 +67,7 @@ impl Follower {
         let mut follower = Self { flow, api, writer, objects: BTreeMap::new(), wanted };
         let mut streams = Vec::new();
         for resource in [LEVELS, SCHEMAS] {
-            let (now, changes) = mirror::begin_readable(reader, GROUP, resource).await?;
+            let (now, changes) = reader.begin_readable(GROUP, resource).await?;
             for bytes in now {
                 follower.note(resource, &bytes);
             }

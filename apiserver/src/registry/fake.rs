@@ -90,7 +90,7 @@ impl Reader for FakeReader {
         Ok(state.objects.iter().filter(|(k, _)| fits(k)).map(|(_, o)| o.to_string().into()).collect())
     }
 
-    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+    async fn begin_readable(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
         let changes = self.follow(group, resource);
         Ok((self.list_readable(group, resource, "").await?, changes))
     }

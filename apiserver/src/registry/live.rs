@@ -41,7 +41,7 @@ impl Reader for Storage {
         Ok(listed(&kind, &snapshot, namespace))
     }
 
-    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
+    async fn begin_readable(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status> {
         let kind = self.stored_kind(group, resource)?;
         let collection = self.collection(&kind)?;
         let (snapshot, watcher) = collection.snapshot_and_watch(Freshness::Latest).await.map_err(read_error)?;

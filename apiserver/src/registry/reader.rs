@@ -32,7 +32,7 @@ pub trait Reader: Send + Sync + 'static {
     async fn list_readable(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status>;
 
     /// What is there now, as [`Reader::list_readable`] tells it, and every change after that, as [`Reader::follow`] tells them.
-    async fn begin(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status>;
+    async fn begin_readable(&self, group: &str, resource: &str) -> Result<(Vec<Bytes>, BoxStream<'static, Change>), Status>;
 
     /// What is there now, as changes, and then every change, in order. Never ends and never loses one: when it falls behind it starts
     /// over by itself, with deletes for what went away.
