@@ -6,15 +6,14 @@
 use std::{convert::Infallible, time::Duration};
 
 /// When code is let go of: once the server is ready, when what follows that has been done, and from then on what was not run for a while.
-/// Getting back what is still needed takes less than a millisecond in all.
 const FIRST: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Lets go of code that is not run any more. Never ends: to be raced with what ends.
 pub(crate) async fn forget_idle() -> Infallible {
-    for pause in FIRST.into_iter().chain(std::iter::repeat(EVERY)) {
-        tokio::time::sleep(pause).await;
+    let mut first = FIRST.into_iter();
+    loop {
+        tokio::time::sleep(first.next().unwrap_or(EVERY)).await;
         coracle_agent::embedded::forget_program_pages();
     }
-    std::future::pending().await
 }
