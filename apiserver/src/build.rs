@@ -28,7 +28,7 @@ use crate::{
     },
     request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
     trace::Tracer,
-    verbs::{Api, connect::Agents},
+    verbs::{Api, connect::Agents, runs::Runs},
 };
 
 /// Builds the server.
@@ -87,6 +87,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         authorizer,
         agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
+        runs: Arc::new(Runs::default()),
         clock: options.clock,
         drain: CancellationToken::new(),
         tables: tables.clone(),
@@ -113,6 +114,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     };
     spawn(published.follow(api.clock.clone()).boxed());
     spawn(repair.run().boxed());
+    spawn(api.runs.clone().age().boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }

@@ -201,6 +201,10 @@ async fn versions_differ_in_name_only_when_nobody_converts() {
     other["apiVersion"] = "example.com/v1beta1".into();
     assert_eq!(house.post(&old, &other).await.ok()["apiVersion"], "example.com/v1beta1");
     assert_eq!(house.get(&format!("{WIDGETS}/x")).await.ok()["apiVersion"], "example.com/v1");
+    house.post(WIDGETS, &widget("y", &json!({"color": "x".repeat(150_000)}))).await.ok();
+    for path in [WIDGETS, &old] {
+        assert!(house.gunzipped(path, "application/json").await.body == house.get(path).await.body, "{path}");
+    }
 
     // From now on v1beta1 is stored: what is stored already is read as it, and v1 still answers.
     let mut now = house.get(&format!("{CRDS}/widgets.example.com")).await.ok();

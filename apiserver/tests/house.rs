@@ -1,10 +1,11 @@
 //! A server over the memory store, and one function that asks it something.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{io::Read, net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use coracle_apiserver::{Options, Ranges, Server, Service, admission, audit, authn, authn::User, authz, bootstrap::Facts};
 use coracle_store::{Store, embedded};
+use flate2::read::GzDecoder;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
@@ -112,6 +113,17 @@ impl House {
         let (parts, body) = self.open(method, path, headers, body).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Reply { code: parts.status, headers: parts.headers, body }
+    }
+
+    /// What a client reads that takes gzip, which the answer must be.
+    pub(crate) async fn gunzipped(&self, path: &str, accept: &str) -> Reply {
+        let mut reply = self.ask(Method::GET, path, &[("accept", accept), ("accept-encoding", "br, gzip")], "").await;
+        assert_eq!(["content-encoding", "vary"].map(|name| reply.headers[name].to_str().unwrap()), ["gzip", "Accept-Encoding"]);
+        let mut text = Vec::new();
+        GzDecoder::new(&reply.body[..]).read_to_end(&mut text).unwrap();
+        assert!(reply.body.len() < text.len() / 10);
+        reply.body = text.into();
+        reply
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {

@@ -19,7 +19,7 @@ const BEFORE: u32 = 500;
 /// Pods written in each way, and how many requests are under way at once.
 const COUNT: u32 = 3_000;
 const AT_ONCE: usize = 16;
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const APPLY: &str = "application/apply-patch+yaml";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 

@@ -13,16 +13,22 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Collected};
 use serde_json::{Value, json};
 
-use super::{Api, Call, filter::Filter, render};
+use super::{Api, Call, filter::Filter, render, runs::Run};
 use crate::{
     metrics,
     registry::{Kind, Storage, items::Facts, storage::read_error},
     request::query::{ListOptions, VersionMatch},
-    wire::{Answer, Body, Encoding, Form, Status, Wanted, answer, negotiate},
+    wire::{
+        Answer, Body, Encoding, Form, Status, Wanted, answer, negotiate,
+        parts::{Part, Pieces},
+    },
 };
 
 /// Objects that are encoded without making way for other requests.
 const AT_ONCE: usize = 128;
+
+/// What a list in JSON ends with.
+const JSON_TAIL: &[u8] = b"]}\n";
 
 /// Version of continue tokens (`storage/continue.go`).
 const TOKEN: &str = "meta.k8s.io/v1";
@@ -73,10 +79,14 @@ pub async fn show(
         }
         _ => (kind.api_version(), kind.list_kind()),
     };
+    if let Some(answer) = compressed(api, call, kind, wanted, meta, items).await? {
+        return Ok(answer);
+    }
     if wanted.encoding == Encoding::Protobuf {
         let messages = messages(api, kind, wanted.form, items).await?;
         let meta = render::message(meta.to_string().as_bytes(), &api.message("meta.ListMeta")?)?;
-        let head = envelope::list_head(&api_version, &list_kind, &meta, messages.iter().map(Bytes::len));
+        let head =
+            envelope::list_head(&api_version, &list_kind, &meta, messages.iter().map(|message| envelope::item_len(message.len())).sum());
         return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::messages(head, messages)));
     }
     let wires = wires(kind, items).await?;
@@ -86,19 +96,59 @@ pub async fn show(
         let body = negotiate::rewrite(wanted.encoding, table)?;
         return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)));
     }
-    // Lists of custom resources are maps upstream, which know no empty member.
-    let meta = &match meta.get("continue") {
-        None if kind.is_custom() && wanted.form == Form::Object => {
-            let mut meta = meta.clone();
-            meta["continue"] = "".into();
-            meta
-        }
-        _ => meta.clone(),
-    };
+    let meta = &told(kind, wanted.form, meta);
     let slices = if wanted.form == Form::MetadataList { wires.iter().map(render::partial).collect() } else { wires };
     // What upstream has Go types for comes without a type of its own.
     let typed = kind.is_custom() || wanted.form == Form::MetadataList;
     respond(wanted.encoding, &api_version, &list_kind, meta, slices, typed).await
+}
+
+/// A list's metadata as it is told in JSON.
+fn told(kind: &Kind, form: Form, meta: &Value) -> Value {
+    let mut meta = meta.clone();
+    // Lists of custom resources are maps upstream, which know no empty member.
+    if kind.is_custom() && form == Form::Object && meta.get("continue").is_none() {
+        meta["continue"] = "".into();
+    }
+    meta
+}
+
+/// A large list for a client that takes gzip, of objects that are sent as they are kept: put together of runs that were compressed once.
+/// `None`: it is another.
+async fn compressed(
+    api: &Api,
+    call: &Call,
+    kind: &Kind,
+    wanted: Wanted,
+    meta: &Value,
+    items: &[Arc<Cached<Facts>>],
+) -> Result<Option<Answer>, Status> {
+    let shared = |cached: &Arc<Cached<Facts>>| Storage::is_shared(kind, &cached.wire);
+    let large = answer::is_large(items.iter().map(|cached| cached.wire.len() as u64).sum());
+    let audited = call.trail.as_ref().is_some_and(|trail| trail.takes_response());
+    let text = matches!(wanted.encoding, Encoding::Json | Encoding::Protobuf) && wanted.form == Form::Object;
+    if !large || !text || audited || !answer::takes_gzip(&call.headers) || !items.iter().all(shared) {
+        return Ok(None);
+    }
+    let protobuf = wanted.encoding == Encoding::Protobuf;
+    let head = (!kind.is_custom()).then(|| type_head(&kind.api_version(), &kind.gvk.kind));
+    let selectors = ["labelSelector", "fieldSelector"].map(|name| call.query.text(name)).join("&");
+    let run = Run { kind, protobuf, head: head.as_deref(), selection: crc32fast::hash(selectors.as_bytes()) };
+    let parts = api.runs.parts(run, items).await?;
+    let length: u64 = parts.iter().map(Part::plain_len).sum();
+    // Messages are smaller than the JSON they are made of.
+    if !answer::is_large(length) {
+        return Ok(None);
+    }
+    let (api_version, list_kind) = (kind.api_version(), kind.list_kind());
+    let pieces = if protobuf {
+        let meta = render::message(meta.to_string().as_bytes(), &api.message("meta.ListMeta")?)?;
+        Pieces::join(&envelope::list_head(&api_version, &list_kind, &meta, length as usize), &parts, false, envelope::TAIL)
+    } else {
+        let head = json_head(&api_version, &list_kind, &told(kind, wanted.form, meta));
+        Pieces::join(head.as_bytes(), &parts, true, JSON_TAIL)
+    };
+    Ok(Some(answer::encoded(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::pieces(pieces)))))
 }
 
 /// The messages of a list's items. Makes way for others now and then: the first list after many writes has much to encode.
@@ -231,10 +281,20 @@ fn page_meta(page: &Page) -> Value {
     meta
 }
 
+/// What an object of this type begins with where it is kept.
+fn type_head(api_version: &str, kind: &str) -> Vec<u8> {
+    format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{kind}\",").into()
+}
+
+/// A list in JSON up to its first item.
+fn json_head(api_version: &str, list_kind: &str, meta: &Value) -> String {
+    format!("{{\"kind\":\"{list_kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[")
+}
+
 /// The items without `apiVersion` and `kind`, which the list tells, and without their opening brace; `None` if not all begin with them.
 fn without_type(api_version: &str, list_kind: &str, items: &[Bytes]) -> Option<Vec<Bytes>> {
-    let head = format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", list_kind.strip_suffix("List")?);
-    items.iter().map(|item| item.starts_with(head.as_bytes()).then(|| item.slice(head.len()..))).collect()
+    let head = type_head(api_version, list_kind.strip_suffix("List")?);
+    items.iter().map(|item| item.starts_with(&head).then(|| item.slice(head.len()..))).collect()
 }
 
 /// A list of ready items in one of the text encodings.
@@ -246,10 +306,10 @@ async fn respond(
     items: Vec<Bytes>,
     typed: bool,
 ) -> Result<Answer, Status> {
-    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
+    let head = json_head(api_version, kind, meta);
     let body = match without_type(api_version, kind, &items).filter(|_| !typed) {
-        Some(items) => Body::objects(head, items, "]}\n"),
-        None => Body::list(head, items, "]}\n"),
+        Some(items) => Body::objects(head, items, JSON_TAIL),
+        None => Body::list(head, items, JSON_TAIL),
     };
     let body = match encoding {
         Encoding::Json => body,

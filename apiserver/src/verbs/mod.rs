@@ -14,6 +14,7 @@ pub mod list;
 pub mod patch;
 pub mod render;
 pub mod reviews;
+pub mod runs;
 pub mod scale;
 pub mod update;
 pub mod watch;
@@ -62,6 +63,8 @@ pub struct Api {
     pub claims: Arc<Claims>,
     /// Decides who may; answers access reviews.
     pub authorizer: authz::Chain,
+    /// What compressed lists are put together of.
+    pub runs: Arc<runs::Runs>,
     /// The time.
     pub clock: Clock,
     /// Ends watches when the server drains.

@@ -111,6 +111,11 @@ pub async fn cached_message(kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes
     cached.forms.try_get_or_make(slot, || message(&wire, &kind.schema))
 }
 
+/// The protobuf message of an object that is sent as it is kept, for whoever keeps what he makes of it.
+pub fn message_of(kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> {
+    cached.forms.get(STORED).map_or_else(|| message(&cached.wire, &kind.schema), Ok)
+}
+
 /// The `PartialObjectMetadata` message of a cached object.
 pub async fn cached_metadata(api: &Api, kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> {
     if kind.is_custom() {

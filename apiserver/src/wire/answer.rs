@@ -62,13 +62,22 @@ pub fn error(status: &Status, encoding: Encoding, write: impl FnOnce(&Value) -> 
     answer
 }
 
-/// Compresses a large answer for a client that takes it (`responsewriters.SerializeObject`).
+/// Whether an answer of so many bytes is compressed for a client that takes it (`responsewriters.SerializeObject`).
+pub fn is_large(length: u64) -> bool {
+    length > COMPRESSED
+}
+
+/// Compresses a large answer for a client that takes it.
 pub fn compress(answer: Answer, gzip: bool) -> Answer {
-    let large = answer.body().len().is_some_and(|length| length > COMPRESSED);
+    let large = answer.body().len().is_some_and(is_large);
     if !large || answer.headers().contains_key(header::CONTENT_ENCODING) || !gzip {
         return answer;
     }
-    let mut answer = answer.map(Body::gzipped);
+    encoded(answer.map(Body::gzipped))
+}
+
+/// An answer whose body is a gzip text already.
+pub fn encoded(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     answer.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     answer

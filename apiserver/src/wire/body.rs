@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::gzip::Gzip;
+use super::{gzip::Gzip, parts::Pieces};
 
 /// Frames of a list are gathered up to about this many bytes: a few TLS records each.
 const FRAME: usize = 64 * 1024;
@@ -141,6 +141,13 @@ enum Between {
     },
     /// Each item's tag and length.
     ItemHead(Vec<u8>),
+    /// Always the same, but before the first one.
+    Always {
+        /// What it is.
+        what: &'static [u8],
+        /// No item was written yet.
+        first: bool,
+    },
 }
 
 impl Body {
@@ -171,6 +178,12 @@ impl Body {
         Self::slices(head.into(), items, tail.into(), Between::Brace { first: true })
     }
 
+    /// A gzip text; that it is one stands in the answer's headers.
+    pub fn pieces(pieces: Pieces) -> Self {
+        let Pieces { head, parts, between, tail } = pieces;
+        Self::slices(head, parts, tail, Between::Always { what: between, first: true })
+    }
+
     /// A JSON text, to be sent with the line break that ends it.
     pub fn line(json: Bytes) -> Self {
         Self::slices(json, Vec::new(), Bytes::from_static(b"\n"), Between::Comma { first: true })
@@ -183,7 +196,7 @@ impl Body {
 
     fn slices(head: Bytes, items: Vec<Bytes>, tail: Bytes, mut between: Between) -> Self {
         let items_length = items.iter().map(|item| (between.next(item).len() + item.len()) as u64).sum::<u64>();
-        if let Between::Comma { first } | Between::Brace { first } = &mut between {
+        if let Between::Comma { first } | Between::Brace { first } | Between::Always { first, .. } = &mut between {
             *first = true;
         }
         let left = (head.len() + tail.len()) as u64 + items_length;
@@ -255,6 +268,7 @@ impl Between {
         match self {
             Self::Comma { first } => [&b","[..], b""][usize::from(std::mem::take(first))],
             Self::Brace { first } => [&b",{"[..], b"{"][usize::from(std::mem::take(first))],
+            Self::Always { what, first } => [what, &b""[..]][usize::from(std::mem::take(first))],
             Self::ItemHead(head) => {
                 head.clear();
                 envelope::item_head(head, item.len());

@@ -5,6 +5,7 @@ pub mod body;
 pub(crate) mod configuration;
 pub mod gzip;
 pub mod negotiate;
+pub mod parts;
 pub mod pretty;
 pub mod status;
 pub mod table;

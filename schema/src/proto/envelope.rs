@@ -14,6 +14,7 @@ pub const TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
 /// A whole body: a message in its envelope.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut out = head(api_version, kind, raw.len());
+    out.reserve_exact(raw.len() + TAIL.len());
     out.extend_from_slice(raw);
     out.extend_from_slice(TAIL);
     out
@@ -24,7 +25,7 @@ fn head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
     let mut meta = Vec::with_capacity(api_version.len() + kind.len() + 4);
     put_bytes(&mut meta, 1, api_version.as_bytes());
     put_bytes(&mut meta, 2, kind.as_bytes());
-    let mut out = Vec::with_capacity(MAGIC.len() + meta.len() + length + 24);
+    let mut out = Vec::with_capacity(MAGIC.len() + meta.len() + 24);
     out.extend_from_slice(MAGIC);
     put_bytes(&mut out, 1, &meta);
     put_tag(&mut out, 2, BYTES);
@@ -32,14 +33,17 @@ fn head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
     out
 }
 
-/// The envelope of a list up to its first item; `meta` is its encoded `ListMeta`, `items` are the lengths of the messages in it. Each item
-/// follows [`item_head`], and [`TAIL`] the last.
-pub fn list_head(api_version: &str, kind: &str, meta: &[u8], items: impl Iterator<Item = usize>) -> Vec<u8> {
-    let framed = |length: usize| 1 + varint_len(length as u64) + length;
-    let length = framed(meta.len()) + items.map(framed).sum::<usize>();
-    let mut out = head(api_version, kind, length);
+/// The envelope of a list up to its first item; `meta` is its encoded `ListMeta`, `items` the length of all its items ([`item_len`]). Each
+/// item follows [`item_head`], and [`TAIL`] the last.
+pub fn list_head(api_version: &str, kind: &str, meta: &[u8], items: usize) -> Vec<u8> {
+    let mut out = head(api_version, kind, item_len(meta.len()) + items);
     put_bytes(&mut out, 1, meta);
     out
+}
+
+/// The length of an item whose message has this one: [`item_head`] stands before it.
+pub fn item_len(length: usize) -> usize {
+    1 + varint_len(length as u64) + length
 }
 
 /// What stands before an item of so many bytes.
