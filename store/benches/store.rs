@@ -215,7 +215,7 @@ async fn open_and_list(dir: &Path) {
         let snapshot = pods.snapshot(Freshness::Latest).await.unwrap();
         let mut body = Vec::with_capacity(snapshot.len() * (VALUE + 1));
         for cached in snapshot.iter() {
-            body.extend_from_slice(&cached.wire);
+            body.extend_from_slice(&cached.wire());
             body.push(b',');
         }
         std::hint::black_box(body);
@@ -262,7 +262,7 @@ async fn follow(pods: Arc<Collection<()>>, events: usize) -> usize {
     let mut seen = 0;
     while seen < events {
         for change in watcher.next_batch().await.unwrap().changes {
-            let frame = change.frames.get_or_make(0, || change.after.as_ref().unwrap().wire.clone());
+            let frame = change.frames.get_or_make(0, || change.after.as_ref().unwrap().wire());
             seen += usize::from(!frame.is_empty());
         }
     }
@@ -278,7 +278,7 @@ impl Decode<()> for Plain {
     }
 
     fn departed(&self, last: &Cached<()>, _revision: Revision) -> Bytes {
-        last.wire.clone()
+        last.wire()
     }
 }
 

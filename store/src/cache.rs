@@ -2,7 +2,8 @@
 //!
 //! In front of any [`Store`]: one event stream of the store feeds all [`Collection`]s in revision order. A collection is a prefix of
 //! keys (`/registry/pods/`), kept as a persistent map of [`Cached`] objects, so that a [`Snapshot`] is a clone of its root, plus a
-//! ring of recent [`Change`]s that every [`Watcher`] reads with its own cursor and from which recent states are rebuilt.
+//! ring of recent [`Change`]s that every [`Watcher`] reads with its own cursor and from which recent states are rebuilt. Of what was overtaken
+//! the ring soon holds only what differs from what came next.
 //! What an object means is supplied from outside: [`Decode`] turns stored bytes into the bytes that go on the wire and the facts `F`
 //! that filters need.
 //!
@@ -11,11 +12,13 @@
 //! nothing stale is served.
 
 mod collection;
+mod delta;
 mod feed;
 mod forms;
 mod history;
 mod ring;
 mod snapshot;
+mod version;
 mod wakes;
 mod watcher;
 
@@ -34,6 +37,7 @@ pub use self::{
     collection::Collection,
     forms::Forms,
     snapshot::Snapshot,
+    version::Cached,
     wakes::Interest,
     watcher::{Batch, Watcher},
 };
@@ -49,7 +53,7 @@ pub trait Decode<F>: Send + Sync + 'static {
     fn departed(&self, last: &Cached<F>, revision: Revision) -> Bytes;
 
     /// A word by which many watch few objects each, as kubelets do by the node of a pod ([`Interest::Word`]); empty: none.
-    fn word<'f>(&self, _facts: &'f F) -> &'f str {
+    fn word<'c>(&self, _object: &'c Cached<F>) -> &'c str {
         ""
     }
 }
@@ -66,22 +70,6 @@ pub struct Decoded<F> {
 pub const OBJECT_FORMS: usize = 4;
 /// Encodings kept beside a change: more, because there is one for each event type.
 pub const EVENT_FORMS: usize = 12;
-
-/// One version of one object.
-pub struct Cached<F> {
-    /// Its key.
-    pub key: Key,
-    /// The revision of its last write.
-    pub revision: Revision,
-    /// The revision that created it.
-    pub created: Revision,
-    /// Exactly what goes on the wire, resource version included.
-    pub wire: Bytes,
-    /// What filters need to know.
-    pub facts: F,
-    /// Other encodings of this version, made on first demand and kept as long as the version.
-    pub forms: Forms<OBJECT_FORMS>,
-}
 
 /// One change of one object, as every watcher of the collection sees it.
 pub struct Change<F> {
@@ -268,8 +256,7 @@ impl<F: 'static> Core<F> {
     }
 
     fn cached(&self, entry: &Entry) -> Arc<Cached<F>> {
-        let Decoded { wire, facts } = self.decode.decode(&entry.key, &entry.value, entry.revision);
-        Arc::new(Cached { key: entry.key.clone(), revision: entry.revision, created: entry.created, wire, facts, forms: Forms::default() })
+        Arc::new(Cached::new(entry, self.decode.decode(&entry.key, &entry.value, entry.revision)))
     }
 }
 
@@ -284,7 +271,7 @@ impl<F: 'static> Change<F> {
 
 impl<F> At<Option<Arc<Cached<F>>>> {
     /// The object's wire bytes, if it is there.
-    pub fn wire(&self) -> Option<&Bytes> {
-        self.value.as_ref().map(|cached| &cached.wire)
+    pub fn wire(&self) -> Option<Bytes> {
+        self.value.as_ref().map(|cached| cached.wire())
     }
 }

@@ -186,7 +186,7 @@ fn stats(storage: &Storage, info: &RequestInfo) -> Option<Stats> {
     let snapshot = storage.collection(kind).ok()?.current()?;
     let (mut bytes, mut looked_at) = (0, 0);
     for cached in snapshot.iter().take(LOOKED_AT) {
-        bytes += cached.wire.len() as u64;
+        bytes += cached.wire().len() as u64;
         looked_at += 1;
     }
     Some(Stats { count: snapshot.len() as u64, size: bytes.checked_div(looked_at).unwrap_or_default() })

@@ -35,13 +35,13 @@ use crate::wire::Status;
 const METADATA: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
 
-/// What filters need to know of an object beside its key. Read when a filter first asks: many objects are never selected by anything but
-/// their key.
+/// What filters need to know of an object beside its key. Read when a filter first asks ([`label`], [`field`]): many objects are never
+/// selected by anything but their key.
 #[derive(Default)]
 pub struct Facts {
     picked: OnceLock<Picked>,
-    /// Where they are read from.
-    source: Option<(Bytes, Arc<Reading>)>,
+    /// How they are read.
+    reading: Option<Arc<Reading>>,
 }
 
 #[derive(Default)]
@@ -52,29 +52,25 @@ struct Picked {
     values: Box<[Box<str>]>,
 }
 
-impl Facts {
-    /// A label's value.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.picked().labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
-    }
+/// The value of an object's label.
+pub fn label<'c>(object: &'c Cached<Facts>, key: &str) -> Option<&'c str> {
+    picked(object).labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+}
 
-    /// A selectable field's value; empty when the object has none.
-    pub fn field(&self, name: &str) -> &str {
-        let picked = self.picked();
-        picked.names.iter().zip(&picked.values).find(|(k, _)| &***k == name).map_or("", |(_, v)| &**v)
-    }
+/// The value of an object's selectable field; empty when it has none.
+pub fn field<'c>(object: &'c Cached<Facts>, name: &str) -> &'c str {
+    let picked = picked(object);
+    picked.names.iter().zip(&picked.values).find(|(k, _)| &***k == name).map_or("", |(_, v)| &**v)
+}
 
-    fn picked(&self) -> &Picked {
-        self.picked.get_or_init(|| match &self.source {
-            Some((wire, reading)) => reading.pick(wire),
-            None => Picked::default(),
-        })
-    }
+fn picked(object: &Cached<Facts>) -> &Picked {
+    let Facts { picked, reading } = &object.facts;
+    picked.get_or_init(|| reading.as_ref().map(|reading| reading.pick(&object.wire())).unwrap_or_default())
 }
 
 impl From<Picked> for Facts {
     fn from(picked: Picked) -> Self {
-        Self { picked: OnceLock::from(picked), source: None }
+        Self { picked: OnceLock::from(picked), reading: None }
     }
 }
 
@@ -143,16 +139,15 @@ impl Decode<Facts> for Items {
             let (current, picked) = custom(kind, names, stored);
             return Decoded { wire: splice(&current, revision), facts: picked.into() };
         }
-        let wire = splice(stored, revision);
-        Decoded { facts: Facts { picked: OnceLock::new(), source: Some((wire.clone(), reading)) }, wire }
+        Decoded { facts: Facts { picked: OnceLock::new(), reading: Some(reading) }, wire: splice(stored, revision) }
     }
 
     fn departed(&self, last: &Cached<Facts>, revision: Revision) -> Bytes {
-        respliced(&last.wire, revision)
+        respliced(&last.wire(), revision)
     }
 
-    fn word<'f>(&self, facts: &'f Facts) -> &'f str {
-        facts.field(NODE)
+    fn word<'c>(&self, object: &'c Cached<Facts>) -> &'c str {
+        field(object, NODE)
     }
 }
 
@@ -406,6 +401,8 @@ fn put_version(out: &mut BytesMut, revision: Revision) {
 mod tests {
     use serde_json::json;
 
+    use coracle_store::Entry;
+
     use super::*;
 
     struct Phases;
@@ -434,9 +431,12 @@ mod tests {
         let names = ["spec.nodeName", "status.phase"].map(Arc::from).into();
         let selectable = Selectable { rules: Shared::Static(&Phases), names, wanted: Wanted::of(&Phases) };
         let text = json!({"metadata": {"labels": {"a": "b"}, "x": [1, {"labels": 2}]}, "spec": {"nodeName": "n", "y": {}}, "status": null});
-        let facts = Facts::from(selectable.pick(text.to_string().as_bytes()));
-        assert_eq!((facts.label("a"), facts.label("x")), (Some("b"), None));
-        assert_eq!((facts.field("spec.nodeName"), facts.field("status.phase")), ("n", ""));
-        assert!(selectable.pick(b"not json").labels.is_empty());
+        let entry = Entry { key: "/pods/a".into(), value: Bytes::new(), revision: Revision(1), created: Revision(1) };
+        let facts = Facts { reading: Some(Arc::new(Reading::BuiltIn(selectable))), ..Facts::default() };
+        let pod = Cached::new(&entry, Decoded { wire: text.to_string().into(), facts });
+        assert_eq!((label(&pod, "a"), label(&pod, "x")), (Some("b"), None));
+        assert_eq!((field(&pod, "spec.nodeName"), field(&pod, "status.phase")), ("n", ""));
+        let facts = Facts { reading: pod.facts.reading, ..Facts::default() };
+        assert_eq!(label(&Cached::new(&entry, Decoded { wire: "not json".into(), facts }), "a"), None);
     }
 }

@@ -27,7 +27,7 @@ impl Reader for Storage {
     async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, Status> {
         let kind = self.stored_kind(group, resource)?;
         let found = self.cached(&kind, namespace, name, Freshness::Latest).await?;
-        Ok(found.map(|cached| cached.wire.clone()))
+        Ok(found.map(|cached| cached.wire()))
     }
 
     async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Bytes>, Status> {
@@ -70,7 +70,7 @@ impl Storage {
 }
 
 fn listed(kind: &Kind, snapshot: &Snapshot<Facts>, namespace: &str) -> Vec<Bytes> {
-    snapshot.range(&kind.list_prefix(namespace), None).map(|cached| cached.wire.clone()).collect()
+    snapshot.range(&kind.list_prefix(namespace), None).map(|cached| cached.wire()).collect()
 }
 
 struct Following {
@@ -107,14 +107,14 @@ impl Following {
             let (unreadable, gone): (Vec<Key>, Vec<Key>) = missing.partition(|key| self.kept.fault(key).is_some());
             let mut changes: Vec<Change> = gone.iter().map(|key| self.change(key, None)).collect();
             self.known = snapshot.iter().map(|cached| cached.key.clone()).chain(unreadable).collect();
-            changes.extend(snapshot.iter().map(|cached| self.change(&cached.key, Some(cached.wire.clone()))));
+            changes.extend(snapshot.iter().map(|cached| self.change(&cached.key, Some(cached.wire()))));
             self.watcher = Some(watcher);
             return Some(changes);
         };
         let batch = watcher.next_batch().await.ok()?;
         let mut changes = Vec::with_capacity(batch.changes.len());
         for change in batch.changes {
-            let object = change.after.as_ref().map(|cached| cached.wire.clone());
+            let object = change.after.as_ref().map(|cached| cached.wire());
             if object.is_some() {
                 self.known.insert(change.key.clone());
             } else {

@@ -267,7 +267,7 @@ impl Storage {
     /// One object, parsed, in the kind's version.
     pub async fn read(&self, kind: &Kind, namespace: &str, name: &str, freshness: Freshness) -> Result<Option<Stored>, Status> {
         let Some(cached) = self.cached(kind, namespace, name, freshness).await? else { return Ok(None) };
-        let wire = Self::wire_of(kind, &cached.wire).await?;
+        let wire = Self::wire_of(kind, &cached.wire()).await?;
         Ok(Some(Stored { object: parse_wire(&wire)?, revision: cached.revision }))
     }
 

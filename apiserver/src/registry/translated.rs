@@ -376,7 +376,7 @@ mod tests {
         }
 
         fn departed(&self, last: &Cached<()>, _: Revision) -> Bytes {
-            last.wire.clone()
+            last.wire()
         }
     }
 

@@ -85,9 +85,9 @@ impl Printer {
     }
 
     /// Converts the objects that are about to be written, all in one go; forgets those before.
-    pub async fn learn<'w>(&mut self, wires: impl Iterator<Item = &'w Bytes>) -> Result<(), Status> {
+    pub async fn learn(&mut self, wires: impl Iterator<Item = Bytes>) -> Result<(), Status> {
         self.converted.clear();
-        let foreign: Vec<Bytes> = wires.filter(|wire| !Storage::is_shared(&self.kind, wire)).cloned().collect();
+        let foreign: Vec<Bytes> = wires.filter(|wire| !Storage::is_shared(&self.kind, wire)).collect();
         if !foreign.is_empty() {
             let made = Storage::wires_of(&self.kind, foreign.clone()).await?;
             self.converted = foreign.into_iter().zip(made).collect();
@@ -113,7 +113,7 @@ impl Printer {
     /// An ADDED event of the initial state.
     pub async fn initial(&mut self, api: &Api, cached: &Cached<Facts>) -> Result<Bytes, Status> {
         if self.wanted.encoding != Encoding::Protobuf {
-            return self.write(Type::Added, &cached.wire);
+            return self.write(Type::Added, &cached.wire());
         }
         // Like a list: who comes next will want the same.
         let message = match self.wanted.form {

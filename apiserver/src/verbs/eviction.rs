@@ -71,7 +71,7 @@ async fn charge(api: &Api, call: &Call, pod: &Object, dry_run: bool) -> Result<(
         let prefix = kind.list_prefix(&call.info.namespace);
         let mut budgets = Vec::new();
         for cached in snapshot.range(&prefix, None) {
-            let budget = crate::registry::storage::parse(&kind, &cached.wire)?;
+            let budget = crate::registry::storage::parse(&kind, &cached.wire())?;
             if covers(&budget, pod) {
                 budgets.push((budget, cached.revision));
             }

@@ -11,7 +11,7 @@ use crate::{
     registry::{
         Conversion, FieldSelector, Kind, LabelSelector,
         custom::Field,
-        items::{Facts, NODE},
+        items::{self, Facts, NODE},
     },
     request::query::ListOptions,
     wire::Status,
@@ -73,7 +73,7 @@ impl Filter {
         if !key.starts_with(&self.prefix) || self.key.as_deref().is_some_and(|only| only != key) {
             return false;
         }
-        if !self.labels.matches(|label| cached.facts.label(label)) {
+        if !self.labels.matches(|label| items::label(cached, label)) {
             return false;
         }
         if self.fields.is_empty() || self.by_wire {
@@ -83,7 +83,7 @@ impl Filter {
         self.fields.matches(|field| match field {
             "metadata.name" => name,
             "metadata.namespace" => namespace,
-            other => cached.facts.field(other),
+            other => items::field(cached, other),
         })
     }
 

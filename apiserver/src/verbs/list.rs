@@ -123,8 +123,8 @@ async fn compressed(
     meta: &Value,
     items: &[Arc<Cached<Facts>>],
 ) -> Result<Option<Answer>, Status> {
-    let shared = |cached: &Arc<Cached<Facts>>| Storage::is_shared(kind, &cached.wire);
-    let large = answer::is_large(items.iter().map(|cached| cached.wire.len() as u64).sum());
+    let shared = |cached: &Arc<Cached<Facts>>| Storage::is_shared(kind, &cached.wire());
+    let large = answer::is_large(items.iter().map(|cached| cached.wire().len() as u64).sum());
     let audited = call.trail.as_ref().is_some_and(|trail| trail.takes_response());
     let text = matches!(wanted.encoding, Encoding::Json | Encoding::Protobuf) && wanted.form == Form::Object;
     if !large || !text || audited || !answer::takes_gzip(&call.headers) || !items.iter().all(shared) {
@@ -266,7 +266,7 @@ impl Continue {
 
 /// The wire forms of cached objects, in the kind's version.
 pub async fn wires(kind: &Kind, items: &[Arc<Cached<Facts>>]) -> Result<Vec<Bytes>, Status> {
-    Storage::wires_of(kind, items.iter().map(|cached| cached.wire.clone()).collect()).await
+    Storage::wires_of(kind, items.iter().map(|cached| cached.wire()).collect()).await
 }
 
 /// `metadata` of a list.

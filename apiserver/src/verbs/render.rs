@@ -102,25 +102,25 @@ pub async fn cached_message(kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes
     let slot = match &kind.conversion {
         None => STORED,
         Some(Conversion::Renaming(_)) => RENAMED,
-        Some(Conversion::Versions(_)) => return message(&Storage::wire_of(kind, &cached.wire).await?, &kind.schema),
+        Some(Conversion::Versions(_)) => return message(&Storage::wire_of(kind, &cached.wire()).await?, &kind.schema),
     };
     if let Some(found) = cached.forms.get(slot) {
         return Ok(found);
     }
-    let wire = Storage::wire_of(kind, &cached.wire).await?;
+    let wire = Storage::wire_of(kind, &cached.wire()).await?;
     cached.forms.try_get_or_make(slot, || message(&wire, &kind.schema))
 }
 
 /// The protobuf message of an object that is sent as it is kept, for whoever keeps what he makes of it.
 pub fn message_of(kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> {
-    cached.forms.get(STORED).map_or_else(|| message(&cached.wire, &kind.schema), Ok)
+    cached.forms.get(STORED).map_or_else(|| message(&cached.wire(), &kind.schema), Ok)
 }
 
 /// The `PartialObjectMetadata` message of a cached object.
 pub async fn cached_metadata(api: &Api, kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> {
     if kind.is_custom() {
         let schema = api.message("meta.PartialObjectMetadata")?;
-        return cached.forms.try_get_or_make(METADATA_ONLY, || message(&partial(&cached.wire), &schema));
+        return cached.forms.try_get_or_make(METADATA_ONLY, || message(&partial(&cached.wire()), &schema));
     }
     metadata_of(&cached_message(kind, cached).await?)
 }
@@ -136,7 +136,7 @@ pub async fn object(api: &Api, call: &Call, kind: &Kind, wanted: Wanted, cached:
     let (api_version, message) = match wanted {
         Wanted { encoding: Encoding::Protobuf, form: Form::Metadata } => (META_VERSION, cached_metadata(api, kind, cached).await?),
         Wanted { encoding: Encoding::Protobuf, form: Form::Object } => ("", cached_message(kind, cached).await?),
-        _ => return shown(api, call, kind, wanted, StatusCode::OK, &Storage::wire_of(kind, &cached.wire).await?),
+        _ => return shown(api, call, kind, wanted, StatusCode::OK, &Storage::wire_of(kind, &cached.wire()).await?),
     };
     let body = match api_version {
         "" => envelope::envelope(&kind.api_version(), &kind.gvk.kind, &message),

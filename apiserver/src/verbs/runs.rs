@@ -155,7 +155,7 @@ fn split(objects: &[Object]) -> Vec<&[Object]> {
             runs.push(&objects[start..at]);
             (start, bytes) = (at, 0);
         }
-        bytes += object.wire.len();
+        bytes += object.wire().len();
     }
     runs.extend(Some(&objects[start..]).filter(|rest| !rest.is_empty()));
     runs
@@ -171,9 +171,10 @@ fn compress(of: Run<'_>, run: &[Object], deflate: &mut Deflate) -> Result<Part, 
             deflate.add(&head).and_then(|()| deflate.add(&message)).map_err(failed)?;
             continue;
         }
-        let (open, rest) = match of.head.and_then(|head| object.wire.strip_prefix(head)) {
+        let wire = object.wire();
+        let (open, rest) = match of.head.and_then(|head| wire.strip_prefix(head)) {
             Some(rest) => (",{", rest),
-            None => (",", &object.wire[..]),
+            None => (",", &wire[..]),
         };
         deflate.add(&open.as_bytes()[usize::from(at == 0)..]).and_then(|()| deflate.add(rest)).map_err(failed)?;
     }
@@ -183,13 +184,14 @@ fn compress(of: Run<'_>, run: &[Object], deflate: &mut Deflate) -> Result<Part, 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use coracle_store::{Revision, cache::Forms};
+    use coracle_store::{Entry, Revision, cache::Decoded};
 
     use super::*;
 
     fn object(name: usize, text: &str) -> Object {
-        let (key, wire) = (Key::from(format!("/registry/things/{name:05}").as_str()), Bytes::from(text.to_owned()));
-        Arc::new(Cached { key, wire, revision: Revision(1), created: Revision(1), facts: Facts::default(), forms: Forms::default() })
+        let key = Key::from(format!("/registry/things/{name:05}").as_str());
+        let entry = Entry { key, value: Bytes::new(), revision: Revision(1), created: Revision(1) };
+        Arc::new(Cached::new(&entry, Decoded { wire: text.to_owned().into(), facts: Facts::default() }))
     }
 
     fn place(run: &[Object], selection: u32) -> Place {

@@ -262,11 +262,11 @@ impl Session {
     /// Some objects of the state at the start as ADDED events; with the last ones the mark at its end.
     async fn some_of(&mut self, mut initial: Initial) -> Result<Vec<Bytes>, Status> {
         let some: Vec<_> = initial.objects.by_ref().take(AT_ONCE).collect();
-        self.printer.learn(some.iter().map(|cached| &cached.wire)).await?;
+        self.printer.learn(some.iter().map(|cached| cached.wire())).await?;
         let mut frames = Vec::with_capacity(some.len() + 1);
         self.counts.began(some.len());
         for cached in &some {
-            if !self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire)) {
+            if !self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire())) {
                 frames.push(self.printer.initial(&self.api, cached).await?);
             }
         }
@@ -347,21 +347,21 @@ impl Session {
         for change in &batch.changes {
             let before = change.before.as_ref().filter(|c| self.filter.selects(c));
             let after = change.after.as_ref().filter(|c| self.filter.selects(c));
-            wires.extend(after.map(|c| c.wire.clone()));
+            wires.extend(after.map(|c| c.wire()));
             if self.filter.needs_wire() {
-                wires.extend(before.map(|c| c.wire.clone()));
+                wires.extend(before.map(|c| c.wire()));
             }
             if before.is_some() && (after.is_none() || self.filter.needs_wire()) {
                 wires.extend(change.departed());
             }
         }
-        self.printer.learn(wires.iter()).await?;
+        self.printer.learn(wires.into_iter()).await?;
         batch.changes.iter().filter_map(|change| self.frame(change).transpose()).collect()
     }
 
     /// Whether the watcher means this object.
     fn selects(&self, cached: &Cached<Facts>) -> bool {
-        self.filter.selects(cached) && (!self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire)))
+        self.filter.selects(cached) && (!self.filter.needs_wire() || self.filter.selects_wire(self.printer.seen(&cached.wire())))
     }
 
     /// What a change is to this watcher: objects enter and leave its selection.
@@ -370,8 +370,8 @@ impl Session {
         let is = change.after.as_ref().filter(|c| self.selects(c));
         let (of, wire) = match (was, is) {
             (false, None) => return Ok(None),
-            (false, Some(cached)) => (Type::Added, cached.wire.clone()),
-            (true, Some(cached)) => (Type::Modified, cached.wire.clone()),
+            (false, Some(cached)) => (Type::Added, cached.wire()),
+            (true, Some(cached)) => (Type::Modified, cached.wire()),
             (true, None) => match change.departed() {
                 Some(departed) => (Type::Deleted, departed),
                 None => return Ok(None),

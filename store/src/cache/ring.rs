@@ -1,10 +1,13 @@
 //! The ring of a collection's recent changes, bounded by count, bytes and age.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::time::Instant;
 
-use super::{Change, Limits};
+use super::{Change, Forms, Limits};
 use crate::Revision;
 
 /// What a change costs beside the object bytes it keeps alive.
@@ -50,11 +53,12 @@ impl<F> Ring<F> {
         self.bytes += bytes;
         self.changes.push_back(Kept { at: now, change, bytes });
         self.count(self.changes.len().saturating_sub(SETTLED));
-        while self.changes.len() > limits.events || self.bytes > limits.bytes {
-            if self.changes.len() == 1 {
-                break;
+        while self.changes.len() > 1 && (self.changes.len() > limits.events || self.bytes > limits.bytes) {
+            // Rather than forgotten, changes are settled before their time.
+            match self.changes.len() <= limits.events && self.counted + 1 < self.changes.len() {
+                true => self.count(self.counted + 1),
+                false => self.drop_oldest(),
             }
-            self.drop_oldest();
         }
     }
 
@@ -90,11 +94,12 @@ impl<F> Ring<F> {
         }
     }
 
-    /// Counts the first `upto` changes again: what watchers made of them since is kept alive, too.
+    /// Settles the first `upto` changes and counts them again: what watchers made of them since is kept alive, too.
     fn count(&mut self, upto: usize) {
         while self.counted < upto
             && let Some(kept) = self.changes.get_mut(self.counted)
         {
+            settle(&mut kept.change);
             let bytes = cost(&kept.change);
             self.bytes = self.bytes - kept.bytes + bytes;
             kept.bytes = bytes;
@@ -103,9 +108,21 @@ impl<F> Ring<F> {
     }
 }
 
+/// Leaves of a change what little it takes to make the rest again, should somebody still ask.
+fn settle<F>(change: &mut Arc<Change<F>>) {
+    if let (Some(before), Some(after)) = (&change.before, &change.after) {
+        before.fold(after);
+    }
+    // Those who are just reading it keep their encodings.
+    if let Some(change) = Arc::get_mut(change) {
+        change.frames = Forms::default();
+        change.departed = OnceLock::new();
+    }
+}
+
 /// Bytes a change keeps alive that the collection's map does not: the state before, which the change superseded, with its encodings, and
 /// the encoded events.
 fn cost<F>(change: &Change<F>) -> usize {
-    let before = change.before.as_ref().map_or(0, |before| before.wire.len() + before.forms.bytes());
+    let before = change.before.as_ref().map_or(0, |before| before.held() + before.forms.bytes());
     before + change.frames.bytes() + change.departed.get().map_or(0, bytes::Bytes::len) + OVERHEAD
 }

@@ -19,12 +19,15 @@ impl Decode<usize> for Plain {
     }
 
     fn departed(&self, last: &Cached<usize>, revision: Revision) -> Bytes {
-        let value = last.wire.iter().position(|byte| *byte == b':').map(|at| last.wire.slice(at + 1..)).unwrap();
+        let value = {
+            let wire = last.wire();
+            wire.iter().position(|byte| *byte == b':').map(|at| wire.slice(at + 1..)).unwrap()
+        };
         wire(&value, revision)
     }
 
-    fn word<'f>(&self, length: &'f usize) -> &'f str {
-        if *length == 3 { "three" } else { "" }
+    fn word<'c>(&self, object: &'c Cached<usize>) -> &'c str {
+        if object.facts == 3 { "three" } else { "" }
     }
 }
 
@@ -55,7 +58,7 @@ async fn delete(store: &dyn Store, key: &str) -> Revision {
 }
 
 fn wires(snapshot: &Snapshot<usize>) -> Vec<String> {
-    snapshot.iter().map(|cached| String::from_utf8(cached.wire.to_vec()).unwrap()).collect()
+    snapshot.iter().map(|cached| String::from_utf8(cached.wire().to_vec()).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -158,7 +161,7 @@ async fn a_watch_goes_on_exactly_where_its_snapshot_ends() {
     let change = &batch.changes[0];
     assert_eq!((change.revision, change.before.as_ref().unwrap().revision), (second, first));
     let after = change.after.as_ref().unwrap();
-    assert_eq!((after.wire.clone(), after.facts, after.created), (format!("{second}:22").into(), 2, first));
+    assert_eq!((after.wire(), after.facts, after.created), (format!("{second}:22").into(), 2, first));
     let third = delete(&*store, "/pods/a").await;
     let batch = watcher.next_batch().await.unwrap();
     assert!(batch.changes[0].after.is_none());
@@ -225,20 +228,51 @@ async fn a_watcher_behind_the_ring_is_told_so() {
 }
 
 #[tokio::test]
-async fn encodings_that_watchers_made_count_against_the_bytes_of_the_ring() {
-    for (encoded, expires) in [(0, false), (2000, true)] {
+async fn encodings_that_watchers_made_go_with_time_and_count_while_somebody_reads_them() {
+    for (held, expires) in [(false, false), (true, true)] {
         let store = memory();
         let cache = limited(&store, Limits { bytes: 200_000, ..Limits::default() });
         let pods = cache.collection("/pods/");
         let mut watcher = pods.watch(Revision(1)).await.unwrap();
+        let mut reading = Vec::new();
         for n in 0..600 {
             create(&*store, &format!("/pods/{n}"), "x").await;
             for change in watcher.next_batch().await.unwrap().changes {
-                change.frames.get_or_make(0, || vec![0; encoded].into());
+                change.frames.get_or_make(0, || vec![0; 2000].into());
+                reading.extend(held.then_some(change));
             }
         }
-        assert_eq!(pods.watch(Revision(1)).await.is_err(), expires, "600 changes, {encoded} bytes made of each");
+        let Ok(mut late) = pods.watch(Revision(1)).await else {
+            assert!(expires);
+            continue;
+        };
+        let made: Vec<_> = late.next_batch().await.unwrap().changes.iter().map(|change| change.frames.bytes()).collect();
+        assert!(!expires && made.iter().all(|bytes| *bytes == 0), "{made:?}");
     }
+}
+
+#[tokio::test]
+async fn a_ring_tells_all_changes_of_large_objects_in_little_room() {
+    let store = memory();
+    let cache = limited(&store, Limits { bytes: 2_000_000, ..Limits::default() });
+    let pods = cache.collection("/pods/");
+    let text = |n: u32| format!("{n}{}", "x".repeat(10_000));
+    create(&*store, "/pods/a", &text(0)).await;
+    for n in 1..1_000 {
+        update(&*store, "/pods/a", &text(n)).await;
+        pods.snapshot(Freshness::Latest).await.unwrap();
+    }
+    let mut watcher = pods.watch(Revision(1)).await.unwrap();
+    let (mut told, mut before) = (Vec::new(), None);
+    while let Some(batch) = watcher.try_batch().unwrap() {
+        for change in batch.changes {
+            assert!(change.before.as_ref().map(|cached| cached.wire()) == before);
+            before = change.after.as_ref().map(|cached| cached.wire());
+            told.push(before.clone().unwrap());
+        }
+    }
+    let wanted: Vec<_> = (0..1_000).map(|n| format!("{}:{}", n + 2, text(n))).collect();
+    assert!(told == wanted, "{}", told.len());
 }
 
 #[tokio::test]
@@ -415,7 +449,7 @@ async fn while_events_are_late_the_store_is_asked_for_single_objects_and_lists_f
     let written = create(&*inner, "/pods/a", "a").await;
     tokio::time::pause();
     let found = pods.get("/pods/a", Freshness::Latest).await.unwrap();
-    assert_eq!((found.value.unwrap().wire.clone(), found.revision), (format!("{written}:a").into(), written));
+    assert_eq!((found.value.unwrap().wire(), found.revision), (format!("{written}:a").into(), written));
     assert!(pods.get("/pods/b", Freshness::Latest).await.unwrap().value.is_none());
     assert!(pods.get("/pods/a", Freshness::Any).await.unwrap().value.is_none(), "what is there may be old");
     assert!(matches!(pods.snapshot(Freshness::Latest).await, Err(Error::Unavailable(_))));
@@ -427,7 +461,7 @@ async fn while_events_are_late_the_store_is_asked_for_single_objects_and_lists_f
 async fn follow_until(pods: Arc<Collection<usize>>, end: &str) -> BTreeMap<String, Bytes> {
     loop {
         let Ok((snapshot, mut watcher)) = pods.snapshot_and_watch(Freshness::Latest).await else { continue };
-        let mut known: BTreeMap<_, _> = snapshot.iter().map(|cached| (cached.key.to_string(), cached.wire.clone())).collect();
+        let mut known: BTreeMap<_, _> = snapshot.iter().map(|cached| (cached.key.to_string(), cached.wire())).collect();
         let mut last = snapshot.revision;
         loop {
             if known.contains_key(end) {
@@ -437,10 +471,10 @@ async fn follow_until(pods: Arc<Collection<usize>>, end: &str) -> BTreeMap<Strin
             for change in batch.changes {
                 assert!(change.revision > last);
                 last = change.revision;
-                let before = change.before.as_ref().map(|cached| &cached.wire);
-                assert_eq!(before, known.get(change.key.as_str()), "before is what this reader knew");
+                let before = change.before.as_ref().map(|cached| cached.wire());
+                assert_eq!(before.as_ref(), known.get(change.key.as_str()), "before is what this reader knew");
                 match &change.after {
-                    Some(cached) => known.insert(cached.key.to_string(), cached.wire.clone()),
+                    Some(cached) => known.insert(cached.key.to_string(), cached.wire()),
                     None => known.remove(change.key.as_str()),
                 };
             }

@@ -121,14 +121,14 @@ impl Narrow {
     fn tell<F: 'static>(&mut self, change: &Change<F>, prefix: &str) {
         let sides = [change.before.as_ref(), change.after.as_ref()];
         self.behind.0 += 1;
-        self.behind.1 += sides.iter().flatten().map(|cached| cached.wire.len()).sum::<usize>();
+        self.behind.1 += sides.iter().flatten().map(|cached| cached.held()).sum::<usize>();
         let key = change.key.as_str();
         if !self.places.is_empty() {
             let folders = key.match_indices('/').map(|(at, _)| &key[..=at]).filter(|folder| folder.len() > prefix.len());
             folders.chain([key]).filter_map(|place| self.places.get(place)).for_each(wake);
         }
         if !self.words.is_empty() {
-            let words = sides.into_iter().flatten().map(|cached| change.decode.word(&cached.facts));
+            let words = sides.into_iter().flatten().map(|cached| change.decode.word(cached));
             words.filter_map(|word| self.words.get(word)).for_each(wake);
         }
     }

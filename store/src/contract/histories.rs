@@ -237,7 +237,7 @@ impl Round {
         let read = objects.get(key.as_str(), Freshness::Latest).await;
         self.note(called, read.as_ref().ok().map(|at| at.revision));
         let outcome = match read {
-            Ok(At { value, .. }) => Outcome::Found(value.map(|cached| (cached.wire.clone(), cached.revision))),
+            Ok(At { value, .. }) => Outcome::Found(value.map(|cached| (cached.wire(), cached.revision))),
             Err(_) => Outcome::Unknown,
         };
         self.record(called, key, Action::Read, outcome)
@@ -385,7 +385,7 @@ fn listed(truth: &[Event], revision: Revision) -> At<Vec<Entry>> {
 }
 
 fn entry(cached: &Cached<()>) -> Entry {
-    Entry { key: cached.key.clone(), value: cached.wire.clone(), revision: cached.revision, created: cached.created }
+    Entry { key: cached.key.clone(), value: cached.wire(), revision: cached.revision, created: cached.created }
 }
 
 fn event(change: &Change<()>) -> Event {
@@ -401,7 +401,7 @@ impl Decode<()> for AsStored {
     }
 
     fn departed(&self, last: &Cached<()>, _revision: Revision) -> Bytes {
-        last.wire.clone()
+        last.wire()
     }
 }
 

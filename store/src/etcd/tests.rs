@@ -48,7 +48,7 @@ impl Decode<()> for Plain {
     }
 
     fn departed(&self, last: &Cached<()>, _revision: Revision) -> Bytes {
-        last.wire.clone()
+        last.wire()
     }
 }
 

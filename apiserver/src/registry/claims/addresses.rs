@@ -122,7 +122,7 @@ impl Addresses {
         let kind = self.kind("servicecidrs")?;
         for freshness in [Freshness::Any, Freshness::Latest] {
             let snapshot = self.storage.snapshot(&kind, freshness).await?;
-            let objects = snapshot.iter().filter_map(|cached| serde_json::from_slice::<Value>(&cached.wire).ok());
+            let objects = snapshot.iter().filter_map(|cached| serde_json::from_slice::<Value>(&cached.wire()).ok());
             let mut found: Vec<(bool, Network)> = objects
                 .filter(&count)
                 .flat_map(|object| {

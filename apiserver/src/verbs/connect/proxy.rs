@@ -9,7 +9,11 @@ use serde_json::Value;
 
 use super::agent::{Target, kept, passed_on};
 use crate::{
-    registry::{Kind, Object, items::Facts, names, storage},
+    registry::{
+        Kind, Object,
+        items::{self, Facts},
+        names, storage,
+    },
     verbs::{Api, Call},
     wire::{Answer, Body, Status, answer},
 };
@@ -159,7 +163,7 @@ impl Pods<'_> {
             return None;
         }
         let key = self.kind.key(namespace, pod["name"].as_str()?)?;
-        let pod = storage::parse(self.kind, &self.snapshot.get(key.as_str())?.wire).ok()?;
+        let pod = storage::parse(self.kind, &self.snapshot.get(key.as_str())?.wire()).ok()?;
         let mut own = pod.value().pointer("/status/podIPs")?.as_array()?.iter();
         own.any(|own| own["ip"] == address).then(|| address.to_owned())
     }
@@ -183,10 +187,10 @@ async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Resul
     let pods = Pods { kind: pods, snapshot: api.storage.collection(pods)?.snapshot(Freshness::Latest).await.map_err(storage::read_error)? };
     let mut found = Vec::new();
     for cached in snapshot.range(&kind.list_prefix(service.namespace()), None) {
-        if cached.facts.label("kubernetes.io/service-name") != Some(service.name()) {
+        if items::label(cached, "kubernetes.io/service-name") != Some(service.name()) {
             continue;
         }
-        let slice = storage::parse(kind, &cached.wire)?;
+        let slice = storage::parse(kind, &cached.wire())?;
         let ports = slice.value()["ports"].as_array().into_iter().flatten();
         let Some(port) = ports.filter(|p| p["name"].as_str().unwrap_or_default() == name).find_map(|p| p["port"].as_u64()) else {
             continue;
