@@ -138,6 +138,106 @@ async fn an_eviction_says_why_no_budget_allows_it() {
     assert_eq!((refused.code, refused.json()), (StatusCode::INTERNAL_SERVER_ERROR, expected));
 }
 
+/// A running pod that a budget covers.
+async fn guarded(house: &House, ready: &str, budget: &Value) -> &'static str {
+    const BUDGET: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";
+    const MERGE: &str = "application/merge-patch+json";
+    house.post(PODS, &pod("p")).await.ok();
+    house.post(&format!("{PODS}/p/binding"), &binding("n")).await.ok();
+    let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+    house.patch(&format!("{PODS}/p/status"), MERGE, &running).await.ok();
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}});
+    house.post(BUDGET.trim_end_matches("/b"), &json!({"metadata": {"name": "b"}, "spec": spec})).await.ok();
+    house.patch(BUDGET, MERGE, budget).await.ok();
+    house.patch(&format!("{BUDGET}/status"), MERGE, budget).await.ok();
+    BUDGET
+}
+
+#[tokio::test]
+async fn an_evicted_pod_says_why_it_ends_and_its_budget_that_it_is_spent() {
+    let house = House::new().await;
+    let counts = json!({"disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2, "observedGeneration": 1});
+    let budget = guarded(&house, "True", &json!({"status": counts})).await;
+    let eviction = json!({"metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 7}});
+    house.post(&format!("{PODS}/p/eviction"), &eviction).await.ok();
+    let pod = house.get(&format!("{PODS}/p")).await.ok();
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 7);
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    let condition = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    let said = ["status", "reason", "message"].map(|name| condition[name].as_str().unwrap());
+    assert_eq!(said, ["True", "EvictionByEvictionAPI", "Eviction API: evicting"]);
+    assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+    let owners = pod["metadata"]["managedFields"].to_string();
+    assert!(!owners.contains("DisruptionTarget"), "nobody owns the server's word: {owners}");
+
+    let budget = house.get(budget).await.ok();
+    let condition = &budget["status"]["conditions"][0];
+    let said = ["type", "status", "reason", "message"].map(|name| condition[name].as_str().unwrap());
+    assert_eq!((said, &condition["observedGeneration"]), (["DisruptionAllowed", "False", "InsufficientPods", ""], &json!(1)));
+    let owner = budget["metadata"]["managedFields"].as_array().unwrap().iter().find(|entry| entry["manager"] == "kube-apiserver");
+    assert_eq!(owner.unwrap()["subresource"], "status");
+    // Who is on the way out already may be evicted again, and costs nothing.
+    house.post(&format!("{PODS}/p/eviction"), &eviction).await.ok();
+}
+
+#[tokio::test]
+async fn an_unhealthy_pod_goes_free_if_its_budget_says_so_or_has_enough_others() {
+    let none = json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 1, "expectedPods": 1, "observedGeneration": 1});
+    let enough = json!({"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 2, "observedGeneration": 1});
+    for (policy, counts, code) in [
+        (Value::Null, &none, StatusCode::TOO_MANY_REQUESTS),
+        (Value::Null, &enough, StatusCode::CREATED),
+        (json!("IfHealthyBudget"), &none, StatusCode::TOO_MANY_REQUESTS),
+        (json!("AlwaysAllow"), &none, StatusCode::CREATED),
+    ] {
+        let house = House::new().await;
+        let mut counts = counts.clone();
+        if !policy.is_null() {
+            counts["observedGeneration"] = 2.into();
+        }
+        guarded(&house, "False", &json!({"spec": {"unhealthyPodEvictionPolicy": policy}, "status": counts})).await;
+        let eviction = json!({"metadata": {"name": "p"}});
+        let answer = house.post(&format!("{PODS}/p/eviction"), &eviction).await;
+        assert_eq!(answer.code, code, "{policy} {counts} {}", answer.json());
+    }
+}
+
+#[tokio::test]
+async fn an_eviction_that_is_tried_or_refused_leaves_the_pod_as_it_was() {
+    let house = House::new().await;
+    let counts = json!({"disruptionsAllowed": 2, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2, "observedGeneration": 1});
+    let budget = guarded(&house, "True", &json!({"status": counts})).await;
+    house.post(PODS, &pod("waits")).await.ok();
+    let evict = async |name: &str, query: &str, options: Value| {
+        let eviction = json!({"metadata": {"name": name}, "deleteOptions": options});
+        let answer = house.post(&format!("{PODS}/{name}/eviction{query}"), &eviction).await;
+        (answer.code.as_u16(), answer.json()["message"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(evict("p", "?dryRun=All", json!({})).await.0, 201);
+    assert_eq!(evict("p", "", json!({"dryRun": ["All"]})).await.0, 201);
+    let mismatch = "Non-matching dry-run options in request and content: [All] and [All All]";
+    assert_eq!(evict("p", "?dryRun=All", json!({"dryRun": ["All", "All"]})).await, (500, mismatch.to_owned()));
+    let (code, text) = evict("p", "", json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true})).await;
+    assert!(code == 422 && text.contains("can not be set for pod eviction"), "{text}");
+    for name in ["p", "waits"] {
+        let (code, text) = evict(name, "", json!({"preconditions": {"resourceVersion": "1"}})).await;
+        assert!(code == 409 && text.contains("the ResourceVersion in the precondition (1) does not match"), "{text}");
+        let (code, text) = evict(name, "", json!({"preconditions": {"uid": "other"}})).await;
+        assert!(code == 409 && text.contains("the UID in the precondition (other) does not match"), "{text}");
+    }
+    let named = house.post(&format!("{PODS}/p/eviction"), &json!({"metadata": {"name": "other"}})).await;
+    assert_eq!(
+        (named.code, &named.json()["message"]),
+        (StatusCode::BAD_REQUEST, &json!("name in URL does not match name in Eviction object"))
+    );
+    assert!(!house.get(PODS).await.ok().to_string().contains("DisruptionTarget"));
+    // Refused by a precondition after the budget was asked: the disruption is spent, as with kube-apiserver.
+    assert!(house.get(budget).await.ok()["status"]["disruptedPods"]["p"].is_string());
+    let version = house.get(&format!("{PODS}/waits")).await.ok()["metadata"]["resourceVersion"].clone();
+    assert_eq!(evict("waits", "", json!({"preconditions": {"resourceVersion": version}, "gracePeriodSeconds": 0})).await.0, 201);
+    assert_eq!(house.get(&format!("{PODS}/waits")).await.code, StatusCode::NOT_FOUND);
+}
+
 #[tokio::test]
 async fn services_get_addresses_and_ports_that_no_other_has() {
     let house = House::new().await;

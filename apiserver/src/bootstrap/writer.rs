@@ -3,20 +3,11 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use coracle_schema::decode::FieldValidation;
-use http::{HeaderMap, Method, Uri};
-use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::{
-    authn::User,
-    authz::MASTERS,
     registry::{Kind, Writer},
-    request::{
-        Query, RequestInfo,
-        query::{DeleteOptions, WriteOptions},
-    },
+    request::query::DeleteOptions,
     verbs::{
         Api, Call,
         delete::{self, Admitted},
@@ -25,22 +16,10 @@ use crate::{
     wire::Status,
 };
 
-/// Who the server is to itself.
-const NAME: &str = "system:apiserver";
-
-/// What owns the fields it writes.
-const FIELD_MANAGER: &str = "kube-apiserver";
-
 /// Writes through an [`Api`]. Made before the API, because admission plugins need it, and connected afterwards.
+#[derive(Default)]
 pub struct ApiWriter {
     api: OnceLock<Weak<Api>>,
-    user: Arc<User>,
-}
-
-impl Default for ApiWriter {
-    fn default() -> Self {
-        Self { api: OnceLock::new(), user: Arc::new(User::new(NAME, &[MASTERS])) }
-    }
 }
 
 impl ApiWriter {
@@ -53,37 +32,6 @@ impl ApiWriter {
     fn api(&self) -> Result<Arc<Api>, Status> {
         self.api.get().and_then(Weak::upgrade).ok_or_else(|| Status::unavailable("the server is starting or stopping"))
     }
-
-    fn call(&self, verb: &str, kind: &Kind, namespace: &str, name: &str, subresource: &str) -> Call {
-        let info = RequestInfo {
-            is_resource: true,
-            verb: verb.to_owned(),
-            group: kind.gvk.group.to_string(),
-            version: kind.gvk.version.to_string(),
-            namespace: namespace.to_owned(),
-            resource: kind.id.resource.to_string(),
-            subresource: subresource.to_owned(),
-            name: name.to_owned(),
-            ..RequestInfo::default()
-        };
-        Call {
-            info: Arc::new(info),
-            query: Query::default(),
-            method: match verb {
-                "create" => Method::POST,
-                "delete" => Method::DELETE,
-                _ => Method::PUT,
-            },
-            uri: Uri::default(),
-            headers: HeaderMap::new(),
-            user: self.user.clone(),
-            body: Bytes::new(),
-            upgrade: None,
-            annotations: Arc::default(),
-            trail: None,
-            beginning: Mutex::default(),
-        }
-    }
 }
 
 #[async_trait]
@@ -91,8 +39,8 @@ impl Writer for ApiWriter {
     async fn create(&self, resource: &str, namespace: &str, object: Value) -> Result<Value, Status> {
         let api = self.api()?;
         let kind = kind_of(&api, resource, &object)?;
-        let call = self.call("create", &kind, namespace, "", "");
-        let mut writing = Writing::new(&api, &call, &kind, options());
+        let call = Call::of_server("create", &kind, namespace, "", "");
+        let mut writing = Writing::of_server(&api, &call, &kind);
         let object = writing.decode_value(object)?;
         read(&writing.create(object).await?)
     }
@@ -101,8 +49,8 @@ impl Writer for ApiWriter {
         let api = self.api()?;
         let kind = kind_of(&api, resource, &object)?;
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let call = self.call("update", &kind, namespace, &name, subresource);
-        let mut writing = Writing::new(&api, &call, &kind, options());
+        let call = Call::of_server("update", &kind, namespace, &name, subresource);
+        let mut writing = Writing::of_server(&api, &call, &kind);
         let object = writing.decode_value(object)?;
         read(&writing.change(false, |_, _| Ok(Made { object: object.clone(), owned: false })).await?)
     }
@@ -112,7 +60,7 @@ impl Writer for ApiWriter {
         let kind = kind_of(&api, resource, object)?;
         let text = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
         let name = text("name").unwrap_or_default();
-        let call = self.call("delete", &kind, namespace, &name, "");
+        let call = Call::of_server("delete", &kind, namespace, &name, "");
         let options = DeleteOptions { uid: text("uid"), resource_version: text("resourceVersion"), ..DeleteOptions::default() };
         delete::remove(&api, &call, &kind, &name, &options, Admitted::Now, &mut Vec::new()).await.map(drop)
     }
@@ -123,10 +71,6 @@ fn kind_of(api: &Api, resource: &str, object: &Value) -> Result<Arc<Kind>, Statu
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     api.storage.catalog().get(group, version, resource).cloned().ok_or_else(Status::no_such_path)
-}
-
-fn options() -> WriteOptions {
-    WriteOptions { dry_run: false, field_manager: FIELD_MANAGER.to_owned(), field_validation: FieldValidation::Ignore, force: false }
 }
 
 fn read(outcome: &Outcome) -> Result<Value, Status> {

@@ -117,7 +117,7 @@ fn options(api: &Api, call: &Call) -> Result<DeleteOptions, Status> {
     DeleteOptions::parse(&call.query, Some(&body))
 }
 
-/// Whether admission looks at a removal: that of an evicted pod it saw as an eviction.
+/// Whether admission looks at a change: what happens to an evicted pod it saw as an eviction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Admitted {
@@ -166,7 +166,8 @@ pub async fn discard(api: &Api, kind: &Arc<Kind>, namespace: &str, name: &str) -
     Err(Status::conflict(kind.subject(name), "the object is changed faster than it can be deleted; try again"))
 }
 
-fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+/// Refuses what is said of another object, or of another version of it.
+pub(super) fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
     if kind.traits.spec_finalizers {
         return check_early(kind, old, options, "Precondition");
     }

@@ -109,7 +109,42 @@ impl Api {
     }
 }
 
+/// Who the server is to itself.
+const SERVER: &str = "system:apiserver";
+
 impl Call {
+    /// A request of the server's own parts, without a body.
+    pub fn of_server(verb: &str, kind: &Kind, namespace: &str, name: &str, subresource: &str) -> Self {
+        let info = RequestInfo {
+            is_resource: true,
+            verb: verb.to_owned(),
+            group: kind.gvk.group.to_string(),
+            version: kind.gvk.version.to_string(),
+            namespace: namespace.to_owned(),
+            resource: kind.id.resource.to_string(),
+            subresource: subresource.to_owned(),
+            name: name.to_owned(),
+            ..RequestInfo::default()
+        };
+        Self {
+            info: Arc::new(info),
+            query: Query::default(),
+            method: match verb {
+                "create" => Method::POST,
+                "delete" => Method::DELETE,
+                _ => Method::PUT,
+            },
+            uri: Uri::default(),
+            headers: HeaderMap::new(),
+            user: Arc::new(User::new(SERVER, &[authz::MASTERS])),
+            body: Bytes::new(),
+            upgrade: None,
+            annotations: Arc::default(),
+            trail: None,
+            beginning: Mutex::default(),
+        }
+    }
+
     /// The body as a message of `schema`, not yet checked against it.
     pub fn body_as(&self, schema: &SchemaRef) -> Result<Value, Status> {
         let body = negotiate::parse(&self.headers, &self.body, schema)?;

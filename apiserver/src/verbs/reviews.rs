@@ -86,7 +86,9 @@ pub(super) fn placed(api: &Api, call: &Call, schema: &coracle_schema::SchemaRef,
 /// `serviceaccounts/token`: a new token for the account.
 pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> Result<Answer, Status> {
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
-    let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version())?;
+    let mut warnings = Vec::new();
+    let mode = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?.field_validation;
+    let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version(), mode, &mut warnings)?;
     let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
     placed(api, call, schema, &mut request)?;
     let catalog = api.storage.catalog();
@@ -95,7 +97,6 @@ pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> R
         options: Given::Query(&call.query),
         ..Attempt::new(Operation::Create, &call.info, accounts, &call.user, &call.annotations)
     };
-    let mut warnings = Vec::new();
     admission::pass(&api.admission, &mut attempt, Some(&mut request), &mut warnings).await?;
     let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
     if let (Some(trail), Some(id)) = (&call.trail, made.text("/status/token").split('.').nth(1).and_then(credential_id)) {
@@ -113,16 +114,21 @@ fn credential_id(claims: &str) -> Option<String> {
     Some(format!("JTI={}", claims["jti"].as_str()?))
 }
 
-/// The body as an object of a kind that is answered and not stored.
+/// The body as an object of a kind that is answered and not stored; `warnings` get what it has that the kind has not.
 pub(super) fn decoded_as(
     call: &Call,
     schema: &coracle_schema::SchemaRef,
     kind: &str,
     version: &str,
     api_version: &str,
+    mode: FieldValidation,
+    warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let body = call.body_as(schema)?;
-    let made = decode::from_value(body, schema, FieldValidation::Ignore).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
+    let made = decode::from_value(body, schema, mode).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
+    if mode == FieldValidation::Warn {
+        warnings.extend(made.reports);
+    }
     let mut object = Object::new(made.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
     coracle_schema::default::apply(object.value_mut(), schema);
     object.value_mut()["apiVersion"] = api_version.into();

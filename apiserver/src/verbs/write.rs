@@ -19,7 +19,7 @@ use coracle_store::{Expect, Key, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Api, Call, scale};
+use super::{Api, Call, delete::Admitted, scale};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{
@@ -40,6 +40,9 @@ use crate::{
 const RETRIES: usize = 30;
 /// How many generated names are tried (`RetryGenerateName`).
 const NAMES: usize = 8;
+
+/// What owns the fields that the server itself writes.
+const FIELD_MANAGER: &str = "kube-apiserver";
 
 /// What upstream's decoder reads first of a body, as its errors name it.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
@@ -76,6 +79,8 @@ pub struct Writing<'a> {
     pub part: Part<'a>,
     /// Options.
     pub options: WriteOptions,
+    /// Whether admission looks at it.
+    pub admitted: Admitted,
     /// Texts for `Warning:` headers so far.
     pub warnings: Vec<String>,
 }
@@ -88,7 +93,13 @@ impl<'a> Writing<'a> {
             "status" => Part::Status,
             other => Part::Other(other),
         };
-        Self { api, call, kind, part, options, warnings: Vec::new() }
+        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new() }
+    }
+
+    /// A write of the server's own parts ([`Call::of_server`]).
+    pub fn of_server(api: &'a Api, call: &'a Call, kind: &'a Arc<Kind>) -> Self {
+        let field_manager = FIELD_MANAGER.to_owned();
+        Self::new(api, call, kind, WriteOptions { field_manager, field_validation: FieldValidation::Ignore, ..WriteOptions::default() })
     }
 
     /// Decodes the body as an object of the kind and fills in defaults.
@@ -459,6 +470,9 @@ impl<'a> Writing<'a> {
     }
 
     async fn admit_mutating(&mut self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+        if self.admitted == Admitted::Before {
+            return Ok(());
+        }
         // What is sent to `scale` is a Scale, and admission sees one.
         let scales = self.part == Part::Other("scale");
         let mut shown = if scales { Some(scale::shown(self.kind, object)?) } else { None };
@@ -475,6 +489,9 @@ impl<'a> Writing<'a> {
     }
 
     async fn admit_validating(&mut self, operation: Operation, object: &Object, old: Option<&Object>) -> Result<(), Status> {
+        if self.admitted == Admitted::Before {
+            return Ok(());
+        }
         let scales = self.part == Part::Other("scale");
         let shown = if scales { Some(scale::shown(self.kind, object)?) } else { None };
         let before = old.filter(|_| scales).map(|old| scale::shown(self.kind, old)).transpose()?;
