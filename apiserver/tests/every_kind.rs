@@ -25,7 +25,9 @@ async fn every_kind_is_listed_watched_discovered_and_documented() {
         if row.verbs.contains(&"get") {
             let missing = house.get(&format!("{base}/missing")).await;
             assert_eq!(missing.code, StatusCode::NOT_FOUND, "{base}");
-            assert_eq!(missing.json()["details"]["kind"], row.plural, "{base}");
+            // Upstream's storage of these is not called by the resource's name.
+            let of = if row.plural == "componentstatuses" { "componentstatus" } else { row.plural };
+            assert_eq!(missing.json()["details"]["kind"], of, "{base}");
         }
         if row.verbs.contains(&"watch") {
             let answer = house.open(http::Method::GET, &format!("{path}?watch=true"), &[], "").await;

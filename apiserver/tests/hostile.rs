@@ -179,6 +179,35 @@ async fn absurd_requests_are_answered_as_upstream_answers_them() {
         (Method::GET, "/api/v1/pods/a/status".to_owned(), 404, "the requested resource".to_owned()),
         (Method::DELETE, "/api/v1/configmaps".to_owned(), 405, "MethodNotAllowed".to_owned()),
         (Method::OPTIONS, format!("{MAPS}/a/nope"), 404, "NotFound".to_owned()),
+        // A prefix for watches is a route of its own, which is only read and has no namespace to spare.
+        (Method::GET, "/api/v1/watch/configmaps/a".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/api/v1/watch/nodes/a/status".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::POST, "/api/v1/watch/configmaps".to_owned(), 405, "MethodNotAllowed".to_owned()),
+        (Method::GET, "/apis/authorization.k8s.io/v1/watch/subjectaccessreviews".to_owned(), 404, "NotFound".to_owned()),
+        // A namespace without a name is a namespace; what is in none is not below one.
+        (Method::GET, "/api/v1/namespaces//configmaps/a".to_owned(), 400, "Namespace parameter required.".to_owned()),
+        (Method::DELETE, "/api/v1/namespaces//configmaps".to_owned(), 400, "Namespace parameter required.".to_owned()),
+        (Method::OPTIONS, "/api/v1/namespaces//configmaps/a".to_owned(), 405, "MethodNotAllowed".to_owned()),
+        (Method::GET, "/api/v1/namespaces/default/namespaces".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/api/v1/namespaces/../configmaps".to_owned(), 500, r#"invalid key: \"/configmaps/..\""#.to_owned()),
+        // Subresources have names before them and, but for proxies, nothing behind.
+        (Method::GET, "/api/v1/namespaces/default/pods//status".to_owned(), 400, "name must be provided".to_owned()),
+        (Method::DELETE, "/api/v1/namespaces/default/pods//status".to_owned(), 405, "MethodNotAllowed".to_owned()),
+        (Method::GET, "/api/v1/namespaces/default/pods/a//status".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::DELETE, "/api/v1/namespaces/default/pods/a/status/b".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/api/v1/namespaces/default/pods/a/exec/b".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::POST, "/api/v1/nodes/a/proxy?dryRun=All".to_owned(), 400, "dryRun is not supported".to_owned()),
+        (Method::GET, "/api/v1/nodes/a/proxy".to_owned(), 404, r#"nodes \"a\" not found"#.to_owned()),
+        // What is only created has no place for one of it, nor one over all namespaces.
+        (Method::GET, "/api/v1/bindings".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/apis/authorization.k8s.io/v1/subjectaccessreviews/a".to_owned(), 404, "the requested resource".to_owned()),
+        (Method::GET, "/api/v1/componentstatuses/a".to_owned(), 404, r#"componentstatus \"a\" not found"#.to_owned()),
+        (Method::GET, format!("{MAPS}/%00"), 404, r#"configmaps \"\\x00\" not found"#.to_owned()),
+        // Slashes count where a path is registered as it stands.
+        (Method::GET, "//".to_owned(), 404, "404 page not found".to_owned()),
+        (Method::GET, "/apis//v1".to_owned(), 404, "404 page not found".to_owned()),
+        (Method::GET, "/livez/".to_owned(), 404, "404 page not found".to_owned()),
+        (Method::GET, "/version/x".to_owned(), 404, "the requested resource".to_owned()),
     ];
     for (method, path, code, said) in cases {
         refused(&house, method, &path, &[("content-type", JSON)], "{}", code, &said).await;
@@ -188,6 +217,12 @@ async fn absurd_requests_are_answered_as_upstream_answers_them() {
         assert_eq!((reply.code, &*reply.body), (StatusCode::OK, b"".as_slice()), "{over}");
     }
     assert_eq!(house.ask(Method::POST, "/healthz", &[], "").await.body, "ok");
+    assert_eq!(house.get("/index.html").await.body, house.get("/").await.body);
+    // A PUT is told that its name is another before anybody looks for the object.
+    let misnamed = house.put(&format!("{MAPS}/a"), &json!({"metadata": {"name": "b"}})).await;
+    assert_eq!(misnamed.json()["message"], "the name of the object (b) does not match the name on the URL (a)");
+    let lost = house.post("/api/v1/namespaces//configmaps", &json!({"metadata": {"name": "b"}})).await;
+    assert_eq!(lost.json()["message"], "ConfigMap \"b\" is invalid: metadata.namespace: Required value");
 }
 
 /// A definition in `bad.example` whose objects have this schema.

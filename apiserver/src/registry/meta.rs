@@ -61,12 +61,19 @@ pub fn match_request(object: &mut Object, kind: &Kind, namespace: &str, name: &s
     if !name.is_empty() {
         if object.name().is_empty() {
             object.set_metadata("name", name);
-        } else if object.name() != name {
-            let text = format!("the name of the object ({}) does not match the name on the URL ({name})", object.name());
-            return Err(Status::bad_request(text));
         }
+        match_name(object, name)?;
     }
     Ok(())
+}
+
+/// Refuses an object of another name than that of the request.
+pub fn match_name(object: &Object, name: &str) -> Result<(), Status> {
+    if object.name() == name {
+        return Ok(());
+    }
+    let text = format!("the name of the object ({}) does not match the name on the URL ({name})", object.name());
+    Err(Status::bad_request(text))
 }
 
 /// Clears what only the server sets, of an object about to be created (`WipeObjectMetaSystemFields`).

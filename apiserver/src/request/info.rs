@@ -22,6 +22,10 @@ pub struct RequestInfo {
     pub version: String,
     /// Namespace, empty for none or all.
     pub namespace: String,
+    /// Whether the resource stands below a namespace, be that one's name empty.
+    pub in_namespace: bool,
+    /// Whether `watch` or `proxy` stands before the resource.
+    pub prefixed: bool,
     /// Plural resource.
     pub resource: String,
     /// Subresource, empty for none.
@@ -54,6 +58,7 @@ impl RequestInfo {
         group.clone_into(&mut info.group);
         version.clone_into(&mut info.version);
         let special = SPECIAL_VERBS.contains(&parts[0]);
+        info.prefixed = special;
         let parts = if special {
             if parts.len() < 2 {
                 return Err(format!("unable to determine kind and namespace from url, {text}"));
@@ -79,6 +84,7 @@ impl RequestInfo {
             parts[1].clone_into(&mut self.namespace);
             if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]) {
                 parts = &parts[2..];
+                self.in_namespace = true;
             }
         }
         parts[0].clone_into(&mut self.resource);

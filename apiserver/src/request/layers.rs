@@ -133,7 +133,7 @@ impl Layers {
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
             Ok(info) => Arc::new(info),
             Err(text) => {
-                let path = request.uri().path();
+                let path = request.uri().path_and_query().map_or_else(|| request.uri().path(), |whole| whole.as_str());
                 return answer::internal_error(path, &format!("failed to create RequestInfo: {text}"));
             }
         };

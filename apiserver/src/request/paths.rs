@@ -76,20 +76,26 @@ impl Paths {
         let one = |group: &str| Key { path: path.to_owned(), variant: "", group: Some(group.to_owned()) };
         let all = |variant| Key { path: path.to_owned(), variant, group: None };
         let json = |value: Value| value.to_string();
+        let slashed = call.info.path.len() > path.len();
         match segments.as_slice() {
-            [] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
+            // What is registered with its exact path has none that ends in a slash.
+            ["healthz" | "livez" | "readyz" | "metrics", ..] | ["openapi", "v2"] if slashed => Ok(answer::not_found()),
+            [] | ["apis"] if call.info.path.ends_with("//") => Ok(answer::not_found()),
+            ["apis", "", ..] => Ok(answer::not_found()),
+            ["openapi", "v3", ..] if slashed => Ok(wordless(StatusCode::NOT_FOUND)),
+            [] | ["index.html"] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
             ["healthz" | "livez" | "readyz", ..] => Ok(health::answer(layers, call, &segments).await),
             ["version"] => {
                 discovery::routed(call, JSON)?;
                 Ok(answer::value(StatusCode::OK, &version(&self.build)))
             }
+            ["version", ..] => Err(Status::no_such_path()),
             ["debug", "flags", flag @ ..] => Ok(flags::answer(self.levels.as_deref(), call, &flag.join("/"))),
             ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
             ["metrics"] => Ok(metrics::answer(layers).await),
             ["metrics", "slis"] => Ok(metrics::indicators()),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
-            ["openapi", "v3"] if call.info.path.ends_with('/') => Ok(wordless(StatusCode::NOT_FOUND)),
             ["openapi", "v3"] => self.document(layers, call, all(""), JSON, |seen| {
                 let mut index = openapi::index(&seen.discovery, GIT_VERSION);
                 layers.aggregator.add_to_index(&mut index);

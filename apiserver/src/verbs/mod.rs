@@ -24,7 +24,7 @@ pub mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_schema::{SchemaRef, Tables, name};
+use coracle_schema::{FieldErrors, SchemaRef, Tables, name};
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
@@ -39,10 +39,12 @@ use crate::{
     authz,
     flow::Seat,
     metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
-    registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
-    request::{Query, RequestInfo},
+    registry::{Kind, Storage, Subresource, Verb, claims::Claims, meta, storage::DEFINITIONS},
+    request::{Query, RequestInfo, query::WriteOptions},
     wire::{Answer, Status, answer, negotiate, yaml},
 };
+
+use self::write::Writing;
 
 /// The time, so that tests may choose it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -211,7 +213,8 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     if !kind.is_namespaced() && !info.namespace.is_empty() && &*kind.id.resource != "namespaces" {
         return nobody(api, info);
     }
-    if lacks_namespace(&kind, info) {
+    let nowhere = if kind.is_custom() { lacks_namespace(&kind, info) } else { !is_routed(&kind, info) };
+    if nowhere {
         return nobody(api, info);
     }
     let verb = Verb::parse(&info.verb);
@@ -222,20 +225,28 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
         let Some(subresource) = kind.subresource(&info.subresource) else {
             return if kind.is_custom() { Err(Status::not_found(kind.subject(&info.name))) } else { nobody(api, info) };
         };
-        let Some(verb) = verb.filter(|verb| subresource.verbs.contains(verb)) else { return Err(Status::method_not_allowed()) };
+        let verb = if info.name.is_empty() { Verb::parse(verb_of(&call.method)) } else { verb };
+        let verb = verb.filter(|verb| subresource.verbs.contains(verb)).or((&*subresource.name == "proxy").then_some(Verb::Get));
+        let Some(verb) = verb else { return Err(Status::method_not_allowed()) };
+        if info.name.is_empty() {
+            return Err(Status::bad_request("name must be provided"));
+        }
+        if lacks_name_of_namespace(&kind, info) {
+            return Err(Status::bad_request(NO_NAMESPACE));
+        }
         may_be_named(&kind, info)?;
         routed();
         if connect::leads_out(subresource) {
             return Box::pin(connect::connect(api, call, &kind)).await;
-        }
-        if !info.rest.is_empty() {
-            return nobody(api, info);
         }
         may_be_answered(&call, &kind)?;
         return part(api, &call, &kind, subresource, verb)?.await;
     }
     if info.verb == "proxy" {
         return nobody(api, info);
+    }
+    if info.prefixed && call.method != Method::GET {
+        return Err(Status::method_not_allowed());
     }
     let verb = verb.ok_or_else(Status::method_not_allowed)?;
     if kind.is_custom() && kind.is_namespaced() && info.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
@@ -246,7 +257,10 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     }
     may_be_answered(&call, &kind)?;
     routed();
-    may_be_named(&kind, info)?;
+    if verb != Verb::Update {
+        may_be_named(&kind, info)?;
+    }
+    may_be_in_namespace(api, &call, &kind, verb)?;
     let made = if kind.prefix.is_none() { Box::pin(reviews::answer(api, &call, &kind)) } else { on_object(api, &call, &kind, verb) };
     let mut made = made.await?;
     if kind.id.is(DEFINITIONS) && !info.is_read() {
@@ -313,7 +327,7 @@ fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
 }
 
 /// Refuses names that cannot stand in a path (`registry/generic/registry/store.go`, `NamespaceKeyFunc`).
-fn may_be_named(kind: &Kind, info: &RequestInfo) -> Result<(), Status> {
+pub(crate) fn may_be_named(kind: &Kind, info: &RequestInfo) -> Result<(), Status> {
     let stored = kind.prefix.is_some() && !matches!(info.verb.as_str(), "list" | "watch");
     let wrong = if stored { name::path_segment(&info.name) } else { Vec::new() };
     if wrong.is_empty() {
@@ -336,10 +350,75 @@ fn lacks_namespace(kind: &Kind, info: &RequestInfo) -> bool {
     kind.is_namespaced() && info.namespace.is_empty() && !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch")
 }
 
+/// Whether a path of a built-in kind leads anywhere, with whatever method (the routes of apiserver `endpoints/installer.go`).
+fn is_routed(kind: &Kind, info: &RequestInfo) -> bool {
+    let nowhere = kind.is_namespaced() && !info.in_namespace;
+    if info.in_namespace && !kind.is_namespaced() {
+        return false;
+    }
+    if info.prefixed {
+        return info.rest.is_empty() && kind.has_verb(Verb::Watch) && (!nowhere || info.name.is_empty());
+    }
+    if !info.rest.is_empty() && info.subresource != "proxy" {
+        return false;
+    }
+    // A list or watch has its name from a selector.
+    let named = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
+    if !named && info.subresource.is_empty() {
+        return !nowhere || kind.has_verb(Verb::List);
+    }
+    !nowhere && (!info.subresource.is_empty() || [Verb::Get, Verb::Update, Verb::Patch, Verb::Delete].iter().any(|v| kind.has_verb(*v)))
+}
+
+const NO_NAMESPACE: &str = "Namespace parameter required.";
+
+/// Whether a path leads into a namespace whose name is empty.
+fn lacks_name_of_namespace(kind: &Kind, info: &RequestInfo) -> bool {
+    kind.prefix.is_some() && info.in_namespace && info.namespace.is_empty()
+}
+
+/// Refuses what the store has no key for: a namespace without a name, or one that is a step in a path.
+fn may_be_in_namespace(api: &Api, call: &Call, kind: &Arc<Kind>, verb: Verb) -> Result<(), Status> {
+    let info = &call.info;
+    match verb {
+        Verb::List | Verb::DeleteCollection if matches!(info.namespace.as_str(), "." | "..") => {
+            let place = kind.list_prefix(&info.namespace);
+            let place = place.trim_start_matches("/registry").trim_end_matches('/');
+            Err(Status::new(500, "", format!("invalid key: {place:?}")))
+        }
+        _ if !lacks_name_of_namespace(kind, info) => Ok(()),
+        Verb::List | Verb::Watch => Ok(()),
+        Verb::Create | Verb::Update => {
+            let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
+            let sent = Writing::new(api, call, kind, options).decode_body()?;
+            if verb == Verb::Update {
+                meta::match_name(&sent, &info.name)?;
+                return Err(Status::bad_request(NO_NAMESPACE));
+            }
+            let mut errors = FieldErrors::none();
+            errors.required("metadata.namespace", "");
+            Err(Status::invalid(kind.kind_subject(sent.name()), &errors))
+        }
+        _ => Err(Status::bad_request(NO_NAMESPACE)),
+    }
+}
+
+/// The verb of a method on one object.
+fn verb_of(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::POST => "create",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
 /// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only
 /// be listed and watched.
 fn is_served(kind: &Kind, info: &RequestInfo, verb: Verb) -> bool {
-    let nowhere = kind.is_namespaced() && info.namespace.is_empty();
+    let nowhere = kind.is_namespaced() && !info.in_namespace;
     match verb {
         Verb::List | Verb::Watch => true,
         Verb::Create | Verb::DeleteCollection => info.name.is_empty() && !nowhere,

@@ -16,7 +16,7 @@ use crate::{
     authn, authz,
     registry::{Kind, Object, Subresource, meta},
     request::query::{ListOptions, WriteOptions},
-    wire::{Answer, Status, answer},
+    wire::{Answer, Status, answer, status::Subject},
 };
 
 /// Answers a request for a kind without storage.
@@ -140,7 +140,7 @@ pub(super) fn decoded_as(
 async fn component_statuses(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
     if call.info.verb == "get" {
-        return Err(Status::not_found(kind.subject(&call.info.name)));
+        return Err(Status::not_found(Subject { resource: "componentstatus", ..kind.subject(&call.info.name) }));
     }
     Filter::new(kind, call, &ListOptions::parse(&call.query, false)?)?;
     list::show(api, call, kind, wanted, &json!({}), &[]).await

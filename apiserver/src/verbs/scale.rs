@@ -45,6 +45,7 @@ async fn put(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> Re
     let options = WriteOptions::parse(&call.query, call.user_agent(), "UpdateOptions")?;
     let mut writing = Writing::new(api, call, kind, options);
     let sent = decoded(call.body_as(part.schema.as_ref().ok_or_else(Status::no_such_path)?)?, part)?;
+    check_name(&sent, &call.info.name)?;
     let outcome = writing.change(false, |_, old| scaled(kind, old, &sent)).await?;
     finish(writing, &outcome)
 }
@@ -105,11 +106,7 @@ fn decoded(value: Value, part: &Subresource) -> Result<Value, Status> {
 /// The object with the replicas of a Scale.
 fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Status> {
     let mut object = old.ok_or_else(Status::no_such_path)?.clone();
-    let name = scale.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if name != object.name() {
-        let text = format!("the name of the object ({name}) does not match the name on the URL ({})", object.name());
-        return Err(Status::bad_request(text));
-    }
+    check_name(scale, object.name())?;
     let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
     // Where a custom resource keeps them, its own rules count.
     if replicas < 0 && !kind.is_custom() {
@@ -126,6 +123,15 @@ fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Stat
     }
     set(kind, &mut object, replicas);
     Ok(Made { object, owned: false })
+}
+
+/// Refuses a Scale of another object.
+fn check_name(scale: &Value, name: &str) -> Result<(), Status> {
+    let given = scale.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if given == name {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
 }
 
 /// The Scale that admission sees of an object.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Api, Call,
+    Api, Call, may_be_named,
     write::{Made, Writing},
 };
 use crate::{
-    registry::{Kind, Part},
+    registry::{Kind, Part, meta},
     request::query::WriteOptions,
     wire::{Answer, Status},
 };
@@ -23,6 +23,8 @@ pub async fn update(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
             call.info.name
         )));
     }
+    meta::match_name(&sent, &call.info.name)?;
+    may_be_named(kind, &call.info)?;
     let creates = writing.part == Part::Whole && kind.rules.policy().create_on_update;
     let mut first = Some(sent);
     let made = writing

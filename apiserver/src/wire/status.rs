@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::FieldErrors;
+use coracle_schema::{FieldErrors, go};
 use serde_json::{Value, json};
 
 /// A failed request. `log` is for our log only and never sent.
@@ -48,7 +48,7 @@ pub struct Subject<'a> {
 impl Subject<'_> {
     /// `deployments.apps "web"`
     fn quoted(&self) -> String {
-        format!("{} {:?}", self.qualified(), self.name)
+        format!("{} {}", self.qualified(), go::quoted(self.name))
     }
 
     /// `deployments.apps`

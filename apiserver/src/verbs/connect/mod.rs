@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub use agent::{Agents, Target};
 use coracle_schema::decode;
+use http::Method;
 
 use super::{Api, Call};
 use crate::{
@@ -26,7 +27,13 @@ pub fn leads_out(part: &Subresource) -> bool {
 /// Answers a request for such a subresource.
 pub async fn connect(api: &Arc<Api>, call: Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let part = call.info.subresource.clone();
+    if part == "log" && call.method == Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
     if part != "log" {
+        if call.query.all("dryRun").any(|value| !value.is_empty()) {
+            return Err(Status::bad_request("dryRun is not supported"));
+        }
         admit(api, &call, kind).await?;
     }
     match part.as_str() {

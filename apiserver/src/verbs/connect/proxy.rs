@@ -32,12 +32,12 @@ struct Address<'a> {
 /// Passes the request on.
 pub(super) async fn proxy(api: &Api, call: Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let rest = after_proxy(call.uri.path(), kind.is_namespaced());
-    if rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
-        return Ok(to_directory(&call));
-    }
     let address = Address::parse(&call.info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid {} request {:?}", kind.singular, call.info.name)))?;
     let target = target(api, &call, kind, &address).await?;
+    if rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(to_directory(&call));
+    }
     let path = if rest.is_empty() { "/" } else { rest };
     let uri = call.uri.query().map_or_else(|| path.to_owned(), |q| format!("{path}?{q}"));
     let mut request = Request::builder().method(call.method.clone()).uri(uri);
