@@ -117,6 +117,32 @@ async fn a_webhook_converts_what_is_read_and_written_in_another_version() {
 }
 
 #[tokio::test]
+async fn owners_in_a_version_that_a_webhook_converts_keep_what_did_not_change_there() {
+    let (house, hook) = (House::new().await, Converter::start(split).await);
+    house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
+    house.post(&format!("{V1}?fieldManager=m1"), &v1("a", "one:1")).await.ok();
+    let merge = "application/merge-patch+json";
+    let owned = |object: &Value, manager: &str| {
+        let all = object["metadata"]["managedFields"].as_array().unwrap();
+        all.iter().find(|entry| entry["manager"] == manager).map(|entry| entry["fieldsV1"].clone())
+    };
+    let labelled = json!({"metadata": {"labels": {"x": "y"}}});
+    let made = house.patch(&format!("{V2}/a?fieldManager=m2"), merge, &labelled).await.ok();
+    assert_eq!(owned(&made, "m1"), Some(json!({"f:hostPort": {}})));
+    let apply = async |manager: &str, query: &str, port: &str| {
+        let config = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "a"}, "port": port});
+        house.patch(&format!("{V2}/a?fieldManager={manager}{query}"), "application/apply-patch+yaml", &config).await
+    };
+    let refused = apply("m3", "", "2").await;
+    assert_eq!(refused.json()["message"], "Apply failed with 1 conflict: conflict with \"m1\" using example.com/v1: .hostPort");
+    let made = apply("m3", "&force=true", "2").await.ok();
+    assert_eq!((owned(&made, "m1"), owned(&made, "m3")), (None, Some(json!({"f:port": {}}))));
+    // The other way round, and by an update.
+    let made = house.patch(&format!("{V1}/a?fieldManager=m4"), merge, &json!({"hostPort": "one:3"})).await.ok();
+    assert_eq!((owned(&made, "m3"), owned(&made, "m4")), (None, Some(json!({"f:hostPort": {}}))));
+}
+
+#[tokio::test]
 async fn selectors_and_watches_see_the_version_asked_for() {
     let (house, hook) = (House::new().await, Converter::start(split).await);
     house.post(CRDS, &crd(&hook.conversion("v1beta1"))).await.ok();

@@ -385,3 +385,37 @@ async fn what_is_not_served_at_a_place_says_so() {
         (StatusCode::BAD_REQUEST, Some("field label not supported: spec.nothing"))
     );
 }
+
+#[tokio::test]
+async fn owners_in_another_version_of_a_built_in_kind_are_asked_in_it_or_forgotten() {
+    let house = House::new().await;
+    let merge = "application/merge-patch+json";
+    let owned = |object: &Value| {
+        let all = object["metadata"]["managedFields"].as_array().unwrap();
+        let mut all: Vec<(String, Value)> =
+            all.iter().map(|entry| (entry["manager"].as_str().unwrap().to_owned(), entry["fieldsV1"].clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let scalers = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let spec = json!({"minReplicas": 1, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": target});
+    house.post(&format!("{}?fieldManager=a", scalers("v1")), &json!({"metadata": {"name": "h"}, "spec": spec})).await.ok();
+    let metric = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}});
+    let spec = json!({"minReplicas": 2, "metrics": [{"type": "Resource", "resource": metric}]});
+    let made = house.patch(&format!("{}/h?fieldManager=b", scalers("v2")), merge, &json!({"spec": spec})).await.ok();
+    let (a, b) = (json!({"f:maxReplicas": {}, "f:scaleTargetRef": {}}), json!({"f:metrics": {}, "f:minReplicas": {}}));
+    assert_eq!(owned(&made), [("a".into(), json!({"f:spec": a})), ("b".into(), json!({"f:spec": b}))]);
+    let spec = json!({"targetCPUUtilizationPercentage": 70});
+    let made = house.patch(&format!("{}/h?fieldManager=c", scalers("v1")), merge, &json!({"spec": spec})).await.ok();
+    let (b, c) = (json!({"f:minReplicas": {}}), json!({"f:targetCPUUtilizationPercentage": {}}));
+    assert_eq!(owned(&made)[1..], [("b".into(), json!({"f:spec": b})), ("c".into(), json!({"f:spec": c}))]);
+
+    // Of another group nothing is known, as with kube-apiserver.
+    let event =
+        json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "default"}, "reason": "r", "type": "Normal"});
+    house.post("/api/v1/namespaces/default/events?fieldManager=a", &event).await.ok();
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    let made = house.patch("/apis/events.k8s.io/v1/namespaces/default/events/e?fieldManager=b", merge, &labels).await.ok();
+    assert_eq!(owned(&made), [("b".into(), json!({"f:metadata": {"f:labels": {".": {}, "f:x": {}}}}))]);
+}

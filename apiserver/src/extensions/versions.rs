@@ -1,10 +1,13 @@
 //! From the version an object is stored in to the one asked for, and back (upstream's `apiserver/conversion`).
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_schema::{SchemaRef, managed};
+use coracle_schema::{
+    SchemaRef,
+    managed::{self, Unconverted},
+};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -48,8 +51,13 @@ impl fmt::Debug for All {
 }
 
 impl managed::Versions for All {
-    fn schema(&self, api_version: &str) -> Option<&SchemaRef> {
-        self.0.iter().find(|of| &*of.version == api_version).map(|of| &*of.schema)
+    fn schema(&self, api_version: &str) -> Result<&SchemaRef, Unconverted> {
+        let unknown = || Unconverted::Failed(format!("request to convert CR to an invalid group/version: {api_version}"));
+        self.0.iter().find(|of| &*of.version == api_version).map(|of| &*of.schema).ok_or_else(unknown)
+    }
+
+    fn convert<'o>(&self, object: &'o Value, _: &str) -> Result<Cow<'o, Value>, Unconverted> {
+        Ok(Cow::Borrowed(object))
     }
 }
 
@@ -124,8 +132,18 @@ impl Converter for Versions {
         self.webhook.is_none()
     }
 
-    fn versions(&self) -> Option<&dyn managed::Versions> {
-        if self.is_local() { Some(&self.all) } else { None }
+    fn versions(&self) -> &dyn managed::Versions {
+        &self.all
+    }
+
+    async fn convert(&self, mut object: Value, api_version: &str) -> Result<Value, Status> {
+        match &self.webhook {
+            Some(webhook) => Ok(review::convert(webhook, vec![object], api_version).await?.pop().unwrap_or_default()),
+            None => {
+                object["apiVersion"] = api_version.into();
+                Ok(object)
+            }
+        }
     }
 }
 

@@ -105,8 +105,9 @@ impl Rules for Event {
             series(event, &mut errors);
         }
         for (field, path, absent) in LASTING {
+            let blank = |value: Option<&Value>| value.is_none_or(|value| value == "");
             let (now, then) = (view::get(event, field), view::get(before, field));
-            if now != then {
+            if now != then && !(blank(now) && blank(then)) {
                 let shown = now.map_or_else(|| (*absent).to_owned(), Value::to_string);
                 errors.invalid(*path, shown, "field is immutable");
             }
@@ -213,6 +214,7 @@ mod tests {
         let old = event(json!({}));
         let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
         assert!(said(&event(series), &old).is_empty());
+        assert!(said(&event(json!({"reportingController": ""})), &old).is_empty());
         assert_eq!(said(&event(json!({"note": null})), &old), ["message: Invalid value: \"\": field is immutable"]);
         assert_eq!(said(&event(json!({"series": {"count": 1}})), &old).len(), 2);
     }

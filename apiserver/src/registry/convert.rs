@@ -8,7 +8,7 @@ use bytes::Bytes;
 use coracle_schema::{decode, managed};
 use serde_json::{Map, Value};
 
-use super::{autoscaler, kind::Kind, object::Object};
+use super::{autoscaler, kind::Kind, object::Object, served::Catalog};
 use crate::wire::Status;
 
 /// How a kind's objects relate to what is stored.
@@ -49,8 +49,11 @@ pub trait Converter: Send + Sync {
     /// Whether nobody outside has to be asked, so that facts of the stored form hold for every version.
     fn is_local(&self) -> bool;
 
-    /// All versions, served or not, if nobody outside has to be asked.
-    fn versions(&self) -> Option<&dyn managed::Versions>;
+    /// All versions, served or not, as if nobody outside had to be asked.
+    fn versions(&self) -> &dyn managed::Versions;
+
+    /// An object of any version in another.
+    async fn convert(&self, object: Value, api_version: &str) -> Result<Value, Status>;
 }
 
 static EVENTS: Renaming = Renaming { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
@@ -73,14 +76,6 @@ impl Conversion {
             Self::Versions(versions) => versions.is_stored(),
         }
     }
-
-    /// The versions in which fields may be owned, where objects are the same in all of them but for `apiVersion` and schema.
-    pub fn versions(&self) -> Option<&dyn managed::Versions> {
-        match self {
-            Self::Renaming(_) => None,
-            Self::Versions(versions) => versions.versions(),
-        }
-    }
 }
 
 /// An object of one version of a resource in another: admission asks webhooks in the version they name.
@@ -95,7 +90,23 @@ pub async fn between(from: &Kind, to: &Kind, object: &Object) -> Result<Object, 
         }
         return Ok(made);
     }
-    let mut value = object.value().clone();
+    Object::new(renamed(from, to, object.value())?).ok_or_else(not_an_object)
+}
+
+/// The versions of a built-in resource that is served in several of its group; of others none.
+pub fn siblings(kind: &Kind, catalog: &Catalog) -> Vec<Arc<Kind>> {
+    let id = &kind.id;
+    match (&*id.group, &*id.resource) {
+        ("autoscaling", "horizontalpodautoscalers") => {
+            ["v1", "v2"].iter().filter_map(|version| catalog.get(&id.group, version, &id.resource)).cloned().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// An object of one version of a built-in resource in another.
+pub fn renamed(from: &Kind, to: &Kind, object: &Value) -> Result<Value, Status> {
+    let mut value = object.clone();
     if let Some(Conversion::Renaming(ours)) = &from.conversion {
         (ours.to_stored)(&mut value);
     }
@@ -105,7 +116,7 @@ pub async fn between(from: &Kind, to: &Kind, object: &Object) -> Result<Object, 
     let decoded = decode::from_value(value, &to.schema, decode::FieldValidation::Ignore);
     let mut value = decoded.map_err(|error| Status::internal(error.to_string()))?.value;
     (value["apiVersion"], value["kind"]) = (to.api_version().into(), (*to.gvk.kind).into());
-    Object::new(value).ok_or_else(not_an_object)
+    Ok(value)
 }
 
 /// `events.k8s.io/v1` name and core name of the same field.

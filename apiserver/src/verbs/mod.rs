@@ -5,6 +5,7 @@ pub mod binding;
 pub mod connect;
 pub mod create;
 pub mod delete;
+mod elsewhere;
 pub mod events;
 pub mod eviction;
 pub mod filter;

@@ -19,11 +19,11 @@ use coracle_store::{Expect, Key, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Api, Call, delete::Admitted, scale};
+use super::{Api, Call, delete::Admitted, elsewhere::Elsewhere, scale};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{
-        Conversion, Kind, Object, Part,
+        Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
         storage::{Stored, WriteError, Written, store_error},
@@ -83,6 +83,8 @@ pub struct Writing<'a> {
     pub admitted: Admitted,
     /// Texts for `Warning:` headers so far.
     pub warnings: Vec<String>,
+    /// The other versions in which somebody may own fields.
+    elsewhere: Elsewhere,
 }
 
 impl<'a> Writing<'a> {
@@ -93,7 +95,8 @@ impl<'a> Writing<'a> {
             "status" => Part::Status,
             other => Part::Other(other),
         };
-        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new() }
+        let elsewhere = Elsewhere::of(kind, &api.storage.catalog());
+        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new(), elsewhere }
     }
 
     /// A write of the server's own parts ([`Call::of_server`]).
@@ -202,7 +205,7 @@ impl<'a> Writing<'a> {
                 if !creates {
                     return Err(Status::not_found(self.kind.subject(name)));
                 }
-                let made = compute(self, None)?;
+                let made = self.computed(&mut compute, None).await?;
                 self.may_create(&made.object).await?;
                 match self.commit_new(made).await {
                     Err(Lost::Race(_)) => continue,
@@ -210,7 +213,7 @@ impl<'a> Writing<'a> {
                     Ok(outcome) => return Ok(outcome),
                 }
             };
-            let made = compute(self, Some(&old.object))?;
+            let made = self.computed(&mut compute, Some(&old.object)).await?;
             match self.commit_change(made, old).await {
                 Err(Lost::Race(_)) => {}
                 Err(Lost::Refused(status)) => return Err(status),
@@ -218,6 +221,20 @@ impl<'a> Writing<'a> {
             }
         }
         Err(Status::conflict(self.kind.subject(name), MODIFIED))
+    }
+
+    /// What `compute` makes once all that it needs to know of other versions is known.
+    async fn computed(
+        &mut self,
+        compute: &mut impl FnMut(&mut Self, Option<&Object>) -> Result<Made, Status>,
+        old: Option<&Object>,
+    ) -> Result<Made, Status> {
+        loop {
+            let made = compute(self, old);
+            if !self.elsewhere.ask().await {
+                return made;
+            }
+        }
     }
 
     /// Creating by PUT or apply needs what creating needs.
@@ -242,7 +259,7 @@ impl<'a> Writing<'a> {
         meta::wipe(&mut object);
         if !owned {
             self.drop_doubled_owners(&mut object, false);
-            self.own(None, &mut object);
+            self.own(None, &mut object).await;
         }
         if kind.is_terminating() {
             let why = "create not allowed while custom resource definition is terminating";
@@ -307,7 +324,7 @@ impl<'a> Writing<'a> {
             if self.replaces() {
                 self.drop_doubled_owners(&mut object, false);
             }
-            self.own(Some(&old.object), &mut object);
+            self.own(Some(&old.object), &mut object).await;
         }
         self.admit_mutating(Operation::Update, &mut object, Some(&old.object)).await?;
         self.drop_doubled_owners(&mut object, true);
@@ -428,9 +445,16 @@ impl<'a> Writing<'a> {
     }
 
     /// Notes which fields this write owns.
-    fn own(&self, old: Option<&Object>, new: &mut Object) {
+    async fn own(&self, old: Option<&Object>, new: &mut Object) {
         let (version, now) = (self.kind.api_version(), meta::time_text(self.api.now()));
-        managed::record_update(&self.kind.schema, old.map(Object::value), new.value_mut(), &self.who(&version, &now));
+        let sent = self.elsewhere.is_asked().then(|| new.clone());
+        loop {
+            managed::record_update(&self.kind.schema, old.map(Object::value), new.value_mut(), &self.who(&version, &now));
+            match &sent {
+                Some(sent) if self.elsewhere.ask().await => *new = sent.clone(),
+                _ => return,
+            }
+        }
     }
 
     /// Who writes, for managed fields.
@@ -442,7 +466,7 @@ impl<'a> Writing<'a> {
             subresource: &self.call.info.subresource,
             now,
             reset: self.reset(),
-            versions: self.kind.conversion.as_ref().and_then(Conversion::versions),
+            versions: self.elsewhere.versions(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Server-side apply: merges what a manager wants into what is there, by ownership (structured-merge-diff's `merge/update.go` and
 //! apimachinery's `util/managedfields`).
 //!
-//! Fields that somebody owns in another version of the kind are looked at in that version where its objects are the same ones under another
-//! schema ([`managed::Versions`]). Otherwise they are taken to be the same fields: nothing here converts between versions.
+//! Fields that somebody owns in another version of the kind are looked at in that version, into which [`managed::Versions`] converts; who
+//! owns something in a version that is missing is forgotten.
 
 mod conflict;
 mod last_applied;
@@ -16,7 +16,7 @@ pub use conflict::{Conflict, Conflicts};
 
 use crate::{
     SchemaRef,
-    managed::{self, Deltas, Entries, Entry, Others, Who, node::Node},
+    managed::{self, Deltas, Entries, Entry, Others, Views, Who, node::Node},
 };
 
 /// The manager whose applies carry on what `kubectl apply` without `--server-side` began.
@@ -58,11 +58,12 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
         && let Some(live) = live
     {
         let who = Who { manager: BEFORE_FIRST_APPLY, ..*who };
-        managed::record(&mut entries, Deltas::between(schema, None, live, &Others::default(), &who), &who);
+        managed::record(&mut entries, Deltas::between(schema, None, live, &who), &who);
     }
 
-    let others = Others::of(&entries, live, who).map_err(ApplyError::Mistyped)?;
-    let attempt = Attempt { schema, live, config, who, others };
+    let views = Views::new(schema, who);
+    let others = Others::of(&views, &mut entries, live).map_err(ApplyError::Mistyped)?;
+    let attempt = Attempt { schema, views, live, config, who, others };
     let made = if who.manager == KUBECTL && !force {
         match attempt.run(entries.clone(), false) {
             Err(ApplyError::Conflicts(conflicts)) => match last_applied::remaining(&attempt, conflicts)? {
@@ -97,7 +98,7 @@ pub fn overlay(schema: &SchemaRef, live: &Value, config: &Value) -> Result<Value
 
 fn find_atomics(schema: &crate::Schema, node: Node<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
     match (node, value) {
-        (Node::Leaf, Value::Object(_) | Value::Array(_)) => found.push(path.to_owned()),
+        (Node::Leaf | Node::Atomic, Value::Object(_) | Value::Array(_)) => found.push(path.to_owned()),
         (_, Value::Object(members)) => {
             for (name, value) in members {
                 if let Some(child) = node.child(schema, name) {
@@ -129,10 +130,11 @@ fn check_head(config: &Value, who: &Who<'_>) -> Result<(), ApplyError> {
 /// One try to apply.
 struct Attempt<'a> {
     schema: &'a SchemaRef,
+    views: Views<'a>,
     live: Option<&'a Value>,
     config: &'a Value,
     who: &'a Who<'a>,
-    others: Others<'a>,
+    others: Others<'a, 'a>,
 }
 
 impl Attempt<'_> {
@@ -156,13 +158,11 @@ impl Attempt<'_> {
         };
         let last = entries.position(&entry).map(|at| entries.0.remove(at));
         entry.time = last.as_ref().and_then(|l| l.time.clone());
-        if let Some(last) = &last {
-            self.check_merged(&merged, last, &entries).map_err(|why| ApplyError::Mistyped(format!("failed to prune fields: {why}")))?;
-        }
         let (new, compared) = match &last {
-            // All that was applied is applied again: nothing can go.
-            Some(last) if !managed::includes(&entry.fields, &last.fields) => {
-                let pruned = prune::prune(schema, root, &merged, &last.fields, &entry.fields, &entries);
+            // All that was applied is applied again, in one version: nothing can go.
+            Some(last) if !(self.is_alone(last, &entries) && managed::includes(&entry.fields, &last.fields)) => {
+                let pruned = prune::prune(&self.views, &merged, last, &entry, &entries);
+                let pruned = pruned.map_err(|why| ApplyError::Mistyped(format!("failed to prune fields: {why}")))?;
                 (pruned.stored, Some(pruned.compared))
             }
             _ => (merged, None),
@@ -170,9 +170,8 @@ impl Attempt<'_> {
 
         let deltas = match self.live {
             Some(live) => {
-                let refused = |why| ApplyError::Mistyped(format!("failed to convert new object: {why}"));
-                entries.0.iter().try_for_each(|e| self.others.check_in(&e.api_version, &new)).map_err(refused)?;
-                Deltas::between(self.schema, Some(live), compared.as_ref().unwrap_or(&new), &self.others, self.who)
+                let new = compared.as_ref().unwrap_or(&new);
+                Deltas::in_versions(&self.views, Some(live), new, self.who, (&self.others, &entries)).map_err(ApplyError::Mistyped)?
             }
             None => Deltas::default(),
         };
@@ -191,14 +190,9 @@ impl Attempt<'_> {
         Ok((new, entries))
     }
 
-    /// Whether what is pruned fits the versions in which its manager applied it last, and others own fields of it.
-    fn check_merged(&self, merged: &Value, last: &Entry, others: &Entries) -> Result<(), String> {
-        let refused = |why| format!("failed to convert merged object to last applied version: {why}");
-        self.others.check_in(&last.api_version, merged).map_err(refused)?;
-        others.0.iter().map(|e| e.api_version.as_str()).try_for_each(|version| {
-            let refused = |why| format!("failed add back owned items: failed to convert merged object at version {version}: {why}");
-            self.others.check_in(version, merged).map_err(refused)
-        })
+    /// Whether all owners own fields in the version of the request.
+    fn is_alone(&self, last: &Entry, others: &Entries) -> bool {
+        others.0.iter().chain([last]).all(|entry| entry.api_version == self.who.api_version)
     }
 }
 

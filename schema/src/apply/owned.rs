@@ -50,7 +50,7 @@ pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
 /// Whether the value is owned as a whole.
 fn is_leaf(node: Node<'_>, value: &Value) -> bool {
     match node {
-        Node::Leaf => true,
+        Node::Leaf | Node::Atomic => true,
         Node::Deduced => !value.is_object(),
         Node::Custom(custom) => custom.node.kind == Kind::Any && !value.is_object(),
         _ => false,

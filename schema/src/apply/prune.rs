@@ -1,12 +1,15 @@
 //! Removing what a manager applied before, does not apply any more, and nobody else owns (`prune` of structured-merge-diff's
 //! `merge/update.go`, and `typed/remove.go`).
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::owned;
 use crate::{
+    SchemaRef,
     managed::{
-        Entries, Set, add, attach, below, has, intersection, is_member, item_element,
+        Entries, Entry, Set, Unconverted, Views, add, attach, below, has, intersection, is_member, item_element,
         node::{Node, key_defaults},
         subtract,
     },
@@ -21,29 +24,93 @@ pub(super) struct Pruned {
     pub(super) stored: Value,
 }
 
-/// `merged` without what only `last` owned. `now` is what the manager applies this time, `others` are the entries of everybody else.
-pub(super) fn prune(schema: &Schema, root: Node<'_>, merged: &Value, last: &Set, now: &Set, others: &Entries) -> Pruned {
-    let named = |set: &Set| with_named(schema, root, set);
-    let last = named(last);
-    let there = named(&owned::of(schema, root, merged));
-    let pruned = without(schema, root, merged, &last, Empty::Null);
+/// `merged` without what only `last` owned, which is looked at in the version it was applied in, and what anybody else owns in theirs.
+/// `now` is what the manager applies this time, `others` are the entries of everybody else.
+pub(super) fn prune(views: &Views<'_>, merged: &Value, last: &Entry, now: &Entry, others: &Entries) -> Result<Pruned, String> {
+    let whole = match views.of(merged, &last.api_version) {
+        Ok((whole, schema)) => Typed { value: whole, schema },
+        Err(Unconverted::Missing) => return Ok(Pruned { compared: merged.clone(), stored: merged.clone() }),
+        Err(Unconverted::Failed(why)) => return Err(format!("failed to convert merged object to last applied version: {why}")),
+    };
+    let owned = whole.named(&last.fields);
+    let pruned = Typed { value: Cow::Owned(whole.without(&owned, Empty::Null)), schema: whole.schema };
+    let pruned =
+        keep_owned(views, &whole, pruned, &last.api_version, (now, others)).map_err(|why| format!("failed add back owned items: {why}"))?;
 
-    // What anybody owns comes back.
-    let mut kept = now.clone();
-    for entry in &others.0 {
-        add(&mut kept, &entry.fields);
+    // What this manager never owned comes back, too.
+    let pruned = match views.of(&pruned.value, &last.api_version) {
+        Ok((value, schema)) => Typed { value, schema },
+        Err(Unconverted::Missing) => return Ok(Pruned { compared: merged.clone(), stored: merged.clone() }),
+        Err(Unconverted::Failed(why)) => {
+            return Err(format!("failed add back dangling items: failed to convert pruned object to last applied version: {why}"));
+        }
+    };
+    let mut goes = whole.fields();
+    subtract(&mut goes, &pruned.fields());
+    let goes = intersection(&goes, &owned);
+    let left = |empty| match views.of(&whole.without(&goes, empty), &now.api_version) {
+        Ok((value, _)) => Ok(value.into_owned()),
+        Err(Unconverted::Missing) => Ok(merged.clone()),
+        Err(Unconverted::Failed(why)) => Err(why),
+    };
+    Ok(Pruned { compared: left(Empty::Null)?, stored: left(Empty::Absent)? })
+}
+
+/// Brings back what anybody owns, version by version: first those of the version in which something was taken away.
+fn keep_owned<'a>(
+    views: &Views<'a>,
+    whole: &Typed<'a, '_>,
+    mut pruned: Typed<'a, 'static>,
+    first: &str,
+    (now, others): (&Entry, &Entries),
+) -> Result<Typed<'a, 'static>, String> {
+    let mut owned: Vec<(&str, Set)> = vec![(first, Set::new())];
+    for entry in std::iter::once(now).chain(&others.0) {
+        match owned.iter_mut().find(|(version, _)| *version == entry.api_version) {
+            Some((_, all)) => add(all, &entry.fields),
+            None => owned.push((&entry.api_version, entry.fields.clone())),
+        }
     }
-    let mut goes = there.clone();
-    subtract(&mut goes, &named(&owned::of(schema, root, &pruned)));
-    subtract(&mut goes, &named(&kept));
-    let pruned = without(schema, root, merged, &goes, Empty::Null);
+    let mut all = Typed { value: Cow::Borrowed(&*whole.value), schema: whole.schema };
+    for (version, fields) in owned.iter().filter(|(_, fields)| !fields.is_empty()) {
+        let (value, schema) = match views.of(&all.value, version) {
+            Ok((value, schema)) => (value.into_owned(), schema),
+            Err(Unconverted::Missing) => continue,
+            Err(Unconverted::Failed(why)) => return Err(format!("failed to convert merged object at version {version}: {why}")),
+        };
+        all = Typed { value: Cow::Owned(value), schema };
+        let left = match views.of(&pruned.value, version) {
+            Ok((value, schema)) => Typed { value, schema },
+            Err(Unconverted::Missing) => continue,
+            Err(Unconverted::Failed(why)) => return Err(format!("failed to convert pruned object at version {version}: {why}")),
+        };
+        let mut goes = all.fields();
+        subtract(&mut goes, &left.fields());
+        subtract(&mut goes, &all.named(fields));
+        pruned = Typed { value: Cow::Owned(all.without(&goes, Empty::Null)), schema };
+    }
+    Ok(pruned)
+}
 
-    // So does what this manager never owned.
-    let mut goes = there;
-    subtract(&mut goes, &named(&owned::of(schema, root, &pruned)));
-    let goes = intersection(&goes, &last);
-    let left = |empty| without(schema, root, merged, &goes, empty);
-    Pruned { compared: left(Empty::Null), stored: left(Empty::Absent) }
+/// An object in a version.
+struct Typed<'a, 'v> {
+    value: Cow<'v, Value>,
+    schema: &'a SchemaRef,
+}
+
+impl Typed<'_, '_> {
+    /// What is in it.
+    fn fields(&self) -> Set {
+        self.named(&owned::of(&self.schema.schema, Node::root(self.schema), &self.value))
+    }
+
+    fn named(&self, set: &Set) -> Set {
+        with_named(&self.schema.schema, Node::root(self.schema), set)
+    }
+
+    fn without(&self, set: &Set, empty: Empty) -> Value {
+        without(&self.schema.schema, Node::root(self.schema), &self.value, set, empty)
+    }
 }
 
 /// The set with every field by name on the way to a member made a member, too (`EnsureNamedFieldsAreMembers`).
@@ -111,7 +178,7 @@ fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set, empty: Emp
             }
             if out.is_empty() { Value::Null } else { Value::Array(out) }
         }
-        (Node::Leaf, Value::Array(_) | Value::Object(_)) => Value::Null,
+        (Node::Leaf | Node::Atomic, Value::Array(_) | Value::Object(_)) => Value::Null,
         _ => value.clone(),
     }
 }

@@ -1,7 +1,12 @@
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Tables, managed::record_update};
+use crate::{
+    Tables,
+    managed::{Unconverted, record_update},
+};
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 const LATER: &str = "2026-01-01T00:01:00Z";
@@ -161,12 +166,16 @@ fn a_configuration_that_does_not_fit_is_refused_as_upstream_words_it() {
 struct TwoVersions(SchemaRef, SchemaRef);
 
 impl managed::Versions for TwoVersions {
-    fn schema(&self, api_version: &str) -> Option<&SchemaRef> {
+    fn schema(&self, api_version: &str) -> Result<&SchemaRef, Unconverted> {
         match api_version {
-            "ex.com/v1beta1" => Some(&self.0),
-            "ex.com/v1" => Some(&self.1),
-            _ => None,
+            "ex.com/v1beta1" => Ok(&self.0),
+            "ex.com/v1" => Ok(&self.1),
+            other => Err(Unconverted::Failed(format!("request to convert CR to an invalid group/version: {other}"))),
         }
+    }
+
+    fn convert<'o>(&self, object: &'o Value, _: &str) -> Result<Cow<'o, Value>, Unconverted> {
+        Ok(Cow::Borrowed(object))
     }
 }
 
@@ -248,4 +257,78 @@ fn an_update_that_some_owners_version_cannot_say_leaves_the_owners_as_they_were(
     let list = updated("b");
     assert_eq!(list[0]["fieldsV1"], json!({"f:spec": {"f:a": {}}}));
     assert_eq!((&list[1]["manager"], &list[1]["fieldsV1"]), (&json!("u"), &json!({"f:spec": {"f:b": {}}})));
+}
+
+#[test]
+fn who_owned_items_of_a_list_that_is_now_owned_as_a_whole_owns_the_list() {
+    let (before, after) = (TwoVersions::new("set"), TwoVersions::new("atomic"));
+    let live = before.apply(None, "m1", "ex.com/v1", &json!({"l": ["p", "q"]})).unwrap();
+    let live = before.apply(Some(&live), "m2", "ex.com/v1", &json!({"l": ["p"], "a": "1"})).unwrap();
+    let made = after.apply(Some(&live), "m3", "ex.com/v1", &json!({"b": "1"})).unwrap();
+    let owned = |manager: &str| entry(&made, manager).unwrap()["fieldsV1"]["f:spec"].clone();
+    assert_eq!((owned("m1"), owned("m2")), (json!({"f:l": {}}), json!({"f:a": {}, "f:l": {}})));
+    // What is applied no more is not half of the list: m1 owns it, too.
+    let kept = after.apply(Some(&made), "m2", "ex.com/v1", &json!({"a": "1"})).unwrap();
+    assert_eq!(kept["spec"]["l"], json!(["p", "q"]));
+
+    let mut new = live.clone();
+    new["spec"]["b"] = json!("1");
+    record_update(&after.1, Some(&live), &mut new, &after.who("u", "ex.com/v1"));
+    assert_eq!(entry(&new, "m1").unwrap()["fieldsV1"], json!({"f:spec": {"f:l": {}}}));
+}
+
+#[test]
+fn owners_in_a_version_that_a_built_in_kind_has_not_are_forgotten() {
+    let mut live = applied(None, &deployment(&json!({"replicas": 1, "minReadySeconds": 2})), "me");
+    live["metadata"]["managedFields"][0]["apiVersion"] = json!("apps/v1beta1");
+    let made = applied(Some(&live), &deployment(&json!({"paused": true})), "you");
+    assert!(entry(&made, "me").is_none() && entry(&made, "you").is_some(), "{made}");
+    let mut new = live.clone();
+    new["spec"]["replicas"] = json!(2);
+    record_update(&schema("apps.Deployment"), Some(&live), &mut new, &who("u"));
+    assert_eq!(new["metadata"]["managedFields"].as_array().unwrap().len(), 1);
+}
+
+/// Two versions of which the second calls `a` by the name of `n`.
+#[derive(Debug)]
+struct Renamed(TwoVersions);
+
+impl managed::Versions for Renamed {
+    fn schema(&self, api_version: &str) -> Result<&SchemaRef, Unconverted> {
+        managed::Versions::schema(&self.0, api_version)
+    }
+
+    fn convert<'o>(&self, object: &'o Value, api_version: &str) -> Result<Cow<'o, Value>, Unconverted> {
+        if object["apiVersion"] == api_version {
+            return Ok(Cow::Borrowed(object));
+        }
+        let mut object = in_version(object, api_version);
+        let (from, to) = if api_version == "ex.com/v1" { ("a", "n") } else { ("n", "a") };
+        if let Some(value) = object["spec"].as_object_mut().and_then(|spec| spec.remove(from)) {
+            object["spec"][to] = value;
+        }
+        Ok(Cow::Owned(object))
+    }
+}
+
+#[test]
+fn fields_are_owned_and_pruned_under_the_names_they_have_in_their_owners_version() {
+    let versions = Renamed(TwoVersions::new("set"));
+    let apply_in = |version: &str, live: Option<&Value>, manager: &str, spec: &Value, force: bool| {
+        let live = live.map(|live| managed::Versions::convert(&versions, live, version).unwrap().into_owned());
+        let config = json!({"apiVersion": version, "kind": "W", "metadata": {"name": "o"}, "spec": spec});
+        let who = Who { manager, api_version: version, kind: "W", subresource: "", now: NOW, reset: &[], versions: Some(&versions) };
+        apply(managed::Versions::schema(&versions, version).unwrap(), live.as_ref(), &config, &who, force)
+    };
+    let live = apply_in("ex.com/v1beta1", None, "m1", &json!({"a": "1", "b": "1"}), false).unwrap();
+    let refused = apply_in("ex.com/v1", Some(&live), "m2", &json!({"n": "2"}), false).unwrap_err();
+    assert_eq!(refused.to_string(), "Apply failed with 1 conflict: conflict with \"m1\": .spec.a");
+    let taken = apply_in("ex.com/v1", Some(&live), "m2", &json!({"n": "2"}), true).unwrap();
+    assert_eq!(entry(&taken, "m1").unwrap()["fieldsV1"], json!({"f:spec": {"f:b": {}}}));
+
+    // What was applied as `a` and is not applied as `n` goes.
+    let less = apply_in("ex.com/v1", Some(&live), "m1", &json!({"b": "1"}), false).unwrap();
+    assert_eq!((&less["apiVersion"], &less["spec"]), (&json!("ex.com/v1"), &json!({"b": "1"})));
+    let same = apply_in("ex.com/v1", Some(&live), "m1", &json!({"n": "1", "b": "1"}), false).unwrap();
+    assert_eq!(same["spec"], json!({"n": "1", "b": "1"}));
 }

@@ -50,7 +50,7 @@ impl<'s> Walk<'s> {
     /// Two unequal values of one place. Answers whether the place itself is modified; what differs inside goes to `delta`.
     fn pair(&self, node: Node<'s>, old: &Value, new: &Value, delta: &mut Delta) -> bool {
         match node {
-            Node::Leaf => !same_number(old, new),
+            Node::Leaf | Node::Atomic => !same_number(old, new),
             Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced => match (old, new) {
                 (Value::Object(old), Value::Object(new)) => self.maps_or_empty(node, old, new, delta),
                 (Value::Object(map), other) => {
@@ -214,8 +214,8 @@ fn beside_zero<'s>(schema: &'s Schema, field: &Field, value: &Value) -> (bool, O
             // A pointer that is written as null when not given: the place is there, the message is not.
             Node::Message(_) if presence == Presence::Nullable => (value.as_object().is_some_and(Map::is_empty), None),
             Node::Message(_) => (false, Some(schema.get(*id))),
-            Node::Leaf if presence == Presence::Nullable => (!value.is_null(), None),
-            Node::Leaf => (value.as_object().is_some_and(|m| !m.is_empty()), None),
+            Node::Leaf | Node::Atomic if presence == Presence::Nullable => (!value.is_null(), None),
+            Node::Leaf | Node::Atomic => (value.as_object().is_some_and(|m| !m.is_empty()), None),
             _ => (true, None),
         },
         (Shape::Time | Shape::MicroTime, _) => (!value.is_null(), None),

@@ -5,6 +5,7 @@ mod compare;
 mod element;
 mod entries;
 pub(crate) mod node;
+mod reconcile;
 mod reset;
 mod set;
 mod versions;
@@ -16,13 +17,14 @@ pub(crate) use compare::{Delta, objects as compare};
 pub(crate) use element::{display, field as field_element, go_json, of_item as item_element};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use node::ATOMIC_TYPES;
+pub(crate) use reconcile::reconcile;
 pub use reset::{Path, reset_fields};
 pub(crate) use set::{
     Set, add, attach, below, has, includes, intersection, is_member, node as set_node, of_names as set_of_names, paths, subtract,
     subtract_trees,
 };
-pub use versions::Versions;
-pub(crate) use versions::{Deltas, Others};
+pub(crate) use versions::{Deltas, Others, Views};
+pub use versions::{Unconverted, Versions};
 
 use crate::SchemaRef;
 
@@ -44,7 +46,7 @@ pub struct Who<'a> {
     pub now: &'a str,
     /// What this endpoint does not write; see [`reset_fields`].
     pub reset: &'a [Path],
-    /// The versions of the kind; `None`: fields that are owned in another are taken to be the same fields.
+    /// The versions of the kind; `None`: there is no other than that of the request.
     pub versions: Option<&'a dyn Versions>,
 }
 
@@ -69,7 +71,7 @@ pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, w
     if entries.0.is_empty() && old.is_some() {
         return;
     }
-    let Ok(deltas) = deltas_of_update(schema, old, new, &entries, who) else {
+    let Ok(deltas) = deltas_of_update(schema, old, new, &mut entries, who) else {
         // Who owns what cannot be told in a version somebody owns fields in: the owners stay those of the object that was there.
         if let Some(list) = old.and_then(|o| o.pointer("/metadata/managedFields")) {
             metadata_mut(new).insert("managedFields".to_owned(), list.clone());
@@ -81,10 +83,16 @@ pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, w
     put_list(new, entries);
 }
 
-fn deltas_of_update(schema: &SchemaRef, old: Option<&Value>, new: &Value, entries: &Entries, who: &Who<'_>) -> Result<Deltas, String> {
-    let others = Others::of(entries, old, who)?;
-    others.check(new)?;
-    Ok(Deltas::between(schema, old, new, &others, who))
+fn deltas_of_update<'a>(
+    schema: &'a SchemaRef,
+    old: Option<&Value>,
+    new: &Value,
+    entries: &mut Entries,
+    who: &Who<'a>,
+) -> Result<Deltas, String> {
+    let views = Views::new(schema, who);
+    let others = Others::of(&views, entries, old)?;
+    Deltas::in_versions(&views, old, new, who, (&others, entries))
 }
 
 /// Moves what `deltas` say from its owners to `who`.

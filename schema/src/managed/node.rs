@@ -10,8 +10,10 @@ use crate::{
 /// How a value is owned.
 #[derive(Clone, Copy)]
 pub(crate) enum Node<'s> {
-    /// As a whole: scalars, atomic lists, maps and messages.
+    /// As a whole, for there is nothing in it: a scalar.
     Leaf,
+    /// As a whole: an atomic list, map or message.
+    Atomic,
     /// Field by field.
     Message(&'s Type),
     /// Key by key.
@@ -100,10 +102,10 @@ impl<'s> Node<'s> {
     pub(crate) fn of_custom(node: &'s structural::Node, open: bool) -> Self {
         let open = open || node.preserves;
         match node.kind {
-            Kind::Object if node.atomic => Self::Leaf,
+            Kind::Object if node.atomic => Self::Atomic,
             Kind::Object => Self::Custom(Custom { node, typed: node.embedded, open }),
             Kind::Array => match &node.list {
-                ListKind::Atomic => Self::Leaf,
+                ListKind::Atomic => Self::Atomic,
                 kind => Self::List(kind, Item::Custom { node: node.items.as_deref(), open }),
             },
             Kind::Any | Kind::Unknown if !node.properties.is_empty() => Self::Custom(Custom { node, typed: node.embedded, open }),
@@ -115,9 +117,9 @@ impl<'s> Node<'s> {
     /// The value of a field.
     pub(crate) fn of_field(schema: &'s Schema, field: &'s Field) -> Self {
         match &field.shape {
-            _ if field.atomic => Self::Leaf,
+            _ if field.atomic => Self::Atomic,
             Shape::List(item) => match &field.list {
-                ListKind::Atomic => Self::Leaf,
+                ListKind::Atomic => Self::Atomic,
                 kind => Self::List(kind, Item::Shape(item)),
             },
             Shape::Message(id) if field.granular => Self::of_message(schema.get(*id)),
@@ -129,10 +131,12 @@ impl<'s> Node<'s> {
     pub(crate) fn of_shape(schema: &'s Schema, shape: &'s Shape) -> Self {
         match shape {
             // An embedded object is its writer's as a whole.
-            Shape::Object => Self::Leaf,
+            Shape::Object => Self::Atomic,
             Shape::Fields | Shape::Any => Self::Deduced,
             Shape::Map(value) => Self::Map(value),
-            Shape::Message(id) if !schema.get(*id).atomic => Self::of_message(schema.get(*id)),
+            Shape::List(_) => Self::Atomic,
+            Shape::Message(id) if schema.get(*id).atomic => Self::Atomic,
+            Shape::Message(id) => Self::of_message(schema.get(*id)),
             _ => Self::Leaf,
         }
     }
@@ -152,7 +156,7 @@ impl<'s> Node<'s> {
             Self::Map(value) => Some(Self::of_shape(schema, value)),
             Self::Custom(custom) => custom.child(schema, key),
             Self::Deduced => Some(Self::Deduced),
-            Self::Leaf | Self::List(..) => None,
+            Self::Leaf | Self::Atomic | Self::List(..) => None,
         }
     }
 
