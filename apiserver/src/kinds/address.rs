@@ -51,11 +51,40 @@ pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-/// Checks a range: `10.0.0.0/8`.
-pub(super) fn cidr(text: &str, path: &str, errors: &mut FieldErrors) {
-    if parse_cidr(text).is_none() {
-        errors.invalid(path, view::quoted(text), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+/// Checks a range: `10.0.0.0/8`. What is `known`, because it was there before this was looked at so closely, may stay
+/// (`IsValidCIDRForLegacyField`).
+pub(super) fn cidr(text: &str, known: &[&str], path: &str, errors: &mut FieldErrors) {
+    if known.contains(&text) {
+        return;
     }
+    let length = text.rsplit_once('/').map_or("", |(_, length)| length);
+    let plain = length.len() < 2 || !length.starts_with(['0', '+']);
+    let wrong = match parse_cidr(text).filter(|_| plain) {
+        Some((IpAddr::V6(six), _)) if six.to_ipv4_mapped().is_some() => "must not have an IPv4-mapped IPv6 address",
+        Some((address, length)) if has_bits_beyond(address, length) => "must not have bits set beyond the prefix length",
+        Some(_) => return,
+        None if parse_cidr(&without_zeros(text)).is_some() => "must not have leading 0s in IP or prefix length",
+        None => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+    };
+    errors.invalid(path, view::quoted(text), wrong);
+}
+
+fn has_bits_beyond(address: IpAddr, length: u8) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().checked_shl(u32::from(length)).is_some_and(|rest| rest != 0),
+        IpAddr::V6(v6) => v6.to_bits().checked_shl(u32::from(length)).is_some_and(|rest| rest != 0),
+    }
+}
+
+/// A range of IPv4 whose numbers have no zeros before them, and the length of any prefix without such.
+fn without_zeros(text: &str) -> String {
+    let number = |part: &str| {
+        let rest = part.trim_start_matches('0');
+        if rest.is_empty() && !part.is_empty() { "0".to_owned() } else { rest.to_owned() }
+    };
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let address = if address.contains(':') { address.to_owned() } else { address.split('.').map(number).collect::<Vec<_>>().join(".") };
+    format!("{address}/{}", number(length))
 }
 
 /// Checks an address with the length of its network's prefix: `10.9.8.7/24`, as a network interface has it (`IsValidInterfaceAddress`).

@@ -198,3 +198,78 @@ fn a_registrys_credentials_are_json_and_what_is_wrong_is_told_as_go_tells_it() {
         "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid character 'c' looking for beginning of value";
     assert_eq!(errors, [why]);
 }
+
+#[test]
+fn of_a_claim_the_annotation_that_names_its_class_stays_or_moves_to_the_field() {
+    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+    const KEPT: &str = "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: ";
+    const STAYS: &str = "spec: Forbidden: spec is immutable";
+    let claim = |annotations: Value| {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}});
+        made("persistentvolumeclaims", json!({"metadata": {"name": "c", "annotations": annotations}, "spec": spec}))
+    };
+    let (annotations, field) = ("/metadata/annotations", "/spec/storageClassName");
+    let old = claim(json!({CLASS: "a"}));
+    expect_of_changes(
+        "persistentvolumeclaims",
+        &old,
+        &[
+            ((annotations, json!({CLASS: "b"})), &[KEPT]),
+            ((annotations, json!({})), &[KEPT]),
+            ((field, json!("a")), &[]),
+            ((field, json!("b")), &[STAYS]),
+        ],
+    );
+    expect_of_changes(
+        "persistentvolumeclaims",
+        &claim(json!({})),
+        &[((annotations, json!({CLASS: "b"})), &[KEPT]), ((field, json!("b")), &[])],
+    );
+    let (_, errors) = update("", "v1", "persistentvolumeclaims", &old, Part::Whole, |claim| {
+        claim["metadata"]["annotations"] = json!({});
+        claim["spec"]["storageClassName"] = json!("a");
+    });
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn ranges_of_a_balancer_are_plain_wherever_they_stand_and_annotations_of_topology_agree() {
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let service = |kind: &str, annotations: Value, ranges: Value| {
+        let spec = json!({"type": kind, "ports": [{"port": 80}], "loadBalancerSourceRanges": ranges});
+        json!({"metadata": {"name": "a", "annotations": annotations}, "spec": spec})
+    };
+    let told = |given: Value| create("", "v1", "services", given).1;
+    let wrong = told(service(
+        "LoadBalancer",
+        json!({}),
+        json!(["10.0.0.1/8", " 10.0.0.0/8 ", "010.0.0.0/8", "::ffff:1.2.3.4/128", "x", "10.0.0.0/08"]),
+    ));
+    let why = [
+        "[0]: Invalid value: \"10.0.0.1/8\": must not have bits set beyond the prefix length",
+        "[2]: Invalid value: \"010.0.0.0/8\": must not have leading 0s in IP or prefix length",
+        "[3]: Invalid value: \"::ffff:1.2.3.4/128\": must not have an IPv4-mapped IPv6 address",
+        "[4]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        "[5]: Invalid value: \"10.0.0.0/08\": must not have leading 0s in IP or prefix length",
+    ];
+    assert_eq!(wrong, why.map(|why| format!("spec.LoadBalancerSourceRanges{why}")));
+    let path = format!("metadata.annotations[{RANGES}]");
+    let wrong = told(service("ClusterIP", json!({RANGES: "10.0.0.0/8, x"}), json!([])));
+    let only = format!("{path}: Forbidden: may only be used when `type` is 'LoadBalancer'");
+    let cidr = format!("{path}: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    assert_eq!(wrong, [only, cidr]);
+    assert!(told(service("LoadBalancer", json!({RANGES: " "}), json!([]))).is_empty());
+
+    let hints = "service.kubernetes.io/topology-aware-hints";
+    let modes = |mode: &str| json!({hints: "Auto", "service.kubernetes.io/topology-mode": mode});
+    assert!(told(service("ClusterIP", modes("Auto"), json!([]))).is_empty());
+    let wrong = told(service("ClusterIP", modes("None"), json!([])));
+    let path = "metadata.annotations[service.kubernetes.io/topology-mode]";
+    assert_eq!(wrong, [format!("{path}: Invalid value: \"None\": must match annotations[{hints}] when both are specified")]);
+
+    // What was there before this was looked at may stay.
+    let mut old = made("services", service("LoadBalancer", json!({}), json!(["10.0.0.0/8"])));
+    old.value_mut()["spec"]["loadBalancerSourceRanges"] = json!(["10.0.0.1/8"]);
+    let (_, errors) = update("", "v1", "services", &old, Part::Whole, |service| service["metadata"]["labels"] = json!({"x": "y"}));
+    assert!(errors.is_empty(), "{errors:?}");
+}

@@ -210,9 +210,10 @@ impl Rules for NetworkPolicy {
         }
     }
 
-    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         let spec = view::member(new.value(), "spec");
+        let known = old.map_or_else(Vec::new, |old| blocks(view::member(old.value(), "spec")));
         selector::validate_object(view::member(spec, "podSelector"), "spec.podSelector", &mut errors);
         for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
             for (at, rule) in view::list(spec, direction).iter().enumerate() {
@@ -221,7 +222,7 @@ impl Rules for NetworkPolicy {
                     policy_port(port, &format!("{path}.ports[{at}]"), &mut errors);
                 }
                 for (at, peer) in view::list(rule, peers).iter().enumerate() {
-                    policy_peer(peer, &format!("{path}.{peers}[{at}]"), &mut errors);
+                    policy_peer(peer, &known, &format!("{path}.{peers}[{at}]"), &mut errors);
                 }
             }
         }
@@ -266,7 +267,15 @@ fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn policy_peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
+/// All ranges that a policy names.
+fn blocks(spec: &Value) -> Vec<&str> {
+    let rules = [("ingress", "from"), ("egress", "to")].into_iter();
+    let peers = rules.flat_map(|(direction, peers)| view::list(spec, direction).iter().flat_map(move |rule| view::list(rule, peers)));
+    let blocks = peers.map(|peer| view::member(peer, "ipBlock"));
+    blocks.flat_map(|block| view::texts(block, "except").chain([view::text(block, "cidr")])).collect()
+}
+
+fn policy_peer(peer: &Value, known: &[&str], path: &str, errors: &mut FieldErrors) {
     let mut found = HashSet::new();
     for kind in ["podSelector", "namespaceSelector"] {
         if let Some(given) = view::get(peer, kind) {
@@ -283,12 +292,12 @@ fn policy_peer(peer: &Value, path: &str, errors: &mut FieldErrors) {
         if range.is_empty() {
             errors.required(format!("{path}.ipBlock.cidr"), "");
         } else {
-            address::cidr(range, &format!("{path}.ipBlock.cidr"), errors);
+            address::cidr(range, known, &format!("{path}.ipBlock.cidr"), errors);
         }
         let outer = address::parse_cidr(range);
         for (at, except) in view::texts(block, "except").enumerate() {
             let path = format!("{path}.ipBlock.except[{at}]");
-            address::cidr(except, &path, errors);
+            address::cidr(except, known, &path, errors);
             let inside = outer.zip(address::parse_cidr(except)).is_none_or(|(outer, inner)| address::strictly_contains(outer, inner));
             if !inside {
                 errors.invalid(path, view::quoted(except), "must be a strict subset of `cidr`");

@@ -112,8 +112,9 @@ impl Rules for Node {
             }
         }
         let ranges: Vec<&str> = view::texts(spec, "podCIDRs").collect();
+        let known: Vec<&str> = old.map_or_else(Vec::new, |old| view::texts(view::member(old.value(), "spec"), "podCIDRs").collect());
         for (at, range) in ranges.iter().enumerate() {
-            address::cidr(range, &format!("spec.podCIDRs[{at}]"), &mut errors);
+            address::cidr(range, &known, &format!("spec.podCIDRs[{at}]"), &mut errors);
         }
         let is_v6 = |range: &&str| range.contains(':');
         if ranges.len() > 2 || (ranges.len() == 2 && ranges.iter().filter(|r| is_v6(r)).count() != 1) {

@@ -163,9 +163,11 @@ impl Rules for PersistentVolumeClaim {
     }
 }
 
+/// The annotation that once named the storage class.
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
 /// Amounts that are not whole bytes, and an annotation that a field has replaced (`GetWarningsForPersistentVolumeClaim`).
 fn warnings(claim: &Object) -> Vec<String> {
-    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
     let class = claim
         .annotation(CLASS)
         .map(|_| format!("metadata.annotations[{CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead"));
@@ -238,8 +240,7 @@ fn claim_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
             *now = storage.clone();
         }
     }
-    // A class may be filled in afterwards, by whoever sets the default class.
-    if view::get(before, "storageClassName").is_none() {
+    if class(new, old, errors) {
         restore(&mut allowed, "storageClassName");
     }
     if &allowed != before {
@@ -257,6 +258,24 @@ fn claim_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
         errors.invalid("volumeMode", view::member(spec, "volumeMode"), "field is immutable");
     }
     attributes_class(spec, before, view::member(old, "status"), errors);
+}
+
+/// Whether the storage class may be what it is: it may be filled in afterwards, by whoever sets the default class, or move from the annotation
+/// it once was to the field. But for that the annotation stays.
+fn class(new: &Value, old: &Value, errors: &mut FieldErrors) -> bool {
+    let annotation = |object: &Value| {
+        let all = view::member(view::member(object, "metadata"), "annotations");
+        all.get(CLASS).and_then(Value::as_str).map(str::to_owned)
+    };
+    let (now, then) = (annotation(new), annotation(old));
+    let field = view::get(view::member(new, "spec"), "storageClassName").and_then(Value::as_str);
+    let was_empty = view::get(view::member(old, "spec"), "storageClassName").is_none();
+    let moves = was_empty && then.is_some() && field == then.as_deref() && (now.is_none() || now == then);
+    if !moves && now.as_deref().unwrap_or_default() != then.as_deref().unwrap_or_default() {
+        let path = format!("metadata.annotations.{CLASS}");
+        errors.invalid(path, view::quoted(now.as_deref().unwrap_or_default()), "field is immutable");
+    }
+    was_empty && (then.is_none() || field == then.as_deref())
 }
 
 /// A class of attributes that a volume has may be replaced and not taken away.

@@ -80,6 +80,7 @@ impl Rules for Service {
         }
         let spec = view::member(new.value(), "spec");
         let before = old.map(|old| view::member(old.value(), "spec"));
+        topology(new, &mut errors);
         let mut clusters = FieldErrors::none();
         addresses(spec, before, &mut clusters);
         if let Some(before) = before {
@@ -95,7 +96,7 @@ impl Rules for Service {
         }
         kind(spec, &mut errors);
         repeated_ports(spec, old.is_none(), &mut errors);
-        balancer(spec, &mut errors);
+        balancer(new, old, &mut errors);
         traffic(spec, &mut errors);
         errors
     }
@@ -110,9 +111,10 @@ impl Rules for Service {
     }
 }
 
+const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+
 /// What works, but not for long or not as meant (`GetWarningsForService`).
 fn warnings(service: &Object) -> Vec<String> {
-    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     let spec = view::member(service.value(), "spec");
     let named = view::text(spec, "type") == "ExternalName";
     let headless = is_headless(spec);
@@ -410,15 +412,50 @@ fn addresses(spec: &Value, before: Option<&Value>, errors: &mut FieldErrors) {
 }
 
 /// What only load balancers have.
-fn balancer(spec: &Value, errors: &mut FieldErrors) {
+/// The older of two annotations may say nothing else than the newer.
+fn topology(service: &Object, errors: &mut FieldErrors) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    if let (Some(mode), Some(hints)) = (service.annotation(MODE), service.annotation(HINTS))
+        && mode != hints
+    {
+        let detail = format!("must match annotations[{HINTS}] when both are specified");
+        errors.invalid(format!("metadata.annotations[{MODE}]"), view::quoted(mode), &detail);
+    }
+}
+
+/// Who may use a load balancer: a field, or where that is empty an annotation.
+fn source_ranges(service: &Object, old: Option<&Object>, errors: &mut FieldErrors) {
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let spec = view::member(service.value(), "spec");
+    let is_balancer = view::text(spec, "type") == "LoadBalancer";
+    if !view::list(spec, "loadBalancerSourceRanges").is_empty() {
+        if !is_balancer {
+            errors.forbidden("spec.LoadBalancerSourceRanges", ONLY);
+        }
+        let before = old.map(|old| view::member(old.value(), "spec"));
+        let known: Vec<&str> = before.into_iter().flat_map(|spec| view::texts(spec, "loadBalancerSourceRanges")).map(str::trim).collect();
+        for (at, range) in view::texts(spec, "loadBalancerSourceRanges").enumerate() {
+            address::cidr(range.trim(), &known, &format!("spec.LoadBalancerSourceRanges[{at}]"), errors);
+        }
+    } else if let Some(ranges) = service.annotation(RANGES) {
+        let path = format!("metadata.annotations[{RANGES}]");
+        if !is_balancer {
+            errors.forbidden(path.clone(), ONLY);
+        }
+        if old.and_then(|old| old.annotation(RANGES)) != Some(ranges) && !ranges.trim().is_empty() {
+            for range in ranges.trim().split(',') {
+                address::cidr(range.trim(), &[], &path, errors);
+            }
+        }
+    }
+}
+
+fn balancer(service: &Object, old: Option<&Object>, errors: &mut FieldErrors) {
+    let spec = view::member(service.value(), "spec");
     let is_balancer = view::text(spec, "type") == "LoadBalancer";
     let only = "may only be used when `type` is 'LoadBalancer'";
-    if !is_balancer && !view::list(spec, "loadBalancerSourceRanges").is_empty() {
-        errors.forbidden("spec.LoadBalancerSourceRanges", only);
-    }
-    for (at, range) in view::texts(spec, "loadBalancerSourceRanges").enumerate() {
-        address::cidr(range.trim(), &format!("spec.LoadBalancerSourceRanges[{at}]"), errors);
-    }
+    source_ranges(service, old, errors);
     if is_balancer {
         if let Some(class) = view::get(spec, "loadBalancerClass").and_then(Value::as_str) {
             errors.invalid_each("spec.loadBalancerClass", class, name::qualified(class));
