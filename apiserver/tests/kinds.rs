@@ -138,6 +138,31 @@ async fn an_eviction_says_why_no_budget_allows_it() {
     assert_eq!((refused.code, refused.json()), (StatusCode::INTERNAL_SERVER_ERROR, expected));
 }
 
+#[tokio::test]
+async fn a_binding_without_a_target_is_told_so_before_it_is_asked_for_its_name() {
+    let house = House::new().await;
+    let refused = house.post("/api/v1/namespaces/default/bindings", &Value::Null).await;
+    assert_eq!((refused.code, &refused.json()["message"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("target.name: Required value")));
+    let nameless = json!({"target": {"kind": "Node", "name": "n"}});
+    let refused = house.post("/api/v1/namespaces/default/bindings", &nameless).await;
+    assert_eq!((refused.code, &refused.json()["message"]), (StatusCode::BAD_REQUEST, &json!("Name parameter required.")));
+}
+
+#[tokio::test]
+async fn a_policy_is_told_all_that_is_wrong_with_it_its_expressions_too() {
+    let house = House::new().await;
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]);
+    let spec = json!({
+        "matchConstraints": {"resourceRules": rules}, "variables": [{"name": "", "expression": "1"}],
+        "validations": [{"expression": "variables.foo == 1"}],
+    });
+    let refused = house
+        .post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", &json!({"metadata": {"name": "p"}, "spec": spec}))
+        .await;
+    let fields: Vec<Value> = refused.json()["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].clone()).collect();
+    assert_eq!(fields, ["spec.variables[0].name", "spec.validations[0].expression"]);
+}
+
 /// A running pod that a budget covers.
 async fn guarded(house: &House, ready: &str, budget: &Value) -> &'static str {
     const BUDGET: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b";

@@ -122,7 +122,7 @@ const LOOKS: &[&str] = &[
     "ValidatingAdmissionWebhook",
 ];
 /// What is no plugin in upstream.
-const OURS: &[&str] = &["CedarPolicies", "DeviceAccess", "Expressions", "PodCertificateSigning", "RoleEscalation"];
+const OURS: &[&str] = &["CedarPolicies", "DeviceAccess", "PodCertificateSigning", "RoleEscalation"];
 
 /// Takes the time of plugins and of the step they are in.
 pub(crate) struct Watch {

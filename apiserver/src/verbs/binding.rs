@@ -45,9 +45,12 @@ async fn bound(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<Stri
     let mut writing = Writing::new(api, call, bindings, options.clone());
     let mut binding = writing.decode_body()?;
     warnings.append(&mut writing.warnings);
-    let name = named(call, &binding)?;
+    if !call.info.name.is_empty() {
+        named(call, &binding)?;
+    }
     reviews::placed(api, call, &schema, &mut binding)?;
     check(&binding)?;
+    let name = named(call, &binding)?;
     let mut attempt = Attempt {
         dry_run: options.dry_run,
         options: Given::Query(&call.query),

@@ -540,6 +540,9 @@ impl<'a> Writing<'a> {
         if let Some(old) = old {
             errors.extend(self.kind.rules.immutable(new, old, self.part));
         }
+        if self.part == Part::Whole {
+            errors.extend(admission::policy::faults(self.kind, value));
+        }
         errors.say_once();
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));

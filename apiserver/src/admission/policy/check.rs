@@ -1,47 +1,33 @@
-//! Whether the expressions of a policy or webhook configuration compile (`pkg/apis/admissionregistration/validation`). A check of its own
-//! because only admission knows what expressions may say; it cannot be switched off.
+//! Whether the expressions of a policy or webhook configuration compile (`pkg/apis/admissionregistration/validation`). Not among the kind's
+//! rules because only admission knows what expressions may say.
 
-use async_trait::async_trait;
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::compile::{Compiled, Expression, Policy};
 use crate::{
-    admission::{Admission, Attempt, Operation, look::list, mirror::GROUP},
-    registry::Object,
-    wire::Status,
+    admission::{look::list, mirror::GROUP},
+    registry::Kind,
 };
 
-/// The check as a plugin.
-pub struct Expressions;
-
-#[async_trait]
-impl Admission for Expressions {
-    fn name(&self) -> &'static str {
-        "Expressions"
+/// What is wrong with the expressions of an object; of most kinds nothing.
+pub fn faults(kind: &Kind, object: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::none();
+    if &*kind.id.group != GROUP {
+        return errors;
     }
-
-    fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        let written = matches!(attempt.operation, Operation::Create | Operation::Update);
-        written && attempt.request.group == GROUP && attempt.request.subresource.is_empty()
-    }
-
-    async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
-        let Some(new) = new else { return Ok(()) };
-        let mut errors = FieldErrors::none();
-        match &*attempt.kind.gvk.kind {
-            "ValidatingAdmissionPolicy" => policy(new.value(), false, &mut errors),
-            "MutatingAdmissionPolicy" => policy(new.value(), true, &mut errors),
-            "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => {
-                for (at, webhook) in list(new.value(), "/webhooks").iter().enumerate() {
-                    let made = Policy::of(&serde_json::json!({"spec": {"matchConditions": webhook.get("matchConditions")}}), false);
-                    conditions(&made, &format!("webhooks[{at}]"), &mut errors);
-                }
+    match &*kind.gvk.kind {
+        "ValidatingAdmissionPolicy" => policy(object, false, &mut errors),
+        "MutatingAdmissionPolicy" => policy(object, true, &mut errors),
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => {
+            for (at, webhook) in list(object, "/webhooks").iter().enumerate() {
+                let made = Policy::of(&json!({"spec": {"matchConditions": webhook.get("matchConditions")}}), false);
+                conditions(&made, &format!("webhooks[{at}]"), &mut errors);
             }
-            _ => {}
         }
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(attempt.kind.kind_subject(new.name()), &errors)) }
+        _ => {}
     }
+    errors
 }
 
 fn policy(object: &Value, mutating: bool, errors: &mut FieldErrors) {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use check::Expressions;
+pub use check::faults;
 pub(super) use compile::Policy;
 pub(super) use evaluate::{Asked, Scene, conditions};
 pub use index::Policies;
