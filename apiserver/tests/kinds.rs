@@ -240,6 +240,10 @@ async fn an_eviction_that_is_tried_or_refused_leaves_the_pod_as_it_was() {
     };
     assert_eq!(evict("p", "?dryRun=All", json!({})).await.0, 201);
     assert_eq!(evict("p", "", json!({"dryRun": ["All"]})).await.0, 201);
+    let older = |version: &str| json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": "p"}});
+    house.post(&format!("{PODS}/p/eviction?dryRun=All"), &older("policy/v1beta1")).await.ok();
+    let unknown = house.post(&format!("{PODS}/p/eviction?dryRun=All"), &older("policy/v2")).await.json()["message"].to_string();
+    assert!(unknown.contains("no kind \\\"Eviction\\\" is registered for version \\\"policy/v2\\\""), "{unknown}");
     let mismatch = "Non-matching dry-run options in request and content: [All] and [All All]";
     assert_eq!(evict("p", "?dryRun=All", json!({"dryRun": ["All", "All"]})).await, (500, mismatch.to_owned()));
     let (code, text) = evict("p", "", json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true})).await;

@@ -125,6 +125,7 @@ pub(super) fn decoded_as(
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let body = call.body_as(schema)?;
+    check_type(&body, kind, api_version)?;
     let made = decode::from_value(body, schema, mode).map_err(|e| Status::bad_request(e.describe(kind, version)))?;
     if mode == FieldValidation::Warn {
         warnings.extend(made.reports);
@@ -134,6 +135,19 @@ pub(super) fn decoded_as(
     object.value_mut()["apiVersion"] = api_version.into();
     object.value_mut()["kind"] = kind.into();
     Ok(object)
+}
+
+/// Refuses a kind of this name in a version that has none; of evictions an older version is known.
+fn check_type(body: &serde_json::Value, kind: &str, api_version: &str) -> Result<(), Status> {
+    let said = |name: &str| body.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let version = said("apiVersion");
+    let known = version.is_empty() || version == api_version || (kind == "Eviction" && version == "policy/v1beta1");
+    if known || said("kind") != kind {
+        return Ok(());
+    }
+    let (short, scheme) = (version.rsplit('/').next().unwrap_or_default(), super::write::SCHEME);
+    let why = format!("no kind {kind:?} is registered for version {version:?} in scheme {scheme:?}");
+    Err(Status::bad_request(format!("{kind} in version {short:?} cannot be handled as a {kind}: {why}")))
 }
 
 /// Deprecated upstream since 1.19; here the parts are one process and its health is `/readyz`.
