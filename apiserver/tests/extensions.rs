@@ -82,6 +82,11 @@ async fn a_kind_is_served_discoverable_and_published_when_its_definition_is_answ
     );
     assert_eq!(made["status"]["acceptedNames"]["shortNames"], json!(["wd"]));
     assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
+    // Definitions are stored as JSON, so that a list without items stays one.
+    let mut empty = made.clone();
+    empty["status"]["conditions"] = json!([]);
+    let path = format!("{CRDS}/{}/status?dryRun=All", made["metadata"]["name"].as_str().unwrap());
+    assert_eq!(house.put(&path, &empty).await.ok()["status"]["conditions"], json!([]));
     let list = house.get(WIDGETS).await.ok();
     assert_eq!((list["kind"].as_str(), list["apiVersion"].as_str()), (Some("WidgetList"), Some("example.com/v1")));
 

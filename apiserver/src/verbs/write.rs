@@ -26,7 +26,7 @@ use crate::{
         Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
-        storage::{Stored, WriteError, Written, store_error},
+        storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
     wire::{
@@ -284,7 +284,7 @@ impl<'a> Writing<'a> {
         }
         self.refuse(metadata, &object, None)?;
         self.admit_validating(Operation::Create, &object, None).await?;
-        decode::as_stored(object.value_mut(), &kind.schema);
+        self.store_lists(&mut object);
         kind.rules.read_back(&mut object);
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
@@ -345,7 +345,7 @@ impl<'a> Writing<'a> {
         self.refuse(errors, &object, Some(&old.object))?;
         self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
         let mut claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
-        decode::as_stored(object.value_mut(), &kind.schema);
+        self.store_lists(&mut object);
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(kind, &key).await;
@@ -442,6 +442,13 @@ impl<'a> Writing<'a> {
     fn reset(&self) -> &'static [Path] {
         let id = &self.kind.id;
         managed::reset_fields(&id.group, &id.resource, &self.call.info.subresource, self.kind.has_status())
+    }
+
+    /// What becomes of lists without items when the object is stored. Definitions are stored as JSON upstream, which keeps them.
+    fn store_lists(&self, object: &mut Object) {
+        if !self.kind.id.is(DEFINITIONS) {
+            decode::as_stored(object.value_mut(), &self.kind.schema);
+        }
     }
 
     /// Notes which fields this write owns.
