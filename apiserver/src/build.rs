@@ -87,7 +87,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         authorizer,
         agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
-        runs: Arc::new(Runs::default()),
+        runs: Runs::default(),
         clock: options.clock,
         drain: CancellationToken::new(),
         tables: tables.clone(),
@@ -114,7 +114,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     };
     spawn(published.follow(api.clock.clone()).boxed());
     spawn(repair.run().boxed());
-    spawn(api.runs.clone().age().boxed());
+    spawn(api.clone().forget_encodings().boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());
     }

@@ -81,7 +81,7 @@ pub struct Change<F> {
     pub before: Option<Arc<Cached<F>>>,
     /// What is there now; `None`: it was deleted. `before` and `after` are never both `None`.
     pub after: Option<Arc<Cached<F>>>,
-    /// Encoded events (one slot for each encoding and event type), made once however many watch, kept as long as the ring keeps the change.
+    /// Encoded events (one slot for each encoding and event type), made once however many watch, kept until those who keep up were told.
     pub frames: Forms<EVENT_FORMS>,
     departed: std::sync::OnceLock<Bytes>,
     decode: Arc<dyn Decode<F>>,
@@ -234,6 +234,13 @@ impl<F: Send + Sync + 'static> Cache<F> {
         if let Some(collection) = removed {
             collection.close();
         }
+    }
+
+    /// Gives up the encodings of objects that nobody asked for since this was last called.
+    pub fn age_forms(&self) {
+        let collections: Vec<_> = self.shared.collections.read().values().cloned().collect();
+        let snapshots = collections.iter().filter_map(|collection| collection.current());
+        snapshots.for_each(|snapshot| snapshot.iter().for_each(|cached| cached.forms.age()));
     }
 
     /// The revision up to which every loaded collection has seen all events.

@@ -172,6 +172,11 @@ impl Storage {
         self.store.alarm()
     }
 
+    /// Gives up the encodings of objects that nobody asked for since this was last called.
+    pub fn age_forms(&self) {
+        self.cache.age_forms();
+    }
+
     /// By how many revisions the cache is behind the store, where that is known without asking anybody.
     pub fn lag(&self) -> Option<u64> {
         self.store.latest().map(|latest| latest.0.saturating_sub(self.cache.seen().0))

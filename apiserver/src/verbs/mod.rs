@@ -22,7 +22,7 @@ pub mod watch;
 pub mod websocket;
 pub mod write;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_schema::{FieldErrors, SchemaRef, Tables, name};
@@ -31,6 +31,7 @@ use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -67,7 +68,7 @@ pub struct Api {
     /// Decides who may; answers access reviews.
     pub authorizer: authz::Chain,
     /// What compressed lists are put together of.
-    pub runs: Arc<runs::Runs>,
+    pub runs: runs::Runs,
     /// The time.
     pub clock: Clock,
     /// Ends watches when the server drains.
@@ -100,7 +101,19 @@ pub struct Call {
     pub(crate) beginning: Mutex<Option<Seat>>,
 }
 
+/// Encodings that nobody asks for in this time are given up.
+const ENCODINGS_KEPT: Duration = Duration::from_secs(300);
+
 impl Api {
+    /// Gives up encodings that nobody asks for, as long as this is polled.
+    pub async fn forget_encodings(self: Arc<Self>) {
+        loop {
+            sleep(ENCODINGS_KEPT).await;
+            self.runs.age();
+            self.storage.age_forms();
+        }
+    }
+
     /// A message of the built-in API (`meta.DeleteOptions`).
     pub fn message(&self, name: &str) -> Result<SchemaRef, Status> {
         self.tables.message(name).ok_or_else(|| Status::internal(format!("no message {name} in the tables")))

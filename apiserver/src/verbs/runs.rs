@@ -4,14 +4,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use coracle_schema::proto::envelope;
 use coracle_store::{Key, cache::Cached};
 use flate2::CompressError;
 use parking_lot::Mutex;
-use tokio::time::sleep;
 
 use super::render;
 use crate::{
@@ -30,8 +28,6 @@ const MOST: usize = 128;
 const MOST_BYTES: usize = 512 << 10;
 /// Bytes that are kept at most, for all kinds.
 const KEPT: usize = 64 << 20;
-/// What is not asked for goes after this time, at the latest after twice as long.
-const AGE: Duration = Duration::from_secs(300);
 
 type Object = Arc<Cached<Facts>>;
 
@@ -95,12 +91,9 @@ impl Runs {
         Ok(parts.into_iter().flatten().collect())
     }
 
-    /// Lets go of what nobody asks for, as long as this is polled.
-    pub async fn age(self: Arc<Self>) {
-        loop {
-            sleep(AGE).await;
-            self.0.lock().turn();
-        }
+    /// Gives up what nobody asked for since the last but one time that this was called.
+    pub fn age(&self) {
+        self.0.lock().turn();
     }
 }
 

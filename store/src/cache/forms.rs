@@ -1,18 +1,34 @@
-//! Encodings made once, on first demand.
+//! Encodings made once, on first demand, and given up when nobody asks for them any more.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 /// Up to `N` encodings of the thing this stands in. Costs two words until the first is asked for. What the slots mean is the caller's
 /// convention.
-pub struct Forms<const N: usize>(OnceLock<Box<[OnceLock<Bytes>; N]>>);
+pub struct Forms<const N: usize>(RwLock<Option<Box<Made<N>>>>);
+
+struct Made<const N: usize> {
+    slots: [OnceLock<Bytes>; N],
+    /// Somebody asked since they were last looked at.
+    used: AtomicBool,
+}
 
 impl<const N: usize> Forms<N> {
     /// The encoding in `slot`, made by `make` if it is not there yet. Concurrent callers wait for the one that makes it. A slot out of
     /// range is made each time.
     pub fn get_or_make(&self, slot: usize, make: impl FnOnce() -> Bytes) -> Bytes {
-        match self.slots().get(slot) {
+        let mut forms = self.0.read();
+        while slot < N && forms.is_none() {
+            drop(forms);
+            self.0.write().get_or_insert_with(|| Box::new(Made { slots: [const { OnceLock::new() }; N], used: AtomicBool::new(true) }));
+            forms = self.0.read();
+        }
+        match forms.as_ref().and_then(|made| made.slot(slot)) {
             Some(cell) => cell.get_or_init(make).clone(),
             None => make(),
         }
@@ -29,22 +45,43 @@ impl<const N: usize> Forms<N> {
 
     /// The encoding in `slot`, if it was made.
     pub fn get(&self, slot: usize) -> Option<Bytes> {
-        self.0.get()?.get(slot)?.get().cloned()
+        self.0.read().as_ref()?.slot(slot)?.get().cloned()
     }
 
     /// Bytes of all that were made.
     pub fn bytes(&self) -> usize {
-        self.0.get().map_or(0, |slots| slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
+        self.0.read().as_ref().map_or(0, |made| made.slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
     }
 
-    fn slots(&self) -> &[OnceLock<Bytes>; N] {
-        self.0.get_or_init(|| Box::new([const { OnceLock::new() }; N]))
+    /// Gives them up; not while somebody just makes or takes one.
+    pub fn clear(&self) {
+        if let Some(mut forms) = self.0.try_write() {
+            *forms = None;
+        }
+    }
+
+    /// Gives them up if nobody asked since this was last called.
+    pub fn age(&self) {
+        let unused = self.0.read().as_ref().is_some_and(|made| !made.used.swap(false, Ordering::Relaxed));
+        if unused {
+            self.clear();
+        }
+    }
+}
+
+impl<const N: usize> Made<N> {
+    fn slot(&self, slot: usize) -> Option<&OnceLock<Bytes>> {
+        // Most are asked for by many at once: who finds it written does not write it again.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        self.slots.get(slot)
     }
 }
 
 impl<const N: usize> Default for Forms<N> {
     fn default() -> Self {
-        Self(OnceLock::new())
+        Self(RwLock::new(None))
     }
 }
 
@@ -69,5 +106,21 @@ mod tests {
         assert_eq!(forms.try_get_or_make(0, || Err("no")), Err("no"));
         assert_eq!(forms.try_get_or_make::<()>(0, || Ok(Bytes::from_static(b"yes"))), Ok(Bytes::from_static(b"yes")));
         assert_eq!(forms.try_get_or_make(0, || Err("no")), Ok(Bytes::from_static(b"yes")));
+    }
+
+    #[test]
+    fn forms_that_nobody_asks_for_go() {
+        let forms = Forms::<1>::default();
+        let make = || Bytes::from_static(b"made");
+        forms.age();
+        assert_eq!(forms.get_or_make(0, make), "made");
+        forms.age();
+        assert_eq!(forms.get(0), Some(make()), "made since it was last looked at");
+        forms.age();
+        forms.age();
+        assert_eq!((forms.get(0), forms.bytes()), (None, 0));
+        assert_eq!(forms.get_or_make(0, make), "made");
+        forms.clear();
+        assert_eq!(forms.get(0), None);
     }
 }

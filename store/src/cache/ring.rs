@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Change, Forms, Limits};
+use super::{Change, Limits};
 use crate::Revision;
 
 /// What a change costs beside the object bytes it keeps alive.
@@ -110,12 +110,13 @@ impl<F> Ring<F> {
 
 /// Leaves of a change what little it takes to make the rest again, should somebody still ask.
 fn settle<F>(change: &mut Arc<Change<F>>) {
-    if let (Some(before), Some(after)) = (&change.before, &change.after) {
-        before.fold(after);
+    if let Some(before) = &change.before {
+        before.forms.clear();
+        change.after.iter().for_each(|after| before.fold(after));
     }
-    // Those who are just reading it keep their encodings.
+    change.frames.clear();
+    // Who is just reading it may be about to tell this.
     if let Some(change) = Arc::get_mut(change) {
-        change.frames = Forms::default();
         change.departed = OnceLock::new();
     }
 }

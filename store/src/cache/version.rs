@@ -26,7 +26,7 @@ pub struct Cached<F> {
     pub created: Revision,
     /// What filters need to know.
     pub facts: F,
-    /// Other encodings of this version, made on first demand and kept as long as the version.
+    /// Other encodings of this version, made on first demand and kept as long as somebody asks for them.
     pub forms: Forms<OBJECT_FORMS>,
     text: RwLock<Text<F>>,
     /// How many versions before this one are folded in a row.
