@@ -181,6 +181,17 @@ async fn status_and_scale_are_written_apart() {
         (&now["spec"]["replicas"], &now["metadata"]["generation"], &now["status"]["phase"]),
         (&json!(5), &json!(2), &json!("Ready"))
     );
+    // As `kubectl scale` and autoscalers of few words send it.
+    let bare = house.put(&format!("{WIDGETS}/w/scale"), &json!({"metadata": {"name": "w"}, "spec": {"replicas": 8}})).await.ok();
+    assert_eq!(bare["spec"]["replicas"], 8);
+    let stale = json!({"metadata": {"name": "w", "resourceVersion": "1"}, "spec": {"replicas": 9}});
+    assert_eq!(house.put(&format!("{WIDGETS}/w/scale"), &stale).await.code, StatusCode::CONFLICT);
+    let other = json!({"metadata": {"name": "w", "uid": "u"}, "spec": {"replicas": 9}});
+    for (query, key) in [("", "Key: /registry/example.com/widgets/default/w,"), ("?dryRun=All", "Key: /example.com/widgets/default/w,")] {
+        let refused = house.put(&format!("{WIDGETS}/w/scale{query}"), &other).await;
+        assert_eq!(refused.code, StatusCode::CONFLICT);
+        assert!(refused.json()["message"].as_str().unwrap().contains(key), "{}", refused.json());
+    }
     let applied = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "w"}, "spec": {"replicas": 6}});
     let path = format!("{WIDGETS}/w/scale?fieldManager=me&force=true");
     house.ask(Method::PATCH, &path, &[("content-type", "application/apply-patch+yaml")], applied.to_string()).await.ok();

@@ -1,6 +1,7 @@
 //! What single kinds do differently, seen from outside.
 
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::house::House;
@@ -38,6 +39,29 @@ async fn a_pod_is_bound_once_ends_with_grace_and_at_once_when_forced() {
     assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
     house.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await.ok();
     assert_eq!(house.get(&format!("{PODS}/p")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn who_watches_sees_the_mark_before_the_end_of_a_pod_that_has_no_grace() {
+    let house = House::new().await;
+    let made = house.post(PODS, &pod("p")).await.ok();
+    let since = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut body =
+        house.open(Method::GET, &format!("{PODS}?watch=true&resourceVersion={since}&timeoutSeconds=5"), &[], "").await.into_body();
+    let dry = house.delete(&format!("{PODS}/p?dryRun=All")).await.ok();
+    assert_eq!((&dry["metadata"]["resourceVersion"], &dry["metadata"]["deletionGracePeriodSeconds"]), (&json!(since), &json!(0)));
+    let last = house.delete(&format!("{PODS}/p")).await.ok();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        seen.extend(frame.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice::<Value>(l).unwrap()));
+    }
+    assert_eq!((&seen[0]["type"], &seen[1]["type"]), (&json!("MODIFIED"), &json!("DELETED")));
+    assert_eq!(seen[1]["object"], last);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        assert_eq!(seen[0]["object"]["metadata"][field], last["metadata"][field], "{field}");
+    }
+    assert_eq!(last["metadata"]["generation"], 2);
 }
 
 #[tokio::test]

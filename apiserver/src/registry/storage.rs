@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use coracle_schema::decode::MAX_NESTING;
 use coracle_store::{
-    Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
+    Durability, Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
     cache::{Cache, Cached, Collection, Error, Freshness, Snapshot},
 };
 use parking_lot::RwLock;
@@ -297,6 +297,23 @@ impl Storage {
     /// Writes an object (of the kind's version) under its key. It is gone before the wait for the disk: hundreds of writes may wait at a
     /// time, and each is freed by the thread that made it, which costs half.
     pub async fn put(&self, kind: &Kind, key: &Key, expect: Expect, object: Object, ttl: Option<Duration>) -> Result<Written, WriteError> {
+        self.write(kind, key, expect, object, ttl, kind.durability(key)).await
+    }
+
+    /// Writes the last state of an object that is removed next; the removal takes it to the disk along, so that both wait for one sync.
+    pub async fn put_last(&self, kind: &Kind, key: &Key, at: Revision, object: Object) -> Result<Written, WriteError> {
+        self.write(kind, key, Expect::At(at), object, None, Durability::Relaxed).await
+    }
+
+    async fn write(
+        &self,
+        kind: &Kind,
+        key: &Key,
+        expect: Expect,
+        object: Object,
+        ttl: Option<Duration>,
+        durability: Durability,
+    ) -> Result<Written, WriteError> {
         let bytes = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
         // Patches could make an object of any depth, which nobody could then read or delete.
         if is_deeper_than(object.value(), MAX_NESTING) {
@@ -315,7 +332,7 @@ impl Storage {
         };
         drop(object);
         let started = Instant::now();
-        let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl, durability: kind.durability(key) }).await;
+        let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl, durability }).await;
         let took = started.elapsed();
         traced(|trace| trace.note("Store commit", took, committed.is_err(), &[("resource", &kind.id.resource)]));
         metrics::store::asked(if expect == Expect::Absent { "create" } else { "update" }, &kind.id, took, &committed);

@@ -320,11 +320,17 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
             let Written { wire, .. } = api.storage.put(kind, &key, Expect::At(old.revision), object, None).await?;
             Ok(Deleted::Leaving(wire))
         }
+        Plan::Remove(last) if dry_run => Ok(Deleted::Gone(items::splice(&plain(&last)?, old.revision), last)),
         Plan::Remove(last) => {
-            let revision = if dry_run { old.revision } else { api.storage.delete(kind, &key, old.revision).await? };
-            if !dry_run {
-                api.claims.release(kind, &old.object).await;
-            }
+            // Who watches sees the marks before the end (`updateForGracefulDeletionAndFinalizers`): controllers wait for a change that has a
+            // `deletionTimestamp`, and read it from what the event of the removal shows.
+            let at = if last == old.object {
+                old.revision
+            } else {
+                api.storage.put_last(kind, &key, old.revision, last.clone()).await?.revision
+            };
+            let revision = api.storage.delete(kind, &key, at).await?;
+            api.claims.release(kind, &old.object).await;
             Ok(Deleted::Gone(items::splice(&plain(&last)?, revision), last))
         }
     }

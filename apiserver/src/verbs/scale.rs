@@ -114,11 +114,10 @@ fn scaled(kind: &Kind, old: Option<&Object>, scale: &Value) -> Result<Made, Stat
         errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid(Subject { group: "autoscaling", resource: "Scale", name: object.name() }, &errors));
     }
+    // Whatever the kind: a Scale that names no version is set over any.
     for field in ["resourceVersion", "uid"] {
         if let Some(value) = scale.pointer(&format!("/metadata/{field}")).filter(|v| *v != "") {
             object.set_metadata(field, value.clone());
-        } else if field == "resourceVersion" && !kind.rules.policy().unconditional_update {
-            object.metadata_mut().remove(field);
         }
     }
     set(kind, &mut object, replicas);

@@ -409,10 +409,12 @@ impl<'a> Writing<'a> {
         self.call.info.verb == "update"
     }
 
-    /// What the storage says of a uid that is not the object's (`Preconditions.Check` of apiserver `storage/interfaces.go`).
+    /// What the storage says of a uid that is not the object's (`Preconditions.Check` of apiserver `storage/interfaces.go`): a dry run is
+    /// refused before the key gets its prefix.
     fn other_uid(&self, wanted: &str, found: &str) -> String {
         let key = self.kind.key(self.call.namespace_of(self.kind), &self.call.info.name);
-        let key = key.as_ref().map_or("", |key| key.as_str().trim_start_matches("/registry"));
+        let key = key.as_ref().map_or("", |key| key.as_str());
+        let key = if self.options.dry_run { key.trim_start_matches("/registry") } else { key };
         let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
         format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}")
     }
