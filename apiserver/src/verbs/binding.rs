@@ -23,17 +23,8 @@ const RETRIES: usize = 30;
 /// Sets the node of a pod and its PodScheduled condition in one write.
 pub async fn bind(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let mut warnings = Vec::new();
-    match bound(api, call, kind, &mut warnings).await {
-        Ok(mut made) => {
-            answer::warn(&mut made, &warnings);
-            Ok(made)
-        }
-        // A refusal warns, too.
-        Err(mut status) => {
-            status.warn(warnings);
-            Err(status)
-        }
-    }
+    let made = bound(api, call, kind, &mut warnings).await;
+    answer::warned(made, warnings)
 }
 
 async fn bound(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<String>) -> Result<Answer, Status> {

@@ -34,16 +34,8 @@ const UNSAFE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let mut warnings = Vec::new();
-    match evicted(api, call, kind, &mut warnings).await {
-        Ok(mut made) => {
-            answer::warn(&mut made, &warnings);
-            Ok(made)
-        }
-        Err(mut status) => {
-            status.warn(warnings);
-            Err(status)
-        }
-    }
+    let made = evicted(api, call, kind, &mut warnings).await;
+    answer::warned(made, warnings)
 }
 
 async fn evicted(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<String>) -> Result<Answer, Status> {

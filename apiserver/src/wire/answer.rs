@@ -115,6 +115,20 @@ pub fn warn(answer: &mut Answer, warnings: &[String]) {
     }
 }
 
+/// An answer with warnings; a refusal warns, too.
+pub fn warned(made: Result<Answer, Status>, warnings: Vec<String>) -> Result<Answer, Status> {
+    match made {
+        Ok(mut made) => {
+            warn(&mut made, &warnings);
+            Ok(made)
+        }
+        Err(mut status) => {
+            status.warn(warnings);
+            Err(status)
+        }
+    }
+}
+
 /// The answer to a path nobody serves, as go-restful words it.
 pub fn not_found() -> Answer {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
