@@ -105,11 +105,11 @@ impl Rules for Event {
             series(event, &mut errors);
         }
         for (field, path, absent) in LASTING {
-            let blank = |value: Option<&Value>| value.is_none_or(|value| value == "");
             let (now, then) = (view::get(event, field), view::get(before, field));
-            if now != then && !(blank(now) && blank(then)) {
-                let shown = now.map_or_else(|| (*absent).to_owned(), Value::to_string);
-                errors.invalid(*path, shown, "field is immutable");
+            let shown = |value: Option<&Value>| value.map_or_else(|| (*absent).to_owned(), Value::to_string);
+            // The first version writes what is empty, this one leaves it out: that is no change.
+            if now != then && shown(now) != shown(then) {
+                errors.invalid(*path, shown(now), "field is immutable");
             }
         }
         errors
@@ -217,5 +217,8 @@ mod tests {
         assert!(said(&event(json!({"reportingController": ""})), &old).is_empty());
         assert_eq!(said(&event(json!({"note": null})), &old), ["message: Invalid value: \"\": field is immutable"]);
         assert_eq!(said(&event(json!({"series": {"count": 1}})), &old).len(), 2);
+        let first_version = json!({"reportingController": "", "reportingInstance": "", "deprecatedSource": {}, "deprecatedCount": 0});
+        assert!(said(&old, &event(first_version)).is_empty());
+        assert_eq!(said(&event(json!({"reportingInstance": "i"})), &event(json!({"reportingInstance": ""}))).len(), 1);
     }
 }
