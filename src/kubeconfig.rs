@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rcgen::KeyPair;
 use serde_json::Value;
+use x509_parser::{der_parser::parse_der, pem::parse_x509_pem};
 
 use crate::certs::Pair;
 
@@ -19,7 +21,8 @@ pub(crate) struct Access {
 
 /// A kubeconfig for servers of one cluster and one client certificate.
 pub(crate) fn render(servers: &[String], authority: &str, client: &Pair) -> String {
-    let [authority, certificate, key] = [authority, &client.certificate, &client.key].map(|pem| STANDARD.encode(pem));
+    let key = named_by_curve(&client.key).unwrap_or_else(|| client.key.clone());
+    let [authority, certificate, key] = [authority, &client.certificate, &key].map(|pem| STANDARD.encode(pem));
     let (mut clusters, mut contexts) = (String::new(), String::new());
     for (at, server) in servers.iter().enumerate() {
         let name = if at == 0 { "coracle".to_owned() } else { format!("coracle-{}", host(server)) };
@@ -39,6 +42,30 @@ clusters:
     client-key-data: {key}
 "
     )
+}
+
+/// A P-256 key as `EC PRIVATE KEY` (RFC 5915), the curve named in it. Clients in Java take every key whose label does not say EC for one of RSA.
+fn named_by_curve(pem: &str) -> Option<String> {
+    const P256: &str = "1.2.840.10045.3.1.7";
+    /// Version 1 and 32 bytes to come; the curve's name; a point to come, uncompressed.
+    const PARTS: [&[u8]; 3] = [
+        &[0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20],
+        &[0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+        &[0xa1, 0x44, 0x03, 0x42, 0x00],
+    ];
+    let (_, pkcs8) = parse_x509_pem(pem.as_bytes()).ok().filter(|(_, pem)| pem.label == "PRIVATE KEY")?;
+    let (_, outer) = parse_der(&pkcs8.contents).ok()?;
+    let [_, algorithm, inner, ..] = outer.as_sequence().ok()?.as_slice() else { return None };
+    if algorithm.as_sequence().ok()?.get(1)?.as_oid().ok()?.to_id_string() != P256 {
+        return None;
+    }
+    let (_, inner) = parse_der(inner.as_slice().ok()?).ok()?;
+    let secret = inner.as_sequence().ok()?.get(1)?.as_slice().ok().filter(|secret| secret.len() == 32)?;
+    let point = KeyPair::from_pem(pem).ok()?.public_key_raw().to_vec();
+    let der = [PARTS[0], secret, PARTS[1], PARTS[2], &point].concat();
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    Some(format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", lines.join("\n")))
 }
 
 /// The host and, if it is not the usual one, the port, as a name.
@@ -67,6 +94,8 @@ pub(crate) fn parse(text: &str) -> Result<Access> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
 
     #[test]
@@ -79,5 +108,15 @@ mod tests {
         assert_eq!((access.client.certificate.as_str(), access.client.key.as_str()), ("a certificate", "a key"));
         assert!(rendered.contains("name: coracle-10.0.0.2\n") && rendered.contains("name: coracle--fd00--1--7443\n"), "{rendered}");
         assert!(parse("clusters: []").is_err_and(|e| e.to_string() == "/clusters/0/cluster/server is missing"));
+    }
+    #[test]
+    fn a_key_says_on_which_curve_it_is() {
+        let made = KeyPair::generate().unwrap();
+        let pem = named_by_curve(&made.serialize_pem()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+        assert!(matches!(key, rustls::pki_types::PrivateKeyDer::Sec1(_)), "{pem}");
+        let signing = rustls::crypto::ring::sign::any_ecdsa_type(&key).unwrap();
+        assert!(signing.public_key().unwrap().as_ref().ends_with(made.public_key_raw()));
+        assert!(pem.lines().all(|line| line.len() <= 64) && named_by_curve(&pem).is_none(), "{pem}");
     }
 }
