@@ -273,3 +273,14 @@ fn ranges_of_a_balancer_are_plain_wherever_they_stand_and_annotations_of_topolog
     let (_, errors) = update("", "v1", "services", &old, Part::Whole, |service| service["metadata"]["labels"] = json!({"x": "y"}));
     assert!(errors.is_empty(), "{errors:?}");
 }
+
+#[test]
+fn a_range_without_text_is_none_that_a_policy_had() {
+    let from = json!([{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]);
+    let policy = json!({"metadata": {"name": "a"}, "spec": {"podSelector": {}, "ingress": [{"from": from}]}});
+    let old = create("networking.k8s.io", "v1", "networkpolicies", policy).0;
+    let (_, errors) = update("networking.k8s.io", "v1", "networkpolicies", &old, Part::Whole, |policy| {
+        policy["spec"]["ingress"][0]["from"][1]["ipBlock"]["except"][0] = json!("");
+    });
+    assert!(errors.iter().any(|error| error.contains("must be a valid CIDR value")), "{errors:?}");
+}

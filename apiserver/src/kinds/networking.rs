@@ -272,7 +272,7 @@ fn blocks(spec: &Value) -> Vec<&str> {
     let rules = [("ingress", "from"), ("egress", "to")].into_iter();
     let peers = rules.flat_map(|(direction, peers)| view::list(spec, direction).iter().flat_map(move |rule| view::list(rule, peers)));
     let blocks = peers.map(|peer| view::member(peer, "ipBlock"));
-    blocks.flat_map(|block| view::texts(block, "except").chain([view::text(block, "cidr")])).collect()
+    blocks.flat_map(|block| view::texts(block, "except").chain([view::text(block, "cidr")])).filter(|range| !range.is_empty()).collect()
 }
 
 fn policy_peer(peer: &Value, known: &[&str], path: &str, errors: &mut FieldErrors) {
