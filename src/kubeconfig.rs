@@ -27,7 +27,7 @@ pub(crate) fn render(servers: &[String], authority: &str, client: &Pair) -> Stri
     for (at, server) in servers.iter().enumerate() {
         let name = if at == 0 { "coracle".to_owned() } else { format!("coracle-{}", host(server)) };
         clusters.push_str(&format!("- name: {name}\n  cluster:\n    server: {server}\n    certificate-authority-data: {authority}\n"));
-        contexts.push_str(&format!("- name: {name}\n  context:\n    cluster: {name}\n    user: admin\n"));
+        contexts.push_str(&format!("- name: {name}\n  context:\n    cluster: {name}\n    namespace: default\n    user: admin\n"));
     }
     format!(
         "apiVersion: v1

@@ -8,6 +8,7 @@ use std::{
 
 use coracle_apiserver::authn::{claims, keys::SigningKey, legacy};
 use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{Secret, ServiceAccount},
@@ -27,6 +28,9 @@ const UID: &str = "kubernetes.io/service-account.uid";
 /// rarely.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A secret may be made a moment before its account, by programs that make both at once: upstream's controller, which looks later, mostly
+/// finds it by then.
+const NEW: SignedDuration = SignedDuration::from_secs(3);
 
 /// Keeps the tokens.
 pub(crate) struct Tokens {
@@ -63,6 +67,8 @@ const ALL: &str = "";
 #[derive(Debug, PartialEq)]
 enum Step {
     Nothing,
+    /// Its account may come.
+    Wait,
     Delete,
     Write(Box<Secret>),
 }
@@ -120,30 +126,33 @@ impl Tokens {
         }
     }
 
-    /// Looks again at all token secrets of a namespace, or of [`ALL`]. The error is the first; the others are looked at nevertheless.
-    async fn sweep(&self, namespace: &str) -> kube::Result<()> {
+    /// Looks again at all token secrets of a namespace, or of [`ALL`]; whether nothing is left to do. The error is the first; the others are
+    /// looked at nevertheless.
+    async fn sweep(&self, namespace: &str) -> kube::Result<bool> {
         let of = ListParams::default().fields(&format!("type={TYPE}"));
         let secrets: Api<Secret> = match namespace {
             ALL => Api::all(self.client.clone()),
             namespace => Api::namespaced(self.client.clone(), namespace),
         };
-        let mut first = Ok(());
+        let mut all = Ok(true);
         for secret in secrets.list(&of).await? {
             let settled = self.settle(secret).await;
-            first = first.and(settled);
+            all = all.and_then(|all| settled.map(|settled| all && settled));
         }
-        first
+        all
     }
 
-    async fn settle(&self, secret: Secret) -> kube::Result<()> {
+    /// Does what is to be done about a secret; whether nothing is left to do.
+    async fn settle(&self, secret: Secret) -> kube::Result<bool> {
         let namespace = secret.namespace().unwrap_or_default();
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
-        let Some(account) = secret.annotations().get(ACCOUNT).filter(|name| !name.is_empty()) else { return Ok(()) };
+        let Some(account) = secret.annotations().get(ACCOUNT).filter(|name| !name.is_empty()) else { return Ok(true) };
         let account = accounts.get_opt(account).await?;
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
         let (name, preconditions) = (secret.name_any(), Preconditions { uid: secret.uid(), resource_version: None });
-        let done = match plan(secret, account.as_ref(), &self.key, &self.root_ca) {
+        let done = match plan(secret, account.as_ref(), &self.key, &self.root_ca, Timestamp::now()) {
             Step::Nothing => Ok(()),
+            Step::Wait => return Ok(false),
             Step::Delete => {
                 let of = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
                 secrets.delete(&name, &of).await.map(|_| ())
@@ -152,21 +161,23 @@ impl Tokens {
         };
         match done {
             // Somebody else changed it: that comes as a change of its own.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            done => done,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+            done => done.map(|()| true),
         }
     }
 }
 
 impl Unsettled {
-    fn note(&mut self, place: String, settled: kube::Result<()>) {
-        if let Err(error) = settled {
-            tracing::warn!(%error, "a token secret is not settled; it is tried again");
-            if self.places.is_empty() {
-                self.again = Instant::now() + self.pause;
-            }
-            self.places.insert(place);
+    fn note(&mut self, place: String, settled: kube::Result<bool>) {
+        match settled {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a token secret is not settled; it is tried again"),
         }
+        if self.places.is_empty() {
+            self.again = Instant::now() + self.pause;
+        }
+        self.places.insert(place);
     }
 
     /// What is to be tried again now. If it goes wrong once more, the next pause is longer.
@@ -182,7 +193,7 @@ fn broken(error: &watcher::Error) -> Change {
 }
 
 /// Decides over a secret, given the account its annotation names.
-fn plan(mut secret: Secret, account: Option<&ServiceAccount>, key: &SigningKey, root_ca: &str) -> Step {
+fn plan(mut secret: Secret, account: Option<&ServiceAccount>, key: &SigningKey, root_ca: &str, now: Timestamp) -> Step {
     let annotations = secret.annotations();
     let name = annotations.get(ACCOUNT).cloned().unwrap_or_default();
     if secret.type_.as_deref() != Some(TYPE) || name.is_empty() || secret.metadata.deletion_timestamp.is_some() {
@@ -190,7 +201,10 @@ fn plan(mut secret: Secret, account: Option<&ServiceAccount>, key: &SigningKey, 
     }
     let uid = account.and_then(ResourceExt::uid);
     let Some(uid) = uid.filter(|uid| annotations.get(UID).is_none_or(|wanted| wanted.is_empty() || wanted == uid)) else {
-        return Step::Delete;
+        let age = secret.creation_timestamp().map(|made| now.duration_since(made.0));
+        let is_new = age.is_some_and(|age| (SignedDuration::ZERO..NEW).contains(&age));
+        let awaits = account.is_none() && is_new && annotations.get(UID).is_none_or(String::is_empty);
+        return if awaits { Step::Wait } else { Step::Delete };
     };
     let namespace = secret.namespace().unwrap_or_default();
     let before = secret.clone();
@@ -223,6 +237,7 @@ pub(crate) fn start(client: Client, key: SigningKey, root_ca: String, tasks: &to
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -297,21 +312,38 @@ mod tests {
     #[test]
     fn a_secret_that_asks_for_a_token_gets_one_and_is_left_alone_then() {
         let key = key();
-        let Step::Write(made) = plan(secret(&json!({ACCOUNT: "a"})), Some(&account()), &key, "PEM") else { panic!("written") };
+        let asks = secret(&json!({ACCOUNT: "a"}));
+        let Step::Write(made) = plan(asks, Some(&account()), &key, "PEM", Timestamp::now()) else { panic!("written") };
         let text = |field: &str| String::from_utf8(made.data.as_ref().unwrap()[field].0.clone()).unwrap();
         assert_eq!((text("namespace"), text("ca.crt"), made.annotations()[UID].as_str()), ("ns".into(), "PEM".into(), "u"));
         let claims: legacy::Claims = claims::open(&text("token"), &[key.public().clone()]).unwrap();
         assert_eq!((claims.sub.as_str(), claims.secret.as_str(), claims.uid.as_str()), ("system:serviceaccount:ns:a", "s", "u"));
-        assert_eq!(plan(*made, Some(&account()), &key, "PEM"), Step::Nothing);
+        assert_eq!(plan(*made, Some(&account()), &key, "PEM", Timestamp::now()), Step::Nothing);
     }
 
     #[test]
     fn a_secret_of_no_account_goes_and_other_secrets_are_not_touched() {
         let key = key();
-        assert_eq!(plan(secret(&json!({ACCOUNT: "a"})), None, &key, "PEM"), Step::Delete);
-        assert_eq!(plan(secret(&json!({ACCOUNT: "a", UID: "other"})), Some(&account()), &key, "PEM"), Step::Delete);
-        assert_eq!(plan(secret(&json!({})), None, &key, "PEM"), Step::Nothing);
+        let account = account();
+        let plan = |secret, account| plan(secret, account, &key, "PEM", Timestamp::now());
+        assert_eq!(plan(secret(&json!({ACCOUNT: "a"})), None), Step::Delete);
+        assert_eq!(plan(secret(&json!({ACCOUNT: "a", UID: "other"})), Some(&account)), Step::Delete);
+        assert_eq!(plan(secret(&json!({})), None), Step::Nothing);
         let opaque = Secret { type_: Some("Opaque".to_owned()), ..secret(&json!({ACCOUNT: "a"})) };
-        assert_eq!(plan(opaque, None, &key, "PEM"), Step::Nothing);
+        assert_eq!(plan(opaque, None), Step::Nothing);
+    }
+
+    #[test]
+    fn a_new_secret_waits_a_moment_for_its_account() {
+        let key = key();
+        let at = |annotations, seconds: i64| {
+            let (mut secret, made) = (secret(&annotations), Timestamp::UNIX_EPOCH);
+            secret.metadata.creation_timestamp = Some(Time(made));
+            plan(secret, None, &key, "PEM", made + SignedDuration::from_secs(seconds))
+        };
+        let [early, late, before] = [2, 3, -1].map(|seconds| at(json!({ACCOUNT: "a"}), seconds));
+        assert_eq!((early, late), (Step::Wait, Step::Delete));
+        assert_eq!(before, Step::Delete, "a clock that was put back keeps no secret");
+        assert_eq!(at(json!({ACCOUNT: "a", UID: "u"}), 2), Step::Delete, "the account it was made for is gone");
     }
 }
