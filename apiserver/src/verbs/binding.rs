@@ -136,10 +136,7 @@ fn assign(pod: &mut Object, binding: &Object, now: jiff::Timestamp) -> Result<()
 }
 
 fn set_scheduled(pod: &mut Object, now: jiff::Timestamp) {
-    let generation = pod.generation();
-    let condition = json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time_text(now), "observedGeneration": generation,
-    });
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time_text(now)});
     let status = pod.member_mut("status");
     let list = status.entry("conditions").or_insert_with(|| json!([]));
     let Some(conditions) = list.as_array_mut() else { return };

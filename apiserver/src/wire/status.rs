@@ -138,7 +138,8 @@ impl Status {
 
     /// 429: try again after so many seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u64) -> Self {
-        Self { details: json!({"retryAfterSeconds": retry_after_seconds}), ..Self::new(429, "TooManyRequests", message) }
+        let details = if retry_after_seconds > 0 { json!({"retryAfterSeconds": retry_after_seconds}) } else { json!({}) };
+        Self { details, ..Self::new(429, "TooManyRequests", message) }
     }
 
     /// 504: it took too long (`NewTimeoutError`).
