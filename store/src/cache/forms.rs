@@ -10,7 +10,14 @@ use parking_lot::RwLock;
 
 /// Up to `N` encodings of the thing this stands in. Costs two words until the first is asked for. What the slots mean is the caller's
 /// convention.
-pub struct Forms<const N: usize>(RwLock<Option<Box<Made<N>>>>);
+pub struct Forms<const N: usize>(RwLock<Kept<N>>);
+
+enum Kept<const N: usize> {
+    Nothing,
+    Some(Box<Made<N>>),
+    /// Nothing from now on.
+    Never,
+}
 
 struct Made<const N: usize> {
     slots: [OnceLock<Bytes>; N],
@@ -23,12 +30,12 @@ impl<const N: usize> Forms<N> {
     /// range is made each time.
     pub fn get_or_make(&self, slot: usize, make: impl FnOnce() -> Bytes) -> Bytes {
         let mut forms = self.0.read();
-        while slot < N && forms.is_none() {
+        while slot < N && matches!(&*forms, Kept::Nothing) {
             drop(forms);
-            self.0.write().get_or_insert_with(|| Box::new(Made { slots: [const { OnceLock::new() }; N], used: AtomicBool::new(true) }));
+            self.0.write().begin();
             forms = self.0.read();
         }
-        match forms.as_ref().and_then(|made| made.slot(slot)) {
+        match forms.slot(slot) {
             Some(cell) => cell.get_or_init(make).clone(),
             None => make(),
         }
@@ -45,43 +52,64 @@ impl<const N: usize> Forms<N> {
 
     /// The encoding in `slot`, if it was made.
     pub fn get(&self, slot: usize) -> Option<Bytes> {
-        self.0.read().as_ref()?.slot(slot)?.get().cloned()
+        self.0.read().slot(slot)?.get().cloned()
     }
 
     /// Bytes of all that were made.
     pub fn bytes(&self) -> usize {
-        self.0.read().as_ref().map_or(0, |made| made.slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
+        self.0.read().made().map_or(0, |made| made.slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
     }
 
     /// Gives them up; not while somebody just makes or takes one.
     pub fn clear(&self) {
-        if let Some(mut forms) = self.0.try_write() {
-            *forms = None;
+        if let Some(mut forms) = self.0.try_write()
+            && let Kept::Some(_) = &*forms
+        {
+            *forms = Kept::Nothing;
         }
+    }
+
+    /// Gives them up and keeps none from now on: each is made for whoever asks for it.
+    pub fn close(&self) {
+        *self.0.write() = Kept::Never;
     }
 
     /// Gives them up if nobody asked since this was last called.
     pub fn age(&self) {
-        let unused = self.0.read().as_ref().is_some_and(|made| !made.used.swap(false, Ordering::Relaxed));
+        let unused = self.0.read().made().is_some_and(|made| !made.used.swap(false, Ordering::Relaxed));
         if unused {
             self.clear();
         }
     }
 }
 
-impl<const N: usize> Made<N> {
-    fn slot(&self, slot: usize) -> Option<&OnceLock<Bytes>> {
-        // Most are asked for by many at once: who finds it written does not write it again.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+impl<const N: usize> Kept<N> {
+    fn begin(&mut self) {
+        if let Self::Nothing = self {
+            *self = Self::Some(Box::new(Made { slots: [const { OnceLock::new() }; N], used: AtomicBool::new(true) }));
         }
-        self.slots.get(slot)
+    }
+
+    fn made(&self) -> Option<&Made<N>> {
+        match self {
+            Self::Some(made) => Some(made),
+            Self::Nothing | Self::Never => None,
+        }
+    }
+
+    fn slot(&self, slot: usize) -> Option<&OnceLock<Bytes>> {
+        let made = self.made()?;
+        // Most are asked for by many at once: who finds it written does not write it again.
+        if !made.used.load(Ordering::Relaxed) {
+            made.used.store(true, Ordering::Relaxed);
+        }
+        made.slots.get(slot)
     }
 }
 
 impl<const N: usize> Default for Forms<N> {
     fn default() -> Self {
-        Self(RwLock::new(None))
+        Self(RwLock::new(Kept::Nothing))
     }
 }
 
@@ -121,6 +149,21 @@ mod tests {
         assert_eq!((forms.get(0), forms.bytes()), (None, 0));
         assert_eq!(forms.get_or_make(0, make), "made");
         forms.clear();
+        assert_eq!(forms.get(0), None);
+    }
+
+    #[test]
+    fn closed_forms_are_made_for_each_and_kept_for_nobody() {
+        let forms = Forms::<1>::default();
+        assert_eq!(forms.get_or_make(0, || Bytes::from_static(b"kept")), "kept");
+        forms.close();
+        for text in ["one", "two"] {
+            assert_eq!(forms.get_or_make(0, || text.into()), text);
+        }
+        forms.clear();
+        forms.age();
+        assert_eq!((forms.get(0), forms.bytes()), (None, 0));
+        assert_eq!(forms.get_or_make(0, || Bytes::from_static(b"three")), "three");
         assert_eq!(forms.get(0), None);
     }
 }

@@ -13,14 +13,15 @@ use crate::Revision;
 /// What a change costs beside the object bytes it keeps alive.
 const OVERHEAD: usize = 256;
 
-/// Changes behind which all who watch are taken to be done: what they made is counted then.
+/// Changes behind which all who watch are taken to be done: what they made goes then.
 const SETTLED: usize = 256;
 
-/// A change, when it was made, and the bytes it was counted as.
+/// A change, when it was made, the bytes it was counted as, and those of the object it tells of.
 struct Kept<F> {
     at: Instant,
     change: Arc<Change<F>>,
     bytes: usize,
+    text: usize,
 }
 
 /// Recent changes in revision order. Holds every change after `floor`.
@@ -29,13 +30,18 @@ pub(crate) struct Ring<F> {
     bytes: usize,
     /// The first so many changes are counted with their encodings.
     counted: usize,
+    /// Of the first so many of these no encodings are kept any more: who is so late makes his own. Settled changes are small, so that there
+    /// are far more of them than of encodings there may be at a time.
+    closed: usize,
+    /// Bytes of the objects that the others tell of.
+    open: usize,
     floor: Revision,
 }
 
 impl<F> Ring<F> {
     /// An empty ring: every change after `floor` will be in it.
     pub(crate) fn new(floor: Revision) -> Self {
-        Self { changes: VecDeque::new(), bytes: 0, counted: 0, floor }
+        Self { changes: VecDeque::new(), bytes: 0, counted: 0, closed: 0, open: 0, floor }
     }
 
     /// The oldest revision from which nothing is missing.
@@ -49,9 +55,9 @@ impl<F> Ring<F> {
 
     /// Appends the newest change, made at `now`, and drops the oldest ones that are over the bounds.
     pub(crate) fn push(&mut self, change: Arc<Change<F>>, now: Instant, limits: &Limits) {
-        let bytes = cost(&change);
-        self.bytes += bytes;
-        self.changes.push_back(Kept { at: now, change, bytes });
+        let (bytes, text) = (cost(&change), change.after.as_ref().map_or(0, |after| after.held()));
+        (self.bytes, self.open) = (self.bytes + bytes, self.open + text);
+        self.changes.push_back(Kept { at: now, change, bytes, text });
         self.count(self.changes.len().saturating_sub(SETTLED));
         while self.changes.len() > 1 && (self.changes.len() > limits.events || self.bytes > limits.bytes) {
             // Rather than forgotten, changes are settled before their time.
@@ -60,11 +66,16 @@ impl<F> Ring<F> {
                 false => self.drop_oldest(),
             }
         }
+        while self.open > limits.bytes && self.closed < self.counted {
+            let Some(kept) = self.changes.get(self.closed) else { break };
+            kept.change.frames.close();
+            (self.open, self.closed) = (self.open - kept.text, self.closed + 1);
+        }
     }
 
     /// Drops what is older than the age bound, and gives room back after a burst.
     pub(crate) fn trim(&mut self, now: Instant, limits: &Limits) {
-        self.counted = 0;
+        self.counted = self.closed;
         self.count(self.changes.len());
         while let Some(Kept { at, .. }) = self.changes.front() {
             if now.duration_since(*at) < limits.age && self.bytes <= limits.bytes {
@@ -87,9 +98,13 @@ impl<F> Ring<F> {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some(Kept { change, bytes, .. }) = self.changes.pop_front() {
+        if let Some(Kept { change, bytes, text, .. }) = self.changes.pop_front() {
             self.bytes -= bytes;
             self.counted = self.counted.saturating_sub(1);
+            match self.closed.checked_sub(1) {
+                Some(closed) => self.closed = closed,
+                None => self.open -= text,
+            }
             self.floor = change.revision;
         }
     }

@@ -246,6 +246,27 @@ async fn encodings_that_watchers_made_go_with_those_who_keep_up() {
 }
 
 #[tokio::test]
+async fn who_is_late_for_more_than_a_ring_may_hold_keeps_no_encodings_in_it() {
+    let store = memory();
+    let cache = limited(&store, Limits { bytes: 1_000_000, ..Limits::default() });
+    let pods = cache.collection("/pods/");
+    create(&*store, "/pods/a", &"x".repeat(10_000)).await;
+    for n in 0..500 {
+        update(&*store, "/pods/a", &format!("{n}{}", "x".repeat(10_000))).await;
+        pods.snapshot(Freshness::Latest).await.unwrap();
+    }
+    let mut late = pods.watch(Revision(1)).await.unwrap();
+    let mut told = Vec::new();
+    while let Some(batch) = late.try_batch().unwrap() {
+        told.extend(batch.changes);
+    }
+    told.iter().for_each(|change| drop(change.frames.get_or_make(0, || change.after.as_ref().unwrap().wire())));
+    let held: usize = told.iter().map(|change| change.frames.bytes()).sum();
+    assert!(told.len() > 450 && held > 0 && held <= 1_000_000 + 256 * 10_000, "{} changes, {held} bytes", told.len());
+    assert!(told[..200].iter().all(|change| change.frames.bytes() == 0));
+}
+
+#[tokio::test]
 async fn encodings_of_objects_go_when_nobody_asks_for_them() {
     let store = memory();
     let cache = cache(&store);

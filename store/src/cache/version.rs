@@ -29,7 +29,7 @@ pub struct Cached<F> {
     /// Other encodings of this version, made on first demand and kept as long as somebody asks for them.
     pub forms: Forms<OBJECT_FORMS>,
     text: RwLock<Text<F>>,
-    /// How many versions before this one are folded in a row.
+    /// How many versions before this one are folded in a row; [`IN_A_ROW`]: it stays whole.
     folded: AtomicU8,
 }
 
@@ -77,9 +77,13 @@ impl<F> Cached<F> {
             Text::Whole(wire) if wire.len() >= SMALL && before < IN_A_ROW => wire.clone(),
             _ => return,
         };
-        if let Some(delta) = delta::diff(&whole, &next.wire()) {
-            next.folded.store(before + 1, Ordering::Relaxed);
-            *self.text.write() = Text::Delta(next.clone(), delta);
+        match delta::diff(&whole, &next.wire()) {
+            Some(delta) => {
+                next.folded.store(before + 1, Ordering::Relaxed);
+                *self.text.write() = Text::Delta(next.clone(), delta);
+            }
+            // Not to be tried again.
+            None => self.folded.store(IN_A_ROW, Ordering::Relaxed),
         }
     }
 }
@@ -106,6 +110,14 @@ mod tests {
         let whole: Vec<_> = versions.iter().filter(|version| version.held() > SMALL).map(|version| version.revision.0).collect();
         assert_eq!(whole, [32, 65, 98, 131, 164, 197, 199]);
         assert!(versions.iter().map(|version| version.held()).sum::<usize>() < 10 * 2 * SMALL);
+    }
+
+    #[test]
+    fn a_version_unlike_the_next_stays_whole_and_is_not_compared_again() {
+        let (one, next) = (version(1), version(2));
+        *next.text.write() = Text::Whole("y".repeat(2 * SMALL).into());
+        one.fold(&next);
+        assert!(one.held() > SMALL && one.folded.load(Ordering::Relaxed) == IN_A_ROW && next.folded.load(Ordering::Relaxed) == 0);
     }
 
     #[test]
