@@ -109,6 +109,7 @@ mod tests {
         assert!(rendered.contains("name: coracle-10.0.0.2\n") && rendered.contains("name: coracle--fd00--1--7443\n"), "{rendered}");
         assert!(parse("clusters: []").is_err_and(|e| e.to_string() == "/clusters/0/cluster/server is missing"));
     }
+
     #[test]
     fn a_key_says_on_which_curve_it_is() {
         let made = KeyPair::generate().unwrap();

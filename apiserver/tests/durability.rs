@@ -55,3 +55,25 @@ async fn only_heartbeats_and_events_are_written_in_a_relaxed_way() {
         assert!(noted.iter().any(|(noted, durability)| noted == key && *durability == Durability::Strict), "{key}: {noted:?}");
     }
 }
+
+#[tokio::test]
+async fn pods_are_deleted_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&Options { size_limit: Some(8 << 20), ..Options::at(dir.path()) }).unwrap();
+    let house = House::over(Arc::new(store), None).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    house.post(pods, &pod).await.ok();
+    let mut filled = 0;
+    let refused = loop {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{filled}")}, "data": {"a": "x".repeat(500_000)}});
+        let answer = house.post("/api/v1/namespaces/default/configmaps", &map).await;
+        if !answer.code.is_success() {
+            break answer.json();
+        }
+        filled += 1;
+    };
+    assert!(filled > 0 && refused["message"].as_str().unwrap().contains("no room on the disk"), "{filled} {refused}");
+    house.delete(&format!("{pods}/p")).await.ok();
+    assert_eq!(house.get(&format!("{pods}/p")).await.code, 404);
+}

@@ -324,10 +324,13 @@ async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bo
         Plan::Remove(last) => {
             // Who watches sees the marks before the end (`updateForGracefulDeletionAndFinalizers`): controllers wait for a change that has a
             // `deletionTimestamp`, and read it from what the event of the removal shows.
-            let at = if last == old.object {
-                old.revision
-            } else {
-                api.storage.put_last(kind, &key, old.revision, last.clone()).await?.revision
+            let at = match last == old.object {
+                true => old.revision,
+                false => match api.storage.put_last(kind, &key, old.revision, last.clone()).await {
+                    // A full disk takes removals and nothing else. If the marks were written after all, the object is not at this revision.
+                    Err(WriteError::Store(StoreError::Unavailable(_))) => old.revision,
+                    marked => marked?.revision,
+                },
             };
             let revision = api.storage.delete(kind, &key, at).await?;
             api.claims.release(kind, &old.object).await;

@@ -123,11 +123,13 @@ async fn compressed(
     meta: &Value,
     items: &[Arc<Cached<Facts>>],
 ) -> Result<Option<Answer>, Status> {
-    let shared = |cached: &Arc<Cached<Facts>>| Storage::is_shared(kind, &cached.wire());
-    let large = answer::is_large(items.iter().map(|cached| cached.wire().len() as u64).sum());
     let audited = call.trail.as_ref().is_some_and(|trail| trail.takes_response());
     let text = matches!(wanted.encoding, Encoding::Json | Encoding::Protobuf) && wanted.form == Form::Object;
-    if !large || !text || audited || !answer::takes_gzip(&call.headers) || !items.iter().all(shared) {
+    if !text || audited || !answer::takes_gzip(&call.headers) {
+        return Ok(None);
+    }
+    let large = answer::is_large(items.iter().map(|cached| cached.wire().len() as u64).sum());
+    if !large || !items.iter().all(|cached| Storage::is_shared(kind, &cached.wire())) {
         return Ok(None);
     }
     let protobuf = wanted.encoding == Encoding::Protobuf;
