@@ -116,6 +116,31 @@ async fn a_webhook_converts_what_is_read_and_written_in_another_version() {
     assert_eq!(names(&house.get(V1).await.ok()), ["b", "c"]);
 }
 
+/// [`split`], but the stored version has no room for a port of zero.
+fn split_without_zero(object: Value, wanted: &str) -> Result<Value, String> {
+    let mut object = split(object, wanted)?;
+    if let Some(host) = object["hostPort"].as_str().and_then(|both| both.strip_suffix(":0")).map(str::to_owned) {
+        object["hostPort"] = format!("{host}:").into();
+    }
+    Ok(object)
+}
+
+#[tokio::test]
+async fn a_write_that_counts_or_is_only_tried_answers_what_a_read_would() {
+    let (house, hook) = (House::new().await, Converter::start(split_without_zero).await);
+    house.post(CRDS, &crd(&hook.conversion("v1"))).await.ok();
+    let sent = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "a"}, "host": "one", "port": "0"});
+    let port = |object: Value| object["port"].clone();
+    assert_eq!(port(house.post(&format!("{V2}?dryRun=All"), &sent).await.ok()), "");
+    assert_eq!(port(house.post(V2, &sent).await.ok()), "");
+    let merge = "application/merge-patch+json";
+    for query in ["?dryRun=All", ""] {
+        let patched = house.patch(&format!("{V2}/a{query}"), merge, &json!({"host": "two", "port": "0"})).await.ok();
+        assert_eq!((&patched["host"], &patched["port"]), (&json!("two"), &json!("")), "{query}");
+    }
+    assert_eq!(port(house.get(&format!("{V2}/a")).await.ok()), "");
+}
+
 #[tokio::test]
 async fn owners_in_a_version_that_a_webhook_converts_keep_what_did_not_change_there() {
     let (house, hook) = (House::new().await, Converter::start(split).await);

@@ -124,6 +124,14 @@ impl Converter for Versions {
         Ok(object)
     }
 
+    async fn read_back(&self, stored: Object) -> Result<Object, Status> {
+        let mut value = stored.into_value();
+        if let Some(webhook) = &self.webhook {
+            value = review::convert(webhook, vec![value], &self.own.version).await?.pop().unwrap_or_default();
+        }
+        self.brought(value)
+    }
+
     fn is_stored(&self) -> bool {
         self.own.version == self.stored.version
     }
@@ -149,11 +157,16 @@ impl Converter for Versions {
 
 impl Versions {
     fn finish(&self, wire: Bytes, converted: Option<Value>) -> Result<Bytes, Status> {
-        let mut object = object_of(converted.unwrap_or_default())?;
-        items::refresh(&self.own.schema, &self.own.version, &mut object);
-        let made = storage::rewired(&object)?;
+        let made = storage::rewired(&self.brought(converted.unwrap_or_default())?)?;
         self.lately.lock().keep(wire, made.clone());
         Ok(made)
+    }
+
+    /// What was converted, in the form of this version.
+    fn brought(&self, converted: Value) -> Result<Object, Status> {
+        let mut object = object_of(converted)?;
+        items::refresh(&self.own.schema, &self.own.version, &mut object);
+        Ok(object)
     }
 }
 

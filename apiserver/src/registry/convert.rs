@@ -43,6 +43,9 @@ pub trait Converter: Send + Sync {
     /// An object of this version in the one that is stored.
     async fn write(&self, object: &Object) -> Result<Object, Status>;
 
+    /// What was stored by [`Converter::write`], in this version again.
+    async fn read_back(&self, stored: Object) -> Result<Object, Status>;
+
     /// Whether this version is the one that is stored.
     fn is_stored(&self) -> bool;
 

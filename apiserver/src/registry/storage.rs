@@ -67,6 +67,14 @@ pub struct Written {
     pub revision: Revision,
 }
 
+/// What a writer gets back.
+enum Back {
+    /// The bytes it wrote.
+    Same(Bytes),
+    /// What was stored, converted.
+    Converted(Object),
+}
+
 impl Storage {
     /// Starts the cache over a store. Must be called within a tokio runtime.
     pub fn start(store: Arc<dyn Store>, catalog: Catalog) -> Arc<Self> {
@@ -314,22 +322,11 @@ impl Storage {
         ttl: Option<Duration>,
         durability: Durability,
     ) -> Result<Written, WriteError> {
-        let bytes = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
         // Patches could make an object of any depth, which nobody could then read or delete.
         if is_deeper_than(object.value(), MAX_NESTING) {
             return Err(WriteError::Status(Status::bad_request(format!("the object is nested deeper than {MAX_NESTING} levels"))));
         }
-        let plain = bytes(&object)?;
-        let stored = match &kind.conversion {
-            None => plain.clone(),
-            Some(Conversion::Renaming(renaming)) => {
-                let mut other = object.clone();
-                (renaming.to_stored)(other.value_mut());
-                bytes(&other)?
-            }
-            Some(Conversion::Versions(versions)) if versions.is_stored() => plain.clone(),
-            Some(Conversion::Versions(versions)) => bytes(&versions.write(&object).await.map_err(WriteError::Status)?)?,
-        };
+        let (stored, back) = Self::encoded(kind, &object).await.map_err(WriteError::Status)?;
         drop(object);
         let started = Instant::now();
         let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl, durability }).await;
@@ -340,7 +337,42 @@ impl Storage {
         if kind.id.is(DEFINITIONS) {
             self.defined.fetch_max(revision.0, Ordering::AcqRel);
         }
+        let plain = Self::read_back(kind, back).await.map_err(WriteError::Status)?;
         Ok(Written { wire: items::splice(&plain, revision), revision })
+    }
+
+    /// An object's bytes as a writer gets them back, without a resource version: whatever the stored version has no place for is gone. Dry
+    /// runs answer with these (`copyInto` of upstream's `registry/dryrun.go`).
+    pub async fn as_written(kind: &Kind, object: &Object) -> Result<Bytes, Status> {
+        let (_, back) = Self::encoded(kind, object).await?;
+        Self::read_back(kind, back).await
+    }
+
+    /// An object's bytes as they are stored, and what its writer is told of them.
+    async fn encoded(kind: &Kind, object: &Object) -> Result<(Bytes, Back), Status> {
+        match &kind.conversion {
+            Some(Conversion::Renaming(renaming)) => {
+                let mut other = object.clone();
+                (renaming.to_stored)(other.value_mut());
+                Ok((bytes_of(&other)?, Back::Same(bytes_of(object)?)))
+            }
+            Some(Conversion::Versions(versions)) if !versions.is_stored() => {
+                let other = versions.write(object).await?;
+                Ok((bytes_of(&other)?, Back::Converted(other)))
+            }
+            _ => {
+                let plain = bytes_of(object)?;
+                Ok((plain.clone(), Back::Same(plain)))
+            }
+        }
+    }
+
+    async fn read_back(kind: &Kind, back: Back) -> Result<Bytes, Status> {
+        match (back, &kind.conversion) {
+            (Back::Converted(stored), Some(Conversion::Versions(versions))) => bytes_of(&versions.read_back(stored).await?),
+            (Back::Converted(stored), _) => bytes_of(&stored),
+            (Back::Same(plain), _) => Ok(plain),
+        }
     }
 
     /// Removes an object.
@@ -388,11 +420,14 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Group and plural of the resource whose objects define others.
 pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
+fn bytes_of(object: &Object) -> Result<Bytes, Status> {
+    items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))
+}
+
 /// An object's wire form, with the resource version it carries.
 pub fn rewired(object: &Object) -> Result<Bytes, Status> {
     let revision = Revision(object.resource_version().parse().unwrap_or_default());
-    let bytes = items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(items::splice(&bytes, revision))
+    Ok(items::splice(&bytes_of(object)?, revision))
 }
 
 /// Why a write was not done.

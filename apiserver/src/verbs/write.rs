@@ -26,7 +26,7 @@ use crate::{
         Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
-        storage::{DEFINITIONS, Stored, WriteError, Written, store_error},
+        storage::{DEFINITIONS, Storage, Stored, WriteError, Written, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
     wire::{
@@ -288,7 +288,7 @@ impl<'a> Writing<'a> {
         kind.rules.read_back(&mut object);
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
         if self.options.dry_run {
-            return Ok(Outcome { wire: unversioned(&object)?, created: true });
+            return Ok(Outcome { wire: Storage::as_written(kind, &object).await?, created: true });
         }
         // What is only tried never reaches the storage that minds.
         if version_set {
@@ -348,8 +348,11 @@ impl<'a> Writing<'a> {
         self.store_lists(&mut object);
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
-        let fresh = same && !self.options.dry_run && !self.api.storage.is_stale(kind, &key).await;
-        if fresh || self.options.dry_run {
+        if self.options.dry_run {
+            let wire = items::splice(&Storage::as_written(kind, &object).await?, old.revision);
+            return Ok(Outcome { wire, created: false });
+        }
+        if same && !self.api.storage.is_stale(kind, &key).await {
             let wire = items::splice(&unversioned(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
