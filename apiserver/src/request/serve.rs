@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
-    gather::Gathered,
+    gather::{self, Gathered},
     idle::Activity,
     layers::{Layers, Origin},
     serving::{Serving, Shown},
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     authn::{Peer, Remembered, User},
     metrics::access::HANDSHAKE_ERRORS,
-    wire::{Answer, Body, answer},
+    wire::{Answer, Body, Sending, answer},
 };
 
 /// A client has this long to shake hands.
@@ -57,7 +57,7 @@ const STREAMS: u32 = 250;
 /// would fit the way to each client costs a ping and its answer for every few requests.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Bytes of an answer that wait for a client to take them, at most.
+/// Bytes of an answer that wait for a client to take them, at most, beside the slices of one list that are sent together.
 const SEND_BUFFER: usize = 128 << 10;
 /// A client that takes nothing of what was sent to it for this long is gone, or not worth waiting for.
 const STUCK: u32 = 180_000;
@@ -100,7 +100,7 @@ async fn refused(error: &io::Error) {
 async fn connection(layers: Arc<Layers>, tls: Arc<Shown>, stream: TcpStream, activity: Activity, stop: CancellationToken) {
     prepare(&stream);
     let address = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
-    let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
+    let mut stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             HANDSHAKE_ERRORS.inc([]);
@@ -111,7 +111,8 @@ async fn connection(layers: Arc<Layers>, tls: Arc<Shown>, stream: TcpStream, act
             return debug!("TLS handshake took too long");
         }
     };
-    let session = stream.get_ref().1;
+    let (_, session) = stream.get_mut();
+    session.set_buffer_limit(Some(gather::MOST));
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, last: Arc::default(), activity: activity.clone() });
@@ -185,18 +186,18 @@ struct NetworkService {
 }
 
 impl hyper::service::Service<Request<Incoming>> for NetworkService {
-    type Response = Response<Body>;
+    type Response = Response<Sending>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if let Some(refused) = malformed(&request) {
-            return Box::pin(async move { Ok(refused) });
+            return Box::pin(async move { Ok(refused.map(Sending)) });
         }
         let busy = self.activity.begin();
         let origin = Origin::Network { peer: self.peer.clone(), address: self.address, last: Arc::clone(&self.last) };
         let answer = self.layers.serve(origin, request);
-        Box::pin(async move { Ok(answer.await.map(|body| body.holding(busy))) })
+        Box::pin(async move { Ok(answer.await.map(|body| Sending(body.holding(busy)))) })
     }
 }
 

@@ -1,14 +1,14 @@
-//! Response bodies: bytes, a list of shared slices, or a stream. Nothing is copied until a frame is made for the connection.
+//! Response bodies: bytes, a list of shared slices, or a stream. Nothing is copied before it is written to the connection.
 
 use std::{
     any::Any,
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use coracle_schema::proto::envelope;
 use futures::stream::{BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
@@ -19,10 +19,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{gzip::Gzip, parts::Pieces};
+use super::{gzip::Gzip, parts::Pieces, rope::Rope};
 
-/// Frames of a list are gathered up to about this many bytes: a few TLS records each.
-const FRAME: usize = 64 * 1024;
+/// Items of a list are passed on up to about this many bytes at a time. Nothing is copied for that; fewer cost a list more to send, as
+/// whoever sends them is woken for each.
+const FRAME: usize = 512 * 1024;
 
 /// The body of every answer.
 pub struct Body {
@@ -95,15 +96,15 @@ impl Lease {
         Self { slot, _over: over }
     }
 
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Rope>>> {
         let mut slot = self.slot.lock();
         let Some(body) = slot.body.as_mut() else { return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut)))) };
-        let Poll::Ready(next) = http_body::Body::poll_frame(Pin::new(body), cx) else {
+        let Poll::Ready(next) = body.poll_next(cx) else {
             // What is inside knows nothing of the end of its time.
             slot.waiting = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        Poll::Ready(next.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())))
+        Poll::Ready(next)
     }
 
     fn len(&self) -> Option<u64> {
@@ -129,25 +130,14 @@ struct Slices {
 
 /// What stands before the items of a list.
 enum Between {
-    /// A comma, but for the first one.
-    Comma {
-        /// No item was written yet.
-        first: bool,
-    },
-    /// A comma, but for the first one, and the brace that opens the item.
-    Brace {
-        /// No item was written yet.
-        first: bool,
+    /// Words, and others before the first item.
+    Words {
+        /// Until it was written.
+        first: Option<&'static [u8]>,
+        others: &'static [u8],
     },
     /// Each item's tag and length.
-    ItemHead(Vec<u8>),
-    /// Always the same, but before the first one.
-    Always {
-        /// What it is.
-        what: &'static [u8],
-        /// No item was written yet.
-        first: bool,
-    },
+    ItemHead,
 }
 
 impl Body {
@@ -170,36 +160,33 @@ impl Body {
 
     /// A JSON list: a head that ends in `[`, the items, and a tail that begins with `]`.
     pub fn list(head: impl Into<Bytes>, items: Vec<Bytes>, tail: impl Into<Bytes>) -> Self {
-        Self::slices(head.into(), items, tail.into(), Between::Comma { first: true })
+        Self::slices(head.into(), items, tail.into(), Between::words(b"", b","))
     }
 
     /// A JSON list as [`Body::list`], of objects that lack their opening brace.
     pub fn objects(head: impl Into<Bytes>, items: Vec<Bytes>, tail: impl Into<Bytes>) -> Self {
-        Self::slices(head.into(), items, tail.into(), Between::Brace { first: true })
+        Self::slices(head.into(), items, tail.into(), Between::words(b"{", b",{"))
     }
 
     /// A gzip text; that it is one stands in the answer's headers.
     pub fn pieces(pieces: Pieces) -> Self {
         let Pieces { head, parts, between, tail } = pieces;
-        Self::slices(head, parts, tail, Between::Always { what: between, first: true })
+        Self::slices(head, parts, tail, Between::words(b"", between))
     }
 
     /// A JSON text, to be sent with the line break that ends it.
     pub fn line(json: Bytes) -> Self {
-        Self::slices(json, Vec::new(), Bytes::from_static(b"\n"), Between::Comma { first: true })
+        Self::slices(json, Vec::new(), Bytes::from_static(b"\n"), Between::words(b"", b","))
     }
 
     /// A protobuf list: an envelope up to its first item, the messages of the items, and the end of the envelope.
     pub fn messages(head: impl Into<Bytes>, items: Vec<Bytes>) -> Self {
-        Self::slices(head.into(), items, Bytes::from_static(envelope::TAIL), Between::ItemHead(Vec::new()))
+        Self::slices(head.into(), items, Bytes::from_static(envelope::TAIL), Between::ItemHead)
     }
 
-    fn slices(head: Bytes, items: Vec<Bytes>, tail: Bytes, mut between: Between) -> Self {
-        let items_length = items.iter().map(|item| (between.next(item).len() + item.len()) as u64).sum::<u64>();
-        if let Between::Comma { first } | Between::Brace { first } | Between::Always { first, .. } = &mut between {
-            *first = true;
-        }
-        let left = (head.len() + tail.len()) as u64 + items_length;
+    fn slices(head: Bytes, items: Vec<Bytes>, tail: Bytes, between: Between) -> Self {
+        let items_length = items.iter().map(Bytes::len).sum::<usize>() + between.length(&items);
+        let left = (head.len() + tail.len() + items_length) as u64;
         Self::of(Inner::List(Slices { head: Some(head), items: items.into_iter(), between, tail: Some(tail), left }))
     }
 
@@ -263,47 +250,72 @@ impl Body {
 }
 
 impl Between {
+    fn words(first: &'static [u8], others: &'static [u8]) -> Self {
+        Self::Words { first: Some(first), others }
+    }
+
     /// What to write before this item.
-    fn next(&mut self, item: &Bytes) -> &[u8] {
+    fn next(&mut self, item: &Bytes) -> Bytes {
         match self {
-            Self::Comma { first } => [&b","[..], b""][usize::from(std::mem::take(first))],
-            Self::Brace { first } => [&b",{"[..], b"{"][usize::from(std::mem::take(first))],
-            Self::Always { what, first } => [what, &b""[..]][usize::from(std::mem::take(first))],
-            Self::ItemHead(head) => {
-                head.clear();
-                envelope::item_head(head, item.len());
-                head
+            Self::Words { first, others } => Bytes::from_static(first.take().unwrap_or(others)),
+            Self::ItemHead => {
+                let mut head = Vec::with_capacity(envelope::item_len(item.len()) - item.len());
+                envelope::item_head(&mut head, item.len());
+                head.into()
             }
+        }
+    }
+
+    /// Bytes of all that stands before these items.
+    fn length(&self, items: &[Bytes]) -> usize {
+        match self {
+            Self::Words { first, others } => {
+                let before_first = first.filter(|_| !items.is_empty()).map_or(0, <[u8]>::len);
+                before_first + items.len().saturating_sub(1) * others.len()
+            }
+            Self::ItemHead => items.iter().map(|item| envelope::item_len(item.len()) - item.len()).sum(),
         }
     }
 }
 
 impl Slices {
-    fn next_frame(&mut self) -> Option<Bytes> {
-        let mut frame = BytesMut::new();
-        if let Some(head) = self.head.take() {
-            frame.reserve(FRAME.min(self.left as usize));
-            frame.put(head);
+    fn next_frame(&mut self) -> Option<Rope> {
+        let mut rope = Rope::default();
+        rope.extend(self.head.take());
+        while rope.remaining() < FRAME
+            && let Some(item) = self.items.next()
+        {
+            rope.push(self.between.next(&item));
+            rope.push(item);
         }
-        for item in self.items.by_ref() {
-            let before = self.between.next(&item);
-            if frame.capacity() == 0 {
-                frame.reserve((FRAME + 1).min(self.left as usize).max(item.len() + before.len()));
+        if rope.remaining() < FRAME {
+            rope.extend(self.tail.take());
+        }
+        self.left = self.left.saturating_sub(rope.remaining() as u64);
+        rope.has_remaining().then_some(rope)
+    }
+}
+
+impl Body {
+    /// What is sent next; `None` at the end.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Rope>>> {
+        let next = match &mut self.inner {
+            Inner::Full(bytes) => bytes.take().map(Rope::from),
+            Inner::List(slices) => slices.next_frame(),
+            Inner::Stream(frames) => ready!(frames.poll_next_unpin(cx)).map(Rope::from),
+            Inner::Foreign(frames) => ready!(frames.poll_next_unpin(cx)).transpose()?.map(Rope::from),
+            Inner::Leased(lease) => ready!(lease.poll_next(cx)).transpose()?,
+            Inner::Gzip(gzip) => ready!(gzip.poll_next(cx)).transpose()?.map(Rope::from),
+        };
+        match (&next, &mut self.sent) {
+            (None, _) => {
+                self.held.clear();
+                self.sent = None;
             }
-            frame.put_slice(before);
-            frame.put(item);
-            if frame.len() >= FRAME {
-                break;
-            }
+            (Some(rope), Some(sent)) => sent.bytes += rope.remaining() as u64,
+            (Some(_), None) => {}
         }
-        if frame.len() < FRAME && self.items.as_slice().is_empty() {
-            frame.extend(self.tail.take());
-        }
-        if frame.is_empty() {
-            return None;
-        }
-        self.left = self.left.saturating_sub(frame.len() as u64);
-        Some(frame.freeze())
+        Poll::Ready(next.map(Ok))
     }
 }
 
@@ -312,38 +324,7 @@ impl http_body::Body for Body {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let next = match &mut self.inner {
-            Inner::Full(bytes) => bytes.take(),
-            Inner::List(slices) => slices.next_frame(),
-            Inner::Stream(frames) => match frames.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(next) => next,
-            },
-            Inner::Foreign(frames) => match frames.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(next) => next.and_then(Result::ok),
-            },
-            Inner::Leased(lease) => match lease.poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(next) => next.and_then(Result::ok),
-            },
-            Inner::Gzip(gzip) => match gzip.poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(next) => next.and_then(Result::ok),
-            },
-        };
-        match (&next, &mut self.sent) {
-            (None, _) => {
-                self.held.clear();
-                self.sent = None;
-            }
-            (Some(bytes), Some(sent)) => sent.bytes += bytes.len() as u64,
-            (Some(_), None) => {}
-        }
-        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+        self.poll_next(cx).map_ok(|rope| Frame::data(rope.into_bytes()))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -352,6 +333,26 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.len().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// A body on its way to the network, which takes slices as they are.
+pub struct Sending(pub Body);
+
+impl http_body::Body for Sending {
+    type Data = Rope;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Rope>>>> {
+        self.0.poll_next(cx).map_ok(Frame::data)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }
 

@@ -1,23 +1,25 @@
-//! Bodies compressed while they are sent: what is held is one frame and the compressor's window, never the whole.
+//! Bodies compressed while they are sent: what is made is one frame and the compressor's window, never the whole.
 
 use std::{
     io::{self, Write},
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flate2::{Compression, write::GzEncoder};
-use http_body::Body as _;
 
-use super::body::Body;
+use super::{body::Body, rope::Rope};
 
 /// Compressed bytes are gathered up to about this many before they are passed on.
 const FRAME: usize = 32 * 1024;
+/// Bytes that are compressed without looking whether there is enough.
+const AT_ONCE: usize = 256 * 1024;
 
 /// A body and its compressor.
 pub struct Gzip {
     body: Body,
+    /// What is not compressed yet of what the body gave.
+    rest: Rope,
     /// `None` once the end was written.
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
@@ -25,26 +27,30 @@ pub struct Gzip {
 impl Gzip {
     /// Compresses quickly rather than well, as upstream does (level 1).
     pub fn new(body: Body) -> Self {
-        Self { body, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
+        Self { body, rest: Rope::default(), encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
     }
 
     /// The next compressed bytes; `None` at the end.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         while let Some(encoder) = &mut self.encoder {
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            let frame = match frame {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    self.encoder = None;
-                    return Poll::Ready(Some(Err(error)));
+            if !self.rest.has_remaining() {
+                match ready!(self.body.poll_next(cx)) {
+                    Some(Ok(rope)) => self.rest = rope,
+                    Some(Err(error)) => {
+                        self.encoder = None;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    None => {
+                        let end = self.encoder.take().and_then(|encoder| encoder.finish().ok());
+                        return Poll::Ready(end.map(Bytes::from).filter(|end| !end.is_empty()).map(Ok));
+                    }
                 }
-                None => {
-                    let end = self.encoder.take().and_then(|encoder| encoder.finish().ok());
-                    return Poll::Ready(end.map(Bytes::from).filter(|end| !end.is_empty()).map(Ok));
-                }
-            };
+            }
+            let length = self.rest.chunk().len().min(AT_ONCE);
+            let written = encoder.write_all(&self.rest.chunk()[..length]);
+            self.rest.advance(length);
             // Writing to memory does not fail.
-            if frame.into_data().is_ok_and(|data| encoder.write_all(&data).is_err()) {
+            if written.is_err() {
                 self.encoder = None;
             } else if encoder.get_ref().len() >= FRAME {
                 return Poll::Ready(Some(Ok(std::mem::take(encoder.get_mut()).into())));
