@@ -71,6 +71,8 @@ mod tests {
         assert_eq!(gate("APIResponseCompression=true"), Ok(0));
         assert_eq!(gate("kube:CBORServingAndStorage=true"), Ok(1));
         assert_eq!(gate("PodAffinityNamespaceSelector=true"), Err("unrecognized feature gate: PodAffinityNamespaceSelector".into()));
+        // Finished long ago, but upstream still takes it: test environments of operators set it.
+        assert_eq!(gate("DynamicResourceAllocation=true"), Ok(0));
         let locked = "cannot set feature gate CPUManagerPolicyOptions to false, feature is locked to true";
         assert_eq!(gate("CPUManagerPolicyOptions=false"), Err(locked.into()));
         assert!(gate("APIResponseCompression").unwrap_err().contains("missing bool value"));
