@@ -405,10 +405,12 @@ impl SchemaRef {
 
 /// The length of a name and its first letters, as one number: few names of a message have the same.
 fn head(name: &str) -> u64 {
-    let mut head = [0; 8];
-    head[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    head[1..].iter_mut().zip(name.bytes()).for_each(|(to, letter)| *to = letter);
-    u64::from_be_bytes(head)
+    let length = name.len().min(usize::from(u8::MAX)) as u64;
+    let letters = match name.as_bytes().first_chunk() {
+        Some(first) => u64::from_be_bytes(*first) >> 8,
+        None => name.bytes().fold(0, |letters, letter| letters << 8 | u64::from(letter)),
+    };
+    length << 56 | letters
 }
 
 impl fmt::Display for Type {

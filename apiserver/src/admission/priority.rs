@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -121,7 +122,7 @@ impl Priority {
     async fn default_class(&self) -> Result<Option<Class>, Status> {
         let mut found = self.reader.list(GROUP, "priorityclasses", "").await?;
         // Most clusters have none, which is seen without reading the classes: this is asked for almost every pod.
-        found.retain(|class| class.windows(DEFAULT.len()).any(|text| text == DEFAULT));
+        found.retain(|class| memmem::find(class, DEFAULT).is_some());
         let classes: Vec<Class> = look::read_all("priorityclasses", &found)?;
         Ok(classes.into_iter().filter(|c| c.global_default).min_by_key(|c| c.value))
     }

@@ -7,19 +7,26 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{Arc, OnceLock},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use coracle_schema::{SchemaRef, decode, default};
+use coracle_schema::{
+    SchemaRef,
+    decode::{self, MAX_NESTING},
+    default,
+};
 use coracle_store::{
     Key, Revision,
     cache::{Cached, Decode, Decoded},
 };
 use parking_lot::RwLock;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::{
+    Serialize,
+    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::{Map, Value, ser::Formatter};
 
 use super::{
     convert::Conversion,
@@ -320,7 +327,8 @@ impl<'de> Visitor<'de> for &Wanted {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The stored form of an object: head first, no resource version.
+/// The stored form of an object: head first, no resource version. An error that is one of input and output: it is nested deeper than
+/// [`MAX_NESTING`]. Patches could make an object of any depth, which nobody could then read or delete.
 pub fn stored_bytes(object: &Object) -> Result<Bytes, serde_json::Error> {
     let mut out = Vec::with_capacity(4096);
     let Some(members) = object.value().as_object() else { return Ok(Bytes::new()) };
@@ -333,25 +341,62 @@ pub fn stored_bytes(object: &Object) -> Result<Bytes, serde_json::Error> {
     let metadata = members.get("metadata").and_then(Value::as_object);
     let mut first = true;
     for (name, value) in metadata.into_iter().flatten().filter(|(name, _)| *name != "resourceVersion") {
-        write_member(&mut out, std::mem::take(&mut first), name, value)?;
+        write_member(&mut out, std::mem::take(&mut first), name, value, 2)?;
     }
     out.push(b'}');
     for (name, value) in members {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            write_member(&mut out, false, name, value)?;
+            write_member(&mut out, false, name, value, 1)?;
         }
     }
     out.push(b'}');
     Ok(out.into())
 }
 
-fn write_member(out: &mut Vec<u8>, first: bool, name: &str, value: &Value) -> Result<(), serde_json::Error> {
+/// A member of something that is so many levels deep.
+fn write_member(out: &mut Vec<u8>, first: bool, name: &str, value: &Value, depth: usize) -> Result<(), serde_json::Error> {
     if !first {
         out.push(b',');
     }
     serde_json::to_writer(&mut *out, name)?;
     out.push(b':');
-    serde_json::to_writer(out, value)
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Bounded { left: MAX_NESTING - depth }))
+}
+
+/// JSON without blanks, of so many more levels at most.
+struct Bounded {
+    left: usize,
+}
+
+impl Bounded {
+    fn begin(&mut self, out: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        let too_deep = || io::Error::other(format!("the object is nested deeper than {MAX_NESTING} levels"));
+        self.left = self.left.checked_sub(1).ok_or_else(too_deep)?;
+        out.write_all(bracket)
+    }
+
+    fn end(&mut self, out: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        self.left += 1;
+        out.write_all(bracket)
+    }
+}
+
+impl Formatter for Bounded {
+    fn begin_array<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.begin(out, b"[")
+    }
+
+    fn end_array<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.end(out, b"]")
+    }
+
+    fn begin_object<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.begin(out, b"{")
+    }
+
+    fn end_object<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.end(out, b"}")
+    }
 }
 
 /// The wire form: stored bytes with the resource version in metadata. Bytes of another shape pass as they are.

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use coracle_schema::decode::MAX_NESTING;
 use coracle_store::{
     Durability, Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
     cache::{Cache, Cached, Collection, Error, Freshness, Snapshot},
@@ -322,10 +321,6 @@ impl Storage {
         ttl: Option<Duration>,
         durability: Durability,
     ) -> Result<Written, WriteError> {
-        // Patches could make an object of any depth, which nobody could then read or delete.
-        if is_deeper_than(object.value(), MAX_NESTING) {
-            return Err(WriteError::Status(Status::bad_request(format!("the object is nested deeper than {MAX_NESTING} levels"))));
-        }
         let (stored, back) = Self::encoded(kind, &object).await.map_err(WriteError::Status)?;
         drop(object);
         let started = Instant::now();
@@ -421,7 +416,7 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
 fn bytes_of(object: &Object) -> Result<Bytes, Status> {
-    items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))
+    items::stored_bytes(object).map_err(|e| if e.is_io() { Status::bad_request(e.to_string()) } else { Status::internal(e.to_string()) })
 }
 
 /// An object's wire form, with the resource version it carries.
@@ -446,15 +441,6 @@ impl WriteError {
             Self::Status(status) => status,
             Self::Store(error) => store_error(&error),
         }
-    }
-}
-
-fn is_deeper_than(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(_) | Value::Object(_) if levels == 0 => true,
-        Value::Array(items) => items.iter().any(|item| is_deeper_than(item, levels - 1)),
-        Value::Object(members) => members.values().any(|member| is_deeper_than(member, levels - 1)),
-        _ => false,
     }
 }
 

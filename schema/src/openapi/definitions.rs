@@ -171,7 +171,7 @@ impl<'t> Definitions<'t> {
             if field.required || (!field.optional && matches!(field.presence, Presence::Always | Presence::Nullable)) {
                 required.push(field.name.to_string());
             }
-            properties.insert(field.name.to_string(), self.field(of, field));
+            properties.insert(String::from(&*field.name), self.field(of, field));
         }
         for (name, property) in &mut properties {
             let generic = if of.typed && name != "metadata" { self.generic(name) } else { None };

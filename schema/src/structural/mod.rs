@@ -160,7 +160,7 @@ fn fill(node: &Node, value: &mut Value) {
             for (name, node) in &node.properties {
                 let Some(default) = &node.default else { continue };
                 if members.get(&**name).is_none_or(|value| value.is_null() && !node.nullable) {
-                    members.insert(name.to_string(), (**default).clone());
+                    members.insert(String::from(&**name), (**default).clone());
                 }
             }
             for (name, value) in members {
