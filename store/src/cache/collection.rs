@@ -175,12 +175,16 @@ impl<F: Send + Sync + 'static> Collection<F> {
     }
 
     /// The state at `revision`: the current one with the later changes undone, newest first.
-    fn rebuild(&self, revision: Revision) -> Result<Snapshot<F>, Error> {
+    pub(super) fn rebuild(&self, revision: Revision) -> Result<Snapshot<F>, Error> {
         let oldest = self.core.history.lock().floor(Instant::now());
         if revision < oldest {
             return Err(Error::Expired { oldest });
         }
         let state = self.state.read();
+        // Forgotten since that was waited for: what is there is nothing, not the state of any revision.
+        if !state.loaded {
+            return Err(loading());
+        }
         let mut map = state.map.clone();
         let later = state.ring.after(revision).ok_or(Error::Expired { oldest: state.ring.floor() })?;
         let later: Vec<_> = later.rev().cloned().collect();

@@ -103,6 +103,18 @@ async fn a_snapshot_stands_still_and_is_read_from_any_key_on() {
 }
 
 #[tokio::test]
+async fn what_was_forgotten_is_not_taken_for_the_state_at_a_revision() {
+    let store = memory();
+    let cache = cache(&store);
+    let pods = cache.collection("/pods/");
+    let revision = create(&*store, "/pods/a", "x").await;
+    pods.snapshot(Freshness::Latest).await.unwrap();
+    assert_eq!(pods.rebuild(revision).unwrap().len(), 1);
+    pods.forget();
+    assert!(matches!(pods.rebuild(revision), Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
 async fn the_state_at_an_exact_revision_is_rebuilt_while_the_ring_reaches() {
     let store = memory();
     let cache = limited(&store, Limits { events: 50, ..Limits::default() });
