@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 pub(crate) use self::histories::histories_hold_under_faults;
@@ -85,6 +86,15 @@ pub(crate) async fn ranges_are_in_key_order_and_in_pages(store: Arc<dyn Store>) 
     assert_eq!(store.range("", Page::default()).await.unwrap().value.len(), 7);
 }
 
+/// All that a scan tells, in whatever order.
+pub(crate) async fn scanned(store: &dyn Store, prefix: &str) -> Result<(Revision, Vec<Entry>), StoreError> {
+    let told: Arc<Mutex<Vec<Entry>>> = Arc::default();
+    let into = told.clone();
+    let at = store.scan(prefix, Arc::new(move |entries| into.lock().extend_from_slice(entries))).await?;
+    let told = std::mem::take(&mut *told.lock());
+    Ok((at, told))
+}
+
 pub(crate) async fn every_way_to_read_tells_the_same(store: Arc<dyn Store>) {
     let mut told = Vec::new();
     for n in 0..6 {
@@ -96,8 +106,7 @@ pub(crate) async fn every_way_to_read_tells_the_same(store: Arc<dyn Store>) {
         }
     }
     let At { value, revision } = store.range("/s/", Page::default()).await.unwrap();
-    let mut scanned = Vec::new();
-    let at = store.scan("/s/", &mut |entries| scanned.extend_from_slice(entries)).await.unwrap();
+    let (at, mut scanned) = scanned(&*store, "/s/").await.unwrap();
     scanned.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     assert_eq!((scanned, at), (value, revision));
     assert_eq!((store.count("/s/").await.unwrap(), store.count("/s/k").await.unwrap()), (7, 1));

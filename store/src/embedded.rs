@@ -1,7 +1,7 @@
 //! The embedded store: SQLite as an append-only log, one writer thread, group commit.
 //!
-//! Map: `open` (directory, lock, schema, first index), `log` (all SQL), `index` (keys in memory), `group` (which writes succeed; pure),
-//! `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `tail` (watches).
+//! Map: `open` (directory, lock, schema, first index), `ends` (the index of a log), `log` (all SQL), `index` (keys in memory), `group` (which writes succeed; pure),
+//! `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `scan` (all of a kind), `tail` (watches).
 //!
 //! Invariants: a strict write is answered after its transaction is on disk (`synchronous=FULL`), and everything before it is then, too; the
 //! index holds committed writes only; events are published in revision order before the write is answered. Relaxed writes wait in memory
@@ -12,6 +12,7 @@
 mod check;
 mod compaction;
 mod dump;
+mod ends;
 mod expiry;
 mod group;
 mod index;
@@ -20,6 +21,7 @@ mod meters;
 mod open;
 mod past;
 mod room;
+mod scan;
 mod tail;
 mod writer;
 
@@ -37,6 +39,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
@@ -50,16 +53,15 @@ use self::{
     index::{Index, Slot},
     meters::Meters,
     open::Opened,
+    scan::Scan,
     writer::Ask,
 };
-use crate::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Store, StoreError, Write};
+use crate::{At, Each, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Store, StoreError, Write};
 
 /// Writes that may wait for the writer at a time; more wait to be queued.
 const QUEUE: usize = 1024;
 /// Groups of events kept for watches that are slower than the writer; slower ones read the log.
 const GROUPS: usize = 64;
-/// Entries read at a time by a scan.
-const SCANNED: usize = 256;
 /// How often a range is read again when compaction removed a row under it.
 const ATTEMPTS: usize = 8;
 
@@ -149,7 +151,7 @@ struct Shared {
 impl Embedded {
     /// Opens the store, making directory and database when they are missing, and starts the writer. Blocks for a few milliseconds.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let Opened { name, id, index, compacted, reserved, engine, reads } = open::open(options)?;
+        let Opened { name, id, index, compacted, reserved, stood, engine, reads } = open::open(options)?;
         let (events, _) = broadcast::channel(GROUPS);
         let (queue, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
@@ -162,7 +164,7 @@ impl Embedded {
             events: events.downgrade(),
             failure: watch::channel(None).0,
         });
-        writer::spawn(engine, (compacted, reserved), options, inbox, events, shared.clone())?;
+        writer::spawn(engine, (compacted, reserved, stood), options, inbox, events, shared.clone())?;
         Ok(Self { shared, queue, permits: Arc::new(Semaphore::new(QUEUE)), value_limit: options.value_limit, id })
     }
 
@@ -244,7 +246,7 @@ impl Store for Embedded {
         self.read(move |shared| shared.range(&prefix, &page)).await
     }
 
-    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+    async fn scan(&self, prefix: &str, each: Each) -> Result<Revision, StoreError> {
         self.shared.health()?;
         let (slots, waiting, revision) = {
             let index = self.shared.index.read();
@@ -252,15 +254,13 @@ impl Store for Embedded {
             (slots, waiting, index.head())
         };
         each(&waiting);
-        for piece in slots.chunks(SCANNED) {
-            let piece = piece.to_vec();
-            let read = move |shared: &Shared| log::entries(&shared.reads.lock(), piece).map_err(|err| err.naming(&shared.name));
-            match self.read(read).await? {
-                Some(entries) => each(&entries),
-                None if self.shared.head() == revision => return Err(self.shared.row_missing(revision)),
-                None => return Err(StoreError::Compacted { oldest: self.shared.head() }),
-            }
-        }
+        let scan = Arc::new(Scan::new(slots, revision, each));
+        let readers = (0..scan.readers()).map(|_| {
+            let scan = Arc::downgrade(&scan);
+            self.read(move |shared| scan::run(shared, &scan))
+        });
+        // All of them have ended then: nobody is told anything any more.
+        future::join_all(readers).await.into_iter().collect::<Result<(), _>>()?;
         Ok(revision)
     }
 

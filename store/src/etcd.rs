@@ -50,7 +50,7 @@ use self::{
     messages::{Compared, Decided, KeyValue, Operation, Range, Ranged},
     pages::Pages,
 };
-use crate::{At, Entry, Events, Expect, Key, Page, Revision, Step, Steps, Store, StoreError, Write};
+use crate::{At, Each, Entry, Events, Expect, Key, Page, Revision, Step, Steps, Store, StoreError, Write};
 
 /// How often a list is begun again when compaction overtook it.
 const ATTEMPTS: usize = 4;
@@ -355,7 +355,7 @@ impl Store for Etcd {
         }
     }
 
-    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+    async fn scan(&self, prefix: &str, each: Each) -> Result<Revision, StoreError> {
         let (start, end) = self.shared.keys.range(prefix);
         self.shared.pages(&start, &end, None, &mut |page| each(&page)).await
     }

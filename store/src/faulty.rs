@@ -10,7 +10,7 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{At, Durability, Entry, Events, Expect, Key, Page, Past, Revision, Stats, Steps, Store, StoreError, Write};
+use crate::{At, Durability, Each, Entry, Events, Expect, Key, Page, Past, Revision, Stats, Steps, Store, StoreError, Write};
 
 /// What goes wrong, and how often. Chances are from 0 (never) to 1 (always).
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,7 +132,7 @@ impl Store for Faulty {
         self.inner.range(prefix, page).await
     }
 
-    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+    async fn scan(&self, prefix: &str, each: Each) -> Result<Revision, StoreError> {
         self.before_read().await?;
         self.inner.scan(prefix, each).await
     }

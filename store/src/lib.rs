@@ -230,6 +230,9 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+/// Who is told of the pieces of a [`Store::scan`].
+pub type Each = Arc<dyn Fn(&[Entry]) + Send + Sync>;
+
 /// Objects read at a time by stores that can count no other way.
 const COUNTED_AT_ONCE: usize = 500;
 
@@ -248,8 +251,8 @@ pub trait Store: Send + Sync + 'static {
     /// All objects whose key starts with `prefix`, in key order.
     async fn range(&self, prefix: &str, page: Page) -> Result<At<Vec<Entry>>, StoreError>;
     /// The same in pieces, for readers that keep something else than the entries: all as of the revision that is returned, in no particular
-    /// order. `Compacted` when one of them is gone before it was read: begin anew.
-    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
+    /// order, perhaps several at a time. `Compacted` when one of them is gone before it was read: begin anew.
+    async fn scan(&self, prefix: &str, each: Each) -> Result<Revision, StoreError> {
         let At { value, revision } = self.range(prefix, Page::default()).await?;
         each(&value);
         Ok(revision)

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use memchr::memmem;
 use serde::Deserialize;
 
 use super::policy::nullable;
@@ -50,7 +51,7 @@ impl Graph {
     /// Takes in a pod; one without a node is nobody's.
     pub(super) fn put_pod(&mut self, json: &[u8]) {
         // Most pods of a burst are new and unbound: told without decoding. A bound pod stays bound, so there is nothing to take back.
-        if !std::str::from_utf8(json).is_ok_and(|text| text.contains("\"nodeName\":")) {
+        if memmem::find(json, b"\"nodeName\":").is_none() {
             return;
         }
         let Ok(pod) = serde_json::from_slice::<Pod>(json) else { return };

@@ -9,9 +9,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_store::{At, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Step, Steps, Store, StoreError, Version, Write};
+use coracle_store::{
+    At, Each, Entry, Event, Events, Expect, Key, Page, Past, Revision, Stats, Step, Steps, Store, StoreError, Version, Write,
+};
 use futures::{FutureExt, StreamExt};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tracing::warn;
 
 /// Both directions of a form.
@@ -41,6 +43,15 @@ pub(crate) struct Translated<T>(pub(crate) Arc<T>);
 
 /// Objects that are read at a time of what is told in one piece.
 const PIECE: usize = 500;
+
+/// What a scan has not told.
+#[derive(Default)]
+struct Rest {
+    /// Objects that cannot be read.
+    wrong: HashSet<Key>,
+    /// Those for which somebody outside has to be asked.
+    waiting: Vec<Entry>,
+}
 
 /// As upstream says of a value it can make nothing of (`storage/etcd3/corrupt_obj_deleter.go`); `what` is wrong with it.
 pub(crate) fn corrupt(key: &str, what: &str, why: &str) -> String {
@@ -214,27 +225,30 @@ impl<T: Translate> Store for Translated<T> {
         }
     }
 
-    async fn scan(&self, prefix: &str, each: &mut (dyn for<'e> FnMut(&'e [Entry]) + Send)) -> Result<Revision, StoreError> {
-        let (mut wrong, mut waiting) = (HashSet::new(), Vec::new());
-        let mut piece = |entries: &[Entry]| {
+    async fn scan(&self, prefix: &str, each: Each) -> Result<Revision, StoreError> {
+        let rest: Arc<Mutex<Rest>> = Arc::default();
+        let (translate, into, told) = (Arc::clone(&self.0), Arc::clone(&rest), Arc::clone(&each));
+        let piece = move |entries: &[Entry]| {
             for entries in entries.chunks(PIECE) {
                 let mut opened = Vec::with_capacity(entries.len());
                 for entry in entries {
                     // Nobody can wait in here: once somebody outside has to be asked (for a key), all the rest is read after this.
-                    let read = if waiting.is_empty() { self.0.read(&entry.key, &entry.value).now_or_never() } else { None };
+                    let waits = !into.lock().waiting.is_empty();
+                    let read = if waits { None } else { translate.read(&entry.key, &entry.value).now_or_never() };
                     let Some(read) = read else {
-                        waiting.push(entry.clone());
+                        into.lock().waiting.push(entry.clone());
                         continue;
                     };
-                    match Self::noted(&self.0, entry.clone(), read) {
+                    match Self::noted(&translate, entry.clone(), read) {
                         Ok(entry) => opened.push(entry),
-                        Err(key) => drop(wrong.insert(key)),
+                        Err(key) => drop(into.lock().wrong.insert(key)),
                     }
                 }
-                each(&opened);
+                told(&opened);
             }
         };
-        let revision = self.0.store().scan(prefix, &mut piece).await?;
+        let revision = self.0.store().scan(prefix, Arc::new(piece)).await?;
+        let Rest { mut wrong, waiting } = std::mem::take(&mut *rest.lock());
         let mut waiting = waiting.into_iter().peekable();
         while waiting.peek().is_some() {
             let mut opened = Vec::new();
@@ -439,7 +453,7 @@ mod tests {
             assert_eq!(noted().len(), 3);
             match round {
                 0 => drop(seen.range("/secrets/", Page::default()).await.unwrap()),
-                _ => drop(seen.scan("/secrets/", &mut |_| {}).await.unwrap()),
+                _ => drop(seen.scan("/secrets/", Arc::new(|_: &[Entry]| ())).await.unwrap()),
             }
             assert_eq!(noted(), ["/pods/a", "/secrets/here"]);
         }
@@ -461,12 +475,13 @@ mod tests {
             };
             last = put(&*store, &format!("/pods/{n:04}"), Expect::Absent, value).await;
         }
-        let (mut told, mut largest) = (Vec::new(), 0);
-        let mut each = |entries: &[Entry]| {
-            largest = largest.max(entries.len());
-            told.extend(entries.iter().map(|entry| entry.key.to_string()));
-        };
-        assert_eq!(seen.scan("/pods/", &mut each).await.unwrap(), last);
+        let pieces: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+        let into = pieces.clone();
+        let each = move |entries: &[Entry]| into.lock().push(entries.iter().map(|entry| entry.key.to_string()).collect());
+        assert_eq!(seen.scan("/pods/", Arc::new(each)).await.unwrap(), last);
+        let pieces = std::mem::take(&mut *pieces.lock());
+        let largest = pieces.iter().map(Vec::len).max().unwrap();
+        let mut told = pieces.concat();
         told.sort();
         let all: Vec<String> = (0..PIECE + 10).filter(|n| *n != 3).map(|n| format!("/pods/{n:04}")).collect();
         assert_eq!(told, all);

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -93,10 +94,14 @@ impl<F: Send + Sync + 'static> Shared<F> {
     async fn read(&self, collection: &Collection<F>) -> Result<At<Vec<Arc<Cached<F>>>>, StoreError> {
         let mut attempts = 0;
         loop {
-            let mut value = Vec::new();
-            let mut each = |entries: &[Entry]| value.extend(entries.iter().map(|entry| self.core.cached(entry)));
-            match self.core.store.scan(collection.prefix(), &mut each).await {
-                Ok(revision) => return Ok(At { value, revision }),
+            let made: Arc<Mutex<Vec<Arc<Cached<F>>>>> = Arc::default();
+            let (core, into) = (self.core.clone(), made.clone());
+            let each = move |entries: &[Entry]| {
+                let piece: Vec<_> = entries.iter().map(|entry| core.cached(entry)).collect();
+                into.lock().extend(piece);
+            };
+            match self.core.store.scan(collection.prefix(), Arc::new(each)).await {
+                Ok(revision) => return Ok(At { value: std::mem::take(&mut made.lock()), revision }),
                 Err(StoreError::Compacted { .. }) if attempts < ATTEMPTS => attempts += 1,
                 Err(err) => return Err(err),
             }

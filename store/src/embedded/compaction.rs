@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::log::Head;
 use crate::Revision;
 
 /// How long superseded versions are kept.
@@ -25,6 +26,44 @@ pub(super) struct Mark {
     pub(super) revision: Revision,
     /// Bytes of values written until then, counted from anywhere.
     pub(super) written: u64,
+}
+
+/// Where the log stood while earlier processes wrote it, by what its rows say: what they kept goes when its time is over, whatever was started
+/// again meanwhile.
+pub(super) struct Stood {
+    compacted: Revision,
+    every_ms: i64,
+    /// Revision, milliseconds of Unix time, and bytes of values written until then.
+    marks: Vec<(Revision, i64, u64)>,
+    written: u64,
+}
+
+impl Stood {
+    /// Of a log that is compacted to this revision, at about regular moments.
+    pub(super) fn new(compacted: Revision, every: Duration) -> Self {
+        Self { compacted, every_ms: i64::try_from(every.as_millis()).unwrap_or(i64::MAX), marks: Vec::new(), written: 0 }
+    }
+
+    /// Takes in the next row.
+    pub(super) fn note(&mut self, head: &Head) {
+        let Some(at) = head.at.filter(|_| head.slot.revision > self.compacted) else { return };
+        self.written += u64::from(head.size);
+        match self.marks.last_mut() {
+            // The last write of each moment.
+            Some(last) if at - last.1 < self.every_ms => (last.0, last.2) = (head.slot.revision, self.written),
+            _ => self.marks.push((head.slot.revision, at, self.written)),
+        }
+    }
+
+    /// The same in times of this process; `now_ms` is `now` in milliseconds of Unix time.
+    pub(super) fn marks(self, now: Instant, now_ms: i64) -> Vec<Mark> {
+        let mark = |(revision, at, written)| {
+            let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0));
+            // A machine that was just started has no such moment: it is as old as that machine.
+            Mark { at: now.checked_sub(age).unwrap_or(now), revision, written }
+        };
+        self.marks.into_iter().map(mark).collect()
+    }
 }
 
 /// The schedule of compaction: at regular moments it notes where the log stands, and what was noted long enough ago is the target.
@@ -87,6 +126,7 @@ impl Compaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embedded::index::Slot;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -117,6 +157,25 @@ mod tests {
         assert_eq!(again.pending(Revision(20)), None);
         again.tick(start + 13 * MINUTE, Revision(71));
         assert_eq!(again.pending(Revision(20)), Some(Revision(30)), "older than the longest time");
+    }
+
+    #[test]
+    fn where_a_log_stood_is_told_by_its_rows_since_compaction() {
+        let mut stood = Stood::new(Revision(2), MINUTE);
+        let row = |revision, at, size| Head {
+            key: "/a".into(),
+            slot: Slot { revision: Revision(revision), created: Revision(1), version: 1, expires: None },
+            previous: Revision(0),
+            deleted: false,
+            at,
+            size,
+        };
+        let rows = [(2, Some(0), 99), (3, Some(0), 1), (4, Some(59_999), 2), (5, None, 99), (6, Some(60_000), 4), (7, Some(90_000), 8)];
+        rows.iter().for_each(|(revision, at, size)| stood.note(&row(*revision, *at, *size)));
+        let now = Instant::now() + 10 * MINUTE;
+        let marks = stood.marks(now, 120_000);
+        let found: Vec<_> = marks.iter().map(|mark| ((now - mark.at).as_millis(), mark.revision.0, mark.written)).collect();
+        assert_eq!(found, [(120_000, 4, 3), (60_000, 7, 15)]);
     }
 
     #[test]

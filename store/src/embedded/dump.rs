@@ -17,7 +17,7 @@ use rusqlite::{
 };
 
 use super::{
-    OpenError,
+    OpenError, ends,
     index::{Index, Slot},
     log::{self, Row},
     open,
@@ -69,7 +69,7 @@ impl Dump {
             return Err(OpenError::Newer { path: path.to_owned(), found });
         }
         let (id, compacted, mut index) =
-            (open::id(&db).map_err(sqlite)?, log::compacted(&db).map_err(sqlite)?, log::index(&db).map_err(sqlite)?);
+            (open::id(&db).map_err(sqlite)?, log::compacted(&db).map_err(sqlite)?, ends::index(&db, None, |_| ()).map_err(sqlite)?);
         // Revisions that were given out for writes that may wait a moment for the disk.
         index.begin(compacted, log::reserved(&db).map_err(sqlite)?);
         Ok(Self { db, name: name.to_owned(), id, index, compacted })

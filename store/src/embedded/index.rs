@@ -74,21 +74,14 @@ impl Index {
         from.take_while(|(key, _)| key.as_str().starts_with(prefix)).count()
     }
 
-    /// Applies a committed write: `slot` is what is there now, `None` after a delete.
-    pub(super) fn apply(&mut self, key: &Key, slot: Option<Slot>, revision: Revision) {
-        match slot {
-            Some(slot) => {
-                if let Some(found) = self.slots.get_mut(key.as_str()) {
-                    *found = slot;
-                } else {
-                    self.slots.insert(key.clone(), slot);
-                }
-            }
-            None => {
-                self.slots.remove(key.as_str());
-            }
-        }
+    /// Applies a committed write: `slot` is what is there now, `None` after a delete. Answers what was there.
+    pub(super) fn apply(&mut self, key: &Key, slot: Option<Slot>, revision: Revision) -> Option<Slot> {
         self.head = revision;
+        match slot {
+            // A key that is there stays the one it is, so that its text exists once.
+            Some(slot) => self.slots.insert(key.clone(), slot),
+            None => self.slots.remove(key.as_str()),
+        }
     }
 
     /// Writes that are not in the log yet.

@@ -10,8 +10,8 @@ use rusqlite::{
 };
 
 use super::{
-    index::{Index, Slot},
-    open::BUSY,
+    index::Slot,
+    open::{self, BUSY},
 };
 use crate::{Entry, Event, Key, Revision, StoreError};
 
@@ -96,27 +96,51 @@ pub(super) fn append(db: &Connection, row: &Row, at: Option<i64>) -> rusqlite::R
     Ok(())
 }
 
-/// Builds the index from the whole log. What a row says beside its value is checked here, and that no version is missing since the last
-/// compaction: a key that is not where it was would look as if it had never been. Values are checked when they are read.
-pub(super) fn index(db: &Connection) -> rusqlite::Result<Index> {
-    let (mut index, compacted) = (Index::default(), compacted(db)?);
-    let mut statement = db.prepare("SELECT rev, k, create_rev, version, del, exp, prev_rev, crc FROM log ORDER BY rev")?;
+/// A row but its value.
+pub(super) struct Head {
+    pub(super) key: Key,
+    pub(super) slot: Slot,
+    /// The revision of the version it supersedes; 0: none.
+    pub(super) previous: Revision,
+    pub(super) deleted: bool,
+    /// When it was written, in milliseconds of Unix time.
+    pub(super) at: Option<i64>,
+    /// Bytes of the value.
+    pub(super) size: u32,
+}
+
+/// Which row comes first.
+#[derive(Clone, Copy)]
+pub(super) enum First {
+    Oldest,
+    Latest,
+}
+
+/// Tells every row until `see` wants no more. What a row says beside its value is checked here; values are when they are read.
+pub(super) fn heads(db: &Connection, first: First, mut see: impl FnMut(Head) -> rusqlite::Result<bool>) -> rusqlite::Result<()> {
+    let order = match first {
+        First::Oldest => "ASC",
+        First::Latest => "DESC",
+    };
+    // A database of the first version, which a dump reads as it is, keeps no times.
+    let at = if open::schema(db)? > 1 { "at" } else { "NULL" };
+    // The length of a value is known without reading it.
+    let columns = format!("rev, k, create_rev, version, del, exp, prev_rev, crc, {at}, ifnull(length(v), 0)");
+    let mut statement = db.prepare(&format!("SELECT {columns} FROM log ORDER BY rev {order}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let slot = Slot { revision: revision(row, 0)?, created: revision(row, 2)?, version: row.get(3)?, expires: row.get(5)? };
-        let (deleted, previous, key): (bool, _, _) = (row.get(4)?, revision(row, 6)?, key(row, 1)?);
+        let (deleted, previous, at, size) = (row.get(4)?, revision(row, 6)?, row.get(8)?, row.get(9)?);
+        let head = Head { key: key(row, 1)?, slot, previous, deleted, at, size };
         let found = header_of(row.get(7)?);
-        if found.is_some_and(|found| found != header(key.as_str().as_bytes(), &slot, previous, deleted)) {
+        if found.is_some_and(|found| found != header(head.key.as_str().as_bytes(), &slot, head.previous, head.deleted)) {
             return Err(malformed(format!("revision {} does not match its checksum", slot.revision)));
         }
-        let there = index.get(key.as_str()).map_or(Revision(0), |slot| slot.revision);
-        if slot.revision > compacted && previous != there {
-            let why = format!("revision {} of {key} supersedes revision {previous}, found is {there}: a row is missing", slot.revision);
-            return Err(malformed(why));
+        if !see(head)? {
+            break;
         }
-        index.apply(&key, (!deleted).then_some(slot), slot.revision);
     }
-    Ok(index)
+    Ok(())
 }
 
 /// The values of these keys, in their order; `None` when a row is gone (superseded and compacted since the index was read).
@@ -265,25 +289,6 @@ pub(super) fn pages(db: &Connection) -> rusqlite::Result<u64> {
     Ok(count.saturating_sub(free) * size)
 }
 
-/// Where the log stood at about regular moments since it was compacted: revision, milliseconds of Unix time, bytes of values written after
-/// `after` until then.
-pub(super) fn marks(db: &Connection, after: Revision, every_ms: i64) -> rusqlite::Result<Vec<(Revision, i64, u64)>> {
-    // The length of a value is known without reading it.
-    let mut statement = db.prepare("SELECT rev, at, ifnull(length(v), 0) FROM log WHERE rev > ?1 AND at IS NOT NULL ORDER BY rev")?;
-    let mut rows = statement.query([number(after)])?;
-    let (mut marks, mut bytes): (Vec<(Revision, i64, u64)>, u64) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let (at, written) = (revision(row, 0)?, row.get::<_, i64>(1)?);
-        bytes += u64::from(row.get::<_, u32>(2)?);
-        match marks.last_mut() {
-            // The last write of each moment.
-            Some(last) if written - last.1 < every_ms => (last.0, last.2) = (at, bytes),
-            _ => marks.push((at, written, bytes)),
-        }
-    }
-    Ok(marks)
-}
-
 /// The revision up to which the log is compacted.
 pub(super) fn compacted(db: &Connection) -> rusqlite::Result<Revision> {
     db.prepare_cached("SELECT v FROM meta WHERE k = 'compact_rev'")?.query_row([], |row| revision(row, 0))
@@ -348,7 +353,7 @@ fn header(key: &[u8], slot: &Slot, previous: Revision, deleted: bool) -> u32 {
     crc.finalize() >> 2 | 1 << 30
 }
 
-fn malformed(why: String) -> rusqlite::Error {
+pub(super) fn malformed(why: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(Failure::new(SQLITE_CORRUPT), Some(why))
 }
 

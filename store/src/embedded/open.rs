@@ -19,7 +19,9 @@ use tracing::warn;
 
 use super::{
     Options,
+    compaction::Stood,
     dump::{self, FILE},
+    ends,
     index::Index,
     log,
     room::Room,
@@ -136,6 +138,7 @@ pub(super) struct Opened {
     pub(super) compacted: Revision,
     /// Relaxed writes may have been given revisions up to here.
     pub(super) reserved: Revision,
+    pub(super) stood: Stood,
     pub(super) engine: Engine,
     /// In memory the same connection as the writer's.
     pub(super) reads: Arc<Mutex<Connection>>,
@@ -175,13 +178,12 @@ fn open_memory(options: &Options) -> Result<Opened, OpenError> {
     }
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
-        Ok((id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?))
+        begin(&db, None, options)
     };
-    let (id, compacted, reserved, mut index) = start().map_err(sqlite)?;
-    index.begin(compacted, reserved);
+    let Begun { id, compacted, reserved, index, stood } = start().map_err(sqlite)?;
     let db = Arc::new(Mutex::new(db));
     let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, frames: Arc::default(), _lock: None };
-    Ok(Opened { name: "memory".to_owned(), id, index, compacted, reserved, engine, reads: db })
+    Ok(Opened { name: "memory".to_owned(), id, index, compacted, reserved, stood, engine, reads: db })
 }
 
 fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -216,11 +218,10 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     upgrade(&db, &path)?;
     let start = || -> rusqlite::Result<_> {
         settle(&db, options)?;
-        let (id, compacted, reserved, mut index) = (id(&db)?, log::compacted(&db)?, log::reserved(&db)?, log::index(&db)?);
-        index.begin(compacted, reserved);
-        Ok((id, compacted, reserved, index, reading(&path)?))
+        let mut reads = reading(&path)?;
+        Ok((begin(&db, Some(&mut reads), options)?, reads))
     };
-    let (id, compacted, reserved, index, reads) = start().map_err(sqlite)?;
+    let (Begun { id, compacted, reserved, index, stood }, reads) = start().map_err(sqlite)?;
     // After a restore it names the database that was there before.
     if !fs::read_to_string(&marker).is_ok_and(|marked| marked.trim_end() == id)
         && let Err(err) = mark(dir, &marker, &id)
@@ -230,7 +231,26 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     }
     let room = Room::new(Some(dir.join("ballast")), options.ballast);
     let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, frames, _lock: Some(lock) };
-    Ok(Opened { name: path.display().to_string(), id, index, compacted, reserved, engine, reads: Arc::new(Mutex::new(reads)) })
+    let (name, reads) = (path.display().to_string(), Arc::new(Mutex::new(reads)));
+    Ok(Opened { name, id, index, compacted, reserved, stood, engine, reads })
+}
+
+/// What is read of a database before anybody writes it.
+struct Begun {
+    id: String,
+    compacted: Revision,
+    reserved: Revision,
+    index: Index,
+    stood: Stood,
+}
+
+/// Reads it, with the help of `other` where that is a connection to the same.
+fn begin(db: &Connection, other: Option<&mut Connection>, options: &Options) -> rusqlite::Result<Begun> {
+    let (id, compacted, reserved) = (id(db)?, log::compacted(db)?, log::reserved(db)?);
+    let mut stood = Stood::new(compacted, options.compact_every);
+    let mut index = ends::index(db, other, |head| stood.note(head))?;
+    index.begin(compacted, reserved);
+    Ok(Begun { id, compacted, reserved, index, stood })
 }
 
 /// Whether there is nothing in a file, or no file.

@@ -10,10 +10,12 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
 use futures::{StreamExt, future::join_all};
+use parking_lot::Condvar;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
@@ -170,6 +172,41 @@ async fn a_damaged_value_is_reported_and_not_served() {
     assert!(matches!(store.range("/", Page::default()).await, Err(StoreError::Corrupt(_))));
     let history: Vec<_> = store.watch("/", Revision(1)).collect().await;
     assert!(matches!(history[..], [Err(StoreError::Corrupt(_))]), "{history:?}");
+}
+
+#[tokio::test]
+async fn all_that_is_there_is_told_once_by_several_threads() {
+    const KEYS: usize = 1000;
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("/s/{n:04}")).collect();
+    join_all(keys.iter().map(|key| create(&store, key, key))).await;
+    create(&store, "/other", "o").await;
+    type Told = Vec<(ThreadId, Entry)>;
+    let told: Arc<(Mutex<Told>, Condvar)> = Arc::default();
+    let into = told.clone();
+    let several = thread::available_parallelism().unwrap().get() > 1;
+    let each = move |entries: &[Entry]| {
+        let me = thread::current().id();
+        let mut told = into.0.lock();
+        told.extend(entries.iter().map(|entry| (me, entry.clone())));
+        into.1.notify_all();
+        // Who comes first waits for another.
+        while several && !entries.is_empty() && told.iter().all(|(thread, _)| *thread == me) {
+            assert!(!into.1.wait_for(&mut told, Duration::from_secs(20)).timed_out(), "nobody else reads");
+        }
+    };
+    let revision = store.scan("/s/", Arc::new(each)).await.unwrap();
+    let mut told: Vec<Entry> = told.0.lock().drain(..).map(|(_, entry)| entry).collect();
+    told.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!(At { value: told, revision }, store.range("/s/", Page::default()).await.unwrap());
+
+    let damaged = store.get(&"/s/0500".into()).await.unwrap().value.unwrap().revision;
+    let db = Connection::open(dir.path().join("state.db")).unwrap();
+    db.execute("UPDATE log SET v = x'00' WHERE rev = ?1", [damaged.to_string()]).unwrap();
+    drop(db);
+    let Err(StoreError::Corrupt(reason)) = contract::scanned(&store, "/s/").await else { panic!("told") };
+    assert!(reason.contains(&format!("revision {damaged}")), "{reason}");
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 //! and then, in this order, moves the index on, publishes the events, answers. A group of relaxed writes skips the transaction: its rows wait for the next one.
 
 use std::{
-    path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -14,8 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     OpenError, Options, Shared,
-    compaction::{Compaction, Keeping, Mark},
-    dump::FILE,
+    compaction::{Compaction, Keeping, Stood},
     expiry::Expiry,
     group::{Answer, Group},
     log,
@@ -96,7 +94,7 @@ struct Writer {
 /// Starts the writer's thread; it ends when asked to, or when every sender to `inbox` is gone.
 pub(super) fn spawn(
     engine: Engine,
-    (compacted, reserved): (Revision, Revision),
+    (compacted, reserved, stood): (Revision, Revision, Stood),
     options: &Options,
     inbox: mpsc::Receiver<Ask>,
     events: broadcast::Sender<Arc<[Event]>>,
@@ -110,7 +108,7 @@ pub(super) fn spawn(
     }
     let now = Instant::now();
     let keeping = Keeping { least: options.keep, most: options.history.max(options.keep), bytes: options.history_bytes };
-    let marks = past_marks(&engine, compacted, options, now)?;
+    let marks = stood.marks(now, unix_ms(options.clock));
     let writer = Writer {
         relaxed_interval: if engine.on_disk { options.relaxed_interval } else { Duration::ZERO },
         ballast_at: (engine.on_disk && options.ballast > 0).then_some(now + BALLAST_DELAY),
@@ -134,21 +132,6 @@ pub(super) fn spawn(
     let path = options.path.clone().unwrap_or_default();
     let spawned = thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
     spawned.map(drop).map_err(|source| OpenError::Io { path, source })
-}
-
-/// Where the log stood while earlier processes wrote it: what they kept goes when its time is over, whatever was started again meanwhile.
-fn past_marks(engine: &Engine, compacted: Revision, options: &Options, now: Instant) -> Result<Vec<Mark>, OpenError> {
-    let every_ms = i64::try_from(options.compact_every.as_millis()).unwrap_or(i64::MAX);
-    let found = log::marks(&engine.writes.lock(), compacted, every_ms);
-    let found =
-        found.map_err(|source| OpenError::Sqlite { path: options.path.as_deref().unwrap_or(Path::new("memory")).join(FILE), source })?;
-    let now_ms = unix_ms(options.clock);
-    let mark = |(revision, at, written)| {
-        let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(at)).unwrap_or(0));
-        // A machine that was just started has no such moment: it is as old as that machine.
-        Mark { at: now.checked_sub(age).unwrap_or(now), revision, written }
-    };
-    Ok(found.into_iter().map(mark).collect())
 }
 
 fn unix_ms(clock: fn() -> SystemTime) -> i64 {

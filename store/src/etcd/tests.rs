@@ -4,6 +4,7 @@ use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
+use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::{
@@ -304,9 +305,11 @@ async fn pages_that_are_too_large_come_in_smaller_ones() {
     let narrow = Etcd::open(&limited(50_000)).await.unwrap();
     let all = narrow.range("/l/", Page::default()).await.unwrap();
     assert_eq!((all.value.len(), all.revision), (600, last));
-    let (mut pieces, mut count) = (0, 0);
-    let mut each = |entries: &[Entry]| (pieces, count) = (pieces + 1, count + entries.len());
-    assert_eq!(narrow.scan("/l/", &mut each).await.unwrap(), last);
+    let told: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let into = told.clone();
+    assert_eq!(narrow.scan("/l/", Arc::new(move |entries: &[Entry]| into.lock().push(entries.len()))).await.unwrap(), last);
+    let told = std::mem::take(&mut *told.lock());
+    let (pieces, count) = (told.len(), told.iter().sum::<usize>());
     assert!(count == 600 && pieces > 12, "{count} in {pieces} pieces");
     let narrowest = Etcd::open(&limited(2_000)).await.unwrap();
     let error = narrowest.range("/l/", Page::default()).await.unwrap_err();
