@@ -15,6 +15,7 @@ pub mod list;
 pub mod patch;
 pub mod render;
 pub mod reviews;
+mod routes;
 pub mod runs;
 pub mod scale;
 pub mod update;
@@ -25,7 +26,7 @@ pub mod write;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_schema::{FieldErrors, SchemaRef, Tables, name};
+use coracle_schema::{SchemaRef, Tables};
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
@@ -41,12 +42,14 @@ use crate::{
     authz,
     flow::Seat,
     metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
-    registry::{Kind, Storage, Subresource, Verb, claims::Claims, meta, storage::DEFINITIONS},
-    request::{Query, RequestInfo, query::WriteOptions},
+    registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
+    request::{Query, RequestInfo},
     wire::{Answer, Status, answer, negotiate, yaml},
 };
 
-use self::write::Writing;
+use self::routes::{
+    NO_NAMESPACE, is_routed, is_served, lacks_name_of_namespace, lacks_namespace, may_be_in_namespace, may_be_named, nobody, verb_of,
+};
 
 /// The time, so that tests may choose it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -338,106 +341,6 @@ fn may_be_answered(call: &Call, kind: &Kind) -> Result<(), Status> {
         negotiate::route(&call.headers, negotiate::ACCEPTED, streams)?;
     }
     render::wanted(call, kind).map(|_| ())
-}
-
-/// Refuses names that cannot stand in a path (`registry/generic/registry/store.go`, `NamespaceKeyFunc`).
-pub(crate) fn may_be_named(kind: &Kind, info: &RequestInfo) -> Result<(), Status> {
-    let stored = kind.prefix.is_some() && !matches!(info.verb.as_str(), "list" | "watch");
-    let wrong = if stored { name::path_segment(&info.name) } else { Vec::new() };
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Status::bad_request(format!("Name parameter invalid: {:?}: {}", info.name, wrong.join(";"))))
-}
-
-/// The answer where no route leads: groups of the tables have a router that says so in an object, elsewhere it is plain text.
-fn nobody(api: &Api, info: &RequestInfo) -> Result<Answer, Status> {
-    if api.tables.groups.iter().any(|g| g.group == info.group && g.priority.0 > 0) {
-        Err(Status::no_such_path())
-    } else {
-        Ok(answer::not_found())
-    }
-}
-
-/// Whether a path names an object that is in a namespace, but not the namespace. A list or watch has its name from a selector.
-fn lacks_namespace(kind: &Kind, info: &RequestInfo) -> bool {
-    kind.is_namespaced() && info.namespace.is_empty() && !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch")
-}
-
-/// Whether a path of a built-in kind leads anywhere, with whatever method (the routes of apiserver `endpoints/installer.go`).
-fn is_routed(kind: &Kind, info: &RequestInfo) -> bool {
-    let nowhere = kind.is_namespaced() && !info.in_namespace;
-    if info.in_namespace && !kind.is_namespaced() {
-        return false;
-    }
-    if info.prefixed {
-        return info.rest.is_empty() && kind.has_verb(Verb::Watch) && (!nowhere || info.name.is_empty());
-    }
-    if !info.rest.is_empty() && info.subresource != "proxy" {
-        return false;
-    }
-    // A list or watch has its name from a selector.
-    let named = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
-    if !named && info.subresource.is_empty() {
-        return !nowhere || kind.has_verb(Verb::List);
-    }
-    !nowhere && (!info.subresource.is_empty() || [Verb::Get, Verb::Update, Verb::Patch, Verb::Delete].iter().any(|v| kind.has_verb(*v)))
-}
-
-const NO_NAMESPACE: &str = "Namespace parameter required.";
-
-/// Whether a path leads into a namespace whose name is empty.
-fn lacks_name_of_namespace(kind: &Kind, info: &RequestInfo) -> bool {
-    kind.prefix.is_some() && info.in_namespace && info.namespace.is_empty()
-}
-
-/// Refuses what the store has no key for: a namespace without a name, or one that is a step in a path.
-fn may_be_in_namespace(api: &Api, call: &Call, kind: &Arc<Kind>, verb: Verb) -> Result<(), Status> {
-    let info = &call.info;
-    match verb {
-        Verb::List | Verb::DeleteCollection if matches!(info.namespace.as_str(), "." | "..") => {
-            let place = kind.list_prefix(&info.namespace);
-            let place = place.trim_start_matches("/registry").trim_end_matches('/');
-            Err(Status::new(500, "", format!("invalid key: {place:?}")))
-        }
-        _ if !lacks_name_of_namespace(kind, info) => Ok(()),
-        Verb::List | Verb::Watch => Ok(()),
-        Verb::Create | Verb::Update => {
-            let options = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?;
-            let sent = Writing::new(api, call, kind, options).decode_body()?;
-            if verb == Verb::Update {
-                meta::match_name(&sent, &info.name)?;
-                return Err(Status::bad_request(NO_NAMESPACE));
-            }
-            let mut errors = FieldErrors::none();
-            errors.required("metadata.namespace", "");
-            Err(Status::invalid(kind.kind_subject(sent.name()), &errors))
-        }
-        _ => Err(Status::bad_request(NO_NAMESPACE)),
-    }
-}
-
-/// The verb of a method on one object.
-fn verb_of(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "get",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::POST => "create",
-        Method::DELETE => "delete",
-        _ => "",
-    }
-}
-
-/// Whether a verb is served at this place: collections are created in, objects are changed by name, and all namespaces together can only
-/// be listed and watched.
-fn is_served(kind: &Kind, info: &RequestInfo, verb: Verb) -> bool {
-    let nowhere = kind.is_namespaced() && !info.in_namespace;
-    match verb {
-        Verb::List | Verb::Watch => true,
-        Verb::Create | Verb::DeleteCollection => info.name.is_empty() && !nowhere,
-        Verb::Get | Verb::Update | Verb::Patch | Verb::Delete => !info.name.is_empty() && !nowhere,
-    }
 }
 
 /// Answers a request for a subresource: of its own kind (scale, binding, …), a stream, or a part of the object itself.

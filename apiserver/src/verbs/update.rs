@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Api, Call, may_be_named,
+    Api, Call,
+    routes::may_be_named,
     write::{Made, Writing},
 };
 use crate::{

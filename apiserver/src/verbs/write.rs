@@ -3,16 +3,17 @@
 //! decode → default → own fields → mutating admission → prepare → validate → validating admission → claim → commit → answer.
 //! The loop re-reads when somebody else was first; whoever sent a resource version then gets the conflict.
 
+mod body;
+mod ownership;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_schema::{
     FieldErrors,
     decode::{self, FieldValidation},
-    default,
-    managed::{self, Path, Who},
+    managed::{self, Path},
     structural,
-    tables::Tables,
     validate::{self, Rigour},
 };
 use coracle_store::{Expect, Key, StoreError, cache::Freshness};
@@ -29,11 +30,7 @@ use crate::{
         storage::{DEFINITIONS, Storage, Stored, WriteError, Written, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
-    wire::{
-        Answer, Status, Wanted, answer,
-        negotiate::{self, BodyEncoding},
-        yaml,
-    },
+    wire::{Answer, Status, Wanted, answer},
 };
 
 /// How often a write that lost a race reads again before it gives up.
@@ -44,8 +41,6 @@ const NAMES: usize = 8;
 /// What owns the fields that the server itself writes.
 const FIELD_MANAGER: &str = "kube-apiserver";
 
-/// What upstream's decoder reads first of a body, as its errors name it.
-const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 /// What upstream's registry of built-in types calls itself.
 pub(super) const SCHEME: &str = "pkg/runtime/scheme.go:111";
 
@@ -105,75 +100,6 @@ impl<'a> Writing<'a> {
         Self::new(api, call, kind, WriteOptions { field_manager, field_validation: FieldValidation::Ignore, ..WriteOptions::default() })
     }
 
-    /// Decodes the body as an object of the kind and fills in defaults.
-    pub fn decode_body(&mut self) -> Result<Object, Status> {
-        let kind = self.kind;
-        if self.call.body.trim_ascii() == b"null" {
-            return self.decode_value(Value::Object(serde_json::Map::new()));
-        }
-        let decoded = match negotiate::body_encoding(&self.call.headers)? {
-            // In one pass, which also sees what stands twice.
-            BodyEncoding::Json => decode::from_json(&self.call.body, &kind.schema, self.options.field_validation),
-            BodyEncoding::Protobuf => decode::from_value(self.call.body_as(&kind.schema)?, &kind.schema, self.options.field_validation),
-            BodyEncoding::Yaml => self.decode_yaml()?,
-        };
-        let object = self.finish_decoding(decoded.map_err(|error| decode_error(&error, kind, &self.call.body)))?;
-        self.call.note(object.value());
-        Ok(object)
-    }
-
-    fn decode_yaml(&self) -> Result<Result<decode::Decoded, decode::DecodeError>, Status> {
-        let (schema, mode, body) = (&self.kind.schema, self.options.field_validation, &self.call.body);
-        let read = yaml::read(body).map_err(|why| negotiate::unrecognized(schema, &why, body))?;
-        let value = if read.value.is_null() { Value::Object(serde_json::Map::new()) } else { read.value };
-        let mut decoded = decode::from_value(value, schema, mode);
-        if let Some(doubled) = read.doubled {
-            let strict = || format!("yaml: unmarshal errors:\n  {doubled}");
-            match (&mut decoded, mode) {
-                (Ok(_), FieldValidation::Strict) => decoded = Err(decode::DecodeError::Strict(vec![strict()])),
-                (Err(decode::DecodeError::Strict(reports)), _) => reports.insert(0, strict()),
-                (Ok(decoded), FieldValidation::Warn) => decoded.reports.insert(0, doubled),
-                _ => {}
-            }
-        }
-        Ok(decoded)
-    }
-
-    /// Decodes a value that was made here.
-    pub fn decode_value(&mut self, value: Value) -> Result<Object, Status> {
-        self.decode_made(value, |error| decode_error(error, self.kind, &self.call.body))
-    }
-
-    /// Decodes a value that was made here; `refuse` words what is wrong with it.
-    pub fn decode_made(&mut self, value: Value, refuse: impl FnOnce(&decode::DecodeError) -> Status) -> Result<Object, Status> {
-        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
-        self.finish_decoding(decoded.map_err(|error| refuse(&error)))
-    }
-
-    fn finish_decoding(&mut self, decoded: Result<decode::Decoded, Status>) -> Result<Object, Status> {
-        let kind = self.kind;
-        let decoded = decoded?;
-        if self.options.field_validation == FieldValidation::Warn {
-            for report in decoded.reports {
-                if !self.warnings.contains(&report) {
-                    self.warnings.push(report);
-                }
-            }
-        }
-        let mut object = Object::new(decoded.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
-        check_type(&object, kind, &self.api.tables)?;
-        object.value_mut()["apiVersion"] = kind.api_version().into();
-        object.value_mut()["kind"] = (*kind.gvk.kind).into();
-        self.default(&mut object);
-        Ok(object)
-    }
-
-    /// The defaults of the table and of the kind's rules.
-    pub fn default(&self, object: &mut Object) {
-        default::apply(object.value_mut(), &self.kind.schema);
-        self.kind.rules.default(object);
-    }
-
     /// Creates the object.
     pub async fn create(&mut self, object: Object) -> Result<Outcome, Status> {
         let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
@@ -221,20 +147,6 @@ impl<'a> Writing<'a> {
             }
         }
         Err(Status::conflict(self.kind.subject(name), MODIFIED))
-    }
-
-    /// What `compute` makes once all that it needs to know of other versions is known.
-    async fn computed(
-        &mut self,
-        compute: &mut impl FnMut(&mut Self, Option<&Object>) -> Result<Made, Status>,
-        old: Option<&Object>,
-    ) -> Result<Made, Status> {
-        loop {
-            let made = compute(self, old);
-            if !self.elsewhere.ask().await {
-                return made;
-            }
-        }
     }
 
     /// Creating by PUT or apply needs what creating needs.
@@ -444,41 +356,10 @@ impl<'a> Writing<'a> {
         }
     }
 
-    fn reset(&self) -> &'static [Path] {
-        let id = &self.kind.id;
-        managed::reset_fields(&id.group, &id.resource, &self.call.info.subresource, self.kind.has_status())
-    }
-
     /// What becomes of lists without items when the object is stored. Definitions are stored as JSON upstream, which keeps them.
     fn store_lists(&self, object: &mut Object) {
         if !self.kind.id.is(DEFINITIONS) {
             decode::as_stored(object.value_mut(), &self.kind.schema);
-        }
-    }
-
-    /// Notes which fields this write owns.
-    async fn own(&self, old: Option<&Object>, new: &mut Object) {
-        let (version, now) = (self.kind.api_version(), meta::time_text(self.api.now()));
-        let sent = self.elsewhere.is_asked().then(|| new.clone());
-        loop {
-            managed::record_update(&self.kind.schema, old.map(Object::value), new.value_mut(), &self.who(&version, &now));
-            match &sent {
-                Some(sent) if self.elsewhere.ask().await => *new = sent.clone(),
-                _ => return,
-            }
-        }
-    }
-
-    /// Who writes, for managed fields.
-    pub fn who<'w>(&'w self, api_version: &'w str, now: &'w str) -> Who<'w> {
-        Who {
-            manager: &self.options.field_manager,
-            api_version,
-            kind: &self.kind.gvk.kind,
-            subresource: &self.call.info.subresource,
-            now,
-            reset: self.reset(),
-            versions: self.elsewhere.versions(),
         }
     }
 
@@ -648,69 +529,4 @@ fn restore(new: &mut Value, old: &Value, path: Path) {
         Some(value) => members.insert((*last).to_owned(), value.clone()),
         None => members.remove(*last),
     };
-}
-
-/// The body must say it is what the path says (apiserver `endpoints/handlers/create.go`).
-fn check_type(object: &Object, kind: &Kind, tables: &Tables) -> Result<(), Status> {
-    let (version, name) = (object.text("/apiVersion"), object.text("/kind"));
-    if !kind.is_custom() && !version.is_empty() && !name.is_empty() && !known(tables, version, name) {
-        let short = version.rsplit('/').next().unwrap_or_default();
-        let text = format!(
-            "{name} in version {short:?} cannot be handled as a {}: no kind {name:?} is registered for version {version:?} in scheme {SCHEME:?}",
-            kind.gvk.kind
-        );
-        return Err(Status::bad_request(text));
-    }
-    if (kind.is_custom() || !version.is_empty()) && version != kind.api_version() {
-        let text = format!("the API version in the data ({version}) does not match the expected API version ({})", kind.api_version());
-        return Err(Status::bad_request(text));
-    }
-    if kind.is_custom() && name != &*kind.gvk.kind {
-        // Upstream finds out when it validates.
-        let mut errors = FieldErrors::none();
-        errors.invalid("kind", format!("{name:?}"), &format!("must be {}", kind.gvk.kind));
-        return Err(Status::invalid(crate::wire::status::Subject { group: &kind.gvk.group, resource: name, name: object.name() }, &errors));
-    }
-    if !name.is_empty() && name != &*kind.gvk.kind {
-        let text = format!("the kind in the data ({name}) does not match the expected kind ({})", kind.gvk.kind);
-        return Err(Status::bad_request(text));
-    }
-    Ok(())
-}
-
-fn decode_error(error: &decode::DecodeError, kind: &Kind, body: &[u8]) -> Status {
-    let message = match error {
-        decode::DecodeError::Syntax(text) => {
-            // As Go words the most common one.
-            let text = if text.starts_with("EOF") { "unexpected end of JSON input" } else { text };
-            unrecognized(&kind.gvk.kind, text, body)
-        }
-        decode::DecodeError::MissingKind => {
-            let (kind, body_text, shown) = (&kind.gvk.kind, String::from_utf8_lossy(body), negotiate::summary(body));
-            format!("the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{body_text}' ({shown})")
-        }
-        decode::DecodeError::Mismatch(text) => {
-            match text.strip_suffix(&format!("into Go value of type {}.{}", kind.gvk.version, kind.gvk.kind)) {
-                Some(head) => unrecognized(&kind.gvk.kind, &format!("{head}into Go value of type {TYPE_META}"), body),
-                None => error.describe(&kind.gvk.kind, &kind.gvk.version),
-            }
-        }
-        _ => error.describe(&kind.gvk.kind, &kind.gvk.version),
-    };
-    match error.code() {
-        413 => Status::new(413, "RequestEntityTooLarge", message),
-        _ => Status::bad_request(message),
-    }
-}
-
-/// A body that is no object (`transformDecodeError`, `summarizeData` of `endpoints/handlers/rest.go`).
-fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
-    let shown = negotiate::summary(body);
-    format!("the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})")
-}
-
-/// Whether the built-in API has a kind.
-fn known(tables: &Tables, api_version: &str, kind: &str) -> bool {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    tables.kind(group, version, kind).is_some()
 }
