@@ -415,7 +415,8 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Group and plural of the resource whose objects define others.
 pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
-fn bytes_of(object: &Object) -> Result<Bytes, Status> {
+/// An object's stored form, or why there is none: it is nested too deep.
+pub fn bytes_of(object: &Object) -> Result<Bytes, Status> {
     items::stored_bytes(object).map_err(|e| if e.is_io() { Status::bad_request(e.to_string()) } else { Status::internal(e.to_string()) })
 }
 

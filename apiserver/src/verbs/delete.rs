@@ -12,7 +12,7 @@ use crate::{
     registry::{
         Kind, Object, items,
         meta::{self, FOREGROUND, ORPHAN},
-        storage::{DEFINITIONS, Stored, WriteError, Written},
+        storage::{DEFINITIONS, Stored, WriteError, Written, bytes_of},
     },
     request::{
         RequestInfo,
@@ -311,7 +311,7 @@ fn finalizers(kind: &Kind, old: &Object, options: &DeleteOptions) -> Vec<String>
 }
 
 async fn carry_out(api: &Api, kind: &Kind, old: &Stored, plan: Plan, dry_run: bool) -> Result<Deleted, WriteError> {
-    let plain = |object: &Object| items::stored_bytes(object).map_err(|e| WriteError::Status(Status::internal(e.to_string())));
+    let plain = |object: &Object| bytes_of(object).map_err(WriteError::Status);
     let key = kind.key(old.object.namespace(), old.object.name()).ok_or_else(|| WriteError::Status(Status::no_such_path()))?;
     match plan {
         Plan::Leave => Ok(Deleted::Leaving(items::splice(&plain(&old.object)?, old.revision))),

@@ -27,7 +27,7 @@ use crate::{
         Kind, Object, Part,
         claims::Claim,
         items, meta, rules,
-        storage::{DEFINITIONS, Storage, Stored, WriteError, Written, store_error},
+        storage::{DEFINITIONS, Storage, Stored, WriteError, Written, bytes_of, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
     wire::{Answer, Status, Wanted, answer},
@@ -265,7 +265,7 @@ impl<'a> Writing<'a> {
             return Ok(Outcome { wire, created: false });
         }
         if same && !self.api.storage.is_stale(kind, &key).await {
-            let wire = items::splice(&unversioned(&object)?, old.revision);
+            let wire = items::splice(&bytes_of(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
         claim.sent();
@@ -287,7 +287,7 @@ impl<'a> Writing<'a> {
         if ends_with_change(kind, &object, &old.object) {
             let revision = self.api.storage.delete(kind, key, revision).await?;
             self.api.claims.release(kind, &old.object).await;
-            return Ok(Outcome { wire: items::splice(&unversioned(&object).map_err(WriteError::Status)?, revision), created: false });
+            return Ok(Outcome { wire: items::splice(&bytes_of(&object).map_err(WriteError::Status)?, revision), created: false });
         }
         drop(old);
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
@@ -506,10 +506,6 @@ async fn unsettled(claim: Claim, error: &WriteError) {
 pub fn ends_with_change(kind: &Kind, new: &Object, old: &Object) -> bool {
     let grace = old.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
     old.is_deleting() && grace == 0 && new.finalizers().is_empty() && kind.spec_finalizers(new) == 0
-}
-
-fn unversioned(object: &Object) -> Result<Bytes, Status> {
-    items::stored_bytes(object).map_err(|e| Status::internal(e.to_string()))
 }
 
 /// Puts the value at `path` back to what it is in `old`.
