@@ -131,6 +131,19 @@ async fn roles_and_bindings_take_effect_and_end() {
     assert_eq!(house.get("/api/v1/pods").await.code, StatusCode::FORBIDDEN);
     let wider = json!({"metadata": {"name": "wide"}, "rules": rules("secrets", &["get"])});
     assert_eq!(house.post(&format!("{RBAC}/namespaces/default/roles"), &wider).await.code, StatusCode::FORBIDDEN);
+    house.user = admin.clone();
+    let binder = json!({"metadata": {"name": "reader"}, "rules": [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"], "verbs": ["create", "get"]},
+    ]});
+    house.put(&format!("{RBAC}/namespaces/default/roles/reader"), &binder).await.ok();
+    house.become_user("jane", &[]);
+    until(&house, &format!("{RBAC}/namespaces/default/rolebindings/jane"), StatusCode::OK).await;
+    let reference = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "none"});
+    let dangling = json!({"metadata": {"name": "dangling"}, "roleRef": reference, "subjects": subjects});
+    let refused = house.post(&format!("{RBAC}/namespaces/default/rolebindings"), &dangling).await;
+    assert_eq!(refused.code, StatusCode::NOT_FOUND);
+    assert_eq!(refused.json()["message"], r#"rolebindings.rbac.authorization.k8s.io "none" not found"#);
     house.user = admin;
     house.delete(&format!("{RBAC}/namespaces/default/rolebindings/jane")).await.ok();
     house.become_user("jane", &[]);

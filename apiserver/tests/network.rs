@@ -6,7 +6,7 @@ use bytes::Bytes;
 use coracle_apiserver::{CertificateAndKey, Material, Protocol, Serving, authn::Authorities};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::json;
@@ -106,6 +106,44 @@ async fn send(port: u16, tls: Arc<rustls::ClientConfig>, request: http::request:
     tokio::spawn(connection.with_upgrades());
     let request = request.header("host", "127.0.0.1").body(Empty::<Bytes>::new()).unwrap();
     sender.send_request(request).await.unwrap()
+}
+
+/// The head of an answer over HTTP/2, and the bytes after it.
+async fn over_http2(port: u16, tls: &rustls::ClientConfig, request: http::request::Builder) -> (http::response::Parts, Bytes) {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_parts();
+    (head, body.collect().await.unwrap().to_bytes())
+}
+
+#[tokio::test]
+async fn an_answer_to_head_is_as_long_as_it_says_but_not_there() {
+    let (house, pki) = (Arc::new(House::new().await), Pki::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
+    let running = tokio::spawn({
+        let (house, stop) = (house.clone(), stop.clone());
+        async move { house.server.run(listener, tls, stop).await }
+    });
+    let tls = pki.client_config(true);
+    for (path, code) in [("/healthz", StatusCode::OK), ("/api/v1/namespaces/default", StatusCode::METHOD_NOT_ALLOWED)] {
+        let uri = format!("https://127.0.0.1:{port}{path}");
+        let (head, body) = over_http2(port, &tls, Request::head(&uri)).await;
+        assert_eq!((head.status, body.len()), (code, 0), "{path}");
+        let length: usize = head.headers["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(length > 0, "{path}");
+        let (over_http1, body) = send(port, tls.clone(), Request::head(path)).await.into_parts();
+        assert_eq!((over_http1.status, over_http1.headers["content-length"].to_str().unwrap()), (code, &*length.to_string()), "{path}");
+        assert!(body.collect().await.unwrap().to_bytes().is_empty());
+    }
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test]

@@ -79,7 +79,9 @@ impl Escalation {
         if self.chain.decide(user, &bind).await.is_allowed() {
             return Ok(());
         }
-        let granted = self.rbac.role(of, name).ok_or_else(|| Status::not_found(Subject { group: GROUP, resource, name }))?;
+        // Of the resource that is asked for, as upstream's storage of roles takes it from the request (`qualifiedResourceFromContext`).
+        let missing = || Status::not_found(Subject { group: GROUP, resource: &request.resource, name });
+        let granted = self.rbac.role(of, name).ok_or_else(missing)?;
         self.require(user, &request.namespace, &granted, request, new)
     }
 

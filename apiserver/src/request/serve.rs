@@ -196,9 +196,23 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
         }
         let busy = self.activity.begin();
         let origin = Origin::Network { peer: self.peer.clone(), address: self.address, last: Arc::clone(&self.last) };
+        let head_only = request.method() == Method::HEAD;
         let answer = self.layers.serve(origin, request);
-        Box::pin(async move { Ok(answer.await.map(|body| Sending(body.holding(busy)))) })
+        Box::pin(async move {
+            let answer = answer.await;
+            let answer = if head_only { without_body(answer) } else { answer };
+            Ok(answer.map(|body| Sending(body.holding(busy))))
+        })
     }
+}
+
+/// The answer to a HEAD: as long as it says, but not there. Over HTTP/2 hyper would send it.
+fn without_body(answer: Answer) -> Answer {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = body.len() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// Refuses what Go's server refuses before anybody looks at it, in its words, and tunnels, which nobody digs here.
