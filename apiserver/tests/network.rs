@@ -10,7 +10,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -108,6 +111,15 @@ async fn send(port: u16, tls: Arc<rustls::ClientConfig>, request: http::request:
     sender.send_request(request).await.unwrap()
 }
 
+/// Serves on a port, until it is stopped.
+async fn serve(house: &Arc<House>, pki: &Pki) -> (u16, CancellationToken, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (house, stop, tls) = (house.clone(), CancellationToken::new(), pki.serving(house.server.authorities()));
+    let until = stop.clone();
+    (port, stop, tokio::spawn(async move { house.server.run(listener, tls, until).await }))
+}
+
 /// The head of an answer over HTTP/2, and the bytes after it.
 async fn over_http2(port: u16, tls: &rustls::ClientConfig, request: http::request::Builder) -> (http::response::Parts, Bytes) {
     let mut tls = tls.clone();
@@ -124,13 +136,7 @@ async fn over_http2(port: u16, tls: &rustls::ClientConfig, request: http::reques
 #[tokio::test]
 async fn an_answer_to_head_is_as_long_as_it_says_but_not_there() {
     let (house, pki) = (Arc::new(House::new().await), Pki::new());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
-    let running = tokio::spawn({
-        let (house, stop) = (house.clone(), stop.clone());
-        async move { house.server.run(listener, tls, stop).await }
-    });
+    let (port, stop, running) = serve(&house, &pki).await;
     let tls = pki.client_config(true);
     for (path, code) in [("/healthz", StatusCode::OK), ("/api/v1/namespaces/default", StatusCode::METHOD_NOT_ALLOWED)] {
         let uri = format!("https://127.0.0.1:{port}{path}");
@@ -149,13 +155,7 @@ async fn an_answer_to_head_is_as_long_as_it_says_but_not_there() {
 #[tokio::test]
 async fn a_certificate_makes_the_user_and_a_watch_ends_cleanly_when_the_server_stops() {
     let (house, pki) = (Arc::new(House::new().await), Pki::new());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
-    let running = tokio::spawn({
-        let (house, stop) = (house.clone(), stop.clone());
-        async move { house.server.run(listener, tls, stop).await }
-    });
+    let (port, stop, running) = serve(&house, &pki).await;
     let known = get(port, pki.client_config(true), "/api/v1/namespaces").await;
     assert_eq!(known.status(), StatusCode::OK);
     let unknown = get(port, pki.client_config(false), "/api/v1/namespaces").await;
@@ -218,13 +218,7 @@ async fn logs_and_streams_come_from_the_agent_of_the_pods_node() {
     let log = house.get(&format!("{pods}/p/log?tailLines=3&follow=true")).await;
     assert_eq!(log.body, "a line\n");
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (stop, tls) = (CancellationToken::new(), pki.serving(house.server.authorities()));
-    let running = tokio::spawn({
-        let (house, stop) = (house.clone(), stop.clone());
-        async move { house.server.run(listener, tls, stop).await }
-    });
+    let (port, stop, running) = serve(&house, &pki).await;
     let exec = Request::get(format!("{pods}/p/exec?command=sh&command=-c&stdin=true&stdout=true")).header("connection", "Upgrade");
     let exec = exec.header("upgrade", "websocket").header("authorization", "Bearer secret");
     let answer = send(port, pki.client_config(true), exec).await;
