@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// Decodes a body.
-pub(super) fn from_json(bytes: &[u8], custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
-    let mut source = serde_json::Deserializer::from_slice(bytes);
+pub(super) fn from_json(text: &str, custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
+    let mut source = serde_json::Deserializer::from_str(text);
     let read = Plain { session: &session, path: &Path::Root }.deserialize(&mut source).and_then(|value| source.end().map(|()| value));
     finish(read, custom, schema, session)
 }

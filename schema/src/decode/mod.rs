@@ -12,7 +12,10 @@ pub(crate) mod syntax;
 mod visit;
 mod zero;
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    str::Utf8Error,
+};
 
 use serde::de::DeserializeSeed;
 use serde_json::Value;
@@ -93,13 +96,21 @@ fn worded<T>(bytes: &[u8], read: Result<T, DecodeError>) -> Result<T, DecodeErro
 }
 
 fn read_json(bytes: &[u8], schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    // Seen at once, what is text need not be looked for in each string.
+    let text = str::from_utf8(bytes).map_err(|error| not_text(bytes, error))?;
     let session = Session::new(schema, mode);
     if let Some(custom) = schema.custom() {
-        return custom::from_json(bytes, custom, schema, session);
+        return custom::from_json(text, custom, schema, session);
     }
-    let mut source = serde_json::Deserializer::from_slice(bytes);
+    let mut source = serde_json::Deserializer::from_str(text);
     let read = session.seed(&Shape::Message(schema.root)).deserialize(&mut source).and_then(|value| source.end().map(|()| value));
     session.finish(read)
+}
+
+/// What is wrong with bytes that are no text, and where.
+fn not_text(bytes: &[u8], error: Utf8Error) -> DecodeError {
+    let placed = serde_json::from_slice::<Value>(bytes).map_or_else(|placed| placed.to_string(), |_| error.to_string());
+    DecodeError::Syntax(placed)
 }
 
 /// Decodes a value that is read already: from protobuf or YAML, a patched or applied object, an answer of a webhook.

@@ -239,3 +239,11 @@ fn values_come_out_as_bodies_do() {
     let refused = from_value(broken, &pod, FieldValidation::Ignore).unwrap_err();
     assert!(matches!(refused, DecodeError::Mismatch(why) if why.starts_with("quantities must match")));
 }
+
+#[test]
+fn what_is_no_text_is_refused_with_its_place() {
+    let tables = Tables::load().unwrap();
+    let schema = tables.message("core.ConfigMap").unwrap();
+    let refused = from_json(b"{\"kind\":\"ConfigMap\",\n\"data\":{\"a\":\"\xff\"}}", &schema, FieldValidation::Ignore);
+    assert!(matches!(&refused, Err(DecodeError::Syntax(text)) if text.contains("line 2 column")), "{:?}", refused.err());
+}

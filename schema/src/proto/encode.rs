@@ -30,7 +30,8 @@ pub fn message(json: &[u8], schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
         scratch: Vec::new(),
     };
     let shape = Shape::Message(schema.root);
-    let mut source = serde_json::Deserializer::from_slice(json);
+    let json = str::from_utf8(json).map_err(|e| ProtoError::Unwritable(e.to_string()))?;
+    let mut source = serde_json::Deserializer::from_str(json);
     let unwritable = |e: serde_json::Error| ProtoError::Unwritable(e.to_string());
     let item = Seed { encoder: &mut encoder, shape: &shape, number: 0 }.deserialize(&mut source).map_err(unwritable)?;
     source.end().map_err(unwritable)?;
