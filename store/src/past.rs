@@ -17,10 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Every version since the last compaction, by watching from there. What was there at that time is not among them, unless nobody wrote it
 /// since; neither are times, which no such store keeps.
 pub(crate) async fn told<S: Store + ?Sized>(store: &S, key: &Key) -> Result<Past, StoreError> {
-    let head = store.revision().await?;
+    let now = store.get(key).await?;
+    // Up to its last write, which the watch tells. When a key went it does not say: then everything is watched, since not every etcd tells
+    // how far the watch of a key has come to which nothing happens any more.
+    let (prefix, last) = now.value.as_ref().map_or(("", now.revision), |entry| (key.as_str(), entry.revision));
     let mut since = Revision(0);
     let found = loop {
-        match timeout(PATIENCE, gathered(store, key, since, head)).await {
+        match timeout(PATIENCE, gathered(store, key, prefix, since, last)).await {
             Err(_) => return Err(StoreError::Unavailable(format!("the store did not tell the history of {key} in {PATIENCE:?}"))),
             Ok(Err(StoreError::Compacted { oldest })) if oldest > since => since = oldest,
             Ok(found) => break found?,
@@ -28,7 +31,7 @@ pub(crate) async fn told<S: Store + ?Sized>(store: &S, key: &Key) -> Result<Past
     };
     let mut versions = Vec::from(found.versions);
     if versions.is_empty()
-        && let Some(entry) = store.get(key).await?.value
+        && let Some(entry) = now.value
     {
         versions.push(Version { revision: entry.revision, created: entry.created, at: None, value: Some(entry.value) });
     }
@@ -60,13 +63,13 @@ impl Newest {
     }
 }
 
-async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head: Revision) -> Result<Newest, StoreError> {
+async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, prefix: &str, from: Revision, last: Revision) -> Result<Newest, StoreError> {
     let mut newest = Newest::default();
-    if from >= head {
+    if from >= last {
         return Ok(newest);
     }
-    let mut steps = store.follow(key.as_str(), from);
-    store.expedite(head);
+    let mut steps = store.follow(prefix, from);
+    store.expedite(last);
     let mut take = |event: Event| {
         if event.key == *key {
             let created = event.after.as_ref().map_or(Revision(0), |entry| entry.created);
@@ -81,7 +84,7 @@ async fn gathered<S: Store + ?Sized>(store: &S, key: &Key, from: Revision, head:
             // A version that cannot be read is none that can be told.
             Step::Unreadable(_, revision) | Step::Reached(revision) => revision,
         };
-        if reached >= head {
+        if reached >= last {
             break;
         }
     }

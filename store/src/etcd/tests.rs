@@ -95,6 +95,24 @@ async fn a_read_of_the_latest_does_not_wait_for_writes_that_are_none_of_ours() {
 }
 
 #[tokio::test]
+async fn the_past_of_a_key_is_told_when_others_were_written_since() {
+    let peer = Peer::start(&[]);
+    let store = peer.open().await;
+    let first = create(&*store, "/a", "1").await;
+    create(&*store, "/b", "x").await;
+    foreign_put(&store, b"/elsewhere").await;
+    let told = async || -> Vec<Revision> {
+        let past = timeout(PATIENCE, store.past(&"/a".into())).await.unwrap().unwrap();
+        past.versions.iter().map(|version| version.revision).collect()
+    };
+    assert_eq!(told().await, [first]);
+    let gone = store.commit(&"/a".into(), Expect::At(first), Write::Delete).await.unwrap();
+    create(&*store, "/c", "x").await;
+    foreign_put(&store, b"/elsewhere").await;
+    assert_eq!(told().await, [first, gone]);
+}
+
+#[tokio::test]
 async fn what_goes_with_one_lease_goes_at_one_revision_and_all_of_it_is_seen() {
     let peer = Peer::start(&[]);
     let store = peer.open().await;
