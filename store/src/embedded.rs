@@ -1,7 +1,8 @@
 //! The embedded store: SQLite as an append-only log, one writer thread, group commit.
 //!
-//! Map: `open` (directory, lock, schema, first index), `ends` (the index of a log), `log` (all SQL), `index` (keys in memory), `group` (which writes succeed; pure),
-//! `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `scan` (all of a kind), `tail` (watches).
+//! Map: `open` (directory, lock, schema, first index), `ends` (the index of a log), `log` (all SQL), `index` (keys in memory), `group` (which
+//! writes succeed; pure), `writer` (the thread), `expiry` and `compaction` (what is due when; pure), `room` (disk full), `scan` (all of a
+//! kind), `tail` (watches).
 //!
 //! Invariants: a strict write is answered after its transaction is on disk (`synchronous=FULL`), and everything before it is then, too; the
 //! index holds committed writes only; events are published in revision order before the write is answered. Relaxed writes wait in memory
@@ -134,7 +135,8 @@ pub struct Embedded {
 struct Shared {
     /// For messages: the database file, or "memory".
     name: String,
-    on_disk: bool,
+    /// The database file, if there is one.
+    path: Option<PathBuf>,
     meters: Meters,
     /// The keys and where their values are in the log; changed by the writer only, after each commit.
     index: RwLock<Index>,
@@ -151,12 +153,12 @@ struct Shared {
 impl Embedded {
     /// Opens the store, making directory and database when they are missing, and starts the writer. Blocks for a few milliseconds.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let Opened { name, id, index, compacted, reserved, stood, engine, reads } = open::open(options)?;
+        let Opened { name, path, id, index, compacted, reserved, stood, engine, reads } = open::open(options)?;
         let (events, _) = broadcast::channel(GROUPS);
         let (queue, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             name,
-            on_disk: engine.on_disk,
+            path,
             meters: Meters::default(),
             head: AtomicU64::new(index.head().0),
             index: RwLock::new(index),
@@ -180,7 +182,7 @@ impl Embedded {
 
     /// Everything that is there now, to be read while the store goes on. Blocks as long as reading all keys takes.
     pub fn dump(&self) -> Result<Dump, OpenError> {
-        match Path::new(&self.shared.name).parent().filter(|_| self.shared.on_disk) {
+        match self.shared.path.as_deref().and_then(Path::parent) {
             Some(dir) => Dump::open(dir),
             None => Dump::copy(&self.shared.reads.lock()),
         }
@@ -297,7 +299,7 @@ impl Store for Embedded {
     }
 
     async fn stats(&self) -> Stats {
-        let durations = Some(self.shared.meters.durations()).filter(|_| self.shared.on_disk);
+        let durations = Some(self.shared.meters.durations()).filter(|_| self.shared.path.is_some());
         let pages = self.read(|shared| Ok(log::pages(&shared.reads.lock()).ok())).await.ok().flatten();
         let log = self.shared.file_size("-wal");
         Stats { size: self.size(), used: pages, log, commits: durations }
@@ -321,7 +323,7 @@ impl Shared {
 
     /// What is to be done on a full disk.
     fn full(&self) -> String {
-        let place = Path::new(&self.name).parent().unwrap_or(Path::new("")).display();
+        let place = self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).display();
         format!(
             "{}: no room on the disk, only deletes are taken until there is. Make room on the file system of {place}, or delete objects; \
              writes are taken again by themselves a second later",
@@ -338,8 +340,9 @@ impl Shared {
 
     /// Bytes of the file of that suffix beside the database; in memory there is none.
     fn file_size(&self, suffix: &str) -> Option<u64> {
-        let path = self.on_disk.then(|| format!("{}{suffix}", self.name))?;
-        std::fs::metadata(path).ok().map(|file| file.len())
+        let mut file = self.path.clone()?.into_os_string();
+        file.push(suffix);
+        std::fs::metadata(file).ok().map(|file| file.len())
     }
 
     fn row_missing(&self, at: Revision) -> StoreError {
@@ -362,10 +365,8 @@ impl Shared {
         self.health()?;
         let last = self.index.read().get(key.as_str()).map(|slot| slot.revision);
         let named = |err: log::LogError| err.naming(&self.name);
-        if !self.on_disk {
-            return past::read(&self.reads.lock(), key, last).map_err(named);
-        }
-        let db = open::reading(Path::new(&self.name)).map_err(|err| named(err.into()))?;
+        let Some(path) = &self.path else { return past::read(&self.reads.lock(), key, last).map_err(named) };
+        let db = open::reading(path).map_err(|err| named(err.into()))?;
         past::read(&db, key, last).map_err(named)
     }
 

@@ -132,6 +132,8 @@ fn advice(err: &rusqlite::Error) -> String {
 
 /// An open database, before its writer runs.
 pub(super) struct Opened {
+    /// The database file, if there is one.
+    pub(super) path: Option<PathBuf>,
     pub(super) name: String,
     pub(super) id: String,
     pub(super) index: Index,
@@ -183,7 +185,7 @@ fn open_memory(options: &Options) -> Result<Opened, OpenError> {
     let Begun { id, compacted, reserved, index, stood } = start().map_err(sqlite)?;
     let db = Arc::new(Mutex::new(db));
     let engine = Engine { writes: db.clone(), room: Room::new(None, 0), on_disk: false, frames: Arc::default(), _lock: None };
-    Ok(Opened { name: "memory".to_owned(), id, index, compacted, reserved, stood, engine, reads: db })
+    Ok(Opened { name: "memory".to_owned(), path: None, id, index, compacted, reserved, stood, engine, reads: db })
 }
 
 fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -232,7 +234,7 @@ fn open_directory(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let room = Room::new(Some(dir.join("ballast")), options.ballast);
     let engine = Engine { writes: Arc::new(Mutex::new(db)), room, on_disk: true, frames, _lock: Some(lock) };
     let (name, reads) = (path.display().to_string(), Arc::new(Mutex::new(reads)));
-    Ok(Opened { name, id, index, compacted, reserved, stood, engine, reads })
+    Ok(Opened { name, path: Some(path), id, index, compacted, reserved, stood, engine, reads })
 }
 
 /// What is read of a database before anybody writes it.

@@ -1,7 +1,6 @@
 //! Reading all values under a prefix, by several threads: fetching them and making something of them takes processors, hardly the disk.
 
 use std::{
-    path::Path,
     sync::{
         Weak,
         atomic::{AtomicUsize, Ordering},
@@ -64,7 +63,7 @@ impl Scan {
 pub(super) fn run(shared: &Shared, scan: &Weak<Scan>) -> Result<(), StoreError> {
     let several = scan.upgrade().is_some_and(|scan| scan.readers() > 1);
     // One for each: they would wait for each other, and all other reads for them.
-    let own = (several && shared.on_disk).then(|| open::reading(Path::new(&shared.name))).transpose();
+    let own = shared.path.as_deref().filter(|_| several).map(open::reading).transpose();
     let own = own.map_err(|err| LogError::from(err).naming(&shared.name))?;
     while let Some(scan) = scan.upgrade() {
         let Some(piece) = scan.piece() else { break };

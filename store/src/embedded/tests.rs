@@ -210,6 +210,18 @@ async fn all_that_is_there_is_told_once_by_several_threads() {
 }
 
 #[tokio::test]
+async fn a_directory_whose_name_is_no_text_is_as_good_as_another() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let dir = tempdir().unwrap();
+    let store = open(&dir.path().join(OsStr::from_bytes(b"\xff")));
+    let keys: Vec<String> = (0..200).map(|n| format!("/s/{n:04}")).collect();
+    join_all(keys.iter().map(|key| create(&store, key, key))).await;
+    assert_eq!(contract::scanned(&store, "/s/").await.unwrap().1.len(), keys.len());
+    assert_eq!(store.past(&"/s/0007".into()).await.unwrap().versions.len(), 1);
+    assert!(store.size().is_some_and(|bytes| bytes > 0));
+}
+
+#[tokio::test]
 async fn what_a_row_says_beside_its_value_is_checked_when_the_store_is_opened() {
     let damages = ["k = x'2f78'", "del = 1", "create_rev = 1", "version = 7", "prev_rev = 1", "exp = 5"];
     for damage in damages {
