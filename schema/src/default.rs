@@ -23,7 +23,7 @@ fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
             // A default that is the zero value is only said in the published schema: the field stays left out.
             && (field.presence != Presence::WhenSet || !is_unset(field, default))
         {
-            members.insert(String::from(&*field.name), default.clone());
+            members.insert(field.key(), default.clone());
         }
         match members.get_mut(&*field.name) {
             Some(value) => descend(schema, &field.shape, value),
@@ -31,7 +31,7 @@ fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
             None if matches!(field.shape, Shape::Message(_)) && matches!(field.presence, Presence::WhenSet | Presence::Always) => {
                 let mut value = Value::Object(Map::new());
                 descend(schema, &field.shape, &mut value);
-                members.insert(String::from(&*field.name), value);
+                members.insert(field.key(), value);
             }
             None => {}
         }

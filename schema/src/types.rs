@@ -180,6 +180,11 @@ pub enum Shape {
 }
 
 impl Field {
+    /// Its name as the key of a member: copied, where `to_string` of a boxed text formats it.
+    pub fn key(&self) -> String {
+        String::from(&*self.name)
+    }
+
     /// Whether it stands in JSON when it was not given. Go's `omitempty` does not see an empty struct as empty; only one time has `omitzero`.
     pub fn is_always_written(&self) -> bool {
         match (self.presence, &self.shape) {

@@ -78,7 +78,7 @@ impl<'a> Seed<'a> {
         for at in of.written.iter().map(|at| *at as usize).filter(|at| !kept.has(*at)) {
             let field = &of.fields[at];
             if let Some(value) = zero::absent(self.session.schema, field) {
-                members.insert(String::from(&*field.name), value);
+                members.insert(field.key(), value);
             }
         }
         Ok(())

@@ -105,7 +105,7 @@ impl<'a> Seed<'a> {
                     let value = if zero::is_absent(field, &value) { zero::absent(self.session.schema, field) } else { Some(value) };
                     if let Some(value) = value {
                         kept.set(at);
-                        out.insert(String::from(&*field.name), value);
+                        out.insert(field.key(), value);
                     }
                 }
                 Key::TypeMeta(name) => {
@@ -133,7 +133,7 @@ impl<'a> Seed<'a> {
             if !kept.has(at)
                 && let Some(value) = zero::absent(self.session.schema, field)
             {
-                out.insert(String::from(&*field.name), value);
+                out.insert(field.key(), value);
             }
         }
         Ok(Value::Object(out))

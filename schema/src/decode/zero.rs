@@ -64,7 +64,7 @@ fn message(schema: &Schema, of: &Type) -> Value {
     let mut out = Map::new();
     for field in of.written.iter().map(|at| &of.fields[*at as usize]) {
         if let Some(value) = absent(schema, field) {
-            out.insert(String::from(&*field.name), value);
+            out.insert(field.key(), value);
         }
     }
     Value::Object(out)

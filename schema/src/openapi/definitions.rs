@@ -169,9 +169,9 @@ impl<'t> Definitions<'t> {
         }
         for field in &of.fields {
             if field.required || (!field.optional && matches!(field.presence, Presence::Always | Presence::Nullable)) {
-                required.push(field.name.to_string());
+                required.push(field.key());
             }
-            properties.insert(String::from(&*field.name), self.field(of, field));
+            properties.insert(field.key(), self.field(of, field));
         }
         for (name, property) in &mut properties {
             let generic = if of.typed && name != "metadata" { self.generic(name) } else { None };

@@ -114,7 +114,7 @@ impl Reader<'_> {
         match &field.shape {
             list if field.nested => {
                 let list = self.map_value(list, wire).ok_or_else(mismatch)??;
-                into.insert(String::from(&*field.name), list);
+                into.insert(field.key(), list);
             }
             Shape::List(item) => {
                 let list = slot(into, field, || Value::Array(Vec::new())).and_then(Value::as_array_mut).ok_or_else(mismatch)?;
@@ -150,7 +150,7 @@ impl Reader<'_> {
                 let value = self.value(shape, wire).ok_or_else(mismatch)??;
                 // A zero time is an empty message: nothing.
                 if !value.is_null() {
-                    into.insert(String::from(&*field.name), value);
+                    into.insert(field.key(), value);
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Reader<'_> {
 /// What is there of a field that comes in pieces. (An entry of the map would copy the name for each piece.)
 fn slot<'m>(members: &'m mut Map<String, Value>, field: &Field, empty: impl FnOnce() -> Value) -> Option<&'m mut Value> {
     if !members.contains_key(&*field.name) {
-        members.insert(String::from(&*field.name), empty());
+        members.insert(field.key(), empty());
     }
     members.get_mut(&*field.name)
 }
