@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    convert::Conversion,
+    convert::{Conversion, Converter},
     items::{self, Facts, Items},
     kept::Kept,
     kind::Kind,
@@ -67,11 +67,20 @@ pub struct Written {
 }
 
 /// What a writer gets back.
-enum Back {
+enum Back<'k> {
     /// The bytes it wrote.
     Same(Bytes),
-    /// What was stored, converted.
-    Converted(Object),
+    /// What was stored, converted by this.
+    Converted(&'k dyn Converter, Object),
+}
+
+impl Back<'_> {
+    async fn bytes(self) -> Result<Bytes, Status> {
+        match self {
+            Self::Same(plain) => Ok(plain),
+            Self::Converted(converter, stored) => bytes_of(&converter.read_back(stored).await?),
+        }
+    }
 }
 
 impl Storage {
@@ -332,7 +341,7 @@ impl Storage {
         if kind.id.is(DEFINITIONS) {
             self.defined.fetch_max(revision.0, Ordering::AcqRel);
         }
-        let plain = Self::read_back(kind, back).await.map_err(WriteError::Status)?;
+        let plain = back.bytes().await.map_err(WriteError::Status)?;
         Ok(Written { wire: items::splice(&plain, revision), revision })
     }
 
@@ -340,11 +349,11 @@ impl Storage {
     /// runs answer with these (`copyInto` of upstream's `registry/dryrun.go`).
     pub async fn as_written(kind: &Kind, object: &Object) -> Result<Bytes, Status> {
         let (_, back) = Self::encoded(kind, object).await?;
-        Self::read_back(kind, back).await
+        back.bytes().await
     }
 
     /// An object's bytes as they are stored, and what its writer is told of them.
-    async fn encoded(kind: &Kind, object: &Object) -> Result<(Bytes, Back), Status> {
+    async fn encoded<'k>(kind: &'k Kind, object: &Object) -> Result<(Bytes, Back<'k>), Status> {
         match &kind.conversion {
             Some(Conversion::Renaming(renaming)) => {
                 let mut other = object.clone();
@@ -353,20 +362,12 @@ impl Storage {
             }
             Some(Conversion::Versions(versions)) if !versions.is_stored() => {
                 let other = versions.write(object).await?;
-                Ok((bytes_of(&other)?, Back::Converted(other)))
+                Ok((bytes_of(&other)?, Back::Converted(&**versions, other)))
             }
             _ => {
                 let plain = bytes_of(object)?;
                 Ok((plain.clone(), Back::Same(plain)))
             }
-        }
-    }
-
-    async fn read_back(kind: &Kind, back: Back) -> Result<Bytes, Status> {
-        match (back, &kind.conversion) {
-            (Back::Converted(stored), Some(Conversion::Versions(versions))) => bytes_of(&versions.read_back(stored).await?),
-            (Back::Converted(stored), _) => bytes_of(&stored),
-            (Back::Same(plain), _) => Ok(plain),
         }
     }
 

@@ -53,6 +53,13 @@ struct Rest {
     waiting: Vec<Entry>,
 }
 
+impl Rest {
+    fn add(&mut self, other: Self) {
+        self.wrong.extend(other.wrong);
+        self.waiting.extend(other.waiting);
+    }
+}
+
 /// As upstream says of a value it can make nothing of (`storage/etcd3/corrupt_obj_deleter.go`); `what` is wrong with it.
 pub(crate) fn corrupt(key: &str, what: &str, why: &str) -> String {
     format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {what} revision=0: {why}")
@@ -230,20 +237,22 @@ impl<T: Translate> Store for Translated<T> {
         let (translate, into, told) = (Arc::clone(&self.0), Arc::clone(&rest), Arc::clone(&each));
         let piece = move |entries: &[Entry]| {
             for entries in entries.chunks(PIECE) {
-                let mut opened = Vec::with_capacity(entries.len());
+                let (mut opened, mut kept) = (Vec::with_capacity(entries.len()), Rest::default());
+                // Nobody can wait in here: once somebody outside has to be asked (for a key), all the rest is read after this.
+                let mut asks = !into.lock().waiting.is_empty();
                 for entry in entries {
-                    // Nobody can wait in here: once somebody outside has to be asked (for a key), all the rest is read after this.
-                    let waits = !into.lock().waiting.is_empty();
-                    let read = if waits { None } else { translate.read(&entry.key, &entry.value).now_or_never() };
+                    let read = if asks { None } else { translate.read(&entry.key, &entry.value).now_or_never() };
                     let Some(read) = read else {
-                        into.lock().waiting.push(entry.clone());
+                        asks = true;
+                        kept.waiting.push(entry.clone());
                         continue;
                     };
                     match Self::noted(&translate, entry.clone(), read) {
                         Ok(entry) => opened.push(entry),
-                        Err(key) => drop(into.lock().wrong.insert(key)),
+                        Err(key) => drop(kept.wrong.insert(key)),
                     }
                 }
+                into.lock().add(kept);
                 told(&opened);
             }
         };

@@ -112,6 +112,7 @@ async fn connection(layers: Arc<Layers>, tls: Arc<Shown>, stream: TcpStream, act
         }
     };
     let (_, session) = stream.get_mut();
+    // What was gathered is taken whole.
     session.set_buffer_limit(Some(gather::MOST));
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
@@ -191,18 +192,15 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let head_only = request.method() == Method::HEAD;
+        let sent = move |answer: Answer| if head_only { without_body(answer) } else { answer }.map(Sending);
         if let Some(refused) = malformed(&request) {
-            return Box::pin(async move { Ok(refused.map(Sending)) });
+            return Box::pin(async move { Ok(sent(refused)) });
         }
         let busy = self.activity.begin();
         let origin = Origin::Network { peer: self.peer.clone(), address: self.address, last: Arc::clone(&self.last) };
-        let head_only = request.method() == Method::HEAD;
         let answer = self.layers.serve(origin, request);
-        Box::pin(async move {
-            let answer = answer.await;
-            let answer = if head_only { without_body(answer) } else { answer };
-            Ok(answer.map(|body| Sending(body.holding(busy))))
-        })
+        Box::pin(async move { Ok(sent(answer.await.map(|body| body.holding(busy)))) })
     }
 }
 
