@@ -191,6 +191,85 @@ async fn unknown_fields_warn_or_are_refused_as_asked() {
 }
 
 #[tokio::test]
+async fn what_stands_twice_in_a_patch_is_told_as_what_is_unknown_in_its_result() {
+    let house = House::new().await;
+    house.post(MAPS, &map("p")).await.ok();
+    let one = format!("{MAPS}/p");
+    let said = r#"duplicate field "data.a", duplicate field "odd.x", unknown field "odd""#;
+    let merge = r#"{"data":{"a":"2","a":"3"},"odd":{"x":1,"x":2}}"#;
+    let operations = r#"[{"op":"add","path":"/data/b","path":"/data/b","value":"1","foo":1}]"#;
+    let of_operations = r#"json patch duplicate field "[0].path", json patch unknown field "[0].foo""#;
+    let cases = [("merge-patch", merge, said), ("strategic-merge-patch", merge, said), ("json-patch", operations, of_operations)];
+    for (of, body, said) in cases {
+        let media = format!("application/{of}+json");
+        let headers = [("content-type", media.as_str())];
+        let strict = house.ask(Method::PATCH, &format!("{one}?fieldValidation=Strict"), &headers, body).await;
+        let message = strict.json()["message"].as_str().unwrap().to_owned();
+        assert!(strict.code == 422 && message.ends_with(&format!(": strict decoding error: {said}")), "{of}: {message}");
+        let warned = house.ask(Method::PATCH, &format!("{one}?dryRun=All"), &headers, body).await;
+        let warnings: Vec<&str> = warned.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
+        let expected: Vec<String> = said.split(", ").map(|text| format!("299 - {text:?}")).collect();
+        assert_eq!(warnings, expected, "{of}");
+    }
+    assert_eq!(house.get(&one).await.ok()["data"], json!({"a": "1"}));
+    let config = "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\n\"data\":{\"a\":\"2\",\n\"a\":\"3\"}}";
+    let apply = format!("{one}?fieldManager=m&force=true&fieldValidation=Strict");
+    let applied = house.ask(Method::PATCH, &apply, &[("content-type", "application/apply-patch+yaml")], config).await;
+    let lines =
+        "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  line 3: key \"a\" already set in map";
+    assert_eq!((applied.code.as_u16(), applied.json()["message"].as_str()), (400, Some(lines)));
+}
+
+#[tokio::test]
+async fn a_resource_version_that_is_no_number_does_not_keep_an_object_from_being_created() {
+    let house = House::new().await;
+    for (name, version, code) in [("a", "0", 201), ("b", "none", 201), ("c", "7", 500)] {
+        let mut object = map(name);
+        object["metadata"]["resourceVersion"] = version.into();
+        object["apiVersion"] = "/v1".into();
+        assert_eq!(house.post(MAPS, &object).await.code, code, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_in_the_old_way_for_dependents_to_go_is_told_that_a_delete_takes_time() {
+    let house = House::new().await;
+    for (name, options, code) in [("a", json!({"orphanDependents": false}), 202), ("b", json!({}), 200)] {
+        let mut object = map(name);
+        object["metadata"]["finalizers"] = json!(["example.com/wait"]);
+        house.post(MAPS, &object).await.ok();
+        let body = options.to_string();
+        let gone = house.ask(Method::DELETE, &format!("{MAPS}/{name}"), &[("content-type", "application/json")], body).await;
+        assert_eq!(gone.code, code, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_any_version_is_whole_and_what_is_wrong_with_its_options_is_said_in_their_order() {
+    let house = House::new().await;
+    for name in ["a", "b", "c"] {
+        house.post(MAPS, &map(name)).await.ok();
+    }
+    for (query, items) in
+        [("limit=2", 2), ("limit=2&resourceVersion=0", 3), ("limit=2&resourceVersion=0&resourceVersionMatch=NotOlderThan", 3)]
+    {
+        assert_eq!(house.get(&format!("{MAPS}?{query}")).await.ok()["items"].as_array().unwrap().len(), items, "{query}");
+    }
+    let refusals = [
+        ("resourceVersion=x", "invalid resource version: resourceVersion: Invalid value: \"x\""),
+        ("resourceVersion=x&resourceVersionMatch=Odd", "resourceVersionMatch: Unsupported value: \"Odd\""),
+        ("resourceVersion=x&continue=y", "continue key is not valid"),
+        ("resourceVersion=x&continue=y&resourceVersionMatch=Exact", "resourceVersionMatch is forbidden when continue is provided"),
+    ];
+    for (query, said) in refusals {
+        let refused = house.get(&format!("{MAPS}?{query}")).await;
+        assert!(refused.json()["message"].as_str().unwrap().contains(said), "{query}: {}", refused.json());
+    }
+    assert_eq!(house.get(&format!("{MAPS}/a?export=true")).await.code, StatusCode::BAD_REQUEST);
+    assert_eq!(house.get(&format!("{MAPS}/a?export=false")).await.code, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_dry_run_leaves_no_trace() {
     let house = House::new().await;
     let made = house.post(&format!("{MAPS}?dryRun=All"), &map("dry")).await;

@@ -139,7 +139,9 @@ fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
     }
     match rule.split_once('/') {
         None => subresource.is_empty() && rule == resource,
-        Some((of, sub)) => !subresource.is_empty() && sub == subresource && (of == "*" || of == resource),
+        // A review may name both in one, as rules do.
+        Some(_) if subresource.is_empty() => rule == resource,
+        Some((of, sub)) => sub == subresource && (of == "*" || of == resource),
     }
 }
 
@@ -206,6 +208,13 @@ mod tests {
         let named = rule(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["*"], "resourceNames": ["a"]}));
         assert!(named.allows(&ask("get", "pods", "a")));
         assert!(!named.allows(&ask("get", "pods", "b")) && !named.allows(&ask("list", "pods", "")));
+    }
+
+    #[test]
+    fn a_review_may_name_a_subresource_as_rules_do() {
+        let exec = |resource: &str| RequestInfo { resource: resource.into(), subresource: String::new(), ..ask("create", "pods", "") };
+        let rule = rule(json!({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]}));
+        assert!(rule.allows(&exec("pods/exec")) && !rule.allows(&exec("pods")) && !rule.allows(&exec("pods/log")));
     }
 
     #[test]

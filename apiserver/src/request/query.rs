@@ -131,7 +131,7 @@ impl ListOptions {
         let options = Self {
             labels: LabelSelector::parse(query.text("labelSelector")).map_err(Status::bad_request)?,
             fields: FieldSelector::parse(query.text("fieldSelector")).map_err(Status::bad_request)?,
-            resource_version: version(query.text("resourceVersion"))?,
+            resource_version: None,
             version_match: None,
             limit: usize::try_from(query.number("limit")?.unwrap_or_default()).unwrap_or_default(),
             token: query.text("continue").to_owned(),
@@ -140,12 +140,17 @@ impl ListOptions {
             timeout_seconds: query.number("timeoutSeconds")?,
         };
         let mut errors = FieldErrors::none();
-        let version_match = options.check(query.text("resourceVersionMatch"), watch, &mut errors);
+        let at = query.text("resourceVersion");
+        let version_match = options.check(at, query.text("resourceVersionMatch"), watch, &mut errors);
         refuse("ListOptions", &errors)?;
-        Ok(Self { version_match, ..options })
+        if !watch && !options.token.is_empty() {
+            // What is wrong with a token is said before what is wrong with a version, and of that it does not matter what.
+            return Ok(Self { resource_version: at.parse().map_or((!at.is_empty()).then_some(u64::MAX), Some), version_match, ..options });
+        }
+        Ok(Self { resource_version: version(at)?, version_match, ..options })
     }
 
-    fn check(&self, text: &str, watch: bool, errors: &mut FieldErrors) -> Option<VersionMatch> {
+    fn check(&self, at: &str, text: &str, watch: bool, errors: &mut FieldErrors) -> Option<VersionMatch> {
         const FIELD: &str = "resourceVersionMatch";
         let found = match text {
             "Exact" => Some(VersionMatch::Exact),
@@ -168,14 +173,14 @@ impl ListOptions {
             return found;
         }
         if !text.is_empty() {
-            if self.resource_version.is_none() {
+            if at.is_empty() {
                 errors.forbidden(FIELD, "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             self.check_continue(errors);
             if found.is_none() {
                 errors.not_supported(FIELD, format!("{text:?}"), &["Exact", "NotOlderThan", ""]);
             }
-            if found == Some(VersionMatch::Exact) && self.resource_version == Some(0) {
+            if found == Some(VersionMatch::Exact) && at == "0" {
                 errors.forbidden(FIELD, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
             }
         }

@@ -36,9 +36,7 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             let who = writing.who(&version, &now);
             let live = old.map(Object::value);
             let merged = apply::apply(&kind.schema, live, config.value(), &who, writing.options.force).map_err(refused)?;
-            if let Some(doubled) = &doubled {
-                writing.doubled(doubled)?;
-            }
+            writing.doubled(&doubled)?;
             let mut object = writing.decode_value(merged)?;
             if old.is_none() {
                 object.metadata_mut().remove("resourceVersion");
@@ -50,9 +48,10 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
 }
 
 /// The configuration that is applied, and what stands twice in it (`applyPatcher` of `endpoints/handlers/patch.go`).
-fn configuration(body: &[u8]) -> Result<(Object, Option<String>), Status> {
+fn configuration(body: &[u8]) -> Result<(Object, Doubled), Status> {
     let refused = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
     let read = yaml::read(body).map_err(|why| refused(format!("error converting YAML to JSON: {why}")))?;
+    let doubled = Doubled { strict: read.strict(), lines: read.doubled };
     let what = match &read.value {
         Value::Object(_) => "object",
         Value::Null => return Err(Status::bad_request("invalid object type: /, Kind=")),
@@ -65,21 +64,27 @@ fn configuration(body: &[u8]) -> Result<(Object, Option<String>), Status> {
         let into = "into Go value of type map[string]interface {}";
         refused(format!("error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {what} {into}"))
     })?;
-    Ok((config, read.doubled))
+    Ok((config, doubled))
+}
+
+/// Keys of a configuration that stand twice.
+struct Doubled {
+    lines: Vec<String>,
+    strict: Option<String>,
 }
 
 impl Writing<'_> {
-    /// A key of the configuration stands twice.
-    fn doubled(&mut self, doubled: &str) -> Result<(), Status> {
-        match self.options.field_validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => self.warnings.push(doubled.to_owned()),
-            FieldValidation::Strict => {
-                let text = format!("error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  {doubled}");
-                return Err(Status::bad_request(text));
+    fn doubled(&mut self, doubled: &Doubled) -> Result<(), Status> {
+        match (self.options.field_validation, &doubled.strict) {
+            (FieldValidation::Strict, Some(all)) => {
+                Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {all}")))
             }
+            (FieldValidation::Warn, _) => {
+                self.warn_once(doubled.lines.iter().cloned());
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -47,7 +47,12 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
             let details = json!({"name": object.name(), "group": &*kind.id.group, "kind": &*kind.id.resource, "uid": object.uid()});
             render::value(api, StatusCode::OK, wanted.encoding, &success(Some(details)))
         }
-        Deleted::Gone(wire, _) | Deleted::Leaving(wire) => render::shown(api, call, kind, wanted, StatusCode::OK, &wire)?,
+        Deleted::Gone(wire, _) => render::shown(api, call, kind, wanted, StatusCode::OK, &wire)?,
+        // Who asks in the old way for the dependents to go, too, is told that it takes time; others only ever saw 200.
+        Deleted::Leaving(wire) => {
+            let code = if options.given["orphanDependents"] == false { StatusCode::ACCEPTED } else { StatusCode::OK };
+            render::shown(api, call, kind, wanted, code, &wire)?
+        }
     };
     answer::warn(&mut made, &warnings);
     Ok(made)

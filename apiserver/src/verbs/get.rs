@@ -13,6 +13,9 @@ pub async fn get(api: &Api, call: &Call, kind: &Kind) -> Result<Answer, Status> 
     if call.query.text(history::PARAMETER) == "true" {
         return history::history(api, call, kind).await;
     }
+    if call.query.flag("export") {
+        return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));
+    }
     let wanted = render::wanted(call, kind)?;
     let found = api.storage.cached(kind, call.namespace_of(kind), &call.info.name, freshness(call.query.text("resourceVersion"))?).await?;
     let cached = found.ok_or_else(|| Status::not_found(kind.subject(&call.info.name)))?;

@@ -184,7 +184,9 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
         Some(found) => Box::new(found.iter()),
         None => filter.pick(&snapshot, after.as_deref()),
     };
-    let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+    // Who takes anything gets all of it at once, as from upstream's cache: informers ask in pages and need not.
+    let all = options.limit == 0 || (freshness == Freshness::Any && token.is_none());
+    let limit = if all { usize::MAX } else { options.limit };
     let items: Vec<_> = found.by_ref().take(limit).cloned().collect();
     let (mut token, mut remaining) = (String::new(), None);
     if items.len() == limit && found.next().is_some() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_schema::{
     FieldErrors, SchemaRef,
-    decode::DecodeError,
+    decode::{self, DecodeError, FieldValidation},
     go,
     patch::{self, PatchError},
 };
@@ -29,21 +29,18 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
     let options = WriteOptions::parse_patch(&call.query, call.user_agent(), false)?;
     let mut writing = Writing::new(api, call, kind, options);
     // Where there is nothing to patch, nobody asks with what.
-    let patch = Patch::parse(of, &call.body);
+    let patch = Patch::parse(of, &call.body, writing.options.field_validation);
     let made = writing
         .change(false, |writing, old| {
             let old = old.ok_or_else(Status::no_such_path)?;
             let patch = patch.as_ref().map_err(Clone::clone)?;
             let patched = patch.apply(&kind.schema, old.value())?;
-            if kind.is_custom() {
-                return Ok(Made { object: writing.decode_value(patched)?, owned: false });
-            }
             // What a refusal shows is made again then: a copy would cost every patch.
             let refuse = |error: &DecodeError| match patch.apply(&kind.schema, old.value()) {
                 Ok(shown) => patch.undecodable(kind, &shown, error),
                 Err(status) => status,
             };
-            let object = writing.decode_made(patched, refuse)?;
+            let object = writing.decode_patched(patched, patch.reports.clone(), refuse)?;
             Ok(Made { object, owned: false })
         })
         .await;
@@ -51,7 +48,13 @@ pub async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
 }
 
 /// A patch, parsed once however often it is tried.
-pub enum Patch<'a> {
+pub struct Patch<'a> {
+    how: How<'a>,
+    /// What is unknown in it, or stands twice.
+    reports: Vec<String>,
+}
+
+enum How<'a> {
     /// RFC 6902.
     Json(&'a [u8]),
     /// RFC 7386.
@@ -62,8 +65,10 @@ pub enum Patch<'a> {
 
 impl<'a> Patch<'a> {
     /// Reads the body as a patch of this type (`validateAndTranscodePatch`, `applyJSPatch` of `endpoints/handlers/patch.go`).
-    pub fn parse(of: PatchType, body: &'a [u8]) -> Result<Self, Status> {
-        let value: Value = serde_json::from_slice(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+    pub fn parse(of: PatchType, body: &'a [u8], mode: FieldValidation) -> Result<Self, Status> {
+        let invalid = || Status::bad_request("invalid JSON patch");
+        let text = str::from_utf8(body).map_err(|_| invalid())?;
+        let (value, mut reports) = decode::plain_json(text, mode).map_err(|_| invalid())?;
         let (fits, head, wanted) = match of {
             PatchType::Json => (value.is_array(), "error decoding patch: ", "[]handlers.jsonPatchOp"),
             PatchType::Merge => (value.is_object(), "error decoding patch: ", "map[string]interface {}"),
@@ -73,19 +78,24 @@ impl<'a> Patch<'a> {
             let found = go::json_name(&value);
             return Err(Status::bad_request(format!("{head}json: cannot unmarshal {found} into Go value of type {wanted}")));
         }
-        Ok(match of {
-            PatchType::Json => Self::Json(body),
-            PatchType::Merge => Self::Merge(value),
-            PatchType::Strategic | PatchType::Apply => Self::Strategic(value),
-        })
+        let how = match of {
+            PatchType::Json => {
+                // What are no operations is refused where they are tried.
+                reports = decode::json_patch_reports(text, mode).unwrap_or_default();
+                How::Json(body)
+            }
+            PatchType::Merge => How::Merge(value),
+            PatchType::Strategic | PatchType::Apply => How::Strategic(value),
+        };
+        Ok(Self { how, reports })
     }
 
     /// The patched object.
     pub fn apply(&self, schema: &SchemaRef, old: &Value) -> Result<Value, Status> {
-        let patched = match self {
-            Self::Json(patch) => patch::json_patch(old.clone(), patch),
-            Self::Merge(patch) => patch::merge_patch(old.clone(), patch.clone()),
-            Self::Strategic(patch) => patch::strategic_merge_patch(schema, old.clone(), patch.clone()),
+        let patched = match &self.how {
+            How::Json(patch) => patch::json_patch(old.clone(), patch),
+            How::Merge(patch) => patch::merge_patch(old.clone(), patch.clone()),
+            How::Strategic(patch) => patch::strategic_merge_patch(schema, old.clone(), patch.clone()),
         };
         patched.map_err(refused)
     }
@@ -98,11 +108,11 @@ impl<'a> Patch<'a> {
             errors.invalid("patch", Value::from(REDACTED), &error.to_string());
             return Status::invalid(Subject { group: "", resource: "", name: "" }, &errors);
         }
-        match (self, error) {
-            (Self::Strategic(patch), DecodeError::Mismatch(text)) => {
+        match (&self.how, error) {
+            (How::Strategic(patch), DecodeError::Mismatch(text)) => {
                 errors.invalid("patch", format!("{:?}", go_print(patch)), &unconverted(text));
             }
-            (Self::Strategic(patch), error) => errors.invalid("patch", format!("{:?}", go_print(patch)), &error.to_string()),
+            (How::Strategic(patch), error) => errors.invalid("patch", format!("{:?}", go_print(patch)), &error.to_string()),
             (_, error) => errors.invalid("patch", Value::String(patched.to_string()), &error.to_string()),
         }
         Status::invalid(Subject { group: "", resource: "", name: "" }, &errors)
@@ -173,11 +183,12 @@ mod tests {
         );
         let kinds = catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN);
         let kind = |resource: &str| kinds.get("", "v1", resource).unwrap();
-        let patch = Patch::Strategic(json!({"metadata": {"labels": "x"}}));
+        let made = |how| Patch { how, reports: Vec::new() };
+        let patch = made(How::Strategic(json!({"metadata": {"labels": "x"}})));
         let status = patch.undecodable(kind("pods"), &Value::Null, &error);
         let expected = " \"\" is invalid: patch: Invalid value: \"map[metadata:map[labels:x]]\": cannot restore map from string";
         assert_eq!((status.code, status.message.as_str()), (422, expected));
-        for patch in [patch, Patch::Merge(Value::Null)] {
+        for patch in [patch, made(How::Merge(Value::Null))] {
             let status = patch.undecodable(kind("secrets"), &json!({"data": {"k": "hidden"}}), &error);
             assert!(
                 status.message.starts_with(r#" "" is invalid: patch: Invalid value: "<secret contents redacted>": json: "#),

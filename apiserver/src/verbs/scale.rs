@@ -59,7 +59,7 @@ async fn patch(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource) -> 
         let outcome = apply(&mut writing, &sent).await?;
         return finish(writing, &outcome);
     }
-    let patch = Patch::parse(of, &call.body)?;
+    let patch = Patch::parse(of, &call.body, writing.options.field_validation)?;
     let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let outcome = writing
         .change(false, |_, old| {

@@ -33,8 +33,9 @@ use crate::{
     wire::{Answer, Status, Wanted, answer},
 };
 
-/// How often a write that lost a race reads again before it gives up.
-const RETRIES: usize = 30;
+/// How often a write that lost a race reads again before it gives up: of as many writers of one object each gets through, since one wins
+/// every race. Upstream goes on until the request's time is up.
+const RETRIES: usize = 300;
 /// How many generated names are tried (`RetryGenerateName`).
 const NAMES: usize = 8;
 
@@ -180,7 +181,8 @@ impl<'a> Writing<'a> {
         self.admit_mutating(Operation::Create, &mut object, None).await?;
         self.drop_doubled_owners(&mut object, true);
         meta::match_request(&mut object, kind, namespace, "")?;
-        let version_set = !matches!(object.resource_version(), "" | "0");
+        // What is no version is none: upstream asks for the number.
+        let version_set = object.resource_version().parse().is_ok_and(|version: u64| version > 0);
         meta::fill_new(&mut object, kind, self.api.now());
         if kind.has_status() && !kind.traits.status_on_create {
             kind.reset_status(&mut object);

@@ -26,7 +26,9 @@ pub(crate) struct Format {
 impl Format {
     /// Decodes a file. Unknown and doubled fields are refused, all of them at once; `null` is as if it were not there.
     pub(crate) fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, String> {
-        let yaml::Read { mut value, doubled } = yaml::read(bytes)?;
+        let read = yaml::read(bytes)?;
+        let mut wrong: Vec<String> = read.strict().into_iter().collect();
+        let mut value = read.value;
         let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
         for (field, missing) in [("Kind", kind.is_empty()), ("apiVersion", version.is_empty())] {
@@ -42,7 +44,6 @@ impl Format {
             let versions: Vec<String> = self.versions.iter().map(|version| format!("{}/{version}", self.group)).collect();
             return Err(format!("no kind {kind:?} is registered for version {version:?}; known: {} of {}", self.kind, versions.join(", ")));
         }
-        let mut wrong: Vec<String> = doubled.map(|doubled| format!("yaml: unmarshal errors:\n  {doubled}")).into_iter().collect();
         self.unknown(&value, "", "", &mut wrong);
         without_nulls(&mut value);
         let read = serde_json::from_value(value).map_err(|e| e.to_string())?;

@@ -1,9 +1,15 @@
 //! YAML in bodies, read as `sigs.k8s.io/yaml` reads it: the first document counts, of a key that is there twice the last value, and the
 //! rest is said where it matters.
 
-use coracle_schema::decode::MAX_NESTING;
+use std::{collections::BTreeSet, fmt};
+
+use coracle_schema::decode::{self, FieldValidation, MAX_NESTING};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::Value;
-use serde_saphyr::{Error, Options, budget::BudgetBreach, options::DuplicateKeyPolicy};
+use serde_saphyr::{Error, Options, Spanned, budget::BudgetBreach, options::DuplicateKeyPolicy};
 
 /// Nesting that is read: as much as objects may have ([`MAX_NESTING`]), which takes a third of the server's stacks in unoptimized builds.
 /// Upstream reads 10,000 levels, in YAML as in JSON; of the CRDs in use none has fifty.
@@ -18,34 +24,110 @@ const REPEATED: usize = 100_000;
 pub struct Read {
     /// The first document.
     pub value: Value,
-    /// The first key that stands twice: `line 4: key "a" already set in map`.
-    pub doubled: Option<String>,
+    /// The keys that stand twice, each where it stands again: `line 4: key "a" already set in map`.
+    pub doubled: Vec<String>,
+}
+
+impl Read {
+    /// All keys that stand twice, as strict readers refuse them.
+    pub fn strict(&self) -> Option<String> {
+        let lines = || self.doubled.iter().map(|line| format!("\n  {line}")).collect::<String>();
+        (!self.doubled.is_empty()).then(|| format!("yaml: unmarshal errors:{}", lines()))
+    }
 }
 
 /// Reads a body; the error begins with `yaml: `. JSON, its subset, is tried first because it is what clients send most.
 pub fn read(body: &[u8]) -> Result<Read, String> {
-    if body.first().is_some_and(|b| *b == b'{')
-        && let Ok(value) = serde_json::from_slice(body)
+    let text = str::from_utf8(body).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    if text.starts_with('{')
+        && let Ok((value, doubled)) = decode::plain_json(text, FieldValidation::Warn)
+        && doubled.is_empty()
     {
-        return Ok(Read { value, doubled: None });
+        return Ok(Read { value, doubled });
     }
-    let text = std::str::from_utf8(body).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
-    let error = match document(text, DuplicateKeyPolicy::Error) {
-        Ok(value) => return Ok(Read { value, doubled: None }),
-        Err(error) => error,
-    };
-    let Error::DuplicateMappingKey { key: Some(key), location } = cause(&error) else { return Err(fault(&error)) };
-    let doubled = Some(format!("line {}: key {key:?} already set in map", location.line()));
-    document(text, DuplicateKeyPolicy::LastWins).map(|value| Read { value, doubled }).map_err(|error| fault(&error))
+    match document(text, DuplicateKeyPolicy::Error) {
+        Ok(value) => return Ok(Read { value, doubled: Vec::new() }),
+        Err(error) if !matches!(cause(&error), Error::DuplicateMappingKey { .. }) => return Err(fault(&error)),
+        Err(_) => {}
+    }
+    let value = document(text, DuplicateKeyPolicy::LastWins).map_err(|error| fault(&error))?;
+    let Doubled(doubled) = document(text, DuplicateKeyPolicy::LastWins).map_err(|error| fault(&error))?;
+    Ok(Read { value, doubled })
 }
 
-fn document(text: &str, keys: DuplicateKeyPolicy) -> Result<Value, Error> {
+/// The first document.
+fn document<T: DeserializeOwned + Default>(text: &str, keys: DuplicateKeyPolicy) -> Result<T, Error> {
     match serde_saphyr::from_str_with_options(text, options(keys)) {
         Err(error) if matches!(cause(&error), Error::MultipleDocuments { .. }) => {
-            let all: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options(keys))?;
+            let all: Vec<T> = serde_saphyr::from_multiple_with_options(text, options(keys))?;
             Ok(all.into_iter().next().unwrap_or_default())
         }
         read => read,
+    }
+}
+
+/// The keys that stand twice in a value, in the order of the document.
+#[derive(Default)]
+struct Doubled(Vec<String>);
+
+impl<'de> Deserialize<'de> for Doubled {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_any(Keys)
+    }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Doubled;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Doubled, E> {
+        Ok(Doubled::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Doubled, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Doubled(below)) = source.next_element()? {
+            all.extend(below);
+        }
+        Ok(Doubled(all))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Doubled, A::Error> {
+        let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
+        while let Some(key) = source.next_key::<Spanned<String>>()? {
+            if seen.contains(&key.value) {
+                all.push(format!("line {}: key {:?} already set in map", key.defined.line(), key.value));
+            }
+            seen.insert(key.value);
+            let Doubled(below) = source.next_value()?;
+            all.extend(below);
+        }
+        Ok(Doubled(all))
     }
 }
 
@@ -94,10 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn of_a_key_that_is_there_twice_the_last_value_counts_and_its_line_is_told() {
-        let read = read(b"\na: 1\nb:\n  c: 1\n  c: 2\n").unwrap();
-        assert_eq!(read.value, serde_json::json!({"a": 1, "b": {"c": 2}}));
-        assert_eq!(read.doubled.as_deref(), Some("line 5: key \"c\" already set in map"));
+    fn of_a_key_that_is_there_twice_the_last_value_counts_and_all_their_lines_are_told() {
+        let read = read(b"\na: 1\nb:\n  c: 1\n  c: 2\n  d: [{e: x, e: 2}]\na:\n  f: 1\n").unwrap();
+        assert_eq!(read.value, serde_json::json!({"a": {"f": 1}, "b": {"c": 2, "d": [{"e": 2}]}}));
+        let lines =
+            ["line 5: key \"c\" already set in map", "line 6: key \"e\" already set in map", "line 7: key \"a\" already set in map"];
+        assert_eq!(read.doubled, lines);
+        assert_eq!(read.strict().unwrap(), format!("yaml: unmarshal errors:\n  {}", lines.join("\n  ")));
+    }
+
+    #[test]
+    fn what_stands_twice_in_json_is_told_too() {
+        let read = read(b"{\n\"a\": 1,\n\"b\": {\"c\": 1, \"c\": 2}}").unwrap();
+        assert_eq!(
+            (read.value, read.doubled),
+            (serde_json::json!({"a": 1, "b": {"c": 2}}), vec!["line 3: key \"c\" already set in map".to_owned()])
+        );
     }
 
     #[test]

@@ -6,23 +6,23 @@
 
 mod custom;
 mod path;
+mod plain;
+mod reports;
 mod scalar;
 mod settle;
 pub(crate) mod syntax;
 mod visit;
 mod zero;
 
-use std::{
-    cell::{Cell, RefCell},
-    str::Utf8Error,
-};
+use std::{cell::Cell, str::Utf8Error};
 
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use crate::types::{Schema, SchemaRef, Shape};
 
-use self::{path::Path, visit::Seed};
+pub use self::plain::{json_patch_reports, plain_json};
+use self::{path::Path, reports::Reports, visit::Seed};
 
 /// Largest body that is decoded: as kube-apiserver's limit for requests.
 pub const MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -30,9 +30,6 @@ pub const MAX_BYTES: usize = 3 * 1024 * 1024;
 /// Levels of nesting of an object, at most. JSON is read to 127 levels, by us and by the clients of this process, and what carries objects
 /// (lists, events, reviews) nests a little deeper. Upstream reads 10,000; of the definitions in use none has fifty.
 pub const MAX_NESTING: usize = 120;
-
-/// Unknown and duplicate fields reported for one object; the rest is dropped in silence.
-const MAX_REPORTS: usize = 100;
 
 /// What to do about unknown and duplicate fields (`?fieldValidation=`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -171,35 +168,24 @@ impl DecodeError {
 /// One decoding: what it is guided by and what it found.
 struct Session<'s> {
     schema: &'s Schema,
-    mode: FieldValidation,
-    reports: RefCell<Vec<String>>,
+    reports: Reports,
     /// Set when decoding stopped over a type, not over syntax.
     mismatch: Cell<Option<String>>,
 }
 
 impl<'s> Session<'s> {
     fn new(schema: &'s SchemaRef, mode: FieldValidation) -> Self {
-        Self { schema: &schema.schema, mode, reports: RefCell::default(), mismatch: Cell::default() }
+        Self { schema: &schema.schema, reports: Reports::new(mode), mismatch: Cell::default() }
     }
 
     fn seed<'a>(&'a self, shape: &'a Shape) -> Seed<'a> {
         Seed { session: self, shape, path: &Path::Root, root: true, coarse: false }
     }
 
-    fn report(&self, what: &str, path: &Path<'_>) {
-        if self.mode == FieldValidation::Ignore {
-            return;
-        }
-        let mut reports = self.reports.borrow_mut();
-        if reports.len() < MAX_REPORTS {
-            reports.push(format!("{what} field {:?}", path.strict()));
-        }
-    }
-
     /// As [`Self::finish`], but what was reported does not refuse the body yet.
     fn finish_lax(self, read: Result<Value, serde_json::Error>) -> Result<custom::Lax, DecodeError> {
         let value = read.map_err(|error| DecodeError::Syntax(error.to_string()))?;
-        Ok(custom::Lax { value, reports: self.reports.into_inner(), mode: self.mode })
+        Ok(custom::Lax { value, reports: self.reports })
     }
 
     fn finish(self, read: Result<Value, serde_json::Error>) -> Result<Decoded, DecodeError> {
@@ -208,11 +194,7 @@ impl<'s> Session<'s> {
             (Err(_), Some(mismatch)) => return Err(DecodeError::Mismatch(mismatch)),
             (Err(error), None) => return Err(DecodeError::Syntax(error.to_string())),
         };
-        let reports = self.reports.into_inner();
-        if self.mode == FieldValidation::Strict && !reports.is_empty() {
-            return Err(DecodeError::Strict(reports));
-        }
-        Ok(Decoded { value, reports })
+        self.reports.settle(value)
     }
 }
 

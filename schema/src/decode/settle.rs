@@ -93,7 +93,7 @@ impl<'a> Seed<'a> {
                 return Ok(value.as_str().is_some_and(|text| !text.is_empty()));
             }
             if !of.open {
-                self.session.report("unknown", &Path::Key { parent: self.path, key: name });
+                self.session.reports.add("unknown", &Path::Key { parent: self.path, key: name });
             }
             return Ok(of.open);
         };

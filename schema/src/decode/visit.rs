@@ -95,7 +95,7 @@ impl<'a> Seed<'a> {
                     let field = &of.fields[at];
                     let path = Path::Field { parent: self.path, owner: of, name: &field.name };
                     if seen.set(at) {
-                        self.session.report("duplicate", &path);
+                        self.session.reports.add("duplicate", &path);
                     }
                     let value = source.next_value_seed(self.below(&field.shape, &path))?;
                     if zero::is_left_out(field, &value) {
@@ -112,7 +112,7 @@ impl<'a> Seed<'a> {
                     let path = Path::Field { parent: self.path, owner: of, name };
                     let value = source.next_value_seed(self.below(&Shape::String, &path))?;
                     if out.contains_key(name) {
-                        self.session.report("duplicate", &path);
+                        self.session.reports.add("duplicate", &path);
                     }
                     if value.as_str().is_some_and(|text| !text.is_empty()) {
                         out.insert(name.to_owned(), value);
@@ -123,7 +123,7 @@ impl<'a> Seed<'a> {
                     out.insert(name, value);
                 }
                 Key::Unknown(name) => {
-                    self.session.report("unknown", &Path::Key { parent: self.path, key: &name });
+                    self.session.reports.add("unknown", &Path::Key { parent: self.path, key: &name });
                     source.next_value::<IgnoredAny>()?;
                 }
             }
@@ -144,7 +144,7 @@ impl<'a> Seed<'a> {
         while let Some(key) = source.next_key::<String>()? {
             let path = Path::Key { parent: self.path, key: &key };
             if out.contains_key(&key) {
-                self.session.report("duplicate", &path);
+                self.session.reports.add("duplicate", &path);
             }
             let seed = Seed { coarse: self.is_resource_list(of), ..self.below(of, &path) };
             let value = source.next_value_seed(seed)?;

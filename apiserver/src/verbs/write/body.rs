@@ -43,28 +43,44 @@ impl Writing<'_> {
     fn decode_yaml(&self) -> Result<Result<decode::Decoded, decode::DecodeError>, Status> {
         let (schema, mode, body) = (&self.kind.schema, self.options.field_validation, &self.call.body);
         let read = yaml::read(body).map_err(|why| negotiate::unrecognized(schema, &why, body))?;
+        let strict = read.strict();
         let value = if read.value.is_null() { Value::Object(serde_json::Map::new()) } else { read.value };
         let mut decoded = decode::from_value(value, schema, mode);
-        if let Some(doubled) = read.doubled {
-            let strict = || format!("yaml: unmarshal errors:\n  {doubled}");
-            match (&mut decoded, mode) {
-                (Ok(_), FieldValidation::Strict) => decoded = Err(decode::DecodeError::Strict(vec![strict()])),
-                (Err(decode::DecodeError::Strict(reports)), _) => reports.insert(0, strict()),
-                (Ok(decoded), FieldValidation::Warn) => decoded.reports.insert(0, doubled),
-                _ => {}
-            }
+        match (&mut decoded, mode, strict) {
+            (Ok(_), FieldValidation::Strict, Some(strict)) => decoded = Err(decode::DecodeError::Strict(vec![strict])),
+            (Err(decode::DecodeError::Strict(reports)), _, Some(strict)) => reports.insert(0, strict),
+            (Ok(decoded), FieldValidation::Warn, _) => drop(decoded.reports.splice(..0, read.doubled)),
+            _ => {}
         }
         Ok(decoded)
     }
 
     /// Decodes a value that was made here.
     pub fn decode_value(&mut self, value: Value) -> Result<Object, Status> {
-        self.decode_made(value, |error| decode_error(error, self.kind, &self.call.body))
+        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
+        self.finish_decoding(decoded.map_err(|error| decode_error(&error, self.kind, &self.call.body)))
     }
 
-    /// Decodes a value that was made here; `refuse` words what is wrong with it.
-    pub fn decode_made(&mut self, value: Value, refuse: impl FnOnce(&decode::DecodeError) -> Status) -> Result<Object, Status> {
-        let decoded = decode::from_value(value, &self.kind.schema, self.options.field_validation);
+    /// Decodes a value that a patch made. `reports` is what was found in the patch itself; `refuse` words what is wrong with either.
+    pub fn decode_patched(
+        &mut self,
+        value: Value,
+        mut reports: Vec<String>,
+        refuse: impl FnOnce(&decode::DecodeError) -> Status,
+    ) -> Result<Object, Status> {
+        let mode = self.options.field_validation;
+        let decoded = match decode::from_value(value, &self.kind.schema, mode) {
+            Ok(_) if mode == FieldValidation::Strict && !reports.is_empty() => Err(decode::DecodeError::Strict(reports)),
+            Ok(decoded) => {
+                reports.extend(decoded.reports);
+                Ok(decode::Decoded { reports, ..decoded })
+            }
+            Err(decode::DecodeError::Strict(found)) => {
+                reports.extend(found);
+                Err(decode::DecodeError::Strict(reports))
+            }
+            Err(error) => Err(error),
+        };
         self.finish_decoding(decoded.map_err(|error| refuse(&error)))
     }
 
@@ -72,11 +88,7 @@ impl Writing<'_> {
         let kind = self.kind;
         let decoded = decoded?;
         if self.options.field_validation == FieldValidation::Warn {
-            for report in decoded.reports {
-                if !self.warnings.contains(&report) {
-                    self.warnings.push(report);
-                }
-            }
+            self.warn_once(decoded.reports);
         }
         let mut object = Object::new(decoded.value).ok_or_else(|| Status::bad_request("the body is not an object"))?;
         check_type(&object, kind, &self.api.tables)?;
@@ -84,6 +96,15 @@ impl Writing<'_> {
         object.value_mut()["kind"] = (*kind.gvk.kind).into();
         self.default(&mut object);
         Ok(object)
+    }
+
+    /// Warns of each that was not warned of before: changes are tried again.
+    pub fn warn_once(&mut self, reports: impl IntoIterator<Item = String>) {
+        for report in reports {
+            if !self.warnings.contains(&report) {
+                self.warnings.push(report);
+            }
+        }
     }
 
     /// The defaults of the table and of the kind's rules.
@@ -104,7 +125,9 @@ fn check_type(object: &Object, kind: &Kind, tables: &Tables) -> Result<(), Statu
         );
         return Err(Status::bad_request(text));
     }
-    if (kind.is_custom() || !version.is_empty()) && version != kind.api_version() {
+    // The core group may be named, by nothing.
+    let said = version.strip_prefix('/').filter(|rest| !rest.contains('/')).unwrap_or(version);
+    if (kind.is_custom() || !version.is_empty()) && said != kind.api_version() {
         let text = format!("the API version in the data ({version}) does not match the expected API version ({})", kind.api_version());
         return Err(Status::bad_request(text));
     }
