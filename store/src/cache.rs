@@ -117,6 +117,9 @@ pub enum Error {
         /// The oldest revision that can be asked for.
         oldest: Revision,
     },
+    /// The collection was removed, or is read again, because somebody said so: a watcher has missed nothing and there is nothing to say.
+    #[error("the collection was given up")]
+    Ended,
     /// The cache cannot be fresh: the store does not answer, or the cache is loading.
     #[error("watch cache unavailable: {0}")]
     Unavailable(String),
@@ -220,19 +223,20 @@ impl<F: Send + Sync + 'static> Cache<F> {
         self.shared.collections.read().get(prefix).cloned()
     }
 
-    /// Loads the collection of `prefix` again: its watchers expire, reads wait.
+    /// Loads the collection of `prefix` again: its watchers end, reads wait.
     pub fn reload(&self, prefix: &str) {
         if let Some(collection) = self.shared.collections.read().get(prefix) {
-            collection.forget();
+            collection.renew();
             self.shared.wanted.notify_one();
         }
     }
 
-    /// Forgets the collection of `prefix`: its watchers expire, reads through handles that are still held fail.
+    /// Forgets the collection of `prefix`: its watchers end, reads through handles that are still held fail.
     pub fn remove(&self, prefix: &str) {
         let removed = self.shared.collections.write().remove(prefix);
         if let Some(collection) = removed {
             collection.close();
+            self.shared.core.progress.send_modify(|_| {});
         }
     }
 

@@ -218,7 +218,7 @@ impl Storage {
         if let Some(prefix) = served.stored.prefix.clone() {
             self.items.add(&served.stored);
             if reload {
-                self.cache.remove(&prefix);
+                self.cache.reload(&prefix);
             }
         }
         let mut catalog = self.catalog.write();
@@ -332,6 +332,9 @@ impl Storage {
     ) -> Result<Written, WriteError> {
         let (stored, back) = Self::encoded(kind, &object).await.map_err(WriteError::Status)?;
         drop(object);
+        if expect == Expect::Absent {
+            self.begin_history(kind).await;
+        }
         let started = Instant::now();
         let committed = self.store.commit(key, expect, Write::Put { value: stored, ttl, durability }).await;
         let took = started.elapsed();
@@ -343,6 +346,17 @@ impl Storage {
         }
         let plain = back.bytes().await.map_err(WriteError::Status)?;
         Ok(Written { wire: items::splice(&plain, revision), revision })
+    }
+
+    /// Sees to it that the cache tells changes of this kind from before its first write on, though nobody has read it yet: its writer may watch
+    /// from the revision he is given.
+    async fn begin_history(&self, kind: &Kind) {
+        let Some(prefix) = kind.prefix.as_deref() else { return };
+        let collection = self.cache.collection(prefix);
+        if collection.counts().0 == 0 {
+            // A cache that cannot load is no reason not to write.
+            drop(collection.snapshot(Freshness::Any).await);
+        }
     }
 
     /// An object's bytes as a writer gets them back, without a resource version: whatever the stored version has no place for is gone. Dry
@@ -486,6 +500,7 @@ pub fn read_error(error: Error) -> Status {
             status
         }
         Error::Expired { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        Error::Ended => Status::unavailable("the resource is being served anew"),
         Error::Unavailable(why) => Status::unavailable(why),
     }
 }

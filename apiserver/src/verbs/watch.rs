@@ -306,6 +306,10 @@ impl Session {
             let made = tokio::select! {
                 batch = watcher.next_batch() => match batch {
                     Ok(batch) => self.converted_frames(&batch).await,
+                    Err(Error::Ended) => {
+                        self.ended = true;
+                        Ok(Vec::new())
+                    }
                     Err(error) => Err(broken(&error)),
                 },
                 _ = tick => self.mark().await,

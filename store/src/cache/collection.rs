@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout};
 use super::{Batch, Cached, Change, Core, Error, Forms, Freshness, Interest, Snapshot, Watcher, ring::Ring, wakes::Wakes};
 use crate::{At, Event, Key, Revision};
 
+/// How often a list is tried whose state is thrown away while it is made.
+const AGAIN: usize = 8;
+
 /// All objects under one prefix. Reads are from memory; see [`Freshness`] for what they may wait for.
 pub struct Collection<F> {
     prefix: Arc<str>,
@@ -38,13 +41,23 @@ struct State<F> {
     closed: bool,
     /// Rises when the state is thrown away: watchers of another epoch have a gap.
     epoch: u64,
+    /// From this epoch on it was thrown away only because somebody said so: watchers of these have missed nothing, they end.
+    whole_since: u64,
 }
 
 impl<F: Send + Sync + 'static> Collection<F> {
     pub(super) fn new(prefix: Arc<str>, core: Arc<Core<F>>) -> Self {
         let nothing = Revision(0);
-        let state =
-            State { map: OrdMap::new(), ring: Ring::new(nothing), last: nothing, told: nothing, loaded: false, closed: false, epoch: 0 };
+        let state = State {
+            map: OrdMap::new(),
+            ring: Ring::new(nothing),
+            last: nothing,
+            told: nothing,
+            loaded: false,
+            closed: false,
+            epoch: 0,
+            whole_since: 0,
+        };
         let (received, initialized) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { prefix, core, state: RwLock::new(state), received, initialized, wakes: Wakes::new() }
     }
@@ -76,7 +89,11 @@ impl<F: Send + Sync + 'static> Collection<F> {
         } else if self.lags().await? {
             return self.stored(key).await;
         }
-        self.peek(|state| state.map.get(key).cloned()).ok_or_else(loading)
+        match self.peek(|state| state.map.get(key).cloned()) {
+            Some(found) => Ok(found),
+            // Thrown away since it was waited for.
+            None => self.stored(key).await,
+        }
     }
 
     /// Whether memory is there but stays behind the store for longer than anybody should wait who can ask the store for one object instead:
@@ -103,11 +120,17 @@ impl<F: Send + Sync + 'static> Collection<F> {
 
     /// All objects at one revision.
     pub async fn snapshot(&self, freshness: Freshness) -> Result<Snapshot<F>, Error> {
-        self.wait(freshness).await?;
-        match freshness {
-            Freshness::Exact(revision) => self.rebuild(revision),
-            _ => self.current().ok_or_else(loading),
+        for _ in 0..AGAIN {
+            self.wait(freshness).await?;
+            let made = match freshness {
+                Freshness::Exact(revision) => self.rebuild(revision),
+                _ => self.current().ok_or_else(loading),
+            };
+            if !matches!(made, Err(Error::Unavailable(_))) {
+                return made;
+            }
         }
+        Err(loading())
     }
 
     /// What is there now, without waiting; `None` while loading. For callers that need no particular freshness.
@@ -134,10 +157,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         let changed = self.wakes.subscribe(&Interest::All);
         self.wait(freshness).await?;
         let epoch = self.state.read().epoch;
-        let snapshot = match freshness {
-            Freshness::Exact(revision) => self.rebuild(revision)?,
-            _ => self.current().ok_or_else(loading)?,
-        };
+        let snapshot = self.snapshot(freshness).await?;
         // Forgotten in between: the epoch differs and the watcher says Expired at its first step.
         let watcher = Watcher { collection: self.clone(), cursor: snapshot.revision, epoch, interest: Interest::All, changed };
         Ok((snapshot, watcher))
@@ -149,7 +169,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         let state = self.state.read();
         let expired = Error::Expired { oldest: state.ring.floor() };
         if state.epoch != epoch {
-            return Err(expired);
+            return Err(if epoch < state.whole_since { expired } else { Error::Ended });
         }
         let mut rest = state.ring.after(cursor).ok_or(expired)?.peekable();
         let mut changes: Vec<_> = rest.by_ref().take(limit).cloned().collect();
@@ -224,7 +244,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
         let mut progress = self.core.progress.subscribe();
         let reached = async {
             while !self.has_reached(revision) {
-                if progress.changed().await.is_err() {
+                if self.state.read().closed || progress.changed().await.is_err() {
                     break;
                 }
             }
@@ -259,13 +279,23 @@ impl<F: Send + Sync + 'static> Collection<F> {
         self.wakes.tell_all();
     }
 
-    /// Throws the state away: reads wait for loading, watchers expire.
+    /// Throws the state away, of which something was missed: reads wait for loading, watchers expire.
     pub(super) fn forget(&self) {
+        self.throw_away(|state| state.whole_since = state.epoch);
+    }
+
+    /// Throws the state away because it is to be read again: reads wait for loading, watchers end.
+    pub(super) fn renew(&self) {
+        self.throw_away(|_| {});
+    }
+
+    fn throw_away(&self, note: impl FnOnce(&mut State<F>)) {
         let mut state = self.state.write();
         let old = std::mem::take(&mut state.map);
         state.ring = Ring::new(state.last);
         state.loaded = false;
         state.epoch += 1;
+        note(&mut state);
         drop(state);
         drop(old);
         self.wakes.tell_all();
@@ -274,7 +304,7 @@ impl<F: Send + Sync + 'static> Collection<F> {
     /// Throws the state away for good; whoever still holds the collection is told that it is unavailable.
     pub(super) fn close(&self) {
         self.state.write().closed = true;
-        self.forget();
+        self.renew();
     }
 
     /// Rises whenever the state is thrown away; what was read before that is not to be loaded.

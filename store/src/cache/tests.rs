@@ -363,11 +363,38 @@ async fn a_collection_made_later_is_loaded_and_one_removed_is_gone() {
     let (snapshot, mut watcher) = crs.snapshot_and_watch(Freshness::Latest).await.unwrap();
     assert_eq!(snapshot.len(), 1);
     cache.remove("/crs/");
-    assert!(matches!(watcher.next_batch().await, Err(Error::Expired { .. })));
+    assert_eq!(watcher.next_batch().await.err(), Some(Error::Ended));
     assert!(crs.current().is_none());
     let again = cache.collection("/crs/");
     assert!(!Arc::ptr_eq(&crs, &again));
     assert_eq!(again.snapshot(Freshness::Latest).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn reads_outlast_a_collection_that_is_read_again_and_watches_of_it_end() {
+    let store = memory();
+    let cache = cache(&store);
+    create(&*store, "/crs/a", "a").await;
+    let crs = cache.collection("/crs/");
+    let (_, mut watcher) = crs.snapshot_and_watch(Freshness::Latest).await.unwrap();
+    let reads = async {
+        for _ in 0..500 {
+            assert!(crs.get("/crs/a", Freshness::Latest).await.unwrap().value.is_some());
+            assert_eq!(crs.snapshot(Freshness::Latest).await.unwrap().len(), 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    let again = async {
+        loop {
+            cache.reload("/crs/");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = reads => {}
+        () = again => {}
+    }
+    assert_eq!(watcher.next_batch().await.err(), Some(Error::Ended));
 }
 
 #[tokio::test]
