@@ -165,6 +165,51 @@ async fn a_watch_sees_what_enters_changes_and_leaves_its_selection() {
 }
 
 #[tokio::test]
+async fn who_creates_may_watch_from_there_though_nobody_read_the_kind_before() {
+    let house = House::new().await;
+    let path = "/api/v1/namespaces/default/podtemplates";
+    let template = |name: &str| {
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        json!({"metadata": {"name": name}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}})
+    };
+    let first = house.post(path, &template("a")).await.ok();
+    house.post(path, &template("b")).await.ok();
+    house.post(MAPS, &map("later")).await.ok();
+    let from = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut body = house.open(Method::GET, &format!("{path}?watch=true&resourceVersion={from}"), &[], "").await.into_body();
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let event: Value = serde_json::from_slice(&frame).unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("b")));
+}
+
+#[tokio::test]
+async fn a_put_creates_objects_of_the_kinds_that_are_made_by_it() {
+    let house = House::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let binding = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}});
+    let kinds = [
+        ("/api/v1/namespaces/default/endpoints", json!({})),
+        ("/api/v1/namespaces/default/services", json!({"spec": {"ports": [{"port": 80}]}})),
+        ("/api/v1/namespaces/default/limitranges", json!({"spec": {"limits": []}})),
+        ("/apis/node.k8s.io/v1/runtimeclasses", json!({"handler": "h"})),
+        (&format!("{rbac}/namespaces/default/roles"), json!({})),
+        (&format!("{rbac}/clusterroles"), json!({})),
+        (&format!("{rbac}/namespaces/default/rolebindings"), binding.clone()),
+        (&format!("{rbac}/clusterrolebindings"), binding),
+    ];
+    for (path, mut object) in kinds {
+        object["metadata"] = json!({"name": "put"});
+        let made = house.put(&format!("{path}/put"), &object).await;
+        assert_eq!(made.code, StatusCode::CREATED, "{path} {}", made.json());
+        let again = house.put(&format!("{path}/put"), &house.get(&format!("{path}/put")).await.ok()).await;
+        assert_eq!(again.code, StatusCode::OK, "{path}");
+    }
+    let service = house.get("/api/v1/namespaces/default/services/put").await.ok();
+    assert!(service["spec"]["clusterIP"].is_string(), "{service}");
+    assert_eq!(house.put(&format!("{MAPS}/put"), &map("put")).await.code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn initial_events_end_with_their_bookmark() {
     let house = House::new().await;
     house.post(MAPS, &map("a")).await.ok();

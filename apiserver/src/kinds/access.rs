@@ -4,7 +4,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::{template, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -21,6 +21,10 @@ pub(super) struct RoleBinding {
 }
 
 impl Rules for Role {
+    fn policy(&self) -> Policy {
+        Policy::CREATING
+    }
+
     fn order(&self) -> &'static [&'static str] {
         &[
             "metadata",
@@ -79,6 +83,10 @@ fn policy_rule(rule: &Value, namespaced: bool, path: &str, errors: &mut FieldErr
 }
 
 impl Rules for RoleBinding {
+    fn policy(&self) -> Policy {
+        Policy::CREATING
+    }
+
     fn default(&self, object: &mut Object) {
         for subject in view::items_mut(object.value_mut(), "subjects") {
             if ["User", "Group"].contains(&view::text(subject, "kind")) && view::text(subject, "apiGroup").is_empty() {

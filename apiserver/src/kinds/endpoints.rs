@@ -6,7 +6,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::{address, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Most endpoints of a slice, addresses of an endpoint and ports of a slice.
 const ENDPOINTS_MAX: usize = 1000;
@@ -17,6 +17,10 @@ const PORTS_MAX: usize = 20_000;
 pub(super) struct Endpoints;
 
 impl Rules for Endpoints {
+    fn policy(&self) -> Policy {
+        Policy::CREATING
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if old.is_some_and(|old| view::get(old.value(), "subsets") == view::get(new.value(), "subsets")) {

@@ -18,7 +18,7 @@ pub(super) struct RuntimeClass;
 
 impl Rules for RuntimeClass {
     fn policy(&self) -> Policy {
-        Policy::CONDITIONAL
+        Policy { create_on_update: true, ..Policy::CONDITIONAL }
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {

@@ -165,6 +165,10 @@ fn scope_selector(spec: &Value, errors: &mut FieldErrors) {
 }
 
 impl Rules for LimitRange {
+    fn policy(&self) -> Policy {
+        Policy::CREATING
+    }
+
     fn prepare(&self, new: &mut Object, old: Option<&Object>, _part: Part<'_>) {
         // The one kind whose objects get a name when they come without.
         if old.is_none() && new.name().is_empty() {

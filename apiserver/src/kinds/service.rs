@@ -6,7 +6,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
 use super::{address, load_balancer, pod, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Policy, Rules};
 
 /// Longest session affinity: a day.
 const AFFINITY_SECONDS: i64 = 86_400;
@@ -16,6 +16,10 @@ const AFFINITY_DEFAULT: i64 = 10_800;
 pub(super) struct Service;
 
 impl Rules for Service {
+    fn policy(&self) -> Policy {
+        Policy::CREATING
+    }
+
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.ipFamilies", "spec.ipFamilyPolicy"]
     }

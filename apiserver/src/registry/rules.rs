@@ -36,6 +36,8 @@ impl Policy {
     /// What most kinds have.
     pub const DEFAULT: Self =
         Self { create_on_update: false, unconditional_update: true, graceful: false, ttl_seconds: None, dependents: true };
+    /// As most, but a PUT creates what is not there.
+    pub const CREATING: Self = Self { create_on_update: true, ..Self::DEFAULT };
     /// As most, but a PUT has to say which version it replaces.
     pub const CONDITIONAL: Self = Self { unconditional_update: false, ..Self::DEFAULT };
 }
