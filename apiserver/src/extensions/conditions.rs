@@ -1,6 +1,8 @@
 //! What the status of a CRD should say: names, establishment, approval and structure (upstream's controllers `status`, `establish`,
 //! `apiapproval` and `nonstructuralschema`). Pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -49,9 +51,32 @@ impl Verdict {
     }
 }
 
-/// What should change in the status of a CRD. `violations`: why its schemas are not structural. `trusted`: whether the certificates its
-/// conversion webhook is recognised by can be read.
-pub(super) fn judge(definition: &Definition, taken: &Taken, violations: &[String], trusted: bool) -> Verdict {
+/// Whether the schemas of a CRD are structural: the condition that says they are not.
+#[derive(Debug, Default)]
+pub(super) struct Structure(Option<Condition>);
+
+impl Structure {
+    /// What is wrong with them, each thing told once.
+    pub(super) fn violated(mut why: Vec<String>) -> Self {
+        let mut told = BTreeSet::new();
+        why.retain(|one| told.insert(one.clone()));
+        let message = match &*why {
+            [] => return Self(None),
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        Self(Some(condition("NonStructuralSchema", "True", "Violations", &message)))
+    }
+
+    /// The schema of a version cannot be read as one.
+    pub(super) fn unknown(version: &str, why: &str) -> Self {
+        let message = format!("failed to check validation schema for version {version}: {why}");
+        Self(Some(condition("NonStructuralSchema", "Unknown", "StructuralError", &message)))
+    }
+}
+
+/// What should change in the status of a CRD. `trusted`: whether the certificates its conversion webhook is recognised by can be read.
+pub(super) fn judge(definition: &Definition, taken: &Taken, structure: Structure, trusted: bool) -> Verdict {
     let mut verdict = Verdict::default();
     let mut accepted = definition.is_true("NamesAccepted");
     if definition.spec.names != definition.status.accepted_names || definition.condition("NamesAccepted").is_none() {
@@ -70,7 +95,7 @@ pub(super) fn judge(definition: &Definition, taken: &Taken, violations: &[String
         };
         verdict.conditions.push(condition);
     }
-    match non_structural(violations) {
+    match structure.0 {
         Some(condition) => verdict.conditions.push(condition),
         None if definition.condition("NonStructuralSchema").is_some() => verdict.gone.push("NonStructuralSchema"),
         None => {}
@@ -86,15 +111,6 @@ fn established(status: &str, reason: &str, message: &str) -> Condition {
 
 fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Condition {
     Condition { kind: kind.to_owned(), status: status.to_owned(), reason: reason.to_owned(), message: message.to_owned() }
-}
-
-fn non_structural(violations: &[String]) -> Option<Condition> {
-    let message = match violations {
-        [] => return None,
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
-    };
-    Some(condition("NonStructuralSchema", "True", "Violations", &message))
 }
 
 /// Kubernetes' own groups are for those whose API was approved.
@@ -150,7 +166,7 @@ mod tests {
     }
 
     fn of(definition: &Definition) -> Verdict {
-        judge(definition, &Taken::default(), &[], true)
+        judge(definition, &Taken::default(), Structure::default(), true)
     }
 
     #[test]
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_webhook_nobody_can_recognise_keeps_the_kind_from_being_established() {
-        let verdict = judge(&definition("example.com", ""), &Taken::default(), &[], false);
+        let verdict = judge(&definition("example.com", ""), &Taken::default(), Structure::default(), false);
         assert_eq!((verdict.conditions[1].status.as_str(), verdict.conditions[1].reason.as_str()), ("False", "InvalidCABundle"));
     }
 
@@ -189,10 +205,10 @@ mod tests {
 
     #[test]
     fn violations_come_and_go_as_a_condition() {
-        let errors = ["spec.versions[0].schema.openAPIV3Schema.type: Required value: must not be empty at the root".to_owned()];
+        let error = "spec.versions[0].schema.openAPIV3Schema.type: Required value: must not be empty at the root";
         let new = definition("example.com", "");
-        let verdict = judge(&new, &Taken::default(), &errors, true);
-        assert_eq!(verdict.conditions[2].message, errors[0]);
+        let verdict = judge(&new, &Taken::default(), Structure::violated(vec![error.into(), error.into()]), true);
+        assert_eq!(verdict.conditions[2].message, error);
         let mut bad = new;
         bad.status.conditions.push(verdict.conditions[2].clone());
         assert_eq!(of(&bad).gone, ["NonStructuralSchema"]);

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{
     cleanup,
-    conditions::{self, Verdict},
+    conditions::{self, Structure, Verdict},
     definition::{self, Definition},
     names::Taken,
     review::Webhook,
@@ -165,7 +165,7 @@ impl Follower {
         }
         let had = definition.status.accepted_names.clone();
         self.taken.note(&definition);
-        let verdict = conditions::judge(&definition, &self.taken, &violations(&definition, &source), is_trusted(&definition));
+        let verdict = conditions::judge(&definition, &self.taken, structure(&definition, &source), is_trusted(&definition));
         apply(&mut definition, &verdict);
         self.taken.note(&definition);
         if definition.status.accepted_names != had {
@@ -263,14 +263,19 @@ fn gather(first: Change, changes: &mut BoxStream<'static, Change>) -> (Vec<(Stri
 
 /// What keeps the schemas from being structural. Validation lets no such CRD in; only those that keep unknown fields, from before there
 /// were structural schemas, are looked at.
-fn violations(definition: &Definition, source: &Bytes) -> Vec<String> {
+fn structure(definition: &Definition, source: &Bytes) -> Structure {
     if !definition.spec.preserve_unknown_fields {
-        return Vec::new();
+        return Structure::default();
     }
-    let of = |version: &definition::Version| coracle_schema::structural::violations(&definition::schema_of(source, &version.name));
     let mut all = vec!["spec.preserveUnknownFields: Invalid value: true: must be false".to_owned()];
-    all.extend(definition.spec.versions.iter().flat_map(of));
-    all
+    for (at, version) in definition.spec.versions.iter().enumerate() {
+        let path = format!("spec.versions[{at}].schema.openAPIV3Schema");
+        match coracle_schema::structural::violations(&definition::schema_of(source, &version.name), &path) {
+            Ok(found) => all.extend(found),
+            Err(why) => return Structure::unknown(&version.name, &why),
+        }
+    }
+    Structure::violated(all)
 }
 
 /// Whether the certificates of the conversion webhook can be read, if it has any.

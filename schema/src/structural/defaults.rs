@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{
     embedded::{self, Malformed},
     invariants::{child, property},
-    node::{Kind, Node},
+    node::{Additional, Kind, Node},
     prune, rules, text, value,
 };
 use crate::{field::FieldErrors, types::SchemaRef};
@@ -25,6 +25,61 @@ pub(super) fn check(root: &Node, path: &str, options: Options<'_>, errors: &mut 
     // The resource itself has metadata like an embedded one.
     let root = Node { embedded: true, ..root.clone() };
     Walk { options }.node(&root, path, &Around::default(), errors);
+}
+
+/// Takes out of the defaults what does not belong in the objects they are filled into: what metadata has not, and what the schema does not
+/// name. A CRD that came before its defaults were looked at may have such, and metadata may be spread over several of them.
+pub(super) fn prune(root: &mut Node, metadata: &SchemaRef) {
+    if root.any(&|node| node.embedded || node.default.as_deref().is_some_and(|d| d.is_object() || d.is_array())) {
+        let frame = Node { embedded: true, ..root.clone() };
+        Pruning { frame: &frame, metadata, steps: Vec::new() }.node(root);
+    }
+}
+
+struct Pruning<'a> {
+    frame: &'a Node,
+    metadata: &'a SchemaRef,
+    steps: Vec<Option<Box<str>>>,
+}
+
+impl Pruning<'_> {
+    fn node(&mut self, node: &mut Node) {
+        if let Some(default) = node.default.take() {
+            node.default = self.pruned(*default).map(Box::new);
+        }
+        if let Some(items) = node.items.as_deref_mut() {
+            self.below(None, items);
+        }
+        if let Additional::Schema(below) = &mut node.additional {
+            self.below(Some("*".into()), below);
+        }
+        for (name, below) in &mut node.properties {
+            self.below(Some(name.clone()), below);
+        }
+    }
+
+    fn below(&mut self, step: Option<Box<str>>, node: &mut Node) {
+        self.steps.push(step);
+        self.node(node);
+        self.steps.pop();
+    }
+
+    /// What is left of a default in an object that is otherwise empty.
+    fn pruned(&self, default: Value) -> Option<Value> {
+        let around = |inner: Value, step: &Option<Box<str>>| match step {
+            None => Value::Array(vec![inner]),
+            Some(name) => Value::Object(Map::from_iter([(String::from(&**name), inner)])),
+        };
+        let mut object = self.steps.iter().rev().fold(default, around);
+        // Whatever cannot be read as metadata is left out.
+        drop(embedded::coerce(self.frame, &mut object, self.metadata, Malformed::Drop));
+        prune::prune(self.frame, &mut object);
+        self.steps.iter().try_fold(object, |around, step| match (around, step) {
+            (Value::Array(mut items), None) if !items.is_empty() => Some(items.swap_remove(0)),
+            (Value::Object(mut members), Some(name)) => members.remove(&**name),
+            _ => None,
+        })
+    }
 }
 
 struct Walk<'a> {
@@ -130,5 +185,36 @@ fn untyped(node: &Node) -> std::borrow::Cow<'_, Node> {
         std::borrow::Cow::Owned(Node { int_or_string: false, ..node.clone() })
     } else {
         std::borrow::Cow::Borrowed(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::structural::tests::compiled;
+
+    #[test]
+    fn defaults_of_embedded_objects_hold_nothing_that_metadata_has_not() {
+        let text = |default: &str| json!({"type": "string", "default": default});
+        let whole = json!({"apiVersion": "foos/v1", "kind": "Foo", "metadata": {"name": "Bar", "unknown": "unknown"}});
+        let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let with = |more: serde_json::Value| {
+            let mut schema = embedded.clone();
+            schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            schema
+        };
+        let metadata = json!({"type": "object", "properties": {"name": text("Bar"), "unknown": text("unknown")}});
+        let made = compiled(&json!({"type": "object", "properties": {
+            "fields": with(json!({"properties": {"apiVersion": text("foos/v1"), "kind": text("Foo"), "metadata": metadata}})),
+            "object": with(json!({"default": whole})),
+            "list": {"type": "array", "items": embedded, "default": [whole]},
+            "around": {"type": "object", "properties": {"embedded": embedded}, "default": {"embedded": whole, "odd": 1}},
+        }}));
+        let mut object = json!({"apiVersion": "g/v1", "kind": "Widget", "metadata": {"name": "w"}, "fields": {"metadata": {}}});
+        crate::default::apply(&mut object, &made.schema);
+        let clean = json!({"apiVersion": "foos/v1", "kind": "Foo", "metadata": {"name": "Bar"}});
+        assert_eq!([&object["fields"], &object["object"], &object["list"][0]], [&clean; 3]);
+        assert_eq!(object["around"], json!({"embedded": clean}));
     }
 }

@@ -104,9 +104,12 @@ pub fn compile(schema: &Value, tables: &Arc<Schema>, kind: &str, preserves: bool
     Ok(assemble(root(props)?, tables, kind, preserves, None))
 }
 
-/// What keeps a version's schema from being structural; empty if nothing does.
-pub fn violations(schema: &Value) -> Vec<String> {
-    props::Props::of(schema).and_then(|props| root(props).err()).unwrap_or_default()
+/// What keeps a version's schema, which stands at `path` of its definition, from being structural; empty if nothing does. Fails with the
+/// construct that keeps it from being read at all.
+pub fn violations(schema: &Value, path: &str) -> Result<Vec<String>, String> {
+    let Some(props) = props::Props::of(schema) else { return Ok(Vec::new()) };
+    build::build(props)?;
+    Ok(invariants::check(props, path).0.iter().map(ToString::to_string).collect())
 }
 
 fn root(props: props::Props<'_>) -> Result<Node, Vec<String>> {
@@ -115,10 +118,13 @@ fn root(props: props::Props<'_>) -> Result<Node, Vec<String>> {
     if errors.is_empty() { Ok(node) } else { Err(errors.0.iter().map(ToString::to_string).collect()) }
 }
 
-fn assemble(root: Node, tables: &Arc<Schema>, kind: &str, preserves: bool, scale: Option<Scale>) -> Structural {
+fn assemble(mut root: Node, tables: &Arc<Schema>, kind: &str, preserves: bool, scale: Option<Scale>) -> Structural {
     let mut shell = Type::new(kind, Vec::new(), Vec::new());
     shell.open = true;
     shell.typed = true;
+    if let Some(metadata) = tables.find("meta.ObjectMeta") {
+        defaults::prune(&mut root, &SchemaRef { schema: Arc::clone(tables), root: metadata });
+    }
     let root = Arc::new(root);
     let id = TypeId(u32::try_from(tables.types.len()).unwrap_or(u32::MAX));
     let custom = Custom { root: Arc::clone(&root), preserves, scale, rules: rules::Rules::default() };

@@ -104,6 +104,14 @@ impl Node {
         Some(&self.properties[at].1)
     }
 
+    /// Whether this node or one below it, value validations aside, is such.
+    pub(super) fn any(&self, is: &impl Fn(&Self) -> bool) -> bool {
+        is(self)
+            || self.properties.iter().any(|(_, below)| below.any(is))
+            || self.items.as_deref().is_some_and(|below| below.any(is))
+            || self.additional.schema().is_some_and(|below| below.any(is))
+    }
+
     /// The schema of a member: its property, or what all other members are.
     pub fn member(&self, name: &str) -> Option<&Self> {
         self.property(name).or_else(|| self.additional.schema())
