@@ -126,6 +126,7 @@ impl Converter for Versions {
 
     async fn read_back(&self, stored: Object) -> Result<Object, Status> {
         let mut value = stored.into_value();
+        coracle_schema::default::apply(&mut value, &self.stored.schema);
         if let Some(webhook) = &self.webhook {
             value = review::convert(webhook, vec![value], &self.own.version).await?.pop().unwrap_or_default();
         }
@@ -162,10 +163,12 @@ impl Versions {
         Ok(made)
     }
 
-    /// What was converted, in the form of this version.
+    /// What was converted, in the form of this version. Its defaults are for what clients write: what is read has those of the version it is
+    /// stored in.
     fn brought(&self, converted: Value) -> Result<Object, Status> {
         let mut object = object_of(converted)?;
-        items::refresh(&self.own.schema, &self.own.version, &mut object);
+        object.value_mut()["apiVersion"] = (*self.own.version).into();
+        coracle_schema::decode::refresh(object.value_mut(), &self.own.schema);
         Ok(object)
     }
 }

@@ -37,7 +37,6 @@ use super::{
     served::Catalog,
     storage::parse_wire,
 };
-use crate::wire::Status;
 
 const METADATA: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -158,34 +157,41 @@ impl Decode<Facts> for Items {
     }
 }
 
-/// A custom resource as its CRD reads it now: pruned and defaulted by the stored version's schema, and what filters need of it. The bytes
-/// pass as they are when that changes nothing, and when they are of another version that only a webhook can convert.
+/// A custom resource as its CRD reads it now: pruned and defaulted by the schema of the version it is stored in, and what filters need of it.
+/// The bytes pass as they are when that changes nothing. Those of a version that is no more are taken for the one stored now where nobody
+/// outside converts.
 fn custom(kind: &Arc<Kind>, names: &Arc<[Arc<str>]>, stored: &Bytes) -> (Bytes, Picked) {
     let as_stored = || (stored.clone(), label_facts(stored));
     let Some(of) = kind.custom.as_deref() else { return as_stored() };
+    let Ok(mut object) = parse_wire(stored) else { return as_stored() };
+    let known = match &kind.conversion {
+        Some(Conversion::Versions(versions)) => Some(versions),
+        _ => None,
+    };
     let foreign = !is_of_version(stored, &of.stored);
-    let local = matches!(&kind.conversion, Some(Conversion::Versions(versions)) if versions.is_local());
-    if foreign && !local {
-        return as_stored();
+    let local = known.is_some_and(|versions| versions.is_local());
+    let schema = known.and_then(|versions| versions.versions().schema(object.text("/apiVersion")).ok());
+    match schema.filter(|_| foreign) {
+        Some(schema) => refresh(schema, &mut object),
+        None if foreign && !local => return as_stored(),
+        None => {
+            object.value_mut()["apiVersion"] = (*of.stored).into();
+            refresh(&kind.schema, &mut object);
+        }
     }
-    let Ok(object) = reread(&kind.schema, &of.stored, stored) else { return as_stored() };
-    let facts = custom_facts(of, names, object.value());
+    // Stored by a server that did not count generations yet.
+    if object.generation() == 0 {
+        object.set_metadata("generation", 1);
+    }
+    let facts = if foreign && !local { label_facts(stored) } else { custom_facts(of, names, object.value()) };
     match stored_bytes(&object) {
         Ok(current) if current != *stored => (current, facts),
         _ => (stored.clone(), facts),
     }
 }
 
-/// An object of any version as one of the version a schema is of: pruned, with defaults.
-pub fn reread(schema: &SchemaRef, version: &str, wire: &[u8]) -> Result<Object, Status> {
-    let mut object = parse_wire(wire)?;
-    refresh(schema, version, &mut object);
-    Ok(object)
-}
-
-/// Brings an object into the form of the version a schema is of.
-pub fn refresh(schema: &SchemaRef, version: &str, object: &mut Object) {
-    object.value_mut()["apiVersion"] = version.into();
+/// Brings an object into the form of the version a schema is of: pruned, with defaults.
+fn refresh(schema: &SchemaRef, object: &mut Object) {
     decode::refresh(object.value_mut(), schema);
     default::apply(object.value_mut(), schema);
 }
