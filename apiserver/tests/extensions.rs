@@ -235,6 +235,45 @@ async fn versions_differ_in_name_only_when_nobody_converts() {
 }
 
 #[tokio::test]
+async fn what_is_read_has_the_defaults_of_the_version_it_is_stored_in_and_what_is_sent_those_of_its_own() {
+    let house = House::new().await;
+    let spec = |own: &str| {
+        let field = |name: &str| if name == own { json!({"type": "string", "default": name}) } else { json!({"type": "string"}) };
+        json!({"spec": {"type": "object", "default": {}, "properties": {"beta": field("beta"), "one": field("one"), "late": field("")}}})
+    };
+    let mut made = define(&house, &crd(&[version("v1beta1", false, &spec("beta")), version("v1", true, &spec("one"))])).await;
+    let beta = WIDGETS.replace("v1", "v1beta1");
+    let mut sent = widget("w", &json!({}));
+    sent["apiVersion"] = "example.com/v1beta1".into();
+    assert_eq!(house.post(&beta, &sent).await.ok()["spec"], json!({"beta": "beta", "one": "one"}));
+    house.post(WIDGETS, &widget("x", &json!({}))).await.ok();
+    assert_eq!(house.get(&format!("{beta}/x")).await.ok()["spec"], json!({"one": "one"}));
+    made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["late"]["default"] = "late".into();
+    house.put(&format!("{CRDS}/widgets.example.com"), &made).await.ok();
+    assert_eq!(house.get(&format!("{beta}/x")).await.ok()["spec"], json!({"one": "one"}));
+    let merge = "application/merge-patch+json";
+    let patched = house.patch(&format!("{beta}/x"), merge, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(patched["spec"], json!({"beta": "beta", "late": "late", "one": "one"}));
+}
+
+#[tokio::test]
+async fn an_apply_of_null_clears_what_may_be_null_and_is_refused_elsewhere() {
+    let house = House::new().await;
+    let labels = |nullable: bool| json!({"type": "object", "nullable": nullable, "additionalProperties": {"type": "string"}});
+    let spec = json!({"type": "object", "properties": {"may": labels(true), "not": labels(false)}});
+    define(&house, &crd(&[version("v1", true, &json!({"spec": spec}))])).await;
+    let apply = async |spec: Value| {
+        let path = format!("{WIDGETS}/w?fieldManager=me");
+        house.patch(&path, "application/apply-patch+yaml", &widget("w", &spec)).await
+    };
+    apply(json!({"may": {"a": "1"}, "not": {"a": "1"}})).await.ok();
+    assert_eq!(apply(json!({"may": null, "not": {"a": "1"}})).await.ok()["spec"], json!({"may": null, "not": {"a": "1"}}));
+    let refused = apply(json!({"not": null})).await;
+    let told = "spec.not: Invalid value: \"null\": spec.not in body must be of type object: \"null\"";
+    assert_eq!(refused.json()["message"], format!("Widget.example.com \"w\" is invalid: {told}"));
+}
+
+#[tokio::test]
 async fn an_update_without_a_change_brings_an_object_into_the_version_that_is_stored_now() {
     let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
     let house = House::over(store.clone(), None).await;
@@ -310,8 +349,9 @@ async fn names_another_has_are_not_granted_until_they_are_free() {
     assert_eq!(house.get("/apis/example.com/v1/namespaces/default/wares").await.code, StatusCode::NOT_FOUND);
     house.delete(&format!("{CRDS}/widgets.example.com")).await.ok();
     until(&house, "/apis/example.com/v1/namespaces/default/wares", |reply| reply.code == StatusCode::OK).await;
-    let granted = house.get(&format!("{CRDS}/wares.example.com")).await.ok();
-    assert_eq!(condition(&granted, "Established"), ("True", "InitialNamesAccepted"));
+    // Its status says so a moment after it is served.
+    let granted = |reply: &crate::house::Reply| condition(&reply.json(), "Established") == ("True", "InitialNamesAccepted");
+    until(&house, &format!("{CRDS}/wares.example.com"), granted).await;
 }
 
 #[tokio::test]

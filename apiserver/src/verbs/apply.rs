@@ -37,7 +37,7 @@ pub async fn apply(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, S
             let live = old.map(Object::value);
             let merged = apply::apply(&kind.schema, live, config.value(), &who, writing.options.force).map_err(refused)?;
             writing.doubled(&doubled)?;
-            let mut object = writing.decode_value(merged)?;
+            let mut object = writing.decode_applied(merged)?;
             if old.is_none() {
                 object.metadata_mut().remove("resourceVersion");
             }

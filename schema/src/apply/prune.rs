@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Pruned {
     /// As it is compared with the live object: a map or list of which nothing is left is null, which keeps its owners.
     pub(super) compared: Value,
-    /// As it is stored: such a map or list is absent.
+    /// As it is stored: such a map or list is absent, in a custom resource it is null.
     pub(super) stored: Value,
 }
 
@@ -53,7 +53,10 @@ pub(super) fn prune(views: &Views<'_>, merged: &Value, last: &Entry, now: &Entry
         Err(Unconverted::Missing) => Ok(merged.clone()),
         Err(Unconverted::Failed(why)) => Err(why),
     };
-    Ok(Pruned { compared: left(Empty::Null)?, stored: left(Empty::Absent)? })
+    let compared = left(Empty::Null)?;
+    // Only what has a type of Go's has no room for the null.
+    let stored = if whole.schema.custom().is_some() { compared.clone() } else { left(Empty::Absent)? };
+    Ok(Pruned { compared, stored })
 }
 
 /// Brings back what anybody owns, version by version: first those of the version in which something was taken away.

@@ -16,13 +16,28 @@ use crate::{
 /// Decodes a body.
 pub(super) fn from_json(text: &str, custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
     let read = plain::read(text, &session.reports);
-    finish(read, custom, schema, session)
+    finish(read, custom, schema, session, Nulls::Go)
+}
+
+/// What becomes of members that are null and may not be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// They are left out.
+    Go,
+    /// They stay, and validation refuses them.
+    Stay,
 }
 
 /// Decodes a value.
-pub(super) fn from_value(mut value: Value, custom: &Custom, schema: &SchemaRef, session: Session<'_>) -> Result<Decoded, DecodeError> {
+pub(super) fn from_value(
+    mut value: Value,
+    custom: &Custom,
+    schema: &SchemaRef,
+    session: Session<'_>,
+    nulls: Nulls,
+) -> Result<Decoded, DecodeError> {
     numbers(&mut value);
-    finish(Ok(value), custom, schema, session)
+    finish(Ok(value), custom, schema, session, nulls)
 }
 
 /// Brings the numbers in a value into the form in which Go holds them.
@@ -64,9 +79,10 @@ fn finish(
     custom: &Custom,
     schema: &SchemaRef,
     session: Session<'_>,
+    nulls: Nulls,
 ) -> Result<Decoded, DecodeError> {
     let mut decoded = session.finish_lax(read)?;
-    shape(&mut decoded, custom, schema)?;
+    shape(&mut decoded, custom, schema, nulls)?;
     decoded.reports.settle(decoded.value)
 }
 
@@ -76,7 +92,7 @@ pub(super) struct Lax {
     pub(super) reports: Reports,
 }
 
-fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), DecodeError> {
+fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef, nulls: Nulls) -> Result<(), DecodeError> {
     if decoded.value.is_null() {
         return Err(DecodeError::MissingKind);
     }
@@ -108,7 +124,9 @@ fn shape(decoded: &mut Lax, custom: &Custom, schema: &SchemaRef) -> Result<(), D
     if !custom.preserves {
         let gone = prune::prune(&custom.root, &mut decoded.value);
         decoded.reports.unknown(gone);
-        prune::drop_nulls(&custom.root, &mut decoded.value);
+        if nulls == Nulls::Go {
+            prune::drop_nulls(&custom.root, &mut decoded.value);
+        }
     }
     match embedded::coerce(&custom.root, &mut decoded.value, &metadata, Malformed::Refuse) {
         Ok(unknown) => {

@@ -114,10 +114,18 @@ fn not_text(bytes: &[u8], error: Utf8Error) -> DecodeError {
 pub fn from_value(mut value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
     let session = Session::new(schema, mode);
     if let Some(custom) = schema.custom() {
-        return custom::from_value(value, custom, schema, session);
+        return custom::from_value(value, custom, schema, session, custom::Nulls::Go);
     }
     let settled = session.seed(&Shape::Message(schema.root)).settle(&mut value);
     session.finish(settled.map(|()| value))
+}
+
+/// The same for what an apply has made. In a custom resource, what its configuration made null is for validation to judge.
+pub fn from_applied(value: Value, schema: &SchemaRef, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+    match schema.custom() {
+        Some(custom) => custom::from_value(value, custom, schema, Session::new(schema, mode), custom::Nulls::Stay),
+        None => from_value(value, schema, mode),
+    }
 }
 
 /// What upstream shows of an object once it was stored: lists without items that stand in JSON all the same are null, since protobuf does

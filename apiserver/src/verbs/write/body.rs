@@ -61,6 +61,12 @@ impl Writing<'_> {
         self.finish_decoding(decoded.map_err(|error| decode_error(&error, self.kind, &self.call.body)))
     }
 
+    /// Decodes what an apply has made.
+    pub fn decode_applied(&mut self, value: Value) -> Result<Object, Status> {
+        let decoded = decode::from_applied(value, &self.kind.schema, self.options.field_validation);
+        self.finish_decoding(decoded.map_err(|error| decode_error(&error, self.kind, &self.call.body)))
+    }
+
     /// Decodes a value that a patch made. `reports` is what was found in the patch itself; `refuse` words what is wrong with either.
     pub fn decode_patched(
         &mut self,
