@@ -14,7 +14,7 @@ use crate::TABLES;
 pub(crate) fn structural(data: &[u8]) {
     let at = data.iter().position(|b| *b == 0xFF).unwrap_or(data.len());
     let (Ok(schema), Some(tables)) = (serde_json::from_slice::<Value>(&data[..at]), TABLES.as_ref()) else { return };
-    let _ = structural::violations(&schema);
+    let _ = structural::violations(&schema, "");
     let Ok(compiled) = structural::compile(&schema, &tables.schema, "Thing", false) else { return };
     let Some(object) = data.get(at + 1..).and_then(|rest| serde_json::from_slice::<Value>(rest).ok()) else { return };
     if !object.is_object() {
