@@ -30,6 +30,10 @@ pub(crate) struct FrontFlags {
     #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = positive_span)]
     pub(crate) request_timeout: Duration,
 
+    /// Watches that do not say how long they are to last end after this many seconds and up to as many again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub(crate) min_request_timeout: u32,
+
     /// Client certificate shown to API servers behind APIServices, read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) proxy_client_cert_file: Option<PathBuf>,
@@ -62,7 +66,8 @@ impl FrontFlags {
         }
         // 0 is no limit, as upstream.
         let [max_reads, max_writes] = limits;
-        Ok(flow::Options { max_reads, max_writes, fair: self.enable_priority_and_fairness, timeout: self.request_timeout })
+        let watches = Duration::from_secs(self.min_request_timeout.into());
+        Ok(flow::Options { max_reads, max_writes, fair: self.enable_priority_and_fairness, timeout: self.request_timeout, watches })
     }
 
     /// How other API servers are spoken to. `made` are the certificate and key that are there without flags.
@@ -95,6 +100,7 @@ mod tests {
             "max-requests-inflight" => Some("5"),
             "enable-priority-and-fairness" => Some("false"),
             "request-timeout" => Some("90s"),
+            "min-request-timeout" => Some("7"),
             "proxy-client-cert-file" => Some("/c"),
             "proxy-client-key-file" => Some("/k"),
             "aggregator-reject-forwarding-redirect" => Some("false"),
@@ -103,6 +109,7 @@ mod tests {
         let flags = of(given).unwrap();
         let flow = flags.flow().unwrap();
         assert_eq!((flow.max_reads, flow.max_writes, flow.fair, flow.timeout), (5, 200, false, Duration::from_secs(90)));
+        assert_eq!(flow.watches, Duration::from_secs(7));
         let aggregator = flags.aggregator(None).unwrap();
         assert_eq!((aggregator.client, aggregator.reject_redirects), (Some(("/c".into(), "/k".into())), false));
         let defaults = of(|_| None).unwrap();

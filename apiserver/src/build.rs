@@ -88,6 +88,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
         runs: Runs::default(),
+        watches_last: options.flow.watches,
         clock: options.clock,
         drain: CancellationToken::new(),
         tables: tables.clone(),

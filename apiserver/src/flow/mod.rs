@@ -74,11 +74,13 @@ pub struct Options {
     pub fair: bool,
     /// How long a request may take that is neither a watch nor a stream (`--request-timeout`).
     pub timeout: Duration,
+    /// Watches that do not say how long they are to last end after this long and up to as much again (`--min-request-timeout`).
+    pub watches: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_reads: 400, max_writes: 200, fair: true, timeout: Duration::from_secs(60) }
+        Self { max_reads: 400, max_writes: 200, fair: true, timeout: Duration::from_secs(60), watches: Duration::from_secs(1800) }
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Api {
     pub runs: runs::Runs,
     /// The time.
     pub clock: Clock,
+    /// How long a watch lasts at least that does not say so.
+    pub watches_last: Duration,
     /// Ends watches when the server drains.
     pub drain: CancellationToken,
 }

@@ -44,8 +44,6 @@ use crate::{
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// A watch that lasts no longer than this ends without a last bookmark.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
-/// Watches without `timeoutSeconds` end after this long and up to as much again (`--min-request-timeout`).
-const SHORTEST: Duration = Duration::from_secs(1800);
 /// Objects of the initial state that are written at once, at most: what is written waits in memory until the client takes it.
 const AT_ONCE: usize = 64;
 
@@ -61,7 +59,7 @@ pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let socket = websocket::asked_for(call)?;
     let options = ListOptions::parse(&call.query, true)?;
     let filter = Filter::new(kind, call, &options)?;
-    let Some(lasts) = duration(&options) else { return ended(api, socket, wanted) };
+    let Some(lasts) = duration(&options, api.watches_last) else { return ended(api, socket, wanted) };
     let mut session = Session {
         api: Arc::clone(api),
         filter,
@@ -115,13 +113,14 @@ fn join(mut frames: Vec<Bytes>) -> Bytes {
     }
 }
 
-/// How long a watch lasts; `None` if it is over already. Upstream counts in nanoseconds that wrap around, and so do we.
-fn duration(options: &ListOptions) -> Option<Duration> {
+/// How long a watch lasts; `None` if it is over already. `shortest` is for those that do not say: they last up to as much again, so that not
+/// all come back at once. Upstream counts in nanoseconds that wrap around, and so do we.
+fn duration(options: &ListOptions, shortest: Duration) -> Option<Duration> {
     const SECOND: i64 = 1_000_000_000;
     match options.timeout_seconds.unwrap_or_default().wrapping_mul(SECOND) {
         0 => {
-            let spread = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * SHORTEST.as_secs() / 256;
-            Some(SHORTEST + Duration::from_secs(spread))
+            let spread = shortest * u32::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256;
+            Some(shortest + spread).filter(|lasts| !lasts.is_zero())
         }
         lasts => u64::try_from(lasts).ok().map(Duration::from_nanos),
     }
@@ -413,13 +412,14 @@ mod tests {
 
     #[test]
     fn a_watch_lasts_as_long_as_is_asked_and_not_at_all_when_that_is_negative() {
-        let lasts = |seconds| duration(&ListOptions { timeout_seconds: seconds, ..ListOptions::default() });
+        let shortest = Duration::from_secs(7);
+        let lasts = |seconds| duration(&ListOptions { timeout_seconds: seconds, ..ListOptions::default() }, shortest);
         assert_eq!(lasts(Some(5)), Some(Duration::from_secs(5)));
         for over in [-1, -5, i64::MAX] {
             assert_eq!(lasts(Some(over)), None, "{over}");
         }
         for open in [None, Some(0)] {
-            assert!(lasts(open).is_some_and(|lasts| (SHORTEST..SHORTEST * 2).contains(&lasts)));
+            assert!(lasts(open).is_some_and(|lasts| (shortest..shortest * 2).contains(&lasts)));
         }
     }
 }
