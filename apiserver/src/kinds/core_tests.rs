@@ -114,11 +114,35 @@ fn a_balancer_that_needs_no_more_node_ports_keeps_those_it_has() {
     let old = made("services", given);
     let (kept, errors) = update("", "v1", "services", &old, Part::Whole, |s| s["spec"]["allocateLoadBalancerNodePorts"] = false.into());
     assert_eq!((&kept.value()["spec"]["ports"][0]["nodePort"], errors.len()), (&json!(30102), 0));
+    let (freed, errors) = update("", "v1", "services", &old, Part::Whole, |s| {
+        s["spec"]["allocateLoadBalancerNodePorts"] = false.into();
+        s["spec"]["ports"] = json!([{"port": 1, "nodePort": 0}]);
+    });
+    assert!(errors.is_empty() && freed.value()["spec"]["ports"][0]["nodePort"].as_i64().unwrap_or_default() == 0, "{errors:?}");
     let (inner, errors) = update("", "v1", "services", &old, Part::Whole, |s| {
         s["spec"]["type"] = "ClusterIP".into();
         s["spec"]["ports"] = json!([{"name": "a", "port": 1, "nodePort": 30102}, {"name": "b", "port": 2}]);
     });
     assert!(errors.is_empty() && inner.value()["spec"]["ports"][0].get("nodePort").is_none(), "{errors:?}");
+}
+
+#[test]
+fn a_service_that_becomes_a_name_elsewhere_drops_what_leads_to_endpoints() {
+    let named = |s: &mut Value| {
+        s["spec"]["type"] = "ExternalName".into();
+        s["spec"]["externalName"] = "a.example.com".into();
+    };
+    let mut given = json!({"metadata": {"name": "s"}, "spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}});
+    let old = made("services", given.clone());
+    let (new, errors) = update("", "v1", "services", &old, Part::Whole, |s| {
+        named(s);
+        s["spec"].as_object_mut().unwrap().remove("clusterIPs");
+    });
+    let spec = &new.value()["spec"];
+    assert!(errors.is_empty() && ["clusterIP", "clusterIPs", "internalTrafficPolicy"].iter().all(|f| spec.get(f).is_none()), "{spec}");
+    named(&mut given);
+    given["spec"] = json!({"type": "ExternalName", "externalName": "a.example.com", "internalTrafficPolicy": "Cluster"});
+    assert!(made("services", given).value()["spec"].get("internalTrafficPolicy").is_none());
 }
 
 #[test]

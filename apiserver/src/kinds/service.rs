@@ -71,6 +71,10 @@ impl Rules for Service {
         if let Some(before) = &before {
             drop_unneeded(spec, before);
         }
+        // Upstream keeps the policy of an old default and never tells it; one that does not exist is still refused.
+        if !needs_cluster_ip(spec) && ["Cluster", "Local"].contains(&view::text(spec, "internalTrafficPolicy")) {
+            view::remove(spec, "internalTrafficPolicy");
+        }
         if drops_status && let Some(status) = view::message_mut(new.value_mut(), "status") {
             status["loadBalancer"] = json!({});
         }
@@ -177,6 +181,8 @@ fn agree_cluster_ips(spec: &mut Value, before: Option<&Value>) {
     match before {
         None if !one.is_empty() && is_empty => spec["clusterIPs"] = json!([one]),
         None => {}
+        // A writer that knows only the first address and leaves it as it is leaves the others, too.
+        Some(before) if one == view::text(before, "clusterIP") && is_empty => copy(spec, before, "clusterIPs"),
         Some(before) if one != view::text(before, "clusterIP") && &all == view::member(before, "clusterIPs") => {
             if one.is_empty() {
                 view::remove(spec, "clusterIPs");
@@ -200,7 +206,7 @@ fn keep_allocated(spec: &mut Value, before: &Value) {
             }
         }
     }
-    if needs_node_ports(before) && needs_node_ports(spec) {
+    if is_given_node_ports(before) && is_given_node_ports(spec) {
         let ports = |spec: &Value| view::list(spec, "ports").iter().filter_map(|p| view::int(p, "nodePort")).collect::<HashSet<_>>();
         let both: HashSet<i64> = ports(before).intersection(&ports(spec)).copied().collect();
         for port in view::items_mut(spec, "ports").filter(|p| view::int(p, "nodePort").unwrap_or_default() == 0) {
