@@ -59,14 +59,24 @@ pub(super) fn default_pod_level(spec: &mut Value) {
             limits.insert(name, amount.to_string().into());
         }
     }
-    if !limits.is_empty() {
-        for (name, amount) in sum(spec, "requests") {
-            if ["cpu", "memory"].contains(&name.as_str()) && !requests.contains_key(&name) {
-                requests.insert(name, amount.to_string().into());
-            }
+    for (name, amount) in sum(spec, "requests") {
+        if ["cpu", "memory"].contains(&name.as_str()) && !requests.contains_key(&name) {
+            requests.insert(name, amount.to_string().into());
         }
-        for (name, amount) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
-            requests.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
+    for (name, amount) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
+        requests.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
+    // Only where every container is limited is the pod, and not below what it asks for.
+    let all_limit = |name: &str| {
+        let all = ["containers", "initContainers", "ephemeralContainers"].into_iter().flat_map(|list| view::list(spec, list));
+        all.into_iter().all(|container| view::map(view::member(container, "resources"), "limits").contains_key(name))
+    };
+    for (name, amount) in sum(spec, "limits").into_iter().filter(|(name, _)| is_pod_level(name) && all_limit(name)) {
+        if let Some(asked) = requests.get(&name).filter(|_| !limits.contains_key(&name)) {
+            let more = view::quantity(asked).is_some_and(|least| least > amount);
+            let limit = if more { asked.clone() } else { amount.to_string().into() };
+            limits.insert(name, limit);
         }
     }
     for (name, list) in [("limits", limits), ("requests", requests)] {
@@ -168,5 +178,24 @@ mod tests {
             "initContainers": [{"resources": {"requests": {"cpu": "2"}}}]});
         default_pod_level(&mut spec);
         assert_eq!(spec["resources"]["requests"], json!({"cpu": "2", "memory": "1Gi"}));
+    }
+
+    #[test]
+    fn a_pods_own_limits_follow_where_every_container_has_one() {
+        let of = |own: Value, containers: Value| {
+            let mut spec = json!({"resources": own, "containers": containers});
+            default_pod_level(&mut spec);
+            spec["resources"].clone()
+        };
+        let both = |cpu: &str, limit: &str| json!({"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}});
+        let asks = json!({"requests": {"cpu": "3"}});
+        let given = of(asks.clone(), json!([both("1", "2"), both("1", "2")]));
+        assert_eq!(given, json!({"requests": {"cpu": "3"}, "limits": {"cpu": "4"}}));
+        let raised = of(asks.clone(), json!([both("1", "2")]));
+        assert_eq!(raised["limits"], json!({"cpu": "3"}));
+        assert_eq!(of(asks.clone(), json!([both("1", "2"), {}])), asks);
+        let memory = json!({"resources": {"requests": {"memory": "1Mi"}, "limits": {"memory": "2Mi"}}});
+        let joined = of(asks, json!([memory]));
+        assert_eq!(joined, json!({"requests": {"cpu": "3", "memory": "1Mi"}, "limits": {"memory": "2Mi"}}));
     }
 }
