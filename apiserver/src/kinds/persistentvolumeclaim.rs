@@ -99,6 +99,18 @@ fn data_source(source: &Value, groups: Groups, path: &str, errors: &mut FieldErr
     }
 }
 
+/// Each of the two fields stands for the other; volumes of other namespaces have only the newer (`NormalizeDataSources`).
+fn agree_sources(claim: &mut Object) {
+    let Some(spec) = view::message_mut(claim.value_mut(), "spec") else { return };
+    for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
+        let source = view::get(spec, from).filter(|source| !is_elsewhere(source)).cloned();
+        if let Some(mut source) = source {
+            view::remove(&mut source, "namespace");
+            view::set_absent(spec, to, source);
+        }
+    }
+}
+
 impl Rules for PersistentVolumeClaim {
     fn unheard(&self) -> &'static [&'static str] {
         &["spec.accessModes"]
@@ -130,15 +142,11 @@ impl Rules for PersistentVolumeClaim {
         {
             view::remove(spec, "dataSource");
         }
-        // Each of the two fields stands for the other; volumes of other namespaces have only the newer (`NormalizeDataSources`).
-        let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
-        for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
-            let source = view::get(spec, from).filter(|source| !is_elsewhere(source)).cloned();
-            if let Some(mut source) = source {
-                view::remove(&mut source, "namespace");
-                view::set_absent(spec, to, source);
-            }
-        }
+        agree_sources(new);
+    }
+
+    fn complete_old(&self, object: &mut Object) {
+        agree_sources(object);
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {

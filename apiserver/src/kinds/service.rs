@@ -80,6 +80,26 @@ impl Rules for Service {
         }
     }
 
+    fn complete_old(&self, object: &mut Object) {
+        let Some(spec) = view::message_mut(object.value_mut(), "spec") else { return };
+        if !needs_cluster_ip(spec) {
+            view::remove(spec, "internalTrafficPolicy");
+            return;
+        }
+        agree_cluster_ips(spec, None);
+        // Without selector nobody knows of which family the endpoints are.
+        let (policy, families) = match view::text(spec, "clusterIP") {
+            "None" if view::map(spec, "selector").is_empty() => ("RequireDualStack", json!(["IPv4", "IPv6"])),
+            "" => return,
+            ip if ip.contains(':') => ("SingleStack", json!(["IPv6"])),
+            _ => ("SingleStack", json!(["IPv4"])),
+        };
+        if view::list(spec, "ipFamilies").is_empty() {
+            spec["ipFamilies"] = families;
+            spec["ipFamilyPolicy"] = policy.into();
+        }
+    }
+
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
         if part == Part::Status {

@@ -75,6 +75,9 @@ pub trait Rules: Send + Sync {
     /// What upstream fills in when it reads back what it has stored, so that nothing that looks at the write sees it.
     fn read_back(&self, _object: &mut Object) {}
 
+    /// What an object that an earlier release wrote lacks, and upstream fills in whenever it reads one.
+    fn complete_old(&self, _object: &mut Object) {}
+
     /// Cross-field rules; `old` is there on updates, for immutability.
     fn validate(&self, _new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         FieldErrors::none()

@@ -230,6 +230,7 @@ impl Place {
         let mut object = Object::new(decoded.value).ok_or_else(|| "it is no object".to_owned())?;
         default::apply(object.value_mut(), &kind.schema);
         kind.rules.default(&mut object);
+        kind.rules.complete_old(&mut object);
         Ok(object.into_value())
     }
 }

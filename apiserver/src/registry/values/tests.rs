@@ -238,3 +238,21 @@ async fn what_cannot_be_read_is_left_out_and_named_with_the_reason() {
     assert_eq!(watch.next().await.unwrap().unwrap().key, bad);
     assert_eq!(values.faults().keys(), []);
 }
+
+#[test]
+fn what_earlier_releases_left_out_is_filled_in_when_it_is_read() {
+    let house = house();
+    let read = |key: &str, text: &'static str| parsed(&house.codec.json(&key.into(), &Bytes::from_static(text.as_bytes())).unwrap());
+    let service = read(
+        "/registry/services/specs/n/s",
+        r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"s","namespace":"n"},"spec":{"clusterIP":"10.0.0.1","ports":[{"port":81}]}}"#,
+    );
+    let spec = &service["spec"];
+    assert_eq!((&spec["clusterIPs"], &spec["ipFamilies"]), (&serde_json::json!(["10.0.0.1"]), &serde_json::json!(["IPv4"])));
+    assert_eq!(spec["ipFamilyPolicy"], "SingleStack");
+    let claim = read(
+        "/registry/persistentvolumeclaims/n/c",
+        r#"{"kind":"PersistentVolumeClaim","apiVersion":"v1","metadata":{"name":"c","namespace":"n"},"spec":{"dataSource":{"kind":"PersistentVolumeClaim","name":"foo"}}}"#,
+    );
+    assert_eq!(claim["spec"]["dataSourceRef"]["name"], "foo");
+}
