@@ -8,7 +8,11 @@ use std::{
     },
 };
 
-use coracle_schema::{Tables, proto};
+use coracle_schema::{
+    Tables,
+    decode::{self, FieldValidation},
+    proto,
+};
 use http::{HeaderMap, HeaderName, header, request::Parts};
 use http_body_util::{BodyExt, Collected};
 use jiff::Timestamp;
@@ -131,7 +135,9 @@ fn decoded(tables: &Tables, body: &[u8]) -> Option<Value> {
     let (api_version, kind) = proto::type_of(body).ok()?;
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
     let schema = tables.kind(group, version, &kind).or_else(|| tables.message(&format!("meta.{kind}")))?;
-    proto::decode(body, &schema).ok()
+    let value = proto::decode(body, &schema).ok()?;
+    // As JSON it is told without what is empty: a code of 0 is none.
+    decode::from_value(value, &schema, FieldValidation::Ignore).ok().map(|decoded| decoded.value)
 }
 
 /// Where a request comes from: whom proxies name, then who is connected (`utilnet.SourceIPs`).
@@ -171,6 +177,14 @@ mod tests {
     fn a_request_keeps_the_id_it_came_with() {
         assert_eq!(Track::new(&headers(&[("audit-id", "mine")]), false).id, "mine");
         assert_eq!(Track::new(&headers(&[]), false).id.len(), 36);
+    }
+
+    #[test]
+    fn a_protobuf_answer_is_told_without_what_is_empty() {
+        let body = b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Status\x12\x17\x0a\x06\x0a\0\x12\0\x1a\0\x12\x07Success\x1a\0\"\x000\0\x1a\0\"\0";
+        let told = decoded(&Tables::load().unwrap(), body).unwrap();
+        let code_and_status = (told.get("code"), &told["status"], told.get("message"));
+        assert_eq!(code_and_status, (None, &Value::from("Success"), None), "{told}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use coracle_schema::{
     decode::{self, DecodeError, FieldValidation},
     default, patch,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Engine,
@@ -23,6 +24,28 @@ use crate::{
     registry::{Kind, Object, convert},
     wire::{Status, status},
 };
+
+/// What the trail is told of a call, its members in upstream's order: there are those who compare it as text.
+#[derive(Serialize)]
+struct Mutated<'h> {
+    configuration: &'h str,
+    webhook: &'h str,
+    mutated: bool,
+}
+
+/// What the trail is told of a patch.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Patched<'h> {
+    configuration: &'h str,
+    webhook: &'h str,
+    patch: Value,
+    patch_type: &'static str,
+}
+
+fn told(what: &impl Serialize) -> String {
+    serde_json::to_string(what).unwrap_or_default()
+}
 
 /// The plugin.
 pub struct MutatingAdmissionWebhook(pub(super) Engine);
@@ -64,8 +87,8 @@ impl Admission for MutatingAdmissionWebhook {
             }
             let place = format!("round_{}_index_{at}", u8::from(again));
             let outcome = self.call(hook, attempt, &matched, new.as_deref_mut(), &place).await;
-            let mutated = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": matches!(outcome, Ok(true))});
-            annotate(attempt, &format!("mutation.webhook.admission.k8s.io/{place}"), &mutated.to_string(), Level::Metadata);
+            let mutated = Mutated { configuration: &hook.configuration, webhook: &hook.name, mutated: matches!(outcome, Ok(true)) };
+            annotate(attempt, &format!("mutation.webhook.admission.k8s.io/{place}"), &told(&mutated), Level::Metadata);
             if matches!(outcome, Ok(true)) {
                 round.changed();
                 attempt.reinvocation.wanted = true;
@@ -117,8 +140,8 @@ impl MutatingAdmissionWebhook {
             return Err(Failure::Calling(format!("unsupported patch type {:?}", answer.patch_type)));
         }
         let made = patched(attempt, matched, &shown, &answer.patch).map_err(Failure::Refused)?;
-        let told = json!({"configuration": hook.configuration, "webhook": hook.name, "patch": patch, "patchType": "JSONPatch"});
-        annotate(attempt, &format!("patch.webhook.admission.k8s.io/{place}"), &told.to_string(), Level::Request);
+        let patched = Patched { configuration: &hook.configuration, webhook: &hook.name, patch, patch_type: "JSONPatch" };
+        annotate(attempt, &format!("patch.webhook.admission.k8s.io/{place}"), &told(&patched), Level::Request);
         if made == shown {
             return Ok(false);
         }
@@ -219,4 +242,17 @@ fn patched(attempt: &Attempt<'_>, matched: &Matched, object: &Object, patch: &[u
         kind.rules.default(&mut made);
     }
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_trail_is_told_has_upstreams_order() {
+        let mutated = Mutated { configuration: "c", webhook: "w", mutated: true };
+        assert_eq!(told(&mutated), r#"{"configuration":"c","webhook":"w","mutated":true}"#);
+        let patched = Patched { configuration: "c", webhook: "w", patch: serde_json::json!([]), patch_type: "JSONPatch" };
+        assert_eq!(told(&patched), r#"{"configuration":"c","webhook":"w","patch":[],"patchType":"JSONPatch"}"#);
+    }
 }
