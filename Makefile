@@ -3,7 +3,7 @@ SHELL := /bin/bash
 DATA ?=
 CARGO ?= cargo
 
-.PHONY: turns cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak test-operators
+.PHONY: turns cedar run build test test-compat golden compat-quick fmt clippy deny unit e2e bench doc needs image clean fuzz soak test-operators test-upstream
 
 build:
 	$(CARGO) build --release
@@ -79,6 +79,13 @@ test-compat: golden cedar
 test-operators:
 	$(CARGO) build --package coracle
 	conformance/clients/run.sh target/debug/coracle operators $(COMPAT)
+
+# Upstream's own integration tests, with this binary in place of their server in the process, counted against
+# conformance/clients/suites/integration.txt. COMPAT=DIR as above; compiling takes most of an hour.
+test-upstream:
+	deploy/needs.sh etcd-server:etcd openssl
+	$(CARGO) build --package coracle
+	conformance/clients/integration.sh target/debug/coracle $(if $(COMPAT),$(COMPAT)/upstream,target/upstream)
 
 # kube-apiserver and this binary in turns on one etcd: each reads what the other wrote. LAB=FOLDER, where FOLDER/bin has etcd and kube-apiserver.
 turns:
