@@ -192,7 +192,7 @@ fn server_options(
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
         build: version::build(),
-        presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone() }),
+        presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone(), leads: true }),
         clock,
     })
 }

@@ -16,7 +16,7 @@ const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 async fn house(store: &Arc<dyn Store>, address: &str) -> House {
     let options = House::options(store.clone());
     let facts = Facts { advertise_address: address.parse::<IpAddr>().unwrap(), ..options.facts };
-    House::of(Options { facts, presence: Some(presence::Options { host: address.to_owned() }), ..options }).await
+    House::of(Options { facts, presence: Some(presence::Options { host: address.to_owned(), leads: true }), ..options }).await
 }
 
 /// Asks until the slice is there as wanted; the server's own tasks get their turns in between.
@@ -58,4 +58,25 @@ async fn who_leaves_makes_nothing_that_is_not_there() {
     for path in [ENDPOINTS, SLICE] {
         assert_eq!(house.get(path).await.code, StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn who_is_not_led_to_still_has_its_lease() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let presence = Some(presence::Options { host: "quiet".to_owned(), leads: false });
+    let house = House::of(Options { presence, ..House::options(store) }).await;
+    let leases = async || house.get(LEASES).await.ok()["items"].as_array().cloned().unwrap_or_default();
+    for _ in 0..20_000 {
+        if !leases().await.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(leases().await[0]["metadata"]["labels"]["kubernetes.io/hostname"], "quiet");
+    for path in [ENDPOINTS, SLICE] {
+        assert_eq!(house.get(path).await.code, StatusCode::NOT_FOUND, "{path}");
+    }
+    house.server.leave().await;
+    assert!(leases().await.is_empty());
 }

@@ -138,8 +138,8 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         build: version::build(),
         // In memory there is nobody else.
         presence: match store.media_type() {
-            Some(_) if settings.endpoints => Some(presence::Options { host: machine::node_name()? }),
-            _ => None,
+            Some(_) => Some(presence::Options { host: machine::node_name()?, leads: settings.endpoints }),
+            None => None,
         },
         clock,
     })

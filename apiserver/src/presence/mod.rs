@@ -36,6 +36,8 @@ use crate::{
 pub struct Options {
     /// The name of its machine; no other server on the store may have it.
     pub host: String,
+    /// Whether the service `kubernetes` leads to it; else it only has its Lease.
+    pub leads: bool,
 }
 
 /// Time between two signs of life (`DefaultEndpointReconcilerInterval`, `IdentityLeaseRenewIntervalPeriod`).
@@ -52,6 +54,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// This server among the others.
 pub(crate) struct Presence {
     facts: Facts,
+    leads: bool,
     addresses: Addresses,
     identity: Identity,
     reader: Arc<dyn Reader>,
@@ -69,6 +72,7 @@ impl Presence {
             addresses: Addresses::new(storage, facts.advertise_address, LASTS),
             identity: Identity::new(&options.host, reader.clone(), writer.clone()),
             facts,
+            leads: options.leads,
             reader,
             writer,
             clock,
@@ -117,8 +121,10 @@ impl Presence {
         self.leaving.cancel();
         let goodbye = async {
             let _turn = self.turn.lock().await;
-            self.addresses.remove().await?;
-            self.settle(true).await?;
+            if self.leads {
+                self.addresses.remove().await?;
+                self.settle(true).await?;
+            }
             self.identity.end().await
         };
         match timeout(GOODBYE, goodbye).await {
@@ -133,7 +139,9 @@ impl Presence {
         if self.leaving.is_cancelled() {
             return Ok(());
         }
-        self.addresses.renew().await?;
+        if self.leads {
+            self.addresses.renew().await?;
+        }
         self.settle(false).await?;
         self.identity.renew((self.clock)()).await
     }
@@ -154,9 +162,9 @@ impl Presence {
 
     /// Makes the service and its endpoints what the servers that are there say.
     async fn settle(&self, leaving: bool) -> Result<(), Status> {
-        let there = self.addresses.list().await?;
+        let there = if self.leads { self.addresses.list().await? } else { Vec::new() };
         // This server has just said that it is there: that nobody is cannot be.
-        if there.is_empty() && !leaving {
+        if self.leads && there.is_empty() && !leaving {
             return Err(Status::unavailable(
                 "no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service",
             ));
@@ -167,13 +175,15 @@ impl Presence {
             let wanted = objects::service(&self.facts);
             writes.push((wanted.resource, None, wanted.object));
         }
-        let now = read("", "endpoints").await?;
-        if let Some(next) = endpoints::endpoints(now.as_ref(), &there, self.facts.secure_port, leaving) {
-            writes.push(("endpoints", now, next));
-        }
-        let now = read("discovery.k8s.io", "endpointslices").await?;
-        if let Some(next) = endpoints::slice(now.as_ref(), &there, self.facts.secure_port, leaving) {
-            writes.push(("endpointslices", now, next));
+        if self.leads {
+            let now = read("", "endpoints").await?;
+            if let Some(next) = endpoints::endpoints(now.as_ref(), &there, self.facts.secure_port, leaving) {
+                writes.push(("endpoints", now, next));
+            }
+            let now = read("discovery.k8s.io", "endpointslices").await?;
+            if let Some(next) = endpoints::slice(now.as_ref(), &there, self.facts.secure_port, leaving) {
+                writes.push(("endpointslices", now, next));
+            }
         }
         for (resource, now, next) in writes {
             let written = match now {
