@@ -232,3 +232,25 @@ async fn cbor_is_refused_as_upstream_refuses_it() {
     assert_eq!((both.code, both.headers["content-type"].to_str().unwrap()), (StatusCode::OK, "application/json"));
     assert_eq!(house.get(&format!("{MAPS}/c")).await.code, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn tables_and_metadata_come_in_the_older_version_too() {
+    let house = House::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    house.post(maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})).await.ok();
+    for version in ["v1", "v1beta1"] {
+        let said = json!(format!("meta.k8s.io/{version}"));
+        let accept = |form: &str| format!("application/json;as={form};v={version};g=meta.k8s.io");
+        let table = house.ask(Method::GET, maps, &[("accept", &accept("Table"))], "").await.ok();
+        assert_eq!((&table["kind"], &table["apiVersion"], &table["rows"][0]["object"]["apiVersion"]), (&json!("Table"), &said, &said));
+        let one = house.ask(Method::GET, &format!("{maps}/a"), &[("accept", &accept("PartialObjectMetadata"))], "").await.ok();
+        assert_eq!((&one["kind"], &one["apiVersion"]), (&json!("PartialObjectMetadata"), &said));
+        let list = house.ask(Method::GET, maps, &[("accept", &accept("PartialObjectMetadataList"))], "").await.ok();
+        assert_eq!((&list["apiVersion"], &list["items"][0]["apiVersion"]), (&said, &said));
+        let watched = format!("{maps}?watch=true&resourceVersion=0&fieldSelector=metadata.name%3Da");
+        let mut body = house.open(Method::GET, &watched, &[("accept", &accept("PartialObjectMetadata"))], "").await.into_body();
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let event: Value = serde_json::from_slice(frame.split(|b| *b == b'\n').next().unwrap()).unwrap();
+        assert_eq!(event["object"]["apiVersion"], said, "{event}");
+    }
+}

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{Api, Call, render};
 use crate::{
     registry::{Kind, Storage, items::Facts},
-    wire::{Encoding, Form, Status, Wanted},
+    wire::{Encoding, Form, Status, Wanted, negotiate::MetaVersion},
 };
 
 /// Event types, in the order of their slots among a change's kept frames.
@@ -63,7 +63,7 @@ impl Printer {
         wanted.encoding.stream_type()?;
         let metadata = matches!(wanted.form, Form::Metadata | Form::MetadataList);
         let (api_version, object_kind, schema) = if metadata {
-            (render::META_VERSION.to_owned(), "PartialObjectMetadata".into(), api.message("meta.PartialObjectMetadata")?)
+            (wanted.meta.name().to_owned(), "PartialObjectMetadata".into(), api.message("meta.PartialObjectMetadata")?)
         } else {
             (kind.api_version(), Arc::clone(&kind.gvk.kind), (*kind.schema).clone())
         };
@@ -74,7 +74,7 @@ impl Printer {
             object_kind,
             schema,
             status: api.message("meta.Status")?,
-            rows: render::rows(api, call, kind, wanted.form)?,
+            rows: render::rows(api, call, kind, wanted)?,
             converted: HashMap::new(),
         })
     }
@@ -104,6 +104,10 @@ impl Printer {
     pub fn event(&mut self, change: &Change<Facts>, of: Type, wire: &Bytes) -> Result<Bytes, Status> {
         if self.rows.is_some() || !Storage::is_shared(&self.kind, wire) {
             return self.write(of, wire);
+        }
+        if self.wanted.meta != MetaVersion::V1 {
+            // Who still asks for it is alone with it.
+            return self.plain(of, wire);
         }
         let encoding = usize::from(self.wanted.encoding == Encoding::Protobuf);
         let form = usize::from(self.wanted.form == Form::Metadata);
@@ -135,10 +139,10 @@ impl Printer {
     fn plain(&self, of: Type, wire: &Bytes) -> Result<Bytes, Status> {
         match (self.wanted.encoding, self.wanted.form) {
             (Encoding::Protobuf, Form::Metadata) => {
-                Ok(self.message_frame(of.name(), &render::message(&render::partial(wire), &self.schema)?))
+                Ok(self.message_frame(of.name(), &render::message(&render::partial(wire, self.wanted.meta), &self.schema)?))
             }
             (Encoding::Protobuf, _) => Ok(self.message_frame(of.name(), &render::message(wire, &self.schema)?)),
-            (_, Form::Metadata) => Ok(frame(of.name(), &render::partial(wire))),
+            (_, Form::Metadata) => Ok(frame(of.name(), &render::partial(wire, self.wanted.meta))),
             _ => Ok(frame(of.name(), wire)),
         }
     }

@@ -72,7 +72,7 @@ pub async fn show(
     items: &[Arc<Cached<Facts>>],
 ) -> Result<Answer, Status> {
     let (api_version, list_kind) = match wanted.form {
-        Form::MetadataList => (render::META_VERSION.to_owned(), "PartialObjectMetadataList".to_owned()),
+        Form::MetadataList => (wanted.meta.name().to_owned(), "PartialObjectMetadataList".to_owned()),
         Form::Metadata => {
             let text = "you requested PartialObjectMetadata, but the requested object is a list";
             return Err(Status::new(406, "NotAcceptable", format!("{text} ({})", render::go_type(kind, true))));
@@ -91,13 +91,14 @@ pub async fn show(
     }
     let wires = wires(kind, items).await?;
     if wanted.form == Form::Table
-        && let Some(table) = render::table(api, call, kind, &wires, meta)?
+        && let Some(table) = render::table(api, call, kind, wanted.meta, &wires, meta)?
     {
         let body = negotiate::rewrite(wanted.encoding, table)?;
         return Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)));
     }
     let meta = &told(kind, wanted.form, meta);
-    let slices = if wanted.form == Form::MetadataList { wires.iter().map(render::partial).collect() } else { wires };
+    let slices =
+        if wanted.form == Form::MetadataList { wires.iter().map(|wire| render::partial(wire, wanted.meta)).collect() } else { wires };
     // What upstream has Go types for comes without a type of its own.
     let typed = kind.is_custom() || wanted.form == Form::MetadataList;
     respond(wanted.encoding, &api_version, &list_kind, meta, slices, typed).await

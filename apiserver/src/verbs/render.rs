@@ -13,16 +13,13 @@ use super::{Api, Call, Clock};
 use crate::{
     registry::{Conversion, Kind, Shared, Storage, items::Facts},
     wire::{
-        Answer, Body, Encoding, Form, Offer, Status, Wanted, answer, negotiate,
+        Answer, Body, Encoding, Form, Offer, Status, Wanted, answer,
+        negotiate::{self, MetaVersion},
         table::{self, Include, Printer, TableOptions},
     },
 };
 
 const METADATA: &[u8] = b"\"metadata\":";
-const PARTIAL: &[u8] = b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
-
-/// What holds metadata alone, and the version it is of.
-pub const META_VERSION: &str = "meta.k8s.io/v1";
 
 /// Slots of an object's kept encodings: its protobuf message in the version it is stored in, in the other version of kinds that have
 /// one, and its metadata where the object itself has no protobuf.
@@ -120,7 +117,7 @@ pub fn message_of(kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> 
 pub async fn cached_metadata(api: &Api, kind: &Kind, cached: &Cached<Facts>) -> Result<Bytes, Status> {
     if kind.is_custom() {
         let schema = api.message("meta.PartialObjectMetadata")?;
-        return cached.forms.try_get_or_make(METADATA_ONLY, || message(&partial(&cached.wire()), &schema));
+        return cached.forms.try_get_or_make(METADATA_ONLY, || message(&partial(&cached.wire(), MetaVersion::V1), &schema));
     }
     metadata_of(&cached_message(kind, cached).await?)
 }
@@ -134,8 +131,8 @@ fn metadata_of(message: &Bytes) -> Result<Bytes, Status> {
 /// One object, from the cache.
 pub async fn object(api: &Api, call: &Call, kind: &Kind, wanted: Wanted, cached: &Cached<Facts>) -> Result<Answer, Status> {
     let (api_version, message) = match wanted {
-        Wanted { encoding: Encoding::Protobuf, form: Form::Metadata } => (META_VERSION, cached_metadata(api, kind, cached).await?),
-        Wanted { encoding: Encoding::Protobuf, form: Form::Object } => ("", cached_message(kind, cached).await?),
+        Wanted { encoding: Encoding::Protobuf, form: Form::Metadata, meta } => (meta.name(), cached_metadata(api, kind, cached).await?),
+        Wanted { encoding: Encoding::Protobuf, form: Form::Object, .. } => ("", cached_message(kind, cached).await?),
         _ => return shown(api, call, kind, wanted, StatusCode::OK, &Storage::wire_of(kind, &cached.wire()).await?),
     };
     let body = match api_version {
@@ -151,14 +148,15 @@ pub fn shown(api: &Api, call: &Call, kind: &Kind, wanted: Wanted, code: StatusCo
     let body = match wanted.form {
         Form::Table => match kind.printer.as_deref() {
             Some(printer) => {
-                let options = TableOptions { include: Include::parse(call.query.text("includeObject"))?, headers: true, now: api.now() };
+                let options = table_options(api, call, wanted.meta)?;
                 negotiate::rewrite(encoding, table::one(printer, wire, options)?)?
             }
             None => negotiate::rewrite(encoding, wire.clone())?,
         },
         Form::Metadata => {
             let schema = api.message("meta.PartialObjectMetadata")?;
-            rewritten(encoding, partial(wire), Message { api_version: META_VERSION, kind: "PartialObjectMetadata", schema: &schema })?
+            let of = Message { api_version: wanted.meta.name(), kind: "PartialObjectMetadata", schema: &schema };
+            rewritten(encoding, partial(wire, wanted.meta), of)?
         }
         Form::MetadataList => {
             let text = "you requested PartialObjectMetadataList, but the requested object is not a list";
@@ -181,26 +179,32 @@ pub fn go_type(kind: &Kind, list: bool) -> String {
 }
 
 /// The table of a list; `None` when the kind has no printer.
-pub fn table(api: &Api, call: &Call, kind: &Kind, wires: &[Bytes], meta: &Value) -> Result<Option<Bytes>, Status> {
+pub fn table(api: &Api, call: &Call, kind: &Kind, version: MetaVersion, wires: &[Bytes], meta: &Value) -> Result<Option<Bytes>, Status> {
     let Some(printer) = kind.printer.as_deref() else { return Ok(None) };
-    let options = TableOptions { include: Include::parse(call.query.text("includeObject"))?, headers: true, now: api.now() };
+    let options = table_options(api, call, version)?;
     table::list(printer, wires, meta, options).map(Some)
+}
+
+/// What a request asks of its table.
+pub fn table_options(api: &Api, call: &Call, meta: MetaVersion) -> Result<TableOptions, Status> {
+    Ok(TableOptions { include: Include::parse(call.query.text("includeObject"))?, headers: true, now: api.now(), meta })
 }
 
 /// Objects of a watch as tables of one row.
 pub struct Rows {
     printer: Shared<dyn Printer>,
     include: Include,
+    meta: MetaVersion,
     clock: Clock,
     /// The next table is the first and brings the column definitions.
     first: bool,
 }
 
 /// How a watch in this form prints; `None` when it sends the objects themselves.
-pub fn rows(api: &Api, call: &Call, kind: &Kind, form: Form) -> Result<Option<Rows>, Status> {
-    let Some(printer) = kind.printer.clone().filter(|_| form == Form::Table) else { return Ok(None) };
+pub fn rows(api: &Api, call: &Call, kind: &Kind, wanted: Wanted) -> Result<Option<Rows>, Status> {
+    let Some(printer) = kind.printer.clone().filter(|_| wanted.form == Form::Table) else { return Ok(None) };
     let include = Include::parse(call.query.text("includeObject"))?;
-    Ok(Some(Rows { printer, include, clock: Clock::clone(&api.clock), first: true }))
+    Ok(Some(Rows { printer, include, meta: wanted.meta, clock: Clock::clone(&api.clock), first: true }))
 }
 
 impl Rows {
@@ -215,16 +219,20 @@ impl Rows {
     }
 
     fn table(&mut self, wire: &Bytes, include: Include) -> Result<Bytes, Status> {
-        let options = TableOptions { include, headers: std::mem::take(&mut self.first), now: (self.clock)() };
+        let options = TableOptions { include, headers: std::mem::take(&mut self.first), now: (self.clock)(), meta: self.meta };
         table::one(&*self.printer, wire, options)
     }
 }
 
 /// `PartialObjectMetadata` of an object: its metadata as it stands, cut out of the wire form.
-pub fn partial(wire: &Bytes) -> Bytes {
+pub fn partial(wire: &Bytes, version: MetaVersion) -> Bytes {
+    const HEAD: &[u8] = b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"";
     let metadata = metadata_slice(wire).unwrap_or(b"{}");
-    let mut out = BytesMut::with_capacity(PARTIAL.len() + metadata.len() + 1);
-    out.put_slice(PARTIAL);
+    let mut out = BytesMut::with_capacity(HEAD.len() + 2 * METADATA.len() + version.name().len() + metadata.len());
+    out.put_slice(HEAD);
+    out.put_slice(version.name().as_bytes());
+    out.put_slice(b"\",");
+    out.put_slice(METADATA);
     out.put_slice(metadata);
     out.put_u8(b'}');
     out.freeze()
@@ -278,6 +286,9 @@ mod tests {
     #[test]
     fn metadata_is_cut_out_whatever_its_texts_hold() {
         let wire = Bytes::from_static(br#"{"apiVersion":"v1","kind":"Pod","metadata":{"a":{"b":"}\"{"},"n":1},"spec":{}}"#);
-        assert_eq!(partial(&wire), r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"a":{"b":"}\"{"},"n":1}}"#);
+        assert_eq!(
+            partial(&wire, MetaVersion::V1),
+            r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"a":{"b":"}\"{"},"n":1}}"#
+        );
     }
 }

@@ -34,14 +34,33 @@ pub enum BodyEncoding {
 pub enum Form {
     /// The objects themselves.
     Object,
-    /// `meta.k8s.io/v1 Table`
+    /// `meta.k8s.io Table`
     Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`
+    /// `meta.k8s.io PartialObjectMetadata`
     Metadata,
-    /// `meta.k8s.io/v1 PartialObjectMetadataList`
+    /// `meta.k8s.io PartialObjectMetadataList`
     MetadataList,
     /// `apidiscovery.k8s.io/v2 APIGroupDiscoveryList`
     Discovery,
+}
+
+/// The version of tables and of metadata alone. The two differ in name only; k9s is one of those that still ask for the older.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum MetaVersion {
+    #[default]
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    /// `meta.k8s.io/v1`
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
 }
 
 /// The outcome of negotiation.
@@ -50,6 +69,8 @@ pub enum Form {
 pub struct Wanted {
     pub encoding: Encoding,
     pub form: Form,
+    /// Of tables and metadata.
+    pub meta: MetaVersion,
 }
 
 /// Media types of patches.
@@ -106,7 +127,12 @@ impl Encoding {
 
 impl Wanted {
     /// JSON objects: what errors and small answers use.
-    pub const PLAIN: Self = Self { encoding: Encoding::Json, form: Form::Object };
+    pub const PLAIN: Self = Self::of(Encoding::Json, Form::Object);
+
+    /// What is asked for in today's versions.
+    pub const fn of(encoding: Encoding, form: Form) -> Self {
+        Self { encoding, form, meta: MetaVersion::V1 }
+    }
 }
 
 impl Offer {
@@ -166,20 +192,22 @@ impl<'a> Clause<'a> {
     }
 
     /// The form asked for; `None` when this endpoint does not offer it.
-    fn form(&self, encoding: Encoding, offer: Offer) -> Option<Form> {
+    fn form(&self, encoding: Encoding, offer: Offer) -> Option<(Form, MetaVersion)> {
         if !matches!(self.param("stream"), "" | "watch") || !matches!(self.param("sv"), "" | "v1") {
             return None;
         }
         let protobuf = encoding == Encoding::Protobuf;
-        match (self.param("as"), self.param("g"), self.param("v")) {
-            ("", "", "") if protobuf && !offer.protobuf => None,
-            ("", "", "") => Some(Form::Object),
-            ("Table", "meta.k8s.io", "v1") if offer.tables && !protobuf => Some(Form::Table),
-            ("PartialObjectMetadata", "meta.k8s.io", "v1") if offer.metadata => Some(Form::Metadata),
-            ("PartialObjectMetadataList", "meta.k8s.io", "v1") if offer.metadata => Some(Form::MetadataList),
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => Some(Form::Discovery),
-            _ => None,
-        }
+        let meta = if self.param("v") == "v1beta1" { MetaVersion::V1Beta1 } else { MetaVersion::V1 };
+        let form = match (self.param("as"), self.param("g"), self.param("v")) {
+            ("", "", "") if protobuf && !offer.protobuf => return None,
+            ("", "", "") => Form::Object,
+            ("Table", "meta.k8s.io", "v1" | "v1beta1") if offer.tables && !protobuf => Form::Table,
+            ("PartialObjectMetadata", "meta.k8s.io", "v1" | "v1beta1") if offer.metadata => Form::Metadata,
+            ("PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") if offer.metadata => Form::MetadataList,
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery => Form::Discovery,
+            _ => return None,
+        };
+        Some((form, meta))
     }
 }
 
@@ -196,9 +224,9 @@ pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wante
         for (subtype, encoding) in MEDIA {
             if wanted.is_none()
                 && clause.matches(subtype)
-                && let Some(form) = clause.form(encoding, offer)
+                && let Some((form, meta)) = clause.form(encoding, offer)
             {
-                wanted = Some((Wanted { encoding, form }, clause.param("pretty") == "1"));
+                wanted = Some((Wanted { encoding, form, meta }, clause.param("pretty") == "1"));
             }
         }
     }
@@ -345,9 +373,9 @@ mod tests {
 
     #[test]
     fn the_first_form_we_can_serve_wins() {
-        let json = |form| Ok(Wanted { encoding: Encoding::Json, form });
+        let json = |form| Ok(Wanted::of(Encoding::Json, form));
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        let protobuf = |form| Ok(Wanted { encoding: Encoding::Protobuf, form });
+        let protobuf = |form| Ok(Wanted::of(Encoding::Protobuf, form));
         for (accept, expected) in [
             (BOTH, protobuf(Form::Object)),
             ("*/*", json(Form::Object)),
@@ -358,14 +386,18 @@ mod tests {
             ("application/json;stream=watch", json(Form::Object)),
             ("application/json;stream=other", Err(406)),
             (table, json(Form::Table)),
-            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json", json(Form::Object)),
+            (
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json",
+                Ok(Wanted { meta: MetaVersion::V1Beta1, ..Wanted::of(Encoding::Json, Form::Table) }),
+            ),
+            ("application/json;as=Table;v=v1alpha1;g=meta.k8s.io, application/json", json(Form::Object)),
             ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Err(406)),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", json(Form::MetadataList)),
             ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", protobuf(Form::Metadata)),
             ("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", json(Form::Object)),
-            ("application/yaml", Ok(Wanted { encoding: Encoding::Yaml, form: Form::Object })),
-            ("application/json;q=0.1,application/yaml", Ok(Wanted { encoding: Encoding::Yaml, form: Form::Object })),
-            ("application/json;pretty=1", Ok(Wanted { encoding: Encoding::Pretty, form: Form::Object })),
+            ("application/yaml", Ok(Wanted::of(Encoding::Yaml, Form::Object))),
+            ("application/json;q=0.1,application/yaml", Ok(Wanted::of(Encoding::Yaml, Form::Object))),
+            ("application/json;pretty=1", Ok(Wanted::of(Encoding::Pretty, Form::Object))),
             ("application/cbor", Err(406)),
             ("text/html", Err(406)),
             ("garbage", Err(406)),
@@ -376,11 +408,11 @@ mod tests {
 
     #[test]
     fn custom_resources_have_no_protobuf_but_their_metadata_has() {
-        let json = Ok(Wanted { encoding: Encoding::Json, form: Form::Object });
+        let json = Ok(Wanted::of(Encoding::Json, Form::Object));
         assert_eq!(wanted(BOTH, Offer::CUSTOM), json);
         assert_eq!(wanted("application/vnd.kubernetes.protobuf", Offer::CUSTOM), Err(406));
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        assert_eq!(wanted(metadata, Offer::CUSTOM), Ok(Wanted { encoding: Encoding::Protobuf, form: Form::Metadata }));
+        assert_eq!(wanted(metadata, Offer::CUSTOM), Ok(Wanted::of(Encoding::Protobuf, Form::Metadata)));
     }
 
     #[test]

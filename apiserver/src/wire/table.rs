@@ -1,10 +1,10 @@
-//! `meta.k8s.io/v1 Table`: objects as rows that a client prints as they come (apiserver's `endpoints/handlers/response.go`).
+//! `meta.k8s.io Table`: objects as rows that a client prints as they come (apiserver's `endpoints/handlers/response.go`).
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Status;
+use super::{Status, negotiate::MetaVersion};
 
 /// What a row carries of its object (`includeObject`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -72,6 +72,8 @@ pub struct TableOptions {
     pub headers: bool,
     /// The time ages are measured at.
     pub now: Timestamp,
+    /// What the table is of, and the metadata in it.
+    pub meta: MetaVersion,
 }
 
 impl Include {
@@ -128,7 +130,7 @@ pub fn one(printer: &dyn Printer, wire: &Bytes, options: TableOptions) -> Result
     let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
     let mut out = head(printer, &json!({"resourceVersion": version}), options);
     let row = Row { cells: printer.cells(&object, options.now), object, at: 0 };
-    push_row(&mut out, printer, &row, std::slice::from_ref(wire), options.include)?;
+    push_row(&mut out, printer, &row, std::slice::from_ref(wire), options)?;
     Ok(tail(out))
 }
 
@@ -143,7 +145,7 @@ pub fn list(printer: &dyn Printer, wires: &[Bytes], meta: &Value, options: Table
         None => {
             for numbered in wires.iter().enumerate() {
                 separate(&mut out);
-                push_row(&mut out, printer, &made(numbered)?, wires, options.include)?;
+                push_row(&mut out, printer, &made(numbered)?, wires, options)?;
             }
         }
         Some(arrange) => {
@@ -151,7 +153,7 @@ pub fn list(printer: &dyn Printer, wires: &[Bytes], meta: &Value, options: Table
             arrange(&mut rows);
             for row in &rows {
                 separate(&mut out);
-                push_row(&mut out, printer, row, wires, options.include)?;
+                push_row(&mut out, printer, row, wires, options)?;
             }
         }
     }
@@ -164,7 +166,8 @@ fn parse(wire: &Bytes) -> Result<Value, Status> {
 
 fn head(printer: &dyn Printer, meta: &Value, options: TableOptions) -> Vec<u8> {
     let columns: Value = if options.headers { printer.columns().into_iter().map(Column::to_value).collect() } else { Value::Null };
-    let text = format!(r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":{columns},"rows":["#);
+    let version = options.meta.name();
+    let text = format!(r#"{{"kind":"Table","apiVersion":"{version}","metadata":{meta},"columnDefinitions":{columns},"rows":["#);
     text.into_bytes()
 }
 
@@ -174,7 +177,7 @@ fn separate(out: &mut Vec<u8>) {
     }
 }
 
-fn push_row(out: &mut Vec<u8>, printer: &dyn Printer, row: &Row, wires: &[Bytes], include: Include) -> Result<(), Status> {
+fn push_row(out: &mut Vec<u8>, printer: &dyn Printer, row: &Row, wires: &[Bytes], options: TableOptions) -> Result<(), Status> {
     let failed = |e: serde_json::Error| Status::internal(e.to_string());
     out.extend_from_slice(br#"{"cells":"#);
     serde_json::to_writer(&mut *out, &row.cells).map_err(failed)?;
@@ -184,11 +187,12 @@ fn push_row(out: &mut Vec<u8>, printer: &dyn Printer, row: &Row, wires: &[Bytes]
         serde_json::to_writer(&mut *out, &conditions).map_err(failed)?;
     }
     out.extend_from_slice(br#","object":"#);
-    match include {
+    match options.include {
         Include::None => out.extend_from_slice(b"null"),
         Include::Object => out.extend_from_slice(wires.get(row.at).map_or(&b"null"[..], |w| w.trim_ascii_end())),
         Include::Metadata => {
-            out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+            let head = format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{}","metadata":"#, options.meta.name());
+            out.extend_from_slice(head.as_bytes());
             serde_json::to_writer(&mut *out, row.object.get("metadata").unwrap_or(&Value::Null)).map_err(failed)?;
             out.push(b'}');
         }
@@ -227,7 +231,7 @@ mod tests {
     }
 
     fn options(include: Include, headers: bool) -> TableOptions {
-        TableOptions { include, headers, now: Timestamp::UNIX_EPOCH }
+        TableOptions { include, headers, now: Timestamp::UNIX_EPOCH, meta: MetaVersion::V1 }
     }
 
     fn read(bytes: &Bytes) -> Value {

@@ -264,7 +264,8 @@ fn lists_of_storage_classes_mark_the_default_and_flow_schemas_stand_in_order() {
     use bytes::Bytes;
 
     use crate::wire::table::{self, Include, TableOptions};
-    let options = TableOptions { include: Include::None, headers: false, now: NOW.parse().unwrap() };
+    let options =
+        TableOptions { include: Include::None, headers: false, now: NOW.parse().unwrap(), meta: crate::wire::negotiate::MetaVersion::V1 };
     let first_cells = |group, resource, objects: Vec<Value>| -> Vec<String> {
         let wires: Vec<Bytes> = objects.iter().map(|o| o.to_string().into()).collect();
         let table = table::list(columns_for(group, resource), &wires, &json!({}), options).unwrap();
