@@ -355,6 +355,50 @@ async fn another_version_of_a_kind_is_shown_to_who_asks_for_it() {
     world.house.post(path, &scaler).await.ok();
 }
 
+/// A policy of the resource, bound to all there is.
+async fn policy(house: &House, kind: &str, rule: &Value, mut spec: Value, binding: &Value) {
+    spec["matchConstraints"] = json!({"resourceRules": [rule]});
+    let binding = json!({"metadata": {"name": "p"}, "spec": binding});
+    house.post(&format!("{GROUP}/{kind}admissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": spec})).await.ok();
+    house.post(&format!("{GROUP}/{kind}admissionpolicybindings"), &binding).await.ok();
+}
+
+#[tokio::test]
+async fn a_policy_sees_the_version_it_names_and_changes_that() {
+    let house = House::new().await;
+    let rule =
+        json!({"apiGroups": ["autoscaling"], "apiVersions": ["v1"], "resources": ["horizontalpodautoscalers"], "operations": ["CREATE"]});
+    let says = json!([{"expression": "object.spec.targetCPUUtilizationPercentage > 10 && request.kind.version == 'v1' && request.requestKind.version == 'v2'"}]);
+    let deny = json!({"policyName": "p", "validationActions": ["Deny"]});
+    policy(&house, "validating", &rule, json!({"validations": says}), &deny).await;
+    let patch = "Object{spec: Object.spec{targetCPUUtilizationPercentage: object.spec.targetCPUUtilizationPercentage + 1}}";
+    let mutations = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": patch}}]);
+    policy(&house, "mutating", &rule, json!({"mutations": mutations, "reinvocationPolicy": "Never"}), &json!({"policyName": "p"})).await;
+    let scaler = |name: &str, percent: u32| {
+        let metric =
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}});
+        let target = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+        json!({"metadata": {"name": name}, "spec": {"maxReplicas": 2, "scaleTargetRef": target, "metrics": [metric]}})
+    };
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let made = house.post(path, &scaler("a", 10)).await.ok();
+    assert_eq!(made["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 11);
+    assert_eq!(house.post(path, &scaler("b", 9)).await.code, 422);
+}
+
+#[tokio::test]
+async fn policies_see_configurations_of_webhooks() {
+    let world = World::new().await;
+    let rule = json!({"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["CREATE"]});
+    let deny = json!({"policyName": "p", "validationActions": ["Deny"]});
+    let validations = json!([{"expression": "request.resource.group != 'admissionregistration.k8s.io'"}]);
+    policy(&world.house, "validating", &rule, json!({"validations": validations}), &deny).await;
+    let configuration = json!({"metadata": {"name": "v"}, "webhooks": [world.webhook("/ok", &json!({}))]});
+    assert_eq!(world.house.post(&format!("{GROUP}/validatingwebhookconfigurations"), &configuration).await.code, 422);
+    let binding = json!({"metadata": {"name": "q"}, "spec": deny});
+    world.house.post(&format!("{GROUP}/validatingadmissionpolicybindings"), &binding).await.ok();
+}
+
 #[tokio::test]
 async fn subresources_are_reviewed_as_what_they_are() {
     let world = World::new().await;
@@ -385,6 +429,62 @@ async fn subresources_are_reviewed_as_what_they_are() {
     let replicas = json!([{"operations": ["UPDATE"], "apiGroups": ["apps"], "apiVersions": ["*"], "resources": ["*/scale"]}]);
     world.mutating("/label", &json!({"rules": replicas})).await;
     world.house.patch(&format!("{deployments}/d/scale"), merge, &json!({"spec": {"replicas": 2}})).await.ok();
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_longer_than_the_request_may_take() {
+    let world = World::new().await;
+    let make = async |name: &str, timeout: &str| {
+        world.house.post(&format!("{MAPS}?timeout={timeout}"), &json!({"metadata": {"name": name}})).await
+    };
+    world.validating("/ok", &json!({"timeoutSeconds": 20})).await;
+    make("a", "7s").await.ok();
+    assert_eq!(world.asked().last().unwrap().path, "/ok?timeout=7s");
+    world.mutating("/hang", &json!({"timeoutSeconds": 20, "failurePolicy": "Ignore"})).await;
+    assert_eq!(make("b", "100ms").await.code, 504);
+    assert_eq!(message(&make("c", "5").await), "invalid timeout specified in the request URL - time: missing unit in duration \"5\"");
+}
+
+#[tokio::test]
+async fn who_may_not_be_connected_is_warned_all_the_same() {
+    let world = World::new().await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    world.house.post("/api/v1/namespaces/default/pods", &json!({"metadata": {"name": "p"}, "spec": spec})).await.ok();
+    let rules = json!([{"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec"]}]);
+    world.validating("/warn", &json!({"rules": rules})).await;
+    let reply = world.house.post("/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true", &json!({})).await;
+    assert_eq!((reply.code.as_u16(), warnings(&reply)), (400, vec!["299 - \"mind the gap\""]));
+}
+
+#[tokio::test]
+async fn a_binding_is_reviewed_as_one_wherever_it_is_sent() {
+    let world = World::new().await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    let rules = json!([{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["bindings", "pods/binding"]}]);
+    world.mutating("/label", &json!({"rules": rules})).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    for (name, path) in [("p", "/api/v1/namespaces/default/bindings".to_owned()), ("q", format!("{pods}/q/binding"))] {
+        world.house.post(pods, &json!({"metadata": {"name": name}, "spec": spec})).await.ok();
+        world.house.post(&path, &json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}})).await.ok();
+        let asked = world.asked().remove(0).body;
+        assert_eq!(asked["request"]["kind"]["kind"], "Binding");
+        assert_eq!(world.house.get(&format!("{pods}/{name}")).await.ok()["metadata"]["labels"], json!({"by": "hook"}));
+    }
+}
+
+#[tokio::test]
+async fn names_of_webhooks_in_files_and_rules_without_effect_are_told() {
+    let world = World::new().await;
+    let path = format!("{GROUP}/validatingwebhookconfigurations");
+    let reviews =
+        json!({"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "apiVersions": ["v1"], "operations": ["*"]});
+    let webhook = world.webhook("/ok", &json!({"rules": [reviews]}));
+    let make = async |name: &str| world.house.post(&path, &json!({"metadata": {"name": name}, "webhooks": [webhook]})).await;
+    let refused = make("a.static.k8s.io").await;
+    assert_eq!(refused.code, 422);
+    assert!(message(&refused).contains("names ending with \".static.k8s.io\" are reserved"), "{}", message(&refused));
+    let told = "299 - \"webhooks[0].rules[0]: tokenreviews.authentication.k8s.io is excluded from admission webhooks; this rule will have no effect\"";
+    assert_eq!(warnings(&make("a").await), [told]);
 }
 
 #[tokio::test]

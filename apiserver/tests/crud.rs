@@ -360,3 +360,18 @@ async fn the_history_of_an_object_is_told_to_whoever_asks_for_it() {
     let told = house.get(&format!("{maps}/theirs?coracleHistory=true")).await.ok();
     assert_eq!(told["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn an_object_that_is_too_large_with_its_owners_goes_without_unless_it_is_applied() {
+    let house = House::new().await;
+    let data: serde_json::Map<String, Value> = (0..20_000).map(|at| (format!("{at:080}"), "a".into())).collect();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    let made = house.post(path, &map).await.ok();
+    assert!(made["metadata"].get("managedFields").is_none());
+    house.post(path, &json!({"metadata": {"name": "b"}, "data": {"k": "v"}})).await.ok();
+    let grown = house.patch(&format!("{path}/b"), "application/merge-patch+json", &json!({"data": data})).await.ok();
+    assert!(grown["metadata"].get("managedFields").is_none());
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data});
+    assert_eq!(house.patch(&format!("{path}/c?fieldManager=m"), "application/apply-patch+yaml", &map).await.code, 413);
+}

@@ -69,6 +69,26 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
+/// JSON text as Go's encoder writes it: `<`, `>`, `&` and the two line separators of Unicode escaped.
+pub fn json(value: &Value) -> String {
+    let plain = value.to_string();
+    if !plain.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return plain;
+    }
+    let mut escaped = String::with_capacity(plain.len() + 16);
+    for c in plain.chars() {
+        match c {
+            '<' => escaped.push_str("\\u003c"),
+            '>' => escaped.push_str("\\u003e"),
+            '&' => escaped.push_str("\\u0026"),
+            '\u{2028}' => escaped.push_str("\\u2028"),
+            '\u{2029}' => escaped.push_str("\\u2029"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use coracle_schema::SchemaRef;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::reinvocation::Reinvocation;
 use crate::{
@@ -72,6 +73,8 @@ pub struct Attempt<'a> {
     pub annotations: &'a Annotations,
     /// What runs a second time.
     pub reinvocation: Reinvocation,
+    /// When the request ends, answered or not: nobody is asked for longer.
+    pub until: Option<Instant>,
 }
 
 impl<'a> Attempt<'a> {
@@ -88,6 +91,7 @@ impl<'a> Attempt<'a> {
             warnings: Vec::new(),
             annotations,
             reinvocation: Reinvocation::default(),
+            until: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which writes a policy, a binding or a webhook is about (apiserver `plugin/webhook/predicates`, `plugin/policy/matching`).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use coracle_schema::selector::LabelSelector;
 use serde_json::Value;
@@ -9,7 +9,10 @@ use super::{
     attempt::{Attempt, Operation},
     look::{labels, list, text},
 };
-use crate::registry::{Kind, Object};
+use crate::{
+    registry::{Kind, Object, convert},
+    wire::Status,
+};
 
 /// The other versions and groups that serve the same objects as a kind.
 pub type Equivalents = Arc<dyn Fn(&Kind) -> Vec<Arc<Kind>> + Send + Sync>;
@@ -25,6 +28,19 @@ pub(super) struct Subject<'a> {
 
 /// How a write matched: in the version addressed, or in another one of the kind.
 pub(super) type Matched = Option<Arc<Kind>>;
+
+/// An object in the version in which its write matched. The kinds of subresources have one version.
+pub(super) async fn versioned<'o>(attempt: &Attempt<'_>, matched: &Matched, object: &'o Object) -> Result<Cow<'o, Object>, Status> {
+    match matched {
+        Some(other) if !is_shared(attempt, other) => convert::between(attempt.kind, other, object).await.map(Cow::Owned),
+        _ => Ok(Cow::Borrowed(object)),
+    }
+}
+
+/// Whether a subresource's objects are the same in another version of the kind.
+pub(super) fn is_shared(attempt: &Attempt<'_>, other: &Kind) -> bool {
+    attempt.part_of(other).is_some_and(|(gvk, _)| gvk == attempt.gvk())
+}
 
 /// What a write must be like: `matchConstraints`, `matchResources`, or a webhook's selectors and rules.
 pub(super) struct Criteria {

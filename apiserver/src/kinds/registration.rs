@@ -7,7 +7,10 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::{conditions, view};
-use crate::registry::{self, Object, Part, Rules};
+use crate::{
+    admission,
+    registry::{self, Object, Part, Rules},
+};
 
 /// Rules of both webhook configurations.
 pub(super) struct WebhookConfiguration;
@@ -61,8 +64,9 @@ impl Rules for WebhookConfiguration {
         ]
     }
 
-    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        own_name(new, old, &mut errors);
         let mut names = HashSet::new();
         for (at, hook) in view::list(new.value(), "webhooks").iter().enumerate() {
             let path = format!("webhooks[{at}]");
@@ -74,6 +78,62 @@ impl Rules for WebhookConfiguration {
         }
         errors
     }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (at, hook) in view::list(new.value(), "webhooks").iter().enumerate() {
+            for (rule_at, rule) in view::list(hook, "rules").iter().enumerate() {
+                let without_effect = unasked(rule).into_iter().map(|resource| {
+                    format!(
+                        "webhooks[{at}].rules[{rule_at}]: {resource} is excluded from admission webhooks; this rule will have no effect"
+                    )
+                });
+                warnings.extend(without_effect);
+            }
+        }
+        warnings.extend(reserved_still(new, old));
+        warnings
+    }
+}
+
+/// What ends so are the webhooks and policies of files (`staticManifestsDir`).
+const OF_FILES: &str = ".static.k8s.io";
+
+/// Why an object of the API may not have its name.
+fn reserved(new: &Object) -> Option<String> {
+    new.name().ends_with(OF_FILES).then(|| {
+        format!("names ending with {OF_FILES:?} are reserved for static manifest-based configurations and cannot be managed via the API")
+    })
+}
+
+/// Refuses a new object whose name is not the API's to give.
+fn own_name(new: &Object, old: Option<&Object>, errors: &mut FieldErrors) {
+    if let Some(why) = reserved(new).filter(|_| old.is_none()) {
+        errors.invalid("metadata.name", view::quoted(new.name()), &why);
+    }
+}
+
+/// Warns of the name of an object that was there before such names were refused.
+fn reserved_still(new: &Object, old: Option<&Object>) -> Option<String> {
+    old.and_then(|_| reserved(new)).map(|why| format!("metadata.name: {why}"))
+}
+
+/// The resources a rule names that webhooks are never asked about, each once; what is meant with a wildcard is anybody's guess.
+fn unasked(rule: &Value) -> Vec<String> {
+    let (groups, resources): (Vec<&str>, Vec<&str>) = (view::texts(rule, "apiGroups").collect(), view::texts(rule, "resources").collect());
+    if groups.contains(&"*") || resources.contains(&"*") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for group in &groups {
+        for resource in resources.iter().filter(|resource| admission::policy::is_review(group, resource)) {
+            let name = format!("{resource}.{group}");
+            if !found.contains(&name) {
+                found.push(name);
+            }
+        }
+    }
+    found
 }
 
 fn webhook(hook: &Value, path: &str, errors: &mut FieldErrors) {
@@ -344,8 +404,9 @@ impl Rules for Policy {
         ]
     }
 
-    fn validate(&self, new: &Object, _old: Option<&Object>, part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        own_name(new, old, &mut errors);
         if part == Part::Status {
             let status = view::member(new.value(), "status");
             for (at, warning) in view::list(view::member(status, "typeChecking"), "expressionWarnings").iter().enumerate() {
@@ -382,6 +443,10 @@ impl Rules for Policy {
             validations(spec, new.name(), &mut errors);
         }
         errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        reserved_still(new, old).into_iter().collect()
     }
 }
 
@@ -534,8 +599,9 @@ impl Rules for Binding {
         ]
     }
 
-    fn validate(&self, new: &Object, _old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
+    fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
         let mut errors = FieldErrors::none();
+        own_name(new, old, &mut errors);
         let spec = view::member(new.value(), "spec");
         let policy = view::text(spec, "policyName");
         if policy.is_empty() {
@@ -556,6 +622,10 @@ impl Rules for Binding {
             validation_actions(spec, &mut errors);
         }
         errors
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        reserved_still(new, old).into_iter().collect()
     }
 }
 

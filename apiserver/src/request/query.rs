@@ -1,6 +1,8 @@
 //! Typed options of each verb, from the query and, for deletes, from the body; with apimachinery's checks and texts
 //! (`apis/meta/v1/validation`, `apis/meta/internalversion/validation`).
 
+use std::time::Duration;
+
 use coracle_schema::{FieldErrors, decode::FieldValidation};
 use serde_json::Value;
 
@@ -114,6 +116,18 @@ impl Query {
         self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
+    /// How long a request may take: as long as its client says, but no longer than `most`, which is also what nothing and no time mean.
+    pub fn timeout(&self, most: Duration) -> Result<Duration, Status> {
+        let text = self.text("timeout");
+        if text.is_empty() {
+            return Ok(most);
+        }
+        let invalid = || Status::bad_request(format!("invalid timeout specified in the request URL - {}", no_duration(text)));
+        let nanos = coracle_cel::duration(text).ok_or_else(invalid)?;
+        let wanted = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+        Ok(wanted.map_or(most, |wanted| wanted.min(most)))
+    }
+
     /// A whole number; `None` when absent or empty, 400 when it is none.
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.get(key) {
@@ -123,6 +137,25 @@ impl Query {
             }
         }
     }
+}
+
+/// What Go's `time.ParseDuration` says of a text that is no duration.
+fn no_duration(text: &str) -> String {
+    const UNITS: [&str; 8] = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
+    let is_number = |c: char| c == '.' || c.is_ascii_digit();
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    while rest.starts_with(is_number) {
+        rest = rest.trim_start_matches(is_number);
+        let unit = &rest[..rest.find(is_number).unwrap_or(rest.len())];
+        if unit.is_empty() {
+            return format!("time: missing unit in duration {text:?}");
+        }
+        if !UNITS.contains(&unit) {
+            return format!("time: unknown unit {unit:?} in duration {text:?}");
+        }
+        rest = &rest[unit.len()..];
+    }
+    format!("time: invalid duration {text:?}")
 }
 
 impl ListOptions {
@@ -393,6 +426,23 @@ mod tests {
         let options = WriteOptions::parse(&Query::default(), "kubectl/v1.37.1 (linux/amd64)", "CreateOptions").unwrap();
         assert_eq!(options.field_manager, "kubectl");
         assert_eq!(options.field_validation, FieldValidation::Warn);
+    }
+
+    #[test]
+    fn a_client_may_want_less_time_and_not_more() {
+        let of = |text: &str| Query::parse(text).timeout(Duration::from_secs(60));
+        for (text, seconds) in
+            [("", 60), ("timeout=", 60), ("timeout=0s", 60), ("timeout=10s", 10), ("timeout=2m", 60), ("timeout=-1s", 60)]
+        {
+            assert_eq!(of(text).unwrap(), Duration::from_secs(seconds), "{text}");
+        }
+        for (text, told) in [
+            ("timeout=5", "time: missing unit in duration \"5\""),
+            ("timeout=5d", "time: unknown unit \"d\" in duration \"5d\""),
+            ("timeout=soon", "time: invalid duration \"soon\""),
+        ] {
+            assert_eq!(of(text).unwrap_err().message, format!("invalid timeout specified in the request URL - {told}"));
+        }
     }
 
     #[test]

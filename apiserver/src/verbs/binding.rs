@@ -42,11 +42,9 @@ async fn bound(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<Stri
     reviews::placed(api, call, &schema, &mut binding)?;
     check(&binding)?;
     let name = named(call, &binding)?;
-    let mut attempt = Attempt {
-        dry_run: options.dry_run,
-        options: Given::Query(&call.query),
-        ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
-    };
+    let addressed = if call.info.subresource.is_empty() { bindings } else { kind };
+    let mut attempt =
+        Attempt { dry_run: options.dry_run, options: Given::Query(&call.query), ..call.attempt(Operation::Create, addressed) };
     admission::pass(&api.admission, &mut attempt, Some(&mut binding), warnings).await?;
     let key = kind.key(&call.info.namespace, &name).ok_or_else(Status::no_such_path)?;
     for _ in 0..RETRIES {

@@ -219,12 +219,8 @@ async fn admit(
     options: &DeleteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
-    let mut attempt = Attempt {
-        old: Some(old),
-        dry_run: options.dry_run,
-        options: Given::Delete(options),
-        ..Attempt::new(Operation::Delete, &call.info, kind, &call.user, &call.annotations)
-    };
+    let mut attempt =
+        Attempt { old: Some(old), dry_run: options.dry_run, options: Given::Delete(options), ..call.attempt(Operation::Delete, kind) };
     admission::pass(&api.admission, &mut attempt, None, warnings).await
 }
 

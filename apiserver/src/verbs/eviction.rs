@@ -56,11 +56,7 @@ async fn admitted(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<S
     let schema = api.message("policy.Eviction")?;
     let mut eviction = reviews::decoded_as(call, &schema, "Eviction", "v1", "policy/v1", created.field_validation, warnings)?;
     reviews::placed(api, call, &schema, &mut eviction)?;
-    let mut attempt = Attempt {
-        dry_run: created.dry_run,
-        options: Given::Query(&call.query),
-        ..Attempt::new(Operation::Create, &call.info, kind, &call.user, &call.annotations)
-    };
+    let mut attempt = Attempt { dry_run: created.dry_run, options: Given::Query(&call.query), ..call.attempt(Operation::Create, kind) };
     let mutated = admission::mutate(&api.admission, &mut attempt, Some(&mut eviction)).await;
     warnings.append(&mut attempt.warnings);
     mutated?;

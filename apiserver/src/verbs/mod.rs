@@ -32,11 +32,11 @@ use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Admission, Annotations},
+    admission::{Admission, Annotations, Attempt, Operation},
     audit::Trail,
     authn::{Authenticator, User},
     authz,
@@ -102,6 +102,8 @@ pub struct Call {
     pub annotations: Arc<Annotations>,
     /// What is written down of it; `None` when nothing is.
     pub trail: Option<Arc<Trail>>,
+    /// When it ends, answered or not; `None`: when the client wants.
+    pub until: Option<Instant>,
     /// The seats of a watch until it has begun.
     pub(crate) beginning: Mutex<Option<Seat>>,
 }
@@ -162,8 +164,14 @@ impl Call {
             upgrade: None,
             annotations: Arc::default(),
             trail: None,
+            until: None,
             beginning: Mutex::default(),
         }
+    }
+
+    /// What admission is asked about: the request, without an old object and without options.
+    pub(crate) fn attempt<'a>(&'a self, operation: Operation, kind: &'a Kind) -> Attempt<'a> {
+        Attempt { until: self.until, ..Attempt::new(operation, &self.info, kind, &self.user, &self.annotations) }
     }
 
     /// The body as a message of `schema`, not yet checked against it.
@@ -201,6 +209,7 @@ impl Call {
             upgrade: None,
             annotations: Arc::clone(&self.annotations),
             trail: None,
+            until: self.until,
             beginning: Mutex::default(),
         }
     }

@@ -85,27 +85,27 @@ pub(super) fn placed(api: &Api, call: &Call, schema: &coracle_schema::SchemaRef,
 
 /// `serviceaccounts/token`: a new token for the account.
 pub async fn token(api: &Api, call: &Call, kind: &Kind, part: &Subresource) -> Result<Answer, Status> {
-    let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let mut warnings = Vec::new();
+    let made = issued(api, call, kind, part, &mut warnings).await;
+    answer::warned(made, warnings)
+}
+
+async fn issued(api: &Api, call: &Call, kind: &Kind, part: &Subresource, warnings: &mut Vec<String>) -> Result<Answer, Status> {
+    let schema = part.schema.as_ref().ok_or_else(Status::no_such_path)?;
     let mode = WriteOptions::parse(&call.query, call.user_agent(), "CreateOptions")?.field_validation;
-    let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version(), mode, &mut warnings)?;
+    let mut request = decoded_as(call, schema, &part.gvk.kind, &part.gvk.version, &part.gvk.api_version(), mode, warnings)?;
     let issuer = api.authenticator.issuer().ok_or_else(Status::no_such_path)?;
     placed(api, call, schema, &mut request)?;
     let catalog = api.storage.catalog();
     let accounts = catalog.get("", "v1", "serviceaccounts").ok_or_else(Status::no_such_path)?;
-    let mut attempt = Attempt {
-        options: Given::Query(&call.query),
-        ..Attempt::new(Operation::Create, &call.info, accounts, &call.user, &call.annotations)
-    };
-    admission::pass(&api.admission, &mut attempt, Some(&mut request), &mut warnings).await?;
-    let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), &mut warnings).await?;
+    let mut attempt = Attempt { options: Given::Query(&call.query), ..call.attempt(Operation::Create, accounts) };
+    admission::pass(&api.admission, &mut attempt, Some(&mut request), warnings).await?;
+    let made = issuer.issue(&call.info.namespace, &call.info.name, request, api.now(), warnings).await?;
     if let (Some(trail), Some(id)) = (&call.trail, made.text("/status/token").split('.').nth(1).and_then(credential_id)) {
         trail.annotate("authentication.kubernetes.io/issued-credential-id", id);
     }
     let wanted = render::wanted(call, kind)?;
-    let mut made = render::value(api, StatusCode::CREATED, wanted.encoding, made.value());
-    answer::warn(&mut made, &warnings);
-    Ok(made)
+    Ok(render::value(api, StatusCode::CREATED, wanted.encoding, made.value()))
 }
 
 /// What tells a token from all others, of its claims.

@@ -36,6 +36,8 @@ use crate::{
 /// How often a write that lost a race reads again before it gives up: of as many writers of one object each gets through, since one wins
 /// every race. Upstream goes on until the request's time is up.
 const RETRIES: usize = 300;
+/// Bytes of a body whose object is not too large with what is noted of its owners.
+const SMALL: usize = 256 << 10;
 /// How many generated names are tried (`RetryGenerateName`).
 const NAMES: usize = 8;
 
@@ -81,6 +83,8 @@ pub struct Writing<'a> {
     pub warnings: Vec<String>,
     /// The other versions in which somebody may own fields.
     elsewhere: Elsewhere,
+    /// With what is noted of owners the object is too large: it goes without.
+    unowned: bool,
 }
 
 impl<'a> Writing<'a> {
@@ -92,7 +96,7 @@ impl<'a> Writing<'a> {
             other => Part::Other(other),
         };
         let elsewhere = Elsewhere::of(kind, &api.storage.catalog());
-        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new(), elsewhere }
+        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new(), elsewhere, unowned: false }
     }
 
     /// A write of the server's own parts ([`Call::of_server`]).
@@ -104,18 +108,31 @@ impl<'a> Writing<'a> {
     /// Creates the object.
     pub async fn create(&mut self, object: Object) -> Result<Outcome, Status> {
         let generated = object.name().is_empty() && !object.text("/metadata/generateName").is_empty();
+        let spare = (self.call.body.len() > SMALL).then(|| object.clone());
+        match self.create_named(object, generated).await {
+            Err(Lost::Refused(status)) => Err(status),
+            Err(Lost::Race(name)) => Err(Status::already_exists(self.kind.subject(&name))),
+            Err(Lost::TooLarge(status)) => {
+                self.unowned = true;
+                let Some(object) = spare else { return Err(status) };
+                self.create_named(object, generated).await.map_err(|lost| match lost {
+                    Lost::Race(name) => Status::already_exists(self.kind.subject(&name)),
+                    Lost::Refused(status) | Lost::TooLarge(status) => status,
+                })
+            }
+            Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    /// Creates the object, under another name as long as a generated one is taken.
+    async fn create_named(&mut self, object: Object, generated: bool) -> Result<Outcome, Lost> {
         for _ in 1..if generated { NAMES } else { 1 } {
             match self.commit_new(Made { object: object.clone(), owned: false }).await {
                 Err(Lost::Race(_)) => {}
-                Err(Lost::Refused(status)) => return Err(status),
-                Ok(outcome) => return Ok(outcome),
+                settled => return settled,
             }
         }
-        match self.commit_new(Made { object, owned: false }).await {
-            Err(Lost::Race(name)) => Err(Status::already_exists(self.kind.subject(&name))),
-            Err(Lost::Refused(status)) => Err(status),
-            Ok(outcome) => Ok(outcome),
-        }
+        self.commit_new(Made { object, owned: false }).await
     }
 
     /// Changes the object named by the request: `compute` makes the new one from the old, or, where nothing is there and `creates` says
@@ -136,6 +153,10 @@ impl<'a> Writing<'a> {
                 self.may_create(&made.object).await?;
                 match self.commit_new(made).await {
                     Err(Lost::Race(_)) => continue,
+                    Err(Lost::TooLarge(_)) => {
+                        self.unowned = true;
+                        continue;
+                    }
                     Err(Lost::Refused(status)) => return Err(status),
                     Ok(outcome) => return Ok(outcome),
                 }
@@ -143,6 +164,7 @@ impl<'a> Writing<'a> {
             let made = self.computed(&mut compute, Some(&old.object)).await?;
             match self.commit_change(made, old).await {
                 Err(Lost::Race(_)) => {}
+                Err(Lost::TooLarge(_)) => self.unowned = true,
                 Err(Lost::Refused(status)) => return Err(status),
                 Ok(outcome) => return Ok(outcome),
             }
@@ -224,7 +246,7 @@ impl<'a> Writing<'a> {
             }
             Err(other) => {
                 unsettled(claim, &other).await;
-                Err(other.into_status().into())
+                Err(self.lost(other, owned, &name))
             }
         }
     }
@@ -278,7 +300,7 @@ impl<'a> Writing<'a> {
             }
             Err(error) => {
                 unsettled(claim, &error).await;
-                Err(lost(error, &self.call.info.name))
+                Err(self.lost(error, owned, &self.call.info.name))
             }
         }
     }
@@ -295,6 +317,16 @@ impl<'a> Writing<'a> {
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
         let Written { wire, .. } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await?;
         Ok(Outcome { wire, created: false })
+    }
+
+    /// Why a commit did not happen. Who applies minds that its fields are noted (upstream's `isTooLargeError`).
+    fn lost(&self, error: WriteError, applied: bool, name: &str) -> Lost {
+        match error {
+            WriteError::Store(StoreError::Moved { .. } | StoreError::Absent | StoreError::Exists { .. }) => Lost::Race(name.to_owned()),
+            WriteError::Store(error @ StoreError::TooLarge { .. }) if !applied && !self.unowned => Lost::TooLarge(store_error(&error)),
+            WriteError::Store(error) => Lost::Refused(store_error(&error)),
+            WriteError::Status(status) => Lost::Refused(status),
+        }
     }
 
     /// The uid the writer believes the object has, where one was sent.
@@ -380,12 +412,7 @@ impl<'a> Writing<'a> {
 
     fn attempt<'t>(&'t self, operation: Operation, old: Option<&'t Object>) -> Attempt<'t> {
         let call = self.call;
-        Attempt {
-            old,
-            dry_run: self.options.dry_run,
-            options: Given::Query(&call.query),
-            ..Attempt::new(operation, &call.info, self.kind, &call.user, &call.annotations)
-        }
+        Attempt { old, dry_run: self.options.dry_run, options: Given::Query(&call.query), ..call.attempt(operation, self.kind) }
     }
 
     async fn admit_mutating(&mut self, operation: Operation, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
@@ -477,6 +504,8 @@ impl<'a> Writing<'a> {
 enum Lost {
     /// Somebody else was first; the name it was about.
     Race(String),
+    /// What is noted of owners may be what was too much.
+    TooLarge(Status),
     /// For good.
     Refused(Status),
 }
@@ -484,14 +513,6 @@ enum Lost {
 impl From<Status> for Lost {
     fn from(status: Status) -> Self {
         Self::Refused(status)
-    }
-}
-
-fn lost(error: WriteError, name: &str) -> Lost {
-    match error {
-        WriteError::Store(StoreError::Moved { .. } | StoreError::Absent | StoreError::Exists { .. }) => Lost::Race(name.to_owned()),
-        WriteError::Store(error) => Lost::Refused(store_error(&error)),
-        WriteError::Status(status) => Lost::Refused(status),
     }
 }
 

@@ -37,6 +37,23 @@ pub fn internal_error(asked: &str, why: &str) -> Answer {
     self::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n")
 }
 
+/// The answer to a request that was not done in time: a status that does not say it is one, which clients take for no answer at all
+/// (`server/filters/timeout.go`).
+pub fn late() -> Answer {
+    let status = Status::timeout("request did not complete within the allotted timeout");
+    let members = [
+        ("metadata", "{}".to_owned()),
+        ("status", "\"Failure\"".to_owned()),
+        ("message", format!("{:?}", status.message)),
+        ("reason", format!("{:?}", status.reason)),
+        ("details", "{}".to_owned()),
+        ("code", status.code.to_string()),
+    ];
+    let members: Vec<String> = members.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+    let body = Body::full(format!("{{{}}}\n", members.join(",")));
+    bytes(StatusCode::GATEWAY_TIMEOUT, "text/plain; charset=utf-8", body)
+}
+
 /// An answer of one value in JSON.
 pub fn value(code: StatusCode, value: &Value) -> Answer {
     let mut body = value.to_string();

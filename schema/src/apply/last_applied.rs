@@ -4,7 +4,10 @@
 use serde_json::Value;
 
 use super::{ApplyError, Attempt, Conflicts, owned};
-use crate::managed::{self, go_json, node::Node};
+use crate::{
+    go,
+    managed::{self, node::Node},
+};
 
 /// Where client-side apply keeps what it applied.
 const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -43,7 +46,7 @@ pub(super) fn renew(object: &mut Value, config: &Value) {
     if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(ANNOTATION);
     }
-    let text = format!("{}\n", go_json(&config));
+    let text = format!("{}\n", go::json(&config));
     let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
     annotations.insert(ANNOTATION.to_owned(), Value::String(text));
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();

@@ -210,6 +210,19 @@ fn in_version(object: &Value, version: &str) -> Value {
 }
 
 #[test]
+fn what_the_status_of_a_custom_resource_does_not_write_changes_no_owner_in_any_version() {
+    let versions = TwoVersions::new("set");
+    let live = versions.apply(None, "m1", "ex.com/v1beta1", &json!({"a": "1"})).unwrap();
+    let live = in_version(&live, "ex.com/v1");
+    let who = Who { subresource: "status", reset: &[&["spec"]], ..versions.who("m2", "ex.com/v1") };
+    let mut new = live.clone();
+    new["spec"]["a"] = "2".into();
+    let schema = managed::Versions::schema(&versions, "ex.com/v1").unwrap();
+    managed::record_update(schema, Some(&live), &mut new, &who);
+    assert_eq!(entry(&new, "m1").unwrap()["fieldsV1"], json!({"f:spec": {"f:a": {}}}));
+}
+
+#[test]
 fn fields_owned_in_another_version_are_looked_at_under_its_schema() {
     let versions = TwoVersions::new("atomic");
     let live = versions.apply(None, "m1", "ex.com/v1beta1", &json!({"a": "1", "b": "1", "l": ["p"]})).unwrap();

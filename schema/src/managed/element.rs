@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::node::Defaults;
-use crate::types::ListKind;
+use crate::{go, types::ListKind};
 
 /// `f:name`
 pub(crate) fn field(name: &str) -> String {
@@ -71,7 +71,7 @@ fn by_value(item: &Value) -> Result<String, String> {
 fn push_value(into: &mut String, value: &Value) {
     match value {
         Value::String(text) => push_text(into, text),
-        other => into.push_str(&go_json(other)),
+        other => into.push_str(&go::json(other)),
     }
 }
 
@@ -81,28 +81,8 @@ fn push_text(into: &mut String, text: &str) {
         into.push_str(text);
         into.push('"');
     } else {
-        into.push_str(&go_json(&Value::from(text)));
+        into.push_str(&go::json(&Value::from(text)));
     }
-}
-
-/// JSON text as Go's encoder writes it: `<`, `>`, `&` and the two line separators of Unicode escaped.
-pub(crate) fn go_json(value: &Value) -> String {
-    let plain = value.to_string();
-    if !plain.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-        return plain;
-    }
-    let mut escaped = String::with_capacity(plain.len() + 16);
-    for c in plain.chars() {
-        match c {
-            '<' => escaped.push_str("\\u003c"),
-            '>' => escaped.push_str("\\u003e"),
-            '&' => escaped.push_str("\\u0026"),
-            '\u{2028}' => escaped.push_str("\\u2028"),
-            '\u{2029}' => escaped.push_str("\\u2029"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 /// The element as a part of a printed path: `.name`, `[name="a",port=80]`, `[="text"]`, `[0]`.
@@ -137,11 +117,11 @@ fn canonical_key(key: &str) -> Result<String, String> {
         "f:" => Ok(key.to_owned()),
         "k:" => {
             let fields: Map<String, Value> = serde_json::from_str(rest).map_err(|e| e.to_string())?;
-            Ok(format!("k:{}", go_json(&Value::Object(fields))))
+            Ok(format!("k:{}", go::json(&Value::Object(fields))))
         }
         "v:" => {
             let value: Value = serde_json::from_str(rest).map_err(|e| e.to_string())?;
-            Ok(format!("v:{}", go_json(&value)))
+            Ok(format!("v:{}", go::json(&value)))
         }
         "i:" => rest.parse::<i64>().map(|at| format!("i:{at}")).map_err(|e| e.to_string()),
         _ => Err(format!("unknown path element type {key:?}")),

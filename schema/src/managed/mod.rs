@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use check::check;
 pub(crate) use compare::{Delta, objects as compare};
-pub(crate) use element::{display, field as field_element, go_json, of_item as item_element};
+pub(crate) use element::{display, field as field_element, of_item as item_element};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use node::ATOMIC_TYPES;
 pub(crate) use reconcile::reconcile;
@@ -63,7 +63,7 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
 /// Brings `new.metadata.managedFields` up to date: what a create, an update or a patch (not an apply) of `old` into `new` changed is
 /// owned by `who` from now on. To be called with the decoded and defaulted object, before mutating admission, whose changes nobody owns.
 ///
-/// A list sent by the client counts unless it is absent, empty or wrong, in which case the stored one does; `[{}]` empties it. An
+/// A list sent by the client counts unless it is absent or wrong, in which case the stored one does; `[]` and `[{}]` empty it. An
 /// object whose list is empty is not tracked until its first apply.
 pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, who: &Who<'_>) {
     let sent = take_list(new);
@@ -178,9 +178,10 @@ fn entries_of_update(sent: Option<Value>, old: Option<&Value>, subresource: &str
     Entries::stored(stored.cloned().unwrap_or_default())
 }
 
-/// `[{}]`: the client asks to forget all owners.
+/// `[]` or `[{}]`: the client asks to forget all owners.
 fn is_reset(list: &Value) -> bool {
     match list.as_array().map(Vec::as_slice) {
+        Some([]) => true,
         Some([Value::Object(only)]) => only.values().all(|v| v.is_null() || v.as_str() == Some("")),
         _ => false,
     }

@@ -122,8 +122,8 @@ impl Deltas {
         Self { own: delta(schema, old, new, &set_of_names(who.reset)), others: Vec::new() }
     }
 
-    /// The same, also in the versions in which `owners` own fields. For custom resources upstream knows what the endpoint does not write
-    /// in the version of the request alone.
+    /// The same, also in the versions in which `owners` own fields. Of custom resources upstream knows what the endpoint does not write
+    /// in the version of the request alone, unless it is that of the status.
     pub(crate) fn in_versions<'a>(
         views: &Views<'a>,
         old: Option<&Value>,
@@ -132,7 +132,8 @@ impl Deltas {
         (others, owners): (&Others<'a, '_>, &Entries),
     ) -> Result<Self, String> {
         let mut made = Self::between(views.schema, old, new, who);
-        let reset = if views.schema.custom().is_some() { Set::new() } else { set_of_names(who.reset) };
+        let own_only = views.schema.custom().is_some() && who.subresource != "status";
+        let reset = if own_only { Set::new() } else { set_of_names(who.reset) };
         for other in others.0.iter().filter(|other| owners.0.iter().any(|owner| owner.api_version == other.version)) {
             let new = match views.of(new, &other.version) {
                 Ok((new, _)) => new,

@@ -2,8 +2,8 @@
 
 use serde_json::{Number, Value};
 
+use crate::go;
 pub(super) use crate::go::quoted;
-use crate::managed::go_json;
 
 /// A refused value as it stands in a message.
 pub(super) fn shown(value: &Value) -> String {
@@ -11,7 +11,7 @@ pub(super) fn shown(value: &Value) -> String {
         Value::String(text) => quoted(text),
         Value::Number(number) => number_text(number),
         Value::Bool(set) => set.to_string(),
-        other => go_json(other),
+        other => go::json(other),
     }
 }
 

@@ -231,7 +231,7 @@ impl Check<'_> {
         if checks.allowed.is_empty() || checks.allowed.iter().any(same) {
             return None;
         }
-        let texts = checks.allowed.iter().map(|v| text::quoted(&v.as_str().map_or_else(|| crate::managed::go_json(v), str::to_owned)));
+        let texts = checks.allowed.iter().map(|v| text::quoted(&v.as_str().map_or_else(|| crate::go::json(v), str::to_owned)));
         let texts: Vec<String> = texts.collect();
         let message = format!("Unsupported value: {}: supported values: {}", text::shown(value), texts.join(", "));
         Some(self.fault(ErrorKind::NotSupported, place, "should be one of the allowed", |_| message))

@@ -57,6 +57,7 @@ pub(super) struct Validation {
 
 /// What is noted in the audit log.
 pub(super) struct Annotation {
+    pub(super) key: String,
     pub(super) value: Expression,
 }
 
@@ -141,7 +142,10 @@ impl Policy {
         let stateless = Compiler { declared: Declared { variables: false, patches: false, ..compiler.declared }, variables: Vec::new() };
         // Of conditions and mutations, and of nothing else, upstream sees and shows the text without the space around it.
         let condition = |one: &Value| stateless.compile(text(one, "expression").trim(), &Wanted::Bool, true);
-        let annotation = |one| Annotation { value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true) };
+        let annotation = |one| Annotation {
+            key: text(one, "key").to_owned(),
+            value: compiler.compile(text(one, "valueExpression"), &Wanted::TextOrNull, true),
+        };
         let mut policy = Policy {
             name: mirror::name(object).to_owned(),
             version: mirror::version(object).to_owned(),

@@ -48,15 +48,9 @@ pub struct Engine {
     pub equivalents: Equivalents,
 }
 
-/// What policies and webhooks never see: they could lock everyone out of mending them.
-const EXEMPT: [&str; 6] = [
-    "validatingwebhookconfigurations",
-    "mutatingwebhookconfigurations",
-    "validatingadmissionpolicies",
-    "validatingadmissionpolicybindings",
-    "mutatingadmissionpolicies",
-    "mutatingadmissionpolicybindings",
-];
+/// What policies never see: they could lock everyone out of mending them.
+const EXEMPT: [&str; 4] =
+    ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
 
 /// Questions that are asked of the server, not stored (`DefaultExcludedResources`).
 const EXCLUDED: [&str; 6] = [
@@ -72,9 +66,13 @@ pub(super) fn is_exempt(attempt: &Attempt<'_>) -> bool {
     let request = attempt.request;
     match request.group.as_str() {
         "admissionregistration.k8s.io" => EXEMPT.contains(&request.resource.as_str()),
-        "authentication.k8s.io" | "authorization.k8s.io" => EXCLUDED.contains(&request.resource.as_str()),
-        _ => false,
+        group => is_review(group, &request.resource),
     }
+}
+
+/// Whether a resource is a question to the server.
+pub fn is_review(group: &str, resource: &str) -> bool {
+    matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && EXCLUDED.contains(&resource)
 }
 
 /// The namespace of what is written, for expressions; none for what is in no namespace, and for namespaces.

@@ -17,11 +17,11 @@ use super::{
 use crate::{
     admission::{
         Admission, Attempt, look,
-        matching::{Subject, matches},
+        matching::{Matched, Subject, is_shared, matches, versioned},
         mirror,
         request::describe,
     },
-    registry::Object,
+    registry::{Kind, Object, convert},
     wire::Status,
 };
 
@@ -33,6 +33,8 @@ struct Invocation {
     policy: Arc<Policy>,
     binding: Arc<Binding>,
     param: Value,
+    /// The version it matched in.
+    matched: Matched,
 }
 
 impl Invocation {
@@ -122,14 +124,14 @@ impl MutatingAdmissionPolicy {
         let mut found = Vec::new();
         for (policy, bindings) in &*self.0.policies.mutating.hooks() {
             let subject = Subject { attempt, new: Some(object), namespace, equivalents: &self.0.equivalents };
-            match matches(policy.criteria.as_ref(), &subject) {
-                Ok(Some(_)) => {}
+            let matched = match matches(policy.criteria.as_ref(), &subject) {
+                Ok(Some(matched)) => matched,
                 Ok(None) => continue,
                 Err(why) => {
                     fail(policy, None, &format!("failed to configure policy: {why}"), false, failures);
                     continue;
                 }
-            }
+            };
             for binding in bindings {
                 let params = match matches(binding.criteria.as_ref(), &subject) {
                     Ok(Some(_)) => params::collect(&self.0, policy, binding, &attempt.request.namespace).await,
@@ -138,7 +140,7 @@ impl MutatingAdmissionPolicy {
                 };
                 match params {
                     Ok(params) => {
-                        let one = |param| Invocation { policy: policy.clone(), binding: binding.clone(), param };
+                        let one = |param| Invocation { policy: policy.clone(), binding: binding.clone(), param, matched: matched.clone() };
                         found.extend(params.into_iter().map(one));
                     }
                     Err(why) => fail(policy, Some(binding), &format!("failed to configure binding: {why}"), false, failures),
@@ -158,17 +160,22 @@ impl MutatingAdmissionPolicy {
         due: bool,
         failures: &mut Vec<Failure>,
     ) -> Result<Option<bool>, Status> {
-        let Invocation { policy, binding, param } = invocation;
+        let Invocation { policy, binding, param, matched } = invocation;
         let null = Value::Null;
         let asked = Asked::new(&self.0.authorizer, attempt.user);
         let mut changed = false;
+        let old = match attempt.old {
+            Some(old) => Some(versioned(attempt, matched, old).await?),
+            None => None,
+        };
         for (at, mutation) in policy.mutations.iter().enumerate() {
-            let request = describe(attempt, Some(object), None);
+            let shown = versioned(attempt, matched, object).await?;
+            let request = describe(attempt, Some(object), matched.as_deref());
             let scene = Scene {
                 policy,
                 attempt,
-                object: object.value(),
-                old: attempt.old.map_or(&null, Object::value),
+                object: shown.value(),
+                old: old.as_deref().map_or(&null, Object::value),
                 namespace: namespace.unwrap_or(&null),
                 request: &request,
                 params: param,
@@ -184,10 +191,14 @@ impl MutatingAdmissionPolicy {
                     }
                 }
             }
-            match asked.until_known(|| made(&scene, mutation, attempt)).await {
+            let kind = matched.as_deref().unwrap_or(attempt.kind);
+            match asked.until_known(|| made(&scene, mutation, kind)).await {
+                Ok(made) if made == *shown.value() => {}
                 Ok(made) => {
+                    drop((request, shown));
                     attempt.remember_fields(object);
-                    changed |= put(made, attempt, object)?;
+                    put(made, matched, attempt, object).await?;
+                    changed = true;
                 }
                 Err(why) => fail(policy, Some(binding), &why, true, failures),
             }
@@ -196,26 +207,27 @@ impl MutatingAdmissionPolicy {
     }
 }
 
-/// The object as the mutation makes it.
-fn made(scene: &Scene<'_>, mutation: &Mutation, attempt: &Attempt<'_>) -> Result<Value, String> {
+/// The object as the mutation makes it, of the kind in which the policy matched.
+fn made(scene: &Scene<'_>, mutation: &Mutation, kind: &Kind) -> Result<Value, String> {
     if let Err(why) = &mutation.expression.program {
         return Err(why.clone());
     }
     let evaluation = Evaluation::new(scene, limits::RUNTIME_BUDGET);
     let value = evaluation.run(&mutation.expression)??;
-    if mutation.json_patch { patch::json(scene.object, &value) } else { patch::configuration(&attempt.kind.schema, scene.object, &value) }
+    if mutation.json_patch { patch::json(scene.object, &value) } else { patch::configuration(&kind.schema, scene.object, &value) }
 }
 
-/// Takes the changed object, with its defaults.
-fn put(made: Value, attempt: &Attempt<'_>, object: &mut Object) -> Result<bool, Status> {
-    if made == *object.value() {
-        return Ok(false);
-    }
+/// Takes the changed object, with its defaults, in the version of the request.
+async fn put(made: Value, matched: &Matched, attempt: &Attempt<'_>, object: &mut Object) -> Result<(), Status> {
     let mut new = Object::new(made).ok_or_else(|| Status::internal("a mutating admission policy made something that is no object"))?;
-    default::apply(new.value_mut(), &attempt.kind.schema);
-    attempt.kind.rules.default(&mut new);
-    *object = new;
-    Ok(true)
+    let kind = matched.as_deref().unwrap_or(attempt.kind);
+    default::apply(new.value_mut(), &kind.schema);
+    kind.rules.default(&mut new);
+    *object = match matched {
+        Some(other) if !is_shared(attempt, other) => convert::between(other, attempt.kind, &new).await?,
+        _ => new,
+    };
+    Ok(())
 }
 
 fn refusal(attempt: &Attempt<'_>, object: &Object, failures: &[Failure]) -> Status {

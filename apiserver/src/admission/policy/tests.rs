@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Engine, MutatingAdmissionPolicy, Policies, ValidatingAdmissionPolicy};
 use crate::{
-    admission::{Admission, Attempt, Operation},
+    admission::{Admission, Annotations, Attempt, Operation},
+    audit::Level,
     authn::User,
     authz,
     registry::{Kind, Object, catalog, fake::FakeReader},
@@ -142,6 +143,31 @@ async fn bindings_may_only_warn() {
     let (result, warnings) = world.ask(deployment(1)).await;
     assert!(result.is_ok());
     assert_eq!(warnings, ["Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': mind"]);
+}
+
+#[tokio::test]
+async fn what_a_policy_says_is_noted_in_the_audit_log() {
+    let world = World::new();
+    let annotations =
+        json!([{"key": "replicas", "valueExpression": "' ' + string(object.spec.replicas)"}, {"key": "none", "valueExpression": "null"}]);
+    let validations = json!([{"expression": "true"}, {"expression": "object.spec.replicas > 1", "message": "<few>"}]);
+    let binding = json!({"policyName": "p", "validationActions": ["Warn", "Audit"]});
+    world.validating(json!({"validations": validations, "auditAnnotations": annotations}), &binding);
+    let plugin = ValidatingAdmissionPolicy(world.engine().await);
+    let (request, user, noted) = (request(), User::new("jane", &[]), Annotations::default());
+    let mut attempt = Attempt::new(Operation::Create, &request, &world.kind, &user, &noted);
+    plugin.validate(&mut attempt, Object::new(deployment(1)).as_ref()).await.unwrap();
+    let failure = "[{\"message\":\"\\u003cfew\\u003e\",\"policy\":\"p\",\"binding\":\"b\",\"expressionIndex\":1,\"validationActions\":[\"Warn\",\"Audit\"]}]";
+    let expected = json!({"p/replicas": "1", "validation.policy.admission.k8s.io/validation_failure": failure});
+    assert_eq!(noted.up_to(Level::Metadata), expected);
+}
+
+#[tokio::test]
+async fn what_cannot_be_noted_refuses_although_the_binding_only_warns() {
+    let world = World::new();
+    let annotations = json!([{"key": "k", "valueExpression": "object.spec.nothing"}]);
+    world.validating(json!({"auditAnnotations": annotations}), &json!({"policyName": "p", "validationActions": ["Warn"]}));
+    assert_eq!(world.ask(deployment(1)).await.0.unwrap_err().code, 422);
 }
 
 #[tokio::test]

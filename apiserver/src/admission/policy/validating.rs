@@ -1,9 +1,10 @@
 //! ValidatingAdmissionPolicy (apiserver `plugin/policy/validating/{dispatcher,validator}.go`).
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use async_trait::async_trait;
 use coracle_cel::{Val, limits};
+use coracle_schema::go;
 use serde_json::{Value, json};
 
 use super::{
@@ -16,16 +17,22 @@ use super::{
 use crate::{
     admission::{
         Admission, Attempt, look,
-        matching::{Subject, matches},
+        matching::{Matched, Subject, matches, versioned},
         mirror,
         request::describe,
     },
+    audit::Level,
     registry::Object,
     wire::Status,
 };
 
 /// The plugin.
 pub struct ValidatingAdmissionPolicy(pub Engine);
+
+/// Bytes of an audit annotation.
+const NOTE_BYTES: usize = 10 * 1024;
+/// Failures told to the audit log of one write.
+const FAILURES: usize = 50;
 
 /// A refusal, or what would be one.
 struct Denial {
@@ -57,58 +64,107 @@ impl Admission for ValidatingAdmissionPolicy {
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
         let namespace = namespace_of(&*engine.reader, attempt).await?;
-        let mut warnings = Vec::new();
-        let mut refused: Option<(Denial, String)> = None;
-        // The same for all policies, and for none where none matches.
+        let mut verdict = Verdict::default();
+        // The same for all policies that match in the version asked for, and for none where none matches.
         let request = OnceLock::new();
         for (policy, bindings) in &*engine.policies.validating.hooks() {
             let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
-            match matches(policy.criteria.as_ref(), &subject) {
-                Ok(Some(_)) => {}
+            let matched = match matches(policy.criteria.as_ref(), &subject) {
+                Ok(Some(matched)) => matched,
                 Ok(None) => continue,
                 Err(why) => {
-                    configuration(policy, None, &why, &mut refused);
+                    verdict.configuration(policy, None, &why);
                     continue;
                 }
-            }
+            };
+            let other = matched.as_deref().map(|kind| describe(attempt, new, Some(kind)));
+            let request = || other.as_ref().unwrap_or_else(|| request.get_or_init(|| describe(attempt, new, None)));
+            let mut notes = Vec::new();
             for binding in bindings {
-                match matches(binding.criteria.as_ref(), &subject) {
-                    Ok(Some(_)) => {}
+                let ready = match matches(binding.criteria.as_ref(), &subject) {
+                    Ok(Some(_)) => ready(engine, policy, binding, &subject, &matched).await,
                     Ok(None) => continue,
+                    Err(why) => Err(why),
+                };
+                let Ready { params, object, old } = match ready {
+                    Ok(ready) => ready,
                     Err(why) => {
-                        configuration(policy, Some(binding), &why, &mut refused);
-                        continue;
-                    }
-                }
-                let found = match params::collect(engine, policy, binding, &subject.attempt.request.namespace).await {
-                    Ok(found) => found,
-                    Err(why) => {
-                        configuration(policy, Some(binding), &why, &mut refused);
+                        verdict.configuration(policy, Some(binding), &why);
                         continue;
                     }
                 };
-                for param in &found {
+                for param in &params {
                     let asked = Asked::new(&engine.authorizer, subject.attempt.user);
                     let scene = Scene {
                         policy,
                         attempt: subject.attempt,
-                        object: new.map_or(&Value::Null, Object::value),
-                        old: subject.attempt.old.map_or(&Value::Null, Object::value),
+                        object: object.as_deref().map_or(&Value::Null, Object::value),
+                        old: old.as_deref().map_or(&Value::Null, Object::value),
                         namespace: namespace.as_ref().unwrap_or(&Value::Null),
-                        request: request.get_or_init(|| describe(subject.attempt, new, None)),
+                        request: request(),
                         params: param,
                         asked: &asked,
                     };
-                    let ask = || ask(&scene);
-                    for denial in asked.until_known(ask).await {
-                        act(policy, binding, denial, &mut warnings, &mut refused);
-                    }
+                    let said = asked.until_known(|| ask(&scene)).await;
+                    verdict.hear(policy, binding, said, &mut notes);
                 }
             }
+            for (key, values) in notes {
+                annotate(attempt, &format!("{}/{key}", policy.name), &values.join(", "));
+            }
         }
-        attempt.warnings.extend(warnings);
-        refused.map_or(Ok(()), |(denial, message)| Err(refusal(attempt, new, &denial, &message)))
+        if !verdict.failures.is_empty() {
+            annotate(attempt, "validation.policy.admission.k8s.io/validation_failure", &failures(&verdict.failures));
+        }
+        attempt.warnings.extend(verdict.warnings);
+        verdict.refused.map_or(Ok(()), |(denial, message)| Err(refusal(attempt, new, &denial, &message)))
     }
+}
+
+/// What a binding's policy is asked with.
+struct Ready<'o> {
+    params: Vec<Value>,
+    /// In the version the policy matched in.
+    object: Option<Cow<'o, Object>>,
+    old: Option<Cow<'o, Object>>,
+}
+
+async fn ready<'o>(
+    engine: &Engine,
+    policy: &Policy,
+    binding: &Binding,
+    subject: &Subject<'o>,
+    matched: &Matched,
+) -> Result<Ready<'o>, String> {
+    let attempt = subject.attempt;
+    let params = params::collect(engine, policy, binding, &attempt.request.namespace).await?;
+    let unlike = |status: Status| format!("failed to convert object version: {}", status.message);
+    let mut shown = [None, None];
+    for (shown, object) in shown.iter_mut().zip([subject.new, attempt.old]) {
+        if let Some(object) = object.filter(|_| !params.is_empty()) {
+            *shown = Some(versioned(attempt, matched, object).await.map_err(unlike)?);
+        }
+    }
+    let [object, old] = shown;
+    Ok(Ready { params, object, old })
+}
+
+/// Tells the audit log; what it does not take is logged instead.
+fn annotate(attempt: &Attempt<'_>, key: &str, value: &str) {
+    if let Err(why) = attempt.annotations.add(key, value, Level::Metadata) {
+        tracing::warn!("audit annotation of a validating admission policy is left out: {why}");
+    }
+}
+
+/// Failures that a binding wants in the audit log, as upstream writes them there.
+fn failures(all: &[Value]) -> String {
+    let members = ["message", "policy", "binding", "expressionIndex", "validationActions"];
+    let shown = |failure: &Value| {
+        let members: Vec<String> = members.iter().map(|name| format!("{name:?}:{}", go::json(&failure[name]))).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let shown: Vec<String> = all.iter().take(FAILURES).map(shown).collect();
+    format!("[{}]", shown.join(","))
 }
 
 fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
@@ -118,64 +174,125 @@ fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
     }
 }
 
-/// Something about the policy keeps it from being asked.
-fn configuration(policy: &Policy, binding: Option<&Binding>, why: &str, refused: &mut Option<(Denial, String)>) {
-    if !policy.fails_closed || refused.is_some() {
-        return;
-    }
-    let what = if binding.is_some() { "binding" } else { "policy" };
-    let message = format!("failed to configure {what}: {why}");
-    let told = told(policy, binding, &message);
-    *refused = Some((Denial::new(message), told));
+/// What the policies make of a write.
+#[derive(Default)]
+struct Verdict {
+    warnings: Vec<String>,
+    /// What is to be told to the audit log.
+    failures: Vec<Value>,
+    /// The first refusal counts.
+    refused: Option<(Denial, String)>,
 }
 
-/// Does with a denial what the binding says.
-fn act(policy: &Policy, binding: &Binding, denial: Denial, warnings: &mut Vec<String>, refused: &mut Option<(Denial, String)>) {
-    let actions = look::list(&binding.spec, "/validationActions");
-    if actions.iter().any(|action| action == "Warn") {
-        let (policy, binding) = (&policy.name, &binding.name);
-        let message = &denial.message;
-        warnings.push(format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"));
+impl Verdict {
+    fn refuse(&mut self, policy: &Policy, binding: Option<&Binding>, denial: Denial) {
+        if self.refused.is_none() {
+            let told = told(policy, binding, &denial.message);
+            self.refused = Some((denial, told));
+        }
     }
-    if actions.iter().any(|action| action == "Deny") && refused.is_none() {
-        let told = told(policy, Some(binding), &denial.message);
-        *refused = Some((denial, told));
+
+    /// Something about the policy keeps it from being asked.
+    fn configuration(&mut self, policy: &Policy, binding: Option<&Binding>, why: &str) {
+        if policy.fails_closed {
+            let what = if binding.is_some() { "binding" } else { "policy" };
+            self.refuse(policy, binding, Denial::new(format!("failed to configure {what}: {why}")));
+        }
+    }
+
+    /// Takes what a policy said: does with each denial what the binding says, and collects what is to be noted.
+    fn hear(&mut self, policy: &Policy, binding: &Binding, said: Said, notes: &mut Vec<(String, Vec<String>)>) {
+        for (at, denial) in said.denials {
+            self.act(policy, binding, at, denial);
+        }
+        for (key, value) in said.notes {
+            let at = notes.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+                notes.push((key, Vec::new()));
+                notes.len() - 1
+            });
+            if !notes[at].1.contains(&value) {
+                notes[at].1.push(value);
+            }
+        }
+        // What cannot be noted refuses, whatever the binding does with denials.
+        for denial in said.unnoted {
+            self.refuse(policy, Some(binding), denial);
+        }
+    }
+
+    fn act(&mut self, policy: &Policy, binding: &Binding, at: usize, denial: Denial) {
+        let actions = look::list(&binding.spec, "/validationActions");
+        let wants = |wanted: &str| actions.iter().any(|action| action == wanted);
+        let (name, bound, message) = (&policy.name, &binding.name, &denial.message);
+        if wants("Warn") {
+            self.warnings.push(format!("Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {message}"));
+        }
+        if wants("Audit") {
+            let failure =
+                json!({"message": message, "policy": name, "binding": bound, "expressionIndex": at, "validationActions": actions});
+            self.failures.push(failure);
+        }
+        if wants("Deny") {
+            self.refuse(policy, Some(binding), denial);
+        }
     }
 }
 
-/// All that the policy has against the write.
-fn ask(scene: &Scene<'_>) -> Vec<Denial> {
+/// What a policy says of a write.
+#[derive(Default)]
+struct Said {
+    /// What it has against it, each with the place of the expression.
+    denials: Vec<(usize, Denial)>,
+    /// What is to be noted in the audit log.
+    notes: Vec<(String, String)>,
+    /// Why something could not be noted.
+    unnoted: Vec<Denial>,
+}
+
+impl Said {
+    /// It could not be asked.
+    fn failed(policy: &Policy, why: String) -> Self {
+        let denials = if policy.fails_closed { vec![(0, Denial::new(why))] } else { Vec::new() };
+        Self { denials, ..Self::default() }
+    }
+}
+
+/// What the policy says.
+fn ask(scene: &Scene<'_>) -> Said {
     let policy = scene.policy;
     let closed = policy.fails_closed;
-    let failure = |why: String| if closed { vec![Denial::new(why)] } else { Vec::new() };
     match conditions(scene) {
         Ok(true) => {}
-        Ok(false) => return Vec::new(),
-        Err(why) => return failure(why),
+        Ok(false) => return Said::default(),
+        Err(why) => return Said::failed(policy, why),
     }
     let evaluation = Evaluation::new(scene, limits::RUNTIME_BUDGET);
     let mut results = Vec::with_capacity(policy.validations.len());
     for validation in &policy.validations {
         match evaluation.run(&validation.expression) {
             Ok(result) => results.push(result),
-            Err(why) => return failure(why),
+            Err(why) => return Said::failed(policy, why),
         }
     }
-    let mut denials = Vec::new();
+    let mut said = Said::default();
     if results.iter().any(|result| !matches!(result, Ok(Val::Bool(true)))) {
         let messages = Evaluation::new(scene, evaluation.budget.get());
-        for (validation, result) in policy.validations.iter().zip(results) {
-            match result {
-                Ok(Val::Bool(true)) => {}
-                Ok(_) => denials.extend(denied(validation, &messages, closed)),
-                Err(why) => denials.extend(closed.then(|| Denial::new(why))),
-            }
+        for (at, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
+            let denial = match result {
+                Ok(Val::Bool(true)) => None,
+                Ok(_) => denied(validation, &messages, closed),
+                Err(why) => closed.then(|| Denial::new(why)),
+            };
+            said.denials.extend(denial.map(|denial| (at, denial)));
         }
     }
-    if !policy.annotations.is_empty() {
-        denials.extend(annotations(scene, closed));
+    if policy.annotations.is_empty() {
+        return said;
     }
-    denials
+    match annotations(scene, said) {
+        Ok(said) => said,
+        Err(why) => Said::failed(policy, why),
+    }
 }
 
 fn denied<'a>(validation: &'a Validation, messages: &Evaluation<'a>, closed: bool) -> Option<Denial> {
@@ -201,21 +318,20 @@ fn message<'a>(expression: &'a Expression, messages: &Evaluation<'a>) -> Result<
     Ok(text.filter(|text| !text.is_empty() && text.len() <= limits::MESSAGE_BYTES && !text.contains('\n')))
 }
 
-/// What is wrong with the audit annotations.
-fn annotations(scene: &Scene<'_>, closed: bool) -> Vec<Denial> {
+/// Adds what is to be noted in the audit log; the error is that nothing more can be evaluated.
+fn annotations(scene: &Scene<'_>, mut said: Said) -> Result<Said, String> {
     let evaluation = Evaluation::new(scene, limits::RUNTIME_BUDGET);
-    let mut wrong = Vec::new();
     for annotation in &scene.policy.annotations {
-        match evaluation.run(&annotation.value) {
-            Ok(Ok(_)) => {}
-            Ok(Err(why)) => wrong.push(Denial::new(why)),
-            Err(why) => {
-                wrong.push(Denial::new(why));
-                break;
+        match evaluation.run(&annotation.value)? {
+            Ok(value) => {
+                let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
+                said.notes.extend(text.map(|text| (annotation.key.clone(), text[..text.floor_char_boundary(NOTE_BYTES)].to_owned())));
             }
+            Err(why) if scene.policy.fails_closed => said.unnoted.push(Denial::new(why)),
+            Err(_) => {}
         }
     }
-    if closed { wrong } else { Vec::new() }
+    Ok(said)
 }
 
 fn refusal(attempt: &Attempt<'_>, new: Option<&Object>, denial: &Denial, message: &str) -> Status {

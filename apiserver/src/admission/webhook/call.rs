@@ -134,13 +134,20 @@ async fn put(
         return Err(Failure::Calling(format!("could not get REST client: {why}")));
     }
     let review = Review::new(version, attempt, matched, objects).map_err(Failure::Refused)?;
-    let terms = Terms { timeout: hook.timeout, late: "context deadline exceeded", largest: LARGEST };
+    let terms = Terms { timeout: patience(hook.timeout, attempt.until), late: "context deadline exceeded", largest: LARGEST };
     let failed = |why: String| Failure::Calling(format!("failed to call webhook: {why}"));
     let body = webhook.post(review.body, terms).await.and_then(answered).map_err(failed)?;
     answer::read(&body, &engine.review, version, &review.uid, mutating).map_err(|invalid| match invalid {
         Invalid::Undecodable(why) => failed(why),
         Invalid::Unfit(why) => Failure::Calling(format!("received invalid webhook response: {why}")),
     })
+}
+
+/// How long a webhook has: no longer than what is left of the request, in whole seconds, as it is told. They are rounded up, so that a
+/// request that ends meanwhile is what ended.
+fn patience(own: Duration, until: Option<Instant>) -> Duration {
+    let Some(left) = until.map(|until| until.saturating_duration_since(Instant::now())) else { return own };
+    own.min(Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0)).max(Duration::from_secs(1)))
 }
 
 /// Tells the audit log; what it does not take is logged instead.

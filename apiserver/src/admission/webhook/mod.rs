@@ -35,11 +35,12 @@ pub use validating::ValidatingAdmissionWebhook;
 
 use super::{
     Attempt,
-    matching::{Equivalents, Matched},
+    matching::{self, Equivalents, Matched},
+    policy,
 };
 use crate::{
     authz,
-    registry::{Object, Reader, convert},
+    registry::{Object, Reader},
     wire::Status,
 };
 
@@ -58,6 +59,13 @@ pub struct Engine {
     pub review: SchemaRef,
 }
 
+/// Whether webhooks never see a write: neither what policies never see, nor their own configurations.
+fn is_exempt(attempt: &Attempt<'_>) -> bool {
+    let request = attempt.request;
+    let own = matches!(&*request.resource, "validatingwebhookconfigurations" | "mutatingwebhookconfigurations");
+    (own && request.group == "admissionregistration.k8s.io") || policy::is_exempt(attempt)
+}
+
 /// The 500 of a webhook: upstream names the cause twice (`apierrors.NewInternalError`).
 fn internal(why: &str) -> Status {
     let mut status = Status::internal(why);
@@ -65,13 +73,7 @@ fn internal(why: &str) -> Status {
     status
 }
 
-/// An object in the version a webhook asked for. The kinds of subresources have one version.
+/// An object in the version a webhook asked for.
 async fn versioned<'o>(attempt: &Attempt<'_>, matched: &Matched, object: &'o Object) -> Result<Cow<'o, Object>, Status> {
-    let Some(other) = matched else { return Ok(Cow::Borrowed(object)) };
-    let same = attempt.part_of(other).is_some_and(|(gvk, _)| gvk == attempt.gvk());
-    if same {
-        return Ok(Cow::Borrowed(object));
-    }
-    let made = convert::between(attempt.kind, other, object).await;
-    made.map(Cow::Owned).map_err(|status| internal(&status.message))
+    matching::versioned(attempt, matched, object).await.map_err(|status| internal(&status.message))
 }

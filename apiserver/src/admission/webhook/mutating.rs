@@ -19,7 +19,10 @@ use super::{
     versioned,
 };
 use crate::{
-    admission::{Admission, Attempt, matching::Matched, policy::is_exempt},
+    admission::{
+        Admission, Attempt,
+        matching::{Matched, is_shared},
+    },
     audit::Level,
     registry::{Kind, Object, convert},
     wire::{Status, status},
@@ -65,7 +68,7 @@ impl Admission for MutatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.mutating.is_empty() && !is_exempt(attempt)
+        !self.0.webhooks.mutating.is_empty() && !super::is_exempt(attempt)
     }
 
     async fn refresh(&self) {
@@ -152,11 +155,6 @@ impl MutatingAdmissionWebhook {
         };
         Ok(true)
     }
-}
-
-/// Whether a subresource's objects are the same in another version of the kind.
-fn is_shared(attempt: &Attempt<'_>, other: &Kind) -> bool {
-    attempt.part_of(other).is_some_and(|(gvk, _)| gvk == attempt.gvk())
 }
 
 /// The operations of a patch, if it has any.

@@ -10,7 +10,7 @@ use super::{
     versioned,
 };
 use crate::{
-    admission::{Admission, Attempt, policy::is_exempt},
+    admission::{Admission, Attempt},
     audit::Level,
     registry::Object,
     wire::Status,
@@ -34,7 +34,7 @@ impl Admission for ValidatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.validating.is_empty() && !is_exempt(attempt)
+        !self.0.webhooks.validating.is_empty() && !super::is_exempt(attempt)
     }
 
     async fn refresh(&self) {

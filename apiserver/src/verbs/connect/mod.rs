@@ -14,9 +14,9 @@ use http::Method;
 
 use super::{Api, Call};
 use crate::{
-    admission::{self, Attempt, Operation},
+    admission::{self, Operation},
     registry::{Kind, Object, Subresource},
-    wire::{Answer, Status},
+    wire::{Answer, Status, answer},
 };
 
 /// Whether a subresource is one of these.
@@ -34,19 +34,27 @@ pub async fn connect(api: &Arc<Api>, call: Call, kind: &Arc<Kind>) -> Result<Ans
         if call.query.all("dryRun").any(|value| !value.is_empty()) {
             return Err(Status::bad_request("dryRun is not supported"));
         }
-        admit(api, &call, kind).await?;
+        let mut warnings = Vec::new();
+        let made = match admit(api, &call, kind, &mut warnings).await {
+            Ok(()) => lead(api, call, kind, &part).await,
+            Err(status) => Err(status),
+        };
+        return answer::warned(made, warnings);
     }
-    match part.as_str() {
-        "log" => streams::log(api, &call, kind).await,
+    streams::log(api, &call, kind).await
+}
+
+async fn lead(api: &Arc<Api>, call: Call, kind: &Arc<Kind>, part: &str) -> Result<Answer, Status> {
+    match part {
         "proxy" => proxy::proxy(api, call, kind).await,
-        _ => streams::upgrade(api, call, kind, &part).await,
+        _ => streams::upgrade(api, call, kind, part).await,
     }
 }
 
-async fn admit(api: &Api, call: &Call, kind: &Kind) -> Result<(), Status> {
-    let mut attempt = Attempt::new(Operation::Connect, &call.info, kind, &call.user, &call.annotations);
+async fn admit(api: &Api, call: &Call, kind: &Kind, warnings: &mut Vec<String>) -> Result<(), Status> {
+    let mut attempt = call.attempt(Operation::Connect, kind);
     let mut options = kind.subresource(&call.info.subresource).map(|part| options(call, part)).transpose()?;
-    admission::pass(&api.admission, &mut attempt, options.as_mut(), &mut Vec::new()).await
+    admission::pass(&api.admission, &mut attempt, options.as_mut(), warnings).await
 }
 
 /// The options of a connection as the object they are in upstream (`PodExecOptions`): admission sees them.

@@ -36,8 +36,11 @@ impl Writing<'_> {
             managed::record_update(&self.kind.schema, old.map(Object::value), new.value_mut(), &self.who(&version, &now));
             match &sent {
                 Some(sent) if self.elsewhere.ask().await => *new = sent.clone(),
-                _ => return,
+                _ => break,
             }
+        }
+        if self.unowned {
+            new.metadata_mut().remove("managedFields");
         }
     }
 

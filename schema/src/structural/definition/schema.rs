@@ -122,7 +122,7 @@ fn root_members(schema: Props<'_>, path: &str, errors: &mut FieldErrors) {
         let names: Vec<&str> = ALLOWED.iter().map(|(_, go)| *go).collect();
         let detail =
             format!("only [{}] fields are allowed at the root of the schema if the status subresource is enabled", names.join(" "));
-        errors.invalid(path, crate::managed::go_json(&Value::Object(schema.members().clone())), &detail);
+        errors.invalid(path, crate::go::json(&Value::Object(schema.members().clone())), &detail);
     }
 }
 
@@ -315,7 +315,7 @@ fn map_list(of: Props<'_>, path: &str, errors: &mut FieldErrors) {
     let Some(items) = of.items() else {
         if let Some(many) = of.get("items") {
             let detail = "must only have a single schema if x-kubernetes-list-type is map";
-            errors.invalid(items_path, crate::managed::go_json(many), detail);
+            errors.invalid(items_path, crate::go::json(many), detail);
         }
         return;
     };

@@ -130,7 +130,7 @@ fn has_status(version: &Value) -> bool {
 fn deprecation(version: &Value, path: &str, errors: &mut FieldErrors) {
     let Some(warning) = member(version, "deprecationWarning").as_str() else { return };
     let path = format!("{path}.deprecationWarning");
-    let shown = crate::managed::go_json(member(version, "deprecationWarning"));
+    let shown = crate::go::json(member(version, "deprecationWarning"));
     let mut wrong = |detail: &str| errors.invalid(&path, &shown, detail);
     if !flag(version, "deprecated") {
         return wrong("can only be set for deprecated versions");
@@ -286,7 +286,7 @@ fn go_versions(spec: &Value, versions: &[Value], shared: &Shared) -> String {
     }
     let own = |version: &Value, field: &str, shared: bool| match member(version, field) {
         _ if shared => "null".to_owned(),
-        other => crate::managed::go_json(other),
+        other => crate::go::json(other),
     };
     let texts: Vec<String> = versions
         .iter()
@@ -294,11 +294,11 @@ fn go_versions(spec: &Value, versions: &[Value], shared: &Shared) -> String {
             format!(
                 "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\"Schema\":{},\"Subresources\":{},\
                  \"AdditionalPrinterColumns\":{},\"SelectableFields\":{}}}",
-                crate::managed::go_json(member(v, "name")),
+                crate::go::json(member(v, "name")),
                 flag(v, "served"),
                 flag(v, "storage"),
                 flag(v, "deprecated"),
-                crate::managed::go_json(member(v, "deprecationWarning")),
+                crate::go::json(member(v, "deprecationWarning")),
                 own(v, "schema", shared.schema),
                 own(v, "subresources", shared.subresources),
                 own(v, "additionalPrinterColumns", shared.columns),
