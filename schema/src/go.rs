@@ -1,5 +1,6 @@
 //! What Go calls the values of JSON: upstream's error messages say it in these words.
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// The Go type of a value decoded without a schema (`%T`).
@@ -70,8 +71,8 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// JSON text as Go's encoder writes it: `<`, `>`, `&` and the two line separators of Unicode escaped.
-pub fn json(value: &Value) -> String {
-    let plain = value.to_string();
+pub fn json(value: &(impl Serialize + ?Sized)) -> String {
+    let plain = serde_json::to_string(value).unwrap_or_default();
     if !plain.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return plain;
     }

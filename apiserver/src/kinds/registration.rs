@@ -7,10 +7,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::{conditions, view};
-use crate::{
-    admission,
-    registry::{self, Object, Part, Rules},
-};
+use crate::registry::{self, Object, Part, Rules, kind};
 
 /// Rules of both webhook configurations.
 pub(super) struct WebhookConfiguration;
@@ -126,7 +123,7 @@ fn unasked(rule: &Value) -> Vec<String> {
     }
     let mut found = Vec::new();
     for group in &groups {
-        for resource in resources.iter().filter(|resource| admission::policy::is_review(group, resource)) {
+        for resource in resources.iter().filter(|resource| kind::is_review(group, resource)) {
             let name = format!("{resource}.{group}");
             if !found.contains(&name) {
                 found.push(name);

@@ -385,3 +385,18 @@ impl Verb {
         }
     }
 }
+
+/// Questions that are asked of the server, not stored (`DefaultExcludedResources`).
+const REVIEWS: [&str; 6] = [
+    "selfsubjectreviews",
+    "tokenreviews",
+    "localsubjectaccessreviews",
+    "selfsubjectaccessreviews",
+    "selfsubjectrulesreviews",
+    "subjectaccessreviews",
+];
+
+/// Whether a resource is a question to the server, which policies and webhooks never see.
+pub fn is_review(group: &str, resource: &str) -> bool {
+    matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && REVIEWS.contains(&resource)
+}

@@ -28,7 +28,11 @@ pub use mutating::MutatingAdmissionPolicy;
 pub use validating::ValidatingAdmissionPolicy;
 
 use super::{Attempt, matching::Equivalents};
-use crate::{authz, registry::Reader, wire::Status};
+use crate::{
+    authz,
+    registry::{Reader, kind},
+    wire::Status,
+};
 
 /// Where the resource of a kind is found: its name, and whether it is namespaced. Of parameters only the kind is known.
 pub type Resources = Arc<dyn Fn(&str, &str) -> Option<(String, bool)> + Send + Sync>;
@@ -52,27 +56,12 @@ pub struct Engine {
 const EXEMPT: [&str; 4] =
     ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
 
-/// Questions that are asked of the server, not stored (`DefaultExcludedResources`).
-const EXCLUDED: [&str; 6] = [
-    "selfsubjectreviews",
-    "tokenreviews",
-    "localsubjectaccessreviews",
-    "selfsubjectaccessreviews",
-    "selfsubjectrulesreviews",
-    "subjectaccessreviews",
-];
-
 pub(super) fn is_exempt(attempt: &Attempt<'_>) -> bool {
     let request = attempt.request;
     match request.group.as_str() {
         "admissionregistration.k8s.io" => EXEMPT.contains(&request.resource.as_str()),
-        group => is_review(group, &request.resource),
+        group => kind::is_review(group, &request.resource),
     }
-}
-
-/// Whether a resource is a question to the server.
-pub fn is_review(group: &str, resource: &str) -> bool {
-    matches!(group, "authentication.k8s.io" | "authorization.k8s.io") && EXCLUDED.contains(&resource)
 }
 
 /// The namespace of what is written, for expressions; none for what is in no namespace, and for namespaces.

@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::OnceLock};
 use async_trait::async_trait;
 use coracle_cel::{Val, limits};
 use coracle_schema::go;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -114,7 +115,7 @@ impl Admission for ValidatingAdmissionPolicy {
             }
         }
         if !verdict.failures.is_empty() {
-            annotate(attempt, "validation.policy.admission.k8s.io/validation_failure", &failures(&verdict.failures));
+            annotate(attempt, "validation.policy.admission.k8s.io/validation_failure", &go::json(&verdict.failures));
         }
         attempt.warnings.extend(verdict.warnings);
         verdict.refused.map_or(Ok(()), |(denial, message)| Err(refusal(attempt, new, &denial, &message)))
@@ -156,15 +157,15 @@ fn annotate(attempt: &Attempt<'_>, key: &str, value: &str) {
     }
 }
 
-/// Failures that a binding wants in the audit log, as upstream writes them there.
-fn failures(all: &[Value]) -> String {
-    let members = ["message", "policy", "binding", "expressionIndex", "validationActions"];
-    let shown = |failure: &Value| {
-        let members: Vec<String> = members.iter().map(|name| format!("{name:?}:{}", go::json(&failure[name]))).collect();
-        format!("{{{}}}", members.join(","))
-    };
-    let shown: Vec<String> = all.iter().take(FAILURES).map(shown).collect();
-    format!("[{}]", shown.join(","))
+/// A failure that a binding wants in the audit log, its members in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failed {
+    message: String,
+    policy: String,
+    binding: String,
+    expression_index: usize,
+    validation_actions: Vec<Value>,
 }
 
 fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
@@ -179,7 +180,7 @@ fn told(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {
 struct Verdict {
     warnings: Vec<String>,
     /// What is to be told to the audit log.
-    failures: Vec<Value>,
+    failures: Vec<Failed>,
     /// The first refusal counts.
     refused: Option<(Denial, String)>,
 }
@@ -227,10 +228,14 @@ impl Verdict {
         if wants("Warn") {
             self.warnings.push(format!("Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {message}"));
         }
-        if wants("Audit") {
-            let failure =
-                json!({"message": message, "policy": name, "binding": bound, "expressionIndex": at, "validationActions": actions});
-            self.failures.push(failure);
+        if wants("Audit") && self.failures.len() < FAILURES {
+            self.failures.push(Failed {
+                message: message.clone(),
+                policy: name.clone(),
+                binding: bound.clone(),
+                expression_index: at,
+                validation_actions: actions.to_vec(),
+            });
         }
         if wants("Deny") {
             self.refuse(policy, Some(binding), denial);

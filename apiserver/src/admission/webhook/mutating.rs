@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use coracle_schema::{
     FieldErrors, SchemaRef,
     decode::{self, DecodeError, FieldValidation},
-    default, patch,
+    default, go, patch,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -44,10 +44,6 @@ struct Patched<'h> {
     webhook: &'h str,
     patch: Value,
     patch_type: &'static str,
-}
-
-fn told(what: &impl Serialize) -> String {
-    serde_json::to_string(what).unwrap_or_default()
 }
 
 /// The plugin.
@@ -91,7 +87,7 @@ impl Admission for MutatingAdmissionWebhook {
             let place = format!("round_{}_index_{at}", u8::from(again));
             let outcome = self.call(hook, attempt, &matched, new.as_deref_mut(), &place).await;
             let mutated = Mutated { configuration: &hook.configuration, webhook: &hook.name, mutated: matches!(outcome, Ok(true)) };
-            annotate(attempt, &format!("mutation.webhook.admission.k8s.io/{place}"), &told(&mutated), Level::Metadata);
+            annotate(attempt, &format!("mutation.webhook.admission.k8s.io/{place}"), &go::json(&mutated), Level::Metadata);
             if matches!(outcome, Ok(true)) {
                 round.changed();
                 attempt.reinvocation.wanted = true;
@@ -144,7 +140,7 @@ impl MutatingAdmissionWebhook {
         }
         let made = patched(attempt, matched, &shown, &answer.patch).map_err(Failure::Refused)?;
         let patched = Patched { configuration: &hook.configuration, webhook: &hook.name, patch, patch_type: "JSONPatch" };
-        annotate(attempt, &format!("patch.webhook.admission.k8s.io/{place}"), &told(&patched), Level::Request);
+        annotate(attempt, &format!("patch.webhook.admission.k8s.io/{place}"), &go::json(&patched), Level::Request);
         if made == shown {
             return Ok(false);
         }
@@ -249,8 +245,8 @@ mod tests {
     #[test]
     fn what_the_trail_is_told_has_upstreams_order() {
         let mutated = Mutated { configuration: "c", webhook: "w", mutated: true };
-        assert_eq!(told(&mutated), r#"{"configuration":"c","webhook":"w","mutated":true}"#);
+        assert_eq!(go::json(&mutated), r#"{"configuration":"c","webhook":"w","mutated":true}"#);
         let patched = Patched { configuration: "c", webhook: "w", patch: serde_json::json!([]), patch_type: "JSONPatch" };
-        assert_eq!(told(&patched), r#"{"configuration":"c","webhook":"w","patch":[],"patchType":"JSONPatch"}"#);
+        assert_eq!(go::json(&patched), r#"{"configuration":"c","webhook":"w","patch":[],"patchType":"JSONPatch"}"#);
     }
 }
