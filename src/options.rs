@@ -4,13 +4,14 @@
 //! the file is by construction a flag.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::{
@@ -203,6 +204,10 @@ pub(crate) struct ServerOptions {
     /// Set by `coracle fork`: begin with what another cluster holds.
     #[arg(skip)]
     pub(crate) fork: Option<Fork>,
+
+    /// What holds of each flag, given or not.
+    #[arg(skip)]
+    pub(crate) flags: BTreeMap<String, String>,
 }
 
 /// Flags of `coracle agent`.
@@ -405,7 +410,7 @@ impl std::str::FromStr for PortRange {
 /// Reads the command line and, if it names one, the configuration file.
 pub(crate) fn parse() -> Result<Cli> {
     let arguments: Vec<String> = std::env::args().collect();
-    let cli = Cli::parse_from(&arguments);
+    let cli = read(&arguments);
     match &cli.command {
         Command::Server(options) => match &options.config {
             Some(file) => with_file(&arguments, file),
@@ -415,6 +420,34 @@ pub(crate) fn parse() -> Result<Cli> {
     }
 }
 
+/// Parses; ends the process with a word about what is wrong.
+fn read(arguments: &[String]) -> Cli {
+    let mut command = Cli::command();
+    let found = command.clone().get_matches_from(arguments);
+    // Tells the subcommands' own flags.
+    command.build();
+    let mut cli = Cli::from_arg_matches(&found).unwrap_or_else(|wrong| wrong.format(&mut command).exit());
+    if let (Command::Server(options), Some((name, found))) = (&mut cli.command, found.subcommand()) {
+        options.flags = command.find_subcommand(name).map(|server| in_effect(server, found)).unwrap_or_default();
+    }
+    cli
+}
+
+/// What holds of each flag of a command: as it was given, or its default; a secret only says that it is one (`/flagz`).
+pub(crate) fn in_effect(command: &clap::Command, found: &ArgMatches) -> BTreeMap<String, String> {
+    let flags = command.get_arguments().filter_map(|flag| Some((flag.get_long()?, flag.get_id().as_str())));
+    let flags = flags.filter(|(name, _)| *name != "help").map(|(name, id)| {
+        let values = found.try_get_raw(id).ok().flatten().into_iter().flatten();
+        let value = values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
+        let secret = SECRET.contains(&name) && !value.is_empty();
+        (name.to_owned(), if secret { "CLASSIFIED".to_owned() } else { value })
+    });
+    flags.collect()
+}
+
+/// Flags whose values are secrets themselves.
+const SECRET: [&str; 1] = ["token"];
+
 /// Parses again, with the file's settings as flags before those of the command line.
 fn with_file(arguments: &[String], file: &Path) -> Result<Cli> {
     let text = std::fs::read_to_string(file).with_context(|| format!("--config: cannot read {}", file.display()))?;
@@ -423,7 +456,7 @@ fn with_file(arguments: &[String], file: &Path) -> Result<Cli> {
     let mut all = arguments[..at].to_vec();
     all.extend(flags);
     all.extend_from_slice(&arguments[at..]);
-    Ok(Cli::parse_from(all))
+    Ok(read(&all))
 }
 
 /// `listen: 0.0.0.0:6443` becomes `--listen=0.0.0.0:6443`; lists are joined by commas, or become a flag an item where commas mean nothing.
@@ -537,6 +570,16 @@ mod tests {
     fn a_setting_of_the_file_becomes_the_flag_of_the_same_name() {
         let flags = flags_of_file("listen: 127.0.0.1:7000\nhollow-nodes: 3\nagent: false\nwithout: [scheduler, controllers]\n").unwrap();
         assert_eq!(flags, ["--agent=off", "--hollow-nodes=3", "--listen=127.0.0.1:7000", "--without=scheduler,controllers"]);
+    }
+
+    #[test]
+    fn what_holds_of_a_flag_is_told_but_for_secrets() {
+        let line = ["coracle", "server", "--log=info", "--tls-san=a,b", "--token=of-all-servers"].map(String::from);
+        let Command::Server(options) = read(&line).command else { panic!("server") };
+        for (name, value) in [("log", "info"), ("tls-san", "a,b"), ("store", "embedded"), ("node-name", ""), ("token", "CLASSIFIED")] {
+            assert_eq!(options.flags.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!options.flags.contains_key("help"));
     }
 
     #[test]

@@ -185,6 +185,7 @@ fn server_options(
         admission: options.admission.settings()?,
         audit: options.audit.clone().options()?,
         log_levels: logging::levels(),
+        flags: options.flags.clone(),
         tracing: logging::tracing(options.tracing_config_file.as_deref())?,
         encryption: options.encryption.clone().options()?,
         // A fork reaches no agent: what runs there is another cluster's.

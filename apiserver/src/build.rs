@@ -176,7 +176,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         limits: Limits::new(options.flow.max_reads, options.flow.max_writes),
         timeout: options.flow.timeout,
         modes: Modes::default(),
-        paths: Paths::new(discovery::built_in(&tables), address, options.log_levels, options.build),
+        paths: Paths::new(discovery::built_in(&tables), address, options.log_levels, options.flags, options.build),
         tracer: options.tracing.as_ref().map(|tracing| Arc::new(Tracer::start(tracing))),
     });
     layers.paths.set_started();

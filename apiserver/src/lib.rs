@@ -39,6 +39,7 @@ pub use request::paths::BuildInfo;
 pub use request::protocol::Protocol;
 pub use request::serve::Service;
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
+pub use request::zpages::Flags;
 pub use trace::Options as TracingOptions;
 pub use verbs::Clock;
 pub use webhook::{Kubeconfig, check_egress};
@@ -68,6 +69,8 @@ pub struct Options {
     pub tracing: Option<TracingOptions>,
     /// What changes the levels of the log while the server runs (`/debug/flags`).
     pub log_levels: Option<Arc<dyn LogLevels>>,
+    /// The flags the program runs with, by name (`/flagz`); secrets are none of it.
+    pub flags: Flags,
     /// What is encrypted in the store; `None`: nothing (`--encryption-provider-config`).
     pub encryption: Option<atrest::Options>,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.

@@ -254,3 +254,26 @@ async fn tables_and_metadata_come_in_the_older_version_too() {
         assert_eq!(event["object"]["apiVersion"], said, "{event}");
     }
 }
+
+#[tokio::test]
+async fn the_pages_of_flags_and_status_are_lines_or_objects() {
+    let house = House::new().await;
+    let lines = house.get("/flagz").await;
+    assert_eq!(lines.headers["content-type"], "text/plain; charset=utf-8");
+    assert!(std::str::from_utf8(&lines.body).unwrap().ends_with("\nlog: warn\n"), "{:?}", lines.body);
+    let asked = "application/json;as=Flagz;v=v1alpha1;g=config.k8s.io";
+    let old = accepting(&house, "/flagz", asked).await;
+    assert!(old.headers["warning"].to_str().unwrap().contains("version of the flagz endpoint is deprecated"));
+    assert_eq!(old.headers["content-type"], "application/json;g=config.k8s.io;v=v1alpha1;as=Flagz");
+    assert_eq!(old.ok()["flags"], json!({"log": "warn"}));
+
+    let status = accepting(&house, "/statusz", "application/yaml;as=Statusz;v=v1beta1;g=config.k8s.io").await;
+    assert!(!status.headers.contains_key("warning"));
+    let text = std::str::from_utf8(&status.body).unwrap();
+    assert!(text.contains("binaryVersion: \"1.37.1\"\n") && text.contains("- /flagz\n"), "{text}");
+    assert_eq!(accepting(&house, "/statusz", "application/json").await.code, StatusCode::NOT_ACCEPTABLE);
+    let paths = house.get("/").await.ok();
+    for path in ["/flagz", "/statusz", "/readyz/shutdown"] {
+        assert!(paths["paths"].as_array().unwrap().contains(&json!(path)), "{path}: {paths}");
+    }
+}

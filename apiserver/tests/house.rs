@@ -78,6 +78,7 @@ impl House {
             audit: audit::Options::default(),
             encryption: None,
             log_levels: None,
+            flags: [("log".to_owned(), "warn".to_owned())].into(),
             tracing: None,
             agent_tls: None,
             aggregator: Default::default(),

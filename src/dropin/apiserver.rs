@@ -67,6 +67,8 @@ pub(crate) struct Settings {
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
+    /// What holds of each flag, given or not.
+    pub(crate) flags: coracle_apiserver::Flags,
 }
 
 impl Settings {
@@ -99,7 +101,14 @@ impl Settings {
             // Roles alone let no node do anything; the nodes of this process are nodes like any.
             authorization.configuration.authorizers.insert(0, Configured::of(Mode::Node));
         }
+        let mut told = flags.in_effect();
+        for (name, default) in [("service-cluster-ip-range", SERVICE_RANGE), ("service-node-port-range", NODE_PORTS)] {
+            told.entry(name.to_owned()).or_insert_with(|| default.to_owned());
+        }
+        told.insert("secure-port".to_owned(), listen.port().to_string());
+        told.insert("advertise-address".to_owned(), advertise.to_string());
         Ok(Self {
+            flags: told,
             listen,
             advertise,
             serving: keys::serving(flags, &addresses)?,

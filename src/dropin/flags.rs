@@ -3,12 +3,12 @@
 //! kube-apiserver reads as pflag does (`--name value`, `--name=value`, a lone `--name` for what is true or false, `_` for `-`), etcd as Go's
 //! flag package does, which also takes one dash. The last value wins save for lists, which grow.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Command};
 
-use crate::options::nearest;
+use crate::options::{self, ServerOptions, nearest};
 
 /// One of the two programs.
 pub(crate) struct Program {
@@ -130,6 +130,19 @@ impl Flags {
     /// Every value given, taken apart at commas (`strings`, and maps).
     pub(crate) fn list(&self, name: &str) -> Vec<&str> {
         self.all(name).into_iter().flat_map(|value| value.split(',')).map(str::trim).filter(|part| !part.is_empty()).collect()
+    }
+
+    /// What holds: what was given, and of what was not the default where the flag is one of ours, too.
+    pub(crate) fn in_effect(&self) -> BTreeMap<String, String> {
+        let ours = ServerOptions::augment_args(Command::new(self.program)).ignore_errors(true);
+        let defaults = options::in_effect(&ours, &ours.clone().get_matches_from([self.program]));
+        let mut all: BTreeMap<_, _> = defaults.into_iter().filter(|(name, _)| KUBE_APISERVER.find(name).is_some()).collect();
+        for (flag, _) in &self.given {
+            let grows = ["strings", "stringArray", "stringToString"].iter().any(|kind| flag.kind.starts_with(kind));
+            let value = if grows { self.all(flag.name).join(",") } else { self.last(flag.name).unwrap_or_default().to_owned() };
+            all.insert(flag.name.to_owned(), value);
+        }
+        all
     }
 
     /// Whether a flag was given as true.
@@ -261,6 +274,19 @@ mod tests {
         assert_eq!(flags.list("authorization-mode"), ["RBAC", "Node"]);
         assert_eq!((flags.on("allow-privileged"), flags.switch("anonymous-auth"), flags.last("v")), (true, Some(false), Some("4")));
         assert_eq!(flags.without_effect(), None);
+    }
+
+    #[test]
+    fn of_each_flag_is_told_what_holds() {
+        let flags =
+            parse(&KUBE_APISERVER, "--authorization-mode=RBAC --authorization-mode=Node --audit-log-path=a --audit-log-path=b -v 4")
+                .unwrap();
+        let told = flags.in_effect();
+        let known = [("authorization-mode", "RBAC,Node"), ("audit-log-path", "b"), ("v", "4"), ("audit-log-mode", "blocking")];
+        for (name, value) in known {
+            assert_eq!(told.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!told.contains_key("data-dir"), "{told:?}");
     }
 
     #[test]

@@ -130,6 +130,7 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         admission: settings.admission,
         audit: settings.audit,
         log_levels: logging::levels(),
+        flags: settings.flags,
         tracing: settings.tracing,
         encryption: settings.encryption,
         agent_tls,

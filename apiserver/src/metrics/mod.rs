@@ -23,6 +23,8 @@ pub(crate) mod series;
 pub(crate) mod store;
 pub(crate) mod tokens;
 
+pub(crate) use process::started as process_started;
+
 use std::{str::SplitWhitespace, sync::Arc};
 
 use http::StatusCode;

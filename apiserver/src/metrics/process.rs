@@ -2,6 +2,8 @@
 
 use std::{fs, sync::OnceLock};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::page::{Page, Type};
 
 /// Ticks of a second, as the kernel tells times.
@@ -37,16 +39,17 @@ pub(super) fn write(page: &mut Page) {
 /// When the process started.
 pub(super) fn write_start(page: &mut Page) {
     if let Some(at) = started() {
-        page.gauge(START.0, START.1, &[], at);
+        page.gauge(START.0, START.1, &[], at.as_duration().as_secs_f64());
     }
 }
 
-fn started() -> Option<f64> {
-    static AT: OnceLock<Option<f64>> = OnceLock::new();
+/// The start, in hundredths of a second.
+pub(crate) fn started() -> Option<Timestamp> {
+    static AT: OnceLock<Option<Timestamp>> = OnceLock::new();
     *AT.get_or_init(|| {
         let boot = fs::read_to_string("/proc/stat").ok()?;
         let boot: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-        Some(boot + stat()?[19] / TICKS)
+        Timestamp::from_duration(SignedDuration::try_from_secs_f64(boot + stat()?[19] / TICKS).ok()?).ok()
     })
 }
 

@@ -101,6 +101,16 @@ async fn checks(layers: &Layers, endpoint: &str, wanted: impl Fn(&str) -> bool) 
     checks
 }
 
+/// The paths of all checks.
+pub(super) async fn paths(layers: &Layers) -> Vec<String> {
+    let mut paths = Vec::new();
+    for endpoint in ["healthz", "livez", "readyz"] {
+        let checks = checks(layers, endpoint, |_| false).await;
+        paths.extend(checks.iter().map(|check| format!("/{endpoint}/{}", check.name)));
+    }
+    paths
+}
+
 /// Answers `segments`: the endpoint and perhaps the name of a check.
 pub(super) async fn answer(layers: &Arc<Layers>, call: &Call, segments: &[&str]) -> Answer {
     let endpoint = segments[0];

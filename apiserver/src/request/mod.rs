@@ -16,6 +16,7 @@ pub mod query;
 pub mod serve;
 pub mod serving;
 mod trail;
+pub mod zpages;
 
 pub use info::RequestInfo;
 pub use query::Query;

@@ -15,6 +15,7 @@ use super::{
     flags::{self, LogLevels},
     health,
     layers::Layers,
+    zpages,
 };
 use crate::{
     extensions, metrics,
@@ -25,6 +26,8 @@ use crate::{
 
 /// What we say we are.
 pub const GIT_VERSION: &str = "v1.37.1";
+/// The version of the API in it.
+pub(super) const API_VERSION: &str = "1.37";
 
 /// The documents, and the state health is told from.
 pub struct Paths {
@@ -33,15 +36,17 @@ pub struct Paths {
     started: AtomicBool,
     stopping: AtomicBool,
     levels: Option<Arc<dyn LogLevels>>,
+    flags: zpages::Flags,
     /// What `/version` tells.
     pub(crate) build: BuildInfo,
 }
 
 impl Paths {
-    /// For these built-in kinds; `address` is the `host:port` that `/api` tells, `levels` changes those of the log.
-    pub fn new(built_in: Vec<Entry>, address: String, levels: Option<Arc<dyn LogLevels>>, build: BuildInfo) -> Self {
+    /// For these built-in kinds; `address` is the `host:port` that `/api` tells, `levels` changes those of the log, `flags` is what
+    /// `/flagz` tells.
+    pub fn new(built_in: Vec<Entry>, address: String, levels: Option<Arc<dyn LogLevels>>, flags: zpages::Flags, build: BuildInfo) -> Self {
         let (started, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { documents: Documents::new(built_in), address, started, stopping, levels, build }
+        Self { documents: Documents::new(built_in), address, started, stopping, levels, flags, build }
     }
 
     /// All that is done at a start is done.
@@ -79,11 +84,13 @@ impl Paths {
         let slashed = call.info.path.len() > path.len();
         match segments.as_slice() {
             // What is registered with its exact path has none that ends in a slash.
-            ["healthz" | "livez" | "readyz" | "metrics", ..] | ["openapi", "v2"] if slashed => Ok(answer::not_found()),
+            ["flagz" | "statusz" | "healthz" | "livez" | "readyz" | "metrics", ..] | ["openapi", "v2"] if slashed => {
+                Ok(answer::not_found())
+            }
             [] | ["apis"] if call.info.path.ends_with("//") => Ok(answer::not_found()),
             ["apis", "", ..] => Ok(answer::not_found()),
             ["openapi", "v3", ..] if slashed => Ok(wordless(StatusCode::NOT_FOUND)),
-            [] | ["index.html"] => Ok(answer::value(StatusCode::OK, &self.root(layers))),
+            [] | ["index.html"] => Ok(answer::value(StatusCode::OK, &self.root(layers).await)),
             ["healthz" | "livez" | "readyz", ..] => Ok(health::answer(layers, call, &segments).await),
             ["version"] => {
                 discovery::routed(call, JSON)?;
@@ -92,6 +99,8 @@ impl Paths {
             ["version", ..] => Err(Status::no_such_path()),
             ["debug", "flags", flag @ ..] => Ok(flags::answer(self.levels.as_deref(), call, &flag.join("/"))),
             ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
+            ["flagz"] => zpages::flags(layers, call),
+            ["statusz"] => zpages::status(layers, call),
             ["metrics"] => Ok(metrics::answer(layers).await),
             ["metrics", "slis"] => Ok(metrics::indicators()),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
@@ -218,6 +227,11 @@ impl Paths {
         Ok(answer::value(StatusCode::OK, &json!(step)))
     }
 
+    /// What `/flagz` tells.
+    pub(super) fn flags(&self) -> &zpages::Flags {
+        &self.flags
+    }
+
     /// The `host:port` that `/api` tells.
     pub(super) fn address(&self) -> &str {
         &self.address
@@ -229,24 +243,30 @@ impl Paths {
         Ok(document)
     }
 
-    fn root(&self, layers: &Layers) -> Value {
+    async fn root(&self, layers: &Layers) -> Value {
+        let checks = health::paths(layers).await;
         let seen = self.documents.look(&layers.api.storage.catalog(), &layers.aggregator.others());
         let mut paths: Vec<String> = [
             "/.well-known/openid-configuration",
             "/api",
             "/apis",
+            "/apis/",
+            "/flagz",
             "/healthz",
             "/livez",
             "/metrics",
             "/metrics/slis",
             "/openapi/v2",
             "/openapi/v3",
+            "/openapi/v3/",
             "/openid/v1/jwks",
             "/readyz",
+            "/statusz",
             "/version",
         ]
         .into_iter()
         .map(str::to_owned)
+        .chain(checks)
         .collect();
         for (group, version) in seen.discovery.group_versions() {
             if group.is_empty() {

@@ -96,10 +96,26 @@ pub struct Offer {
     pub discovery: bool,
 }
 
+/// What a page for people is answered as ([`page`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// Lines.
+    Text,
+    /// An object of `config.k8s.io`.
+    Object {
+        /// How it is written.
+        encoding: Encoding,
+        /// Its version.
+        version: &'static str,
+    },
+}
+
 /// The media types there are, in the order of preference when a client does not care.
 const MEDIA: [(&str, Encoding); 3] = [("json", Encoding::Json), ("yaml", Encoding::Yaml), ("vnd.kubernetes.protobuf", Encoding::Protobuf)];
 /// What bodies are read and answers written in, as errors name it.
 pub const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What pages are written in.
+const PAGES: &str = "application/json, application/yaml, text/plain";
 /// What watches are written in.
 pub const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 /// What custom resources are patched with: nobody knows how to merge their lists.
@@ -211,16 +227,21 @@ impl<'a> Clause<'a> {
     }
 }
 
+/// The clauses of a header, the most wanted first.
+fn clauses(accept: &str) -> Vec<Clause<'_>> {
+    let mut clauses: Vec<Clause<'_>> = accept.split(',').filter_map(Clause::parse).collect();
+    let rank = |c: &Clause<'_>| (c.kind == "*", c.subtype == "*");
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(rank(a).cmp(&rank(b))));
+    clauses
+}
+
 /// Chooses what to answer with: the first acceptable clause of the highest quality wins (`negotiation.NegotiateOutputMediaType`).
 /// `query` is the request's, not yet decoded: it may ask for indented JSON. 406 when nothing on offer is acceptable.
 pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wanted, Status> {
     // Upstream looks at the first header only.
     let text = text(headers, &header::ACCEPT);
-    let mut clauses: Vec<Clause<'_>> = text.split(',').filter_map(Clause::parse).collect();
-    let rank = |c: &Clause<'_>| (c.kind == "*", c.subtype == "*");
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(rank(a).cmp(&rank(b))));
     let mut wanted = if text.is_empty() { Some((Wanted::PLAIN, false)) } else { None };
-    for clause in &clauses {
+    for clause in &clauses(text) {
         for (subtype, encoding) in MEDIA {
             if wanted.is_none()
                 && clause.matches(subtype)
@@ -235,6 +256,32 @@ pub fn negotiate(headers: &HeaderMap, query: &str, offer: Offer) -> Result<Wante
         wanted.encoding = Encoding::Pretty;
     }
     Ok(wanted)
+}
+
+/// Chooses what a page for people is answered as: lines, or the object `config.k8s.io/… kind` in JSON or YAML for who asks for just that
+/// (`server/flagz/negotiate`). 406 for all else.
+pub fn page(headers: &HeaderMap, query: &str, kind: &str) -> Result<Page, Status> {
+    let text = text(headers, &header::ACCEPT);
+    if text.trim().is_empty() {
+        return Ok(Page::Text);
+    }
+    let version = |clause: &Clause<'_>| {
+        let named = clause.param("as") == kind && clause.param("g") == "config.k8s.io";
+        ["v1alpha1", "v1beta1"].into_iter().find(|version| named && clause.param("v") == *version)
+    };
+    let plain = |clause: &Clause<'_>| ["as", "g", "v"].iter().all(|name| clause.param(name).is_empty());
+    for clause in &clauses(text) {
+        for (subtype, encoding) in MEDIA.into_iter().filter(|(_, encoding)| *encoding != Encoding::Protobuf) {
+            if let Some(version) = version(clause).filter(|_| clause.matches(subtype)) {
+                let pretty = encoding == Encoding::Json && (clause.param("pretty") == "1" || is_for_people(headers, query));
+                return Ok(Page::Object { encoding: if pretty { Encoding::Pretty } else { encoding }, version });
+            }
+        }
+        if plain(clause) && matches!((clause.kind, clause.subtype), ("text", "plain" | "*") | ("*", "*")) {
+            return Ok(Page::Text);
+        }
+    }
+    Err(not_acceptable(PAGES))
 }
 
 /// The encoding of an error: what cannot be negotiated is JSON, indented, for the error itself must not be hidden.
@@ -403,6 +450,27 @@ mod tests {
             ("garbage", Err(406)),
         ] {
             assert_eq!(wanted(accept, Offer::BUILT_IN), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn pages_are_lines_unless_their_object_is_asked_for_by_name() {
+        let of = |accept: &str| page(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]), "", "Flagz").map_err(|s| s.code);
+        let object = |encoding, version| Ok(Page::Object { encoding, version });
+        for (accept, expected) in [
+            ("", Ok(Page::Text)),
+            ("*/*;q=0.1", Ok(Page::Text)),
+            ("text/*", Ok(Page::Text)),
+            ("application/json, text/plain", Ok(Page::Text)),
+            ("application/json;as=Flagz;v=v1beta1;g=config.k8s.io", object(Encoding::Json, "v1beta1")),
+            ("application/yaml;as=Flagz;v=v1alpha1;g=config.k8s.io", object(Encoding::Yaml, "v1alpha1")),
+            ("application/json;as=Statusz;v=v1beta1;g=config.k8s.io", Err(406)),
+            ("application/json;as=Flagz;v=v1;g=config.k8s.io", Err(406)),
+            ("text/plain;as=Flagz;v=v1beta1;g=config.k8s.io", Err(406)),
+            ("application/json", Err(406)),
+            ("application/vnd.kubernetes.protobuf", Err(406)),
+        ] {
+            assert_eq!(of(accept), expected, "{accept}");
         }
     }
 
