@@ -375,3 +375,16 @@ async fn an_object_that_is_too_large_with_its_owners_goes_without_unless_it_is_a
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data});
     assert_eq!(house.patch(&format!("{path}/c?fieldManager=m"), "application/apply-patch+yaml", &map).await.code, 413);
 }
+
+#[tokio::test]
+async fn a_list_of_owners_without_entries_makes_the_server_forget_them() {
+    let house = House::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let made = house.post(maps, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.ok();
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Update");
+    let path = format!("{maps}/a");
+    let forgotten = house.put(&path, &json!({"metadata": {"name": "a", "managedFields": []}, "data": {"k": "w"}})).await.ok();
+    assert_eq!(forgotten["metadata"].get("managedFields"), None);
+    let next = house.put(&path, &json!({"metadata": {"name": "a"}, "data": {"k": "x"}})).await.ok();
+    assert_eq!(next["metadata"].get("managedFields"), None, "it is not tracked until the next apply");
+}

@@ -22,6 +22,8 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
             Value::Bool(set) => !set,
             Value::Number(number) => number.as_f64() == Some(0.0) && field.shape != Shape::IntOrString,
             Value::String(text) => text.is_empty() && field.shape != Shape::IntOrString,
+            // Without entries, the list of owners says that they are to be forgotten, which none does not.
+            Value::Array(_) if &*field.name == "managedFields" => false,
             Value::Array(items) => items.is_empty() && field.shape != Shape::Any && field.shape != Shape::Object,
             Value::Object(members) => members.is_empty() && matches!(field.shape, Shape::Map(_)),
         },

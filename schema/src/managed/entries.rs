@@ -82,7 +82,11 @@ impl Entry {
             None | Some("") => return Err(format!("missing fieldsType in managed fields entry {at}")),
             Some(other) => return Err(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
         }
+        let malformed = entry.get("fieldsV1").is_some_and(|fields| !fields.is_object() && !fields.is_null());
         let mut read = Self::trusted(entry).unwrap_or_default();
+        if malformed {
+            return Err("error decoding set: the fields are no JSON object".into());
+        }
         if read.api_version.is_empty() {
             return Err("apiVersion must not be empty".into());
         }

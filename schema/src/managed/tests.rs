@@ -124,7 +124,8 @@ fn a_write_that_changes_nothing_changes_no_entry() {
 fn a_client_that_drops_the_list_does_not_lose_it_and_one_that_empties_it_does() {
     let (schema, who) = (schema("apps.Deployment"), who("x", "apps/v1", "Deployment"));
     let old = created();
-    for harmless in [Value::Null, json!([{"operation": "nonsense"}])] {
+    let no_fields = json!([{"manager": "m", "operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": "{}{}"}]);
+    for harmless in [Value::Null, json!([{"operation": "nonsense"}]), no_fields] {
         let mut new = old.clone();
         new["metadata"]["managedFields"] = harmless;
         record_update(&schema, Some(&old), &mut new, &who);

@@ -190,7 +190,9 @@ impl Reader<'_> {
             (Shape::Duration, Wire::Bytes(raw)) => return Some(number_in(raw).map(|n| duration::text(n).into())),
             (Shape::Quantity, Wire::Bytes(raw)) => return Some(text_in(raw).map(Value::from)),
             (Shape::IntOrString, Wire::Bytes(raw)) => return Some(int_or_string(raw)),
-            (Shape::Object | Shape::Fields | Shape::Any, Wire::Bytes(raw)) => return Some(raw_json(raw)),
+            (Shape::Object | Shape::Any, Wire::Bytes(raw)) => return Some(raw_json(raw)),
+            // What are no fields is for ownership to tell: it takes such entries for none.
+            (Shape::Fields, Wire::Bytes(raw)) => return Some(raw_json(raw).or_else(|_| text_in(raw).map(Value::from))),
             (Shape::Message(id), Wire::Bytes(raw)) => return Some(self.message(*id, raw)),
             _ => return None,
         };

@@ -208,3 +208,15 @@ fn objects_of_every_kind_survive_the_way_to_protobuf_and_back() {
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn owned_fields_that_are_no_json_do_not_hinder_the_object() {
+    let schema = Tables::load().unwrap().kind("", "v1", "ConfigMap").unwrap();
+    let json = br#"{"metadata":{"managedFields":[{"manager":"m","fieldsV1":{"f:data":{}}}]},"data":{"k":"v"}}"#;
+    let mut bytes = message(json, &schema).unwrap();
+    let fields = bytes.windows(6).position(|at| at == b"f:data").unwrap();
+    bytes[fields - 2] = b'x';
+    let read = decode(&envelope::envelope("v1", "ConfigMap", &bytes), &schema).unwrap();
+    assert_eq!(read["metadata"]["managedFields"][0]["fieldsV1"], r#"x"f:data":{}}"#);
+    assert_eq!(read["data"]["k"], "v");
+}
