@@ -532,13 +532,13 @@ pub(crate) fn server_of(flags: &[String]) -> Result<ServerOptions> {
 }
 
 /// Options of a server that only lends its hollow nodes to another API server of this process.
-pub(crate) fn for_hollow_nodes(count: u32, folder: &Path, listen: SocketAddr, service_cidr: Cidr) -> Result<ServerOptions> {
+pub(crate) fn for_hollow_nodes(count: u32, folder: &Path, listen: SocketAddr, service_cidr: Option<Cidr>) -> Result<ServerOptions> {
     let flags = ["--store=memory", "--agent=off", "--without=scheduler,controllers"].map(str::to_owned);
     let mut options = server_of(&flags).context("options of hollow nodes")?;
     options.hollow_nodes = Some(count);
     options.data_dir = folder.to_owned();
     options.listen = Some(listen);
-    options.service_cidr = service_cidr;
+    options.service_cidr = service_cidr.unwrap_or(options.service_cidr);
     Ok(options)
 }
 

@@ -206,7 +206,7 @@ mod tests {
     fn certificates_near_their_end_are_renewed_and_shown_without_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let range: Cidr = "10.43.0.0/16".parse().unwrap();
-        let options = options::for_hollow_nodes(1, folder.path(), "127.0.0.1:6443".parse().unwrap(), range).unwrap();
+        let options = options::for_hollow_nodes(1, folder.path(), "127.0.0.1:6443".parse().unwrap(), Some(range)).unwrap();
         let setup = Setup::new(&options).unwrap();
         let start = 1_800_000_000;
         let made = certs::load_or_make(&folder.path().join("pki"), &setup.names(&[]), start).unwrap();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_apiserver::{Clock, Ranges, Server, authn, authz, bootstrap, presence};
+use coracle_apiserver::{Clock, Network, Ranges, Server, authn, authz, bootstrap, presence};
 use coracle_store::Store;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
@@ -172,13 +172,13 @@ fn server_options(
         authentication,
         authorization,
         service_ranges: Ranges {
-            addresses: (options.service_cidr.base, options.service_cidr.bits),
+            addresses: Network::of_four(options.service_cidr.base, options.service_cidr.bits),
+            second: None,
             ports: options.node_port_range.first..=options.node_port_range.last,
         },
         facts: bootstrap::Facts {
             advertise_address: setup.advertise,
             secure_port: setup.listen.port(),
-            service_cidrs: vec![options.service_cidr.to_string()],
             service_address: IpAddr::V4(setup.service_address),
             now: clock(),
         },

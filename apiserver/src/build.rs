@@ -23,7 +23,7 @@ use crate::{
     registry::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
-        claims::{Claims, repair::Repair},
+        claims::{Claims, Family, repair::Repair},
         values::Codec,
     },
     request::{impersonate::Modes, layers::Layers, limits::Limits, paths::Paths},
@@ -35,7 +35,11 @@ use crate::{
 pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit).map_err(Error::Options)?;
     let tables = Arc::new(Tables::load()?);
-    let kinds = catalog::built_in(&tables, odd);
+    let of_six = options.service_ranges.addresses.family() == Family::Six;
+    let kinds = catalog::built_in(&tables, |group, resource| match (group, resource) {
+        ("", "services") if of_six => Odd { rules: kinds::SERVICES_OF_SIX, ..odd(group, resource) },
+        _ => odd(group, resource),
+    });
     let at_rest = match options.encryption {
         Some(encryption) => Some(AtRest::open(encryption, options.store.clone(), &kinds).await.map_err(Error::Encryption)?),
         None => None,
@@ -96,6 +100,11 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     });
     writer.connect(&api);
     let published = published::Publisher { authenticator: api.authenticator.clone(), reader: reader.clone(), writer: writer.clone() };
+    let cidrs = api.claims.ranges().texts();
+    let mut default_range = bootstrap::range::DefaultRange::new(cidrs, reader.clone(), writer.clone(), api.clock.clone());
+    if let Err(status) = default_range.settle().await {
+        warn!(%status, "the ServiceCIDR of the cluster is not there yet");
+    }
     bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &storage.catalog(), rows).await?;
 
     published.publish(api.now()).await?;
@@ -115,6 +124,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     };
     spawn(published.follow(api.clock.clone()).boxed());
     spawn(repair.run().boxed());
+    spawn(default_range.run().boxed());
     spawn(api.clone().forget_encodings().boxed());
     if let Some(at_rest) = storage.at_rest() {
         spawn(atrest::follow(at_rest.clone(), storage.clone()).boxed());

@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::FEATURE_GATES;
-pub use registry::claims::Ranges;
+pub use registry::claims::{Family, Network, Ranges};
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
 pub use request::flags::LogLevels;
 pub use request::paths::BuildInfo;

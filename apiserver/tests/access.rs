@@ -26,7 +26,6 @@ async fn start(store: Arc<dyn Store>, key: &str) -> House {
     let facts = Facts {
         advertise_address: Ipv4Addr::new(192, 0, 2, 7).into(),
         secure_port: 6443,
-        service_cidrs: vec!["10.96.0.0/12".into()],
         service_address: Ranges::default().first(),
         now: jiff::Timestamp::now(),
     };

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
+use coracle_apiserver::{Options, Ranges};
 use coracle_store::{Expect, Key, Store, Write, embedded};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -195,8 +196,8 @@ async fn services_of_a_store_without_claims_get_them_at_the_start() {
 #[tokio::test]
 async fn a_service_gets_its_address_of_another_network_when_the_first_is_full() {
     let options = House::options(memory());
-    let facts = coracle_apiserver::bootstrap::Facts { service_cidrs: vec!["10.96.0.0/29".into()], ..options.facts };
-    let house = House::of(coracle_apiserver::Options { facts, ..options }).await;
+    let service_ranges = Ranges { addresses: "10.96.0.0/29".parse().unwrap(), ..options.service_ranges };
+    let house = House::of(Options { service_ranges, ..options }).await;
     let plain = |n: usize| service(&format!("s-{n}"), &json!({"ports": [{"port": 80}], "selector": {"a": "b"}}));
     // Six addresses, of which the API's own service has one.
     for n in 0..5 {
@@ -209,4 +210,110 @@ async fn a_service_gets_its_address_of_another_network_when_the_first_is_full() 
     house.post("/apis/networking.k8s.io/v1/servicecidrs", &more).await.ok();
     let address = house.post(SERVICES, &plain(6)).await.ok()["spec"]["clusterIP"].as_str().unwrap().to_owned();
     assert!(address.starts_with("10.97.0."), "{address}");
+}
+
+/// A server whose services have addresses of two networks.
+async fn both(store: Arc<dyn Store>, first: &str, second: &str) -> House {
+    let options = House::options(store);
+    let service_ranges = Ranges { addresses: first.parse().unwrap(), second: Some(second.parse().unwrap()), ..options.service_ranges };
+    let facts = coracle_apiserver::bootstrap::Facts { service_address: service_ranges.first(), ..options.facts };
+    House::of(Options { service_ranges, facts, ..options }).await
+}
+
+fn two_of(name: &str, more: &Value) -> Value {
+    let mut spec = json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack"});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    service(name, &spec)
+}
+
+#[tokio::test]
+async fn a_service_of_both_families_has_an_address_of_each_and_gives_the_second_back() {
+    let house = both(memory(), "2001:db8::/108", "10.96.0.0/24").await;
+    let own = house.get(&format!("{SERVICES}/kubernetes")).await.ok();
+    assert_eq!((&own["spec"]["clusterIP"], &own["spec"]["ipFamilies"]), (&json!("2001:db8::1"), &json!(["IPv6"])));
+    let made = house.post(SERVICES, &two_of("two", &json!({}))).await.ok();
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
+    let addresses: Vec<&str> = made["spec"]["clusterIPs"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap()).collect();
+    assert_eq!(
+        (addresses[0], addresses[0].contains(':'), addresses[1].contains('.')),
+        (made["spec"]["clusterIP"].as_str().unwrap(), true, true)
+    );
+    for (address, family) in [(addresses[0], "IPv6"), (addresses[1], "IPv4")] {
+        let object = house.get(&format!("{ADDRESSES}/{address}")).await.ok();
+        assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], family);
+    }
+    let path = format!("{SERVICES}/two");
+    let change = async |policy: &str| {
+        house.patch(&path, "application/merge-patch+json", &json!({"spec": {"ipFamilyPolicy": policy}})).await.ok()["spec"].clone()
+    };
+    let single = change("SingleStack").await;
+    assert_eq!((&single["clusterIPs"], &single["ipFamilies"]), (&json!([addresses[0]]), &json!(["IPv6"])));
+    assert_eq!(house.get(&format!("{ADDRESSES}/{}", addresses[1])).await.code, StatusCode::NOT_FOUND);
+    let again = change("PreferDualStack").await;
+    let second = again["clusterIPs"][1].as_str().unwrap().to_owned();
+    assert_eq!((again["clusterIPs"][0].as_str(), second.contains('.')), (Some(addresses[0]), true));
+    let named = json!({"spec": {"type": "ExternalName", "externalName": "a.example.com"}});
+    let named = house.patch(&path, "application/merge-patch+json", &named).await.ok();
+    assert!(["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].iter().all(|f| named["spec"].get(f).is_none()), "{named}");
+    for address in [addresses[0], &second] {
+        assert_eq!(house.get(&format!("{ADDRESSES}/{address}")).await.code, StatusCode::NOT_FOUND, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_of_two_addresses_leaves_neither() {
+    let house = both(memory(), "10.96.0.0/24", "2001:db8::/108").await;
+    let count = async || house.get(ADDRESSES).await.ok()["items"].as_array().unwrap().len();
+    let before = count().await;
+    // The first is had, the second is of no network.
+    let wrong = two_of("x", &json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "2001:db8:1::9"]}));
+    let refused = house.post(SERVICES, &wrong).await;
+    let why = "spec.clusterIPs: Invalid value: [\"10.96.0.9\",\"2001:db8:1::9\"]: \
+               failed to allocate IP 2001:db8:1::9: the provided network does not match the current range";
+    assert!(refused.json()["message"].as_str().unwrap().ends_with(why), "{}", refused.json());
+    // What validation finds is found when the addresses are had.
+    let refused = house.post(SERVICES, &two_of("x", &json!({"ports": [{"port": 0}]}))).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("spec.ports[0].port"), "{}", refused.json());
+    let tried = house.post(&format!("{SERVICES}?dryRun=All"), &two_of("x", &json!({}))).await.ok();
+    assert_eq!(tried["spec"]["clusterIPs"], json!(["10.96.0.0", "2001:db8::"]));
+    assert_eq!(count().await, before);
+    let taken = two_of("y", &json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "2001:DB8::9"]}));
+    assert_eq!(house.post(SERVICES, &taken).await.ok()["spec"]["clusterIPs"], json!(["10.96.0.9", "2001:DB8::9"]));
+    let again = house.post(SERVICES, &two_of("z", &json!({"clusterIP": "2001:db8::9", "clusterIPs": ["2001:db8::9"]}))).await;
+    assert!(again.json()["message"].as_str().unwrap().contains("provided IP is already allocated"), "{}", again.json());
+}
+
+#[tokio::test]
+async fn a_cluster_gets_a_second_family_and_its_services_when_they_ask() {
+    const RANGE: &str = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let store = memory();
+    {
+        let house = House::over(store.clone(), None).await;
+        let prefers = json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"});
+        assert_eq!(house.post(SERVICES, &service("old", &prefers)).await.ok()["spec"]["ipFamilies"], json!(["IPv4"]));
+        house.server.close().await;
+    }
+    let house = both(store, "10.96.0.0/12", "2001:db8::/64").await;
+    let range = house.get(RANGE).await.ok();
+    assert_eq!(
+        (&range["spec"]["cidrs"], &range["status"]["conditions"][0]["status"]),
+        (&json!(["10.96.0.0/12", "2001:db8::/64"]), &json!("True"))
+    );
+    let touched = json!({"metadata": {"labels": {"a": "b"}}});
+    let old = house.patch(&format!("{SERVICES}/old"), "application/merge-patch+json", &touched).await.ok();
+    assert_eq!(old["spec"]["clusterIPs"].as_array().unwrap().len(), 1);
+    let asks = json!({"spec": {"ipFamilyPolicy": "RequireDualStack"}});
+    let asked = house.patch(&format!("{SERVICES}/old"), "application/merge-patch+json", &asks).await.ok();
+    assert_eq!(asked["spec"]["clusterIPs"].as_array().unwrap().len(), 2);
+    let mut gone = house.get(RANGE).await.ok();
+    house.delete(RANGE).await.ok();
+    // Nothing else would bring it back.
+    for _ in 0..100 {
+        gone = house.get(RANGE).await.json();
+        if gone["kind"] == "ServiceCIDR" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(gone["spec"]["cidrs"], json!(["10.96.0.0/12", "2001:db8::/64"]));
 }

@@ -63,7 +63,6 @@ impl House {
         let facts = Facts {
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             secure_port: 6443,
-            service_cidrs: vec!["10.96.0.0/12".into()],
             service_address: Ranges::default().first(),
             now: jiff::Timestamp::now(),
         };

@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use coracle_apiserver::{
-    Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
+    Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     flow,
@@ -37,6 +37,8 @@ use crate::{
 const SERVICE_RANGE: &str = "10.0.0.0/24";
 const NODE_PORTS: &str = "30000-32767";
 const PORT: u16 = 6443;
+/// Addresses a network of services has at least.
+const FEWEST: u128 = 8;
 
 /// A kube-apiserver's settings with nothing left open.
 pub(crate) struct Settings {
@@ -89,7 +91,16 @@ impl Settings {
             None if listen.ip().is_unspecified() || listen.ip().is_loopback() => machine::address(),
             None => listen.ip(),
         };
-        let ranges = Ranges { addresses: service_range(flags)?, ports: node_ports(flags)? };
+        let (first, second) = service_ranges(flags)?;
+        let ranges = Ranges { addresses: first, second, ports: node_ports(flags)? };
+        let endpoints = match flags.last("endpoint-reconciler-type") {
+            None | Some("" | "lease" | "master-count") => true,
+            Some("none") => false,
+            Some(other) => bail!("--endpoint-reconciler-type: {other:?} is not known; allowed: lease, none"),
+        };
+        if endpoints {
+            same_family(first, advertise)?;
+        }
         let addresses = [listen.ip(), advertise, ranges.first(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
         let users: AuthenticationFlags = group(|name| flags.all(name))?;
@@ -125,11 +136,7 @@ impl Settings {
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             flow: front.flow()?,
-            endpoints: match flags.last("endpoint-reconciler-type") {
-                None | Some("" | "lease" | "master-count") => true,
-                Some("none") => false,
-                Some(other) => bail!("--endpoint-reconciler-type: {other:?} is not known; allowed: lease, none"),
-            },
+            endpoints,
             etcd: group(|name| flags.all(name))?,
             overrides: owned(&flags.list("etcd-servers-overrides")),
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
@@ -177,22 +184,35 @@ fn listen(flags: &Flags) -> Result<SocketAddr> {
     Ok(SocketAddr::new(address, port))
 }
 
-/// The first range of `--service-cluster-ip-range`; a second one, for the other family, is told and left.
-fn service_range(flags: &Flags) -> Result<(Ipv4Addr, u8)> {
-    let given = flags.list("service-cluster-ip-range");
-    if let [_, more @ ..] = given.as_slice()
-        && !more.is_empty()
-    {
-        tracing::warn!("--service-cluster-ip-range: services have addresses of the first range only");
+/// `--service-cluster-ip-range`: one network, or one of each family (`getServiceIPAndRanges` and `validateClusterIPFlags` of
+/// `cmd/kube-apiserver/app/options`).
+fn service_ranges(flags: &Flags) -> Result<(Network, Option<Network>)> {
+    let given = flags.last("service-cluster-ip-range").filter(|text| !text.is_empty()).unwrap_or(SERVICE_RANGE);
+    let mut parts = given.split(',');
+    let mut next = |why: &'static str| parts.next().map(|text| text.parse::<Network>().map_err(|_| anyhow!(why))).transpose();
+    let first = next("service-cluster-ip-range[0] is not a valid cidr")?.context("--service-cluster-ip-range")?;
+    if first.span_at_most(FEWEST) < FEWEST {
+        bail!(
+            "error determining service IP ranges for primary service cidr: the service cluster IP range must be at least {FEWEST} IP addresses"
+        );
     }
-    let text = given.first().copied().unwrap_or(SERVICE_RANGE);
-    let wanted = || format!("--service-cluster-ip-range: {text:?} is not an IPv4 range such as {SERVICE_RANGE}, between /8 and /30");
-    let (address, bits) = text.split_once('/').with_context(wanted)?;
-    let (address, bits): (Ipv4Addr, u8) = (address.parse().with_context(wanted)?, bits.parse().with_context(wanted)?);
-    if !(8..=30).contains(&bits) {
-        bail!(wanted());
+    let second = next("service-cluster-ip-range[1] is not an ip net")?;
+    if parts.next().is_some() {
+        bail!("--service-cluster-ip-range must not contain more than two entries");
     }
-    Ok((Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - u32::from(bits)))), bits))
+    if second.is_some_and(|second| second.family() == first.family()) {
+        bail!("--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP family");
+    }
+    Ok((first, second))
+}
+
+/// Who is led to the API server by the service `kubernetes` finds it in the service's own family
+/// (`validatePublicIPServiceClusterIPRangeIPFamilies`).
+fn same_family(first: Network, advertise: IpAddr) -> Result<()> {
+    if first.family() != Family::of(advertise) {
+        bail!("service IP family {:?} must match public address family {:?}", first.to_string(), advertise.to_string());
+    }
+    Ok(())
 }
 
 /// `30000-32767` or `30000+2767`.
@@ -273,7 +293,7 @@ mod tests {
         assert_eq!(flags.without_effect(), None);
         let settings = Settings::new(&flags).unwrap();
         assert_eq!(settings.listen, "127.0.0.1:6443".parse().unwrap());
-        assert_eq!(settings.ranges.addresses, (Ipv4Addr::new(10, 0, 0, 0), 24));
+        assert_eq!((settings.ranges.texts(), settings.ranges.first()), (vec!["10.0.0.0/24".to_owned()], "10.0.0.1".parse().unwrap()));
         assert_eq!(settings.admission.disable, ["ServiceAccount"]);
         assert_eq!(settings.authorization.configuration.authorizers, [Configured::of(Mode::Rbac)]);
         assert!(settings.authentication.anonymous == Anonymous::On && settings.authentication.signing_key.is_some());
@@ -297,11 +317,25 @@ mod tests {
 
     #[test]
     fn ranges_and_ports_are_checked() {
-        let range = |text: &str| service_range(&flags(&format!("--service-cluster-ip-range={text}")));
-        assert_eq!(range("10.96.7.0/16").unwrap(), (Ipv4Addr::new(10, 96, 0, 0), 16));
-        for wrong in ["10.0.0.0", "10.0.0.0/31", "fd00::/108", "x/24"] {
-            assert!(range(wrong).unwrap_err().to_string().starts_with("--service-cluster-ip-range"), "{wrong}");
+        let ranges = |text: &str| {
+            let (first, second) = service_ranges(&flags(&format!("--service-cluster-ip-range={text}"))).map_err(|e| e.to_string())?;
+            Ok::<_, String>(Ranges { addresses: first, second, ..Ranges::default() }.texts().join(" "))
+        };
+        assert_eq!(ranges("10.96.7.0/16").unwrap(), "10.96.0.0/16");
+        assert_eq!(ranges("2001:DB8::/64,10.0.0.0/29").unwrap(), "2001:db8::/64 10.0.0.0/29");
+        for (wrong, why) in [
+            ("10.0.0.0", "service-cluster-ip-range[0] is not a valid cidr"),
+            ("10.0.0.0/16,x", "service-cluster-ip-range[1] is not an ip net"),
+            ("10.0.0.0/30", "the service cluster IP range must be at least 8 IP addresses"),
+            ("10.0.0.0/16,fd00::/108,fd01::/108", "--service-cluster-ip-range must not contain more than two entries"),
+            ("fd00::/108,fd01::/108", "must be of different IP family"),
+        ] {
+            assert!(ranges(wrong).unwrap_err().contains(why), "{wrong}");
         }
+        let of_six = "fd00::/108".parse().unwrap();
+        let why = same_family(of_six, Ipv4Addr::LOCALHOST.into()).unwrap_err().to_string();
+        assert_eq!(why, "service IP family \"fd00::/108\" must match public address family \"127.0.0.1\"");
+        assert!(same_family(of_six, "::1".parse().unwrap()).is_ok());
         let ports = |text: &str| node_ports(&flags(&format!("--service-node-port-range={text}"))).map_err(|e| e.to_string());
         assert_eq!((ports("30000+10"), ports("1-2")), (Ok(30000..=30010), Ok(1..=2)));
         assert!(ports("2-1").is_err() && ports("30000").is_err());

@@ -1,6 +1,7 @@
 //! Runs a kube-apiserver by its settings, and beside it what was asked for of the controllers and hollow nodes.
 
 use std::{
+    net::IpAddr,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::Arc,
@@ -122,7 +123,6 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         facts: bootstrap::Facts {
             advertise_address: settings.advertise,
             secure_port: settings.listen.port(),
-            service_cidrs: vec![format!("{}/{}", settings.ranges.addresses.0, settings.ranges.addresses.1)],
             service_address: settings.ranges.first(),
             now: clock(),
         },
@@ -175,8 +175,13 @@ impl Hollow {
         }
         let folder = std::env::temp_dir().join(format!("coracle-{}", std::process::id()));
         std::fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let (base, bits) = settings.ranges.addresses;
-        let options = options::for_hollow_nodes(settings.hollow_nodes, &folder, settings.listen, Cidr { base, bits })?;
+        // Nodes know the services of IPv4.
+        let networks = [Some(settings.ranges.addresses), settings.ranges.second];
+        let of_four = networks.into_iter().flatten().find_map(|network| match network.address() {
+            IpAddr::V4(base) => Some(Cidr { base, bits: network.bits() }),
+            IpAddr::V6(_) => None,
+        });
+        let options = options::for_hollow_nodes(settings.hollow_nodes, &folder, settings.listen, of_four)?;
         let setup = Setup::new(&options)?;
         let now = jiff::Timestamp::now().as_second();
         let certificates = certs::load_or_make(&folder.join("pki"), &setup.names(&[]), now)?;

@@ -4,6 +4,7 @@
 
 pub mod flow;
 pub mod objects;
+pub(crate) mod range;
 pub mod settle;
 pub mod table;
 pub mod writer;
@@ -195,7 +196,6 @@ mod tests {
         Facts {
             advertise_address: "192.0.2.7".parse().unwrap(),
             secure_port: 6443,
-            service_cidrs: vec!["10.96.0.0/12".into()],
             service_address: "10.96.0.1".parse().unwrap(),
             now: "2026-11-21T12:00:00Z".parse().unwrap(),
         }
@@ -241,7 +241,6 @@ mod tests {
             ("apiregistration.k8s.io", "apiservices", "", "v1.apps"),
             ("apiregistration.k8s.io", "apiservices", "", "v1."),
             ("flowcontrol.apiserver.k8s.io", "flowschemas", "", "catch-all"),
-            ("networking.k8s.io", "servicecidrs", "", "kubernetes"),
         ] {
             assert!(reader.look(group, resource, namespace, name).is_some(), "{resource} {name}");
         }

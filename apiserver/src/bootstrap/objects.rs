@@ -18,9 +18,7 @@ pub struct Facts {
     pub advertise_address: IpAddr,
     /// Its port.
     pub secure_port: u16,
-    /// Service networks (`10.96.0.0/12`), the first address of the first being the API's own service.
-    pub service_cidrs: Vec<String>,
-    /// That first address.
+    /// The address of the API's own service: the first that services have.
     pub service_address: IpAddr,
     /// For the times of conditions.
     pub now: Timestamp,
@@ -55,7 +53,6 @@ const GROUPS: [(&str, u32); 22] = [
 /// All of them.
 pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow::all(&time(facts))).collect();
-    wanted.push(service_cidr(facts));
     wanted.push(service(facts));
     wanted.extend(api_services(facts, catalog));
     wanted
@@ -88,17 +85,6 @@ fn priority_classes() -> impl Iterator<Item = Wanted> {
         });
         object("priorityclasses", class, Care::Keep)
     })
-}
-
-fn service_cidr(facts: &Facts) -> Wanted {
-    let metadata = json!({"name": "kubernetes"});
-    let cidr =
-        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": {"cidrs": facts.service_cidrs}});
-    let condition = json!({
-        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": time(facts),
-    });
-    Wanted { status: json!({"conditions": [condition]}), ..object("servicecidrs", cidr, Care::Keep) }
 }
 
 /// The service `kubernetes`.

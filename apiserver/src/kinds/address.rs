@@ -8,18 +8,35 @@ use super::view;
 
 const WRONG: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
-/// Checks an address.
+/// Checks an address (`IsValidIPForLegacyField`).
 pub(super) fn ip(text: &str, path: &str, errors: &mut FieldErrors) {
-    if text.parse::<IpAddr>().is_err() {
-        errors.invalid(path, view::quoted(text), WRONG);
+    if let Err(wrong) = parse_ip(text) {
+        errors.invalid(path, view::quoted(text), wrong);
     }
+}
+
+fn parse_ip(text: &str) -> Result<IpAddr, &'static str> {
+    match text.parse() {
+        Ok(IpAddr::V6(six)) if six.to_ipv4_mapped().is_some() => Err("must not be an IPv4-mapped IPv6 address"),
+        Ok(address) => Ok(address),
+        Err(_) if sloppy(text).is_some() => Err("must not have leading 0s"),
+        Err(_) => Err(WRONG),
+    }
+}
+
+/// An address of IPv4 that may have zeros before its numbers.
+fn sloppy(text: &str) -> Option<IpAddr> {
+    let octet = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => Some(0),
+        rest if rest.bytes().all(|byte| byte.is_ascii_digit()) => rest.parse().ok(),
+        _ => None,
+    };
+    let octets: Vec<u8> = text.split('.').map(octet).collect::<Option<_>>()?;
+    octets.try_into().map(|octets: [u8; 4]| IpAddr::from(octets)).ok()
 }
 
 /// What is odd about an address that has to be taken as it is (`GetWarningsForIP`): zeros before digits, IPv4 in IPv6, unusual spelling.
 pub(super) fn warning(text: &str, path: &str) -> Option<String> {
-    let octet = |part: &str| part.trim_start_matches('0').parse().or_else(|e| if part.is_empty() { Err(e) } else { Ok(0) });
-    let sloppy =
-        || text.split('.').map(octet).collect::<Result<Vec<u8>, _>>().ok()?.try_into().map(|octets: [u8; 4]| IpAddr::from(octets)).ok();
     let better = match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(six)) => match six.to_ipv4_mapped() {
             Some(four) => IpAddr::V4(four),
@@ -29,16 +46,16 @@ pub(super) fn warning(text: &str, path: &str) -> Option<String> {
             }
         },
         Ok(IpAddr::V4(_)) => return None,
-        Err(_) => sloppy()?,
+        Err(_) => sloppy(text)?,
     };
     Some(format!("{path}: non-standard IP address {text:?} is invalid: use \"{better}\""))
 }
 
 /// An address that traffic may be sent to: not unspecified, loopback or link-local (upstream `ValidateEndpointIP`).
 pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
-    let Ok(parsed) = text.parse::<IpAddr>() else {
-        errors.invalid(path, view::quoted(text), WRONG);
-        return;
+    let parsed = match parse_ip(text) {
+        Ok(parsed) => parsed,
+        Err(wrong) => return errors.invalid(path, view::quoted(text), wrong),
     };
     let wrong = [
         (parsed.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
@@ -67,6 +84,19 @@ pub(super) fn cidr(text: &str, known: &[&str], path: &str, errors: &mut FieldErr
         None => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
     };
     errors.invalid(path, view::quoted(text), wrong);
+}
+
+/// Checks a range that has to be written in the one way there is (`IsValidCIDR`).
+pub(super) fn canonical_cidr(text: &str, path: &str, errors: &mut FieldErrors) {
+    let mut wrong = FieldErrors::none();
+    cidr(text, &[], path, &mut wrong);
+    if let Some((address, length)) = parse_cidr(text).filter(|_| wrong.is_empty()) {
+        let canonical = format!("{address}/{length}");
+        if text != canonical {
+            wrong.invalid(path, view::quoted(text), &format!("must be in canonical form ({canonical:?})"));
+        }
+    }
+    errors.extend(wrong);
 }
 
 fn has_bits_beyond(address: IpAddr, length: u8) -> bool {
@@ -128,5 +158,25 @@ fn is_link_local_multicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
         IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_without_zeros_before_numbers_and_in_its_own_family() {
+        for (text, expected) in [
+            ("10.0.0.1", Ok("10.0.0.1")),
+            ("2001:DB8::1", Ok("2001:db8::1")),
+            ("010.0.0.1", Err("must not have leading 0s")),
+            ("10.0.0.1x", Err(WRONG)),
+            ("10.0..1", Err(WRONG)),
+            ("10.0.0.+1", Err(WRONG)),
+            ("::ffff:1.2.3.4", Err("must not be an IPv4-mapped IPv6 address")),
+        ] {
+            assert_eq!(parse_ip(text).map(|ip| ip.to_string()), expected.map(str::to_owned), "{text}");
+        }
     }
 }

@@ -1,11 +1,9 @@
 //! Addresses of services as objects: ranges, and who has which (upstream `apis/networking/validation`).
 
-use std::net::IpAddr;
-
 use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
-use super::view;
+use super::{address, view};
 use crate::registry::{Object, Part, Rules};
 
 /// Rules of `ipaddresses`.
@@ -61,46 +59,50 @@ impl Rules for ServiceCidr {
             return errors;
         }
         let spec = view::member(new.value(), "spec");
-        let shown = view::member(spec, "cidrs");
         let ranges: Vec<&str> = view::texts(spec, "cidrs").collect();
-        if let Some(old) = old {
-            let before: Vec<&str> = view::texts(view::member(old.value(), "spec"), "cidrs").collect();
-            if ranges.len() < before.len() {
-                errors.invalid("spec.cidrs", shown, "field is immutable");
-                return errors;
-            }
-            for (at, (range, _)) in ranges.iter().zip(&before).enumerate().filter(|(_, (range, before))| range != before) {
-                errors.invalid(format!("spec.cidrs[{at}]"), view::quoted(range), "field is immutable");
-            }
-            if ranges.len() == before.len() {
-                return errors;
-            }
-        }
-        if ranges.is_empty() {
-            errors.required("spec.cidrs", "at least one CIDR required");
+        let Some(old) = old else {
+            whole(spec, &ranges, &mut errors);
             return errors;
-        }
-        let families: Vec<Option<bool>> = ranges.iter().map(|range| is_range(range)).collect();
-        if ranges.len() > 2 {
-            errors.invalid("spec.cidrs", shown, "may only hold up to 2 values");
-        } else if ranges.len() == 2 && families[0] == families[1] && families[0].is_some() {
-            let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-            errors.invalid("spec.cidrs", shown, detail);
-        }
-        for (at, range) in ranges.iter().enumerate().filter(|(at, _)| families[*at].is_none()) {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.invalid(format!("spec.cidrs[{at}]"), view::quoted(range), detail);
+        };
+        let before: Vec<&str> = view::texts(view::member(old.value(), "spec"), "cidrs").collect();
+        let changed = ranges.iter().zip(&before).enumerate().filter(|(_, (now, then))| now != then);
+        match (before.len(), ranges.len()) {
+            // A second network may come.
+            (1, 2) => {
+                changed.for_each(|(at, (now, _))| immutable(at, now, &mut errors));
+                whole(spec, &ranges, &mut errors);
+            }
+            (then, now) if then == now => changed.for_each(|(at, (now, _))| immutable(at, now, &mut errors)),
+            _ => errors.invalid("spec.cidrs", view::member(spec, "cidrs"), "field is immutable"),
         }
         errors
     }
 }
 
-/// Whether a range is of IPv4; `None` when it is none.
-fn is_range(text: &str) -> Option<bool> {
-    let (address, bits) = text.split_once('/')?;
-    let address: IpAddr = address.parse().ok()?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(|_| address.is_ipv4())
+fn immutable(at: usize, range: &str, errors: &mut FieldErrors) {
+    errors.invalid(format!("spec.cidrs[{at}]"), view::quoted(range), "field is immutable");
+}
+
+/// One network, or one of each family.
+fn whole(spec: &Value, ranges: &[&str], errors: &mut FieldErrors) {
+    if ranges.is_empty() {
+        return errors.required("spec.cidrs", "at least one CIDR required");
+    }
+    if ranges.len() > 2 {
+        // As upstream shows its internal type.
+        let shown = serde_json::json!({"CIDRs": view::member(spec, "cidrs")});
+        return errors.invalid("spec.cidrs", shown, "may only hold up to 2 values");
+    }
+    for (at, range) in ranges.iter().enumerate() {
+        address::canonical_cidr(range, &format!("spec.cidrs[{at}]"), errors);
+    }
+    let families: Vec<Option<bool>> = ranges.iter().map(|range| address::parse_cidr(range).map(|(ip, _)| ip.is_ipv4())).collect();
+    if let [Some(first), Some(second)] = families.as_slice()
+        && first == second
+    {
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid("spec.cidrs", view::member(spec, "cidrs"), detail);
+    }
 }
 
 #[cfg(test)]
@@ -118,7 +120,18 @@ mod tests {
         assert!(texts(&ranges(json!(["10.0.0.0/24", "2001:db8::/64"])), None).is_empty());
         assert_eq!(texts(&ranges(json!([])), None), ["spec.cidrs: Required value: at least one CIDR required"]);
         assert!(texts(&ranges(json!(["10.0.0.0/24", "10.1.0.0/24"])), None)[0].contains("no more than one IP for each IP family"));
+        for (wrong, why) in [
+            (json!(["10.0.0.1/24"]), "must not have bits set beyond the prefix length"),
+            (json!(["2001:DB8::/64"]), "must be in canonical form (\"2001:db8::/64\")"),
+            (json!(["2001:db8::"]), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+            (json!(["10.0.0.0/8", "fd00::/64", "11.0.0.0/8"]), "may only hold up to 2 values"),
+        ] {
+            assert!(texts(&ranges(wrong.clone()), None)[0].ends_with(why), "{wrong}: {:?}", texts(&ranges(wrong.clone()), None));
+        }
         let old = ranges(json!(["10.0.0.0/24"]));
+        assert!(texts(&ranges(json!(["10.0.0.0/24", "fd00::/108"])), Some(&old)).is_empty(), "a second network may come");
+        let both = ranges(json!(["10.0.0.0/24", "fd00::/108"]));
+        assert_eq!(texts(&old, Some(&both)), ["spec.cidrs: Invalid value: [\"10.0.0.0/24\"]: field is immutable"]);
         assert_eq!(
             texts(&ranges(json!(["10.1.0.0/24"])), Some(&old)),
             ["spec.cidrs[0]: Invalid value: \"10.1.0.0/24\": field is immutable"]

@@ -55,13 +55,16 @@ pub(crate) use scheduling::tolerations;
 
 use crate::registry::{Rules, rules::PLAIN};
 
+/// The rules of services where those that do not say are of IPv6.
+pub static SERVICES_OF_SIX: &dyn Rules = &service::Service { families: ["IPv6", "IPv4"] };
+
 /// The rules of a built-in resource, whatever its version; [`PLAIN`] for most.
 pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
     match (group, resource) {
         ("", "pods") => &pod::Pod,
         ("", "serviceaccounts") => &serviceaccount::ServiceAccount,
         ("apps", "controllerrevisions") => &workloads::ControllerRevision,
-        ("", "services") => &service::Service,
+        ("", "services") => &service::Service { families: ["IPv4", "IPv6"] },
         ("", "endpoints") => &endpoints::Endpoints,
         ("discovery.k8s.io", "endpointslices") => &endpoints::EndpointSlice,
         ("", "namespaces") => &namespace::Namespace,

@@ -13,7 +13,10 @@ const AFFINITY_SECONDS: i64 = 86_400;
 const AFFINITY_DEFAULT: i64 = 10_800;
 
 /// Rules of `services`.
-pub(super) struct Service;
+pub(super) struct Service {
+    /// The family of services that do not say, and then the other.
+    pub(super) families: [&'static str; 2],
+}
 
 impl Rules for Service {
     fn policy(&self) -> Policy {
@@ -56,20 +59,31 @@ impl Rules for Service {
         }
     }
 
+    fn begin(&self, new: &mut Object, old: Option<&Object>) {
+        let before = old.map(|old| view::member(old.value(), "spec"));
+        let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
+        // What is left out is filled in first, so that a change of one of the two address fields is told from silence.
+        if let Some(before) = before {
+            keep_allocated(spec, before);
+        }
+        agree_cluster_ips(spec, before);
+    }
+
+    fn claimable(&self, new: &Object, old: Option<&Object>) -> FieldErrors {
+        let mut errors = FieldErrors::none();
+        let before = old.map(|old| view::member(old.value(), "spec"));
+        addresses(view::member(new.value(), "spec"), before, &mut errors);
+        errors
+    }
+
     fn prepare(&self, new: &mut Object, old: Option<&Object>, part: Part<'_>) {
         if part != Part::Whole {
             return;
         }
-        let before = old.map(|old| view::member(old.value(), "spec").clone());
         let drops_status = new.text("/spec/type") != "LoadBalancer" && old.is_some();
         let Some(spec) = view::message_mut(new.value_mut(), "spec") else { return };
-        // What is left out is filled in first, so that a change of one of the two address fields is told from silence.
-        if let Some(before) = &before {
-            keep_allocated(spec, before);
-        }
-        agree_cluster_ips(spec, before.as_ref());
-        if let Some(before) = &before {
-            drop_unneeded(spec, before);
+        if let Some(old) = old {
+            drop_unneeded(spec, view::member(old.value(), "spec"));
         }
         // Upstream keeps the policy of an old default and never tells it; one that does not exist is still refused.
         if !needs_cluster_ip(spec) && ["Cluster", "Local"].contains(&view::text(spec, "internalTrafficPolicy")) {
@@ -87,15 +101,19 @@ impl Rules for Service {
             return;
         }
         agree_cluster_ips(spec, None);
+        if !view::list(spec, "ipFamilies").is_empty() {
+            return;
+        }
+        let headless = view::text(spec, "clusterIP") == "None";
         // Without selector nobody knows of which family the endpoints are.
-        let (policy, families) = match view::text(spec, "clusterIP") {
-            "None" if view::map(spec, "selector").is_empty() => ("RequireDualStack", json!(["IPv4", "IPv6"])),
-            "" => return,
-            ip if ip.contains(':') => ("SingleStack", json!(["IPv6"])),
-            _ => ("SingleStack", json!(["IPv4"])),
+        let families: Vec<&str> = match headless {
+            true if view::map(spec, "selector").is_empty() => self.families.to_vec(),
+            true => vec![self.families[0]],
+            false => view::texts(spec, "clusterIPs").map(|ip| if ip.contains(':') { "IPv6" } else { "IPv4" }).collect(),
         };
-        if view::list(spec, "ipFamilies").is_empty() {
-            spec["ipFamilies"] = families;
+        if !families.is_empty() {
+            let policy = if families.len() == 1 { "SingleStack" } else { "RequireDualStack" };
+            spec["ipFamilies"] = families.into();
             spec["ipFamilyPolicy"] = policy.into();
         }
     }
@@ -112,7 +130,7 @@ impl Rules for Service {
         let mut clusters = FieldErrors::none();
         addresses(spec, before, &mut clusters);
         if let Some(before) = before {
-            stays(spec, before, clusters.is_empty(), &mut errors);
+            stays(spec, before, &mut errors);
         }
         by_type(spec, &mut errors);
         ports(spec, &mut errors);
@@ -217,10 +235,8 @@ fn agree_cluster_ips(spec: &mut Value, before: Option<&Value>) {
 /// What was allocated stays when the writer leaves it out (upstream `patchAllocatedValues`).
 fn keep_allocated(spec: &mut Value, before: &Value) {
     if needs_cluster_ip(before) && needs_cluster_ip(spec) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            // A policy that is there but empty is a mistake and not an omission.
-            let given = view::get(spec, field).is_some() && field == "ipFamilyPolicy";
-            let empty = !given && view::text(spec, field).is_empty() && view::list(spec, field).is_empty();
+        for field in ["clusterIP", "clusterIPs"] {
+            let empty = view::text(spec, field).is_empty() && view::list(spec, field).is_empty();
             if let Some(value) = view::get(before, field).filter(|_| empty) {
                 spec[field] = value.clone();
             }
@@ -522,11 +538,11 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
-/// Addresses and families that may not change once they are set.
-/// Addresses and families that are wrong in themselves are not compared: `compared`.
-fn stays(spec: &Value, before: &Value, compared: bool, errors: &mut FieldErrors) {
-    if compared {
-        stay_primary(spec, before, errors);
+/// What may not change once it is set.
+fn stays(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+    if needs_cluster_ip(spec) && needs_cluster_ip(before) {
+        addresses_stay(spec, before, errors);
+        families_stay(spec, before, errors);
     }
     if view::text(before, "type") == "LoadBalancer" && view::text(spec, "type") == "LoadBalancer" {
         let (now, then) = (view::get(spec, "loadBalancerClass"), view::get(before, "loadBalancerClass"));
@@ -542,28 +558,50 @@ fn stays(spec: &Value, before: &Value, compared: bool, errors: &mut FieldErrors)
     }
 }
 
-fn stay_primary(spec: &Value, before: &Value, errors: &mut FieldErrors) {
-    if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
+/// A second address may come and go, the first stays (`validateUpgradeDowngradeClusterIPs`).
+fn addresses_stay(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+    if is_headless(spec) && is_headless(before) {
         return;
     }
-    for (field, what, headless) in [
-        ("clusterIPs", "clusterIP", is_headless(spec) && is_headless(before)),
-        ("ipFamilies", "ipFamily", is_headless(spec) || is_headless(before)),
-    ] {
-        let (now, then): (Vec<&str>, Vec<&str>) = (view::texts(spec, field).collect(), view::texts(before, field).collect());
-        if headless || then.is_empty() {
-            continue;
-        }
-        if now.is_empty() {
-            errors.invalid(format!("spec.{field}[0]"), view::member(spec, field), &format!("primary {what} can not be unset"));
-        } else if now[0] != then[0] {
-            errors.invalid(format!("spec.{field}[0]"), view::member(spec, field), "may not change once set");
-        } else if now.len() == then.len() && now != then {
-            errors.invalid(format!("spec.{field}[1]"), view::member(spec, field), "may not change once set");
-        }
-        if then.len() > now.len() && now.len() == 1 && view::text(spec, "ipFamilyPolicy") != "SingleStack" {
-            let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
-            errors.invalid("spec.ipFamilyPolicy", view::member(spec, "ipFamilyPolicy"), &detail);
-        }
+    let shown = view::member(spec, "clusterIPs");
+    let (now, then): (Vec<&str>, Vec<&str>) = (view::texts(spec, "clusterIPs").collect(), view::texts(before, "clusterIPs").collect());
+    let changed = now.iter().zip(&then).enumerate().filter(|(_, (now, then))| now != then).map(|(at, _)| at);
+    for at in changed.filter(|at| *at == 0 || now.len() == then.len()) {
+        errors.invalid(format!("spec.clusterIPs[{at}]"), shown, "may not change once set");
+    }
+    if now.len() >= then.len() {
+        return;
+    }
+    if now.is_empty() {
+        errors.invalid("spec.clusterIPs[0]", shown, "primary clusterIP can not be unset");
+    }
+    released_alone(spec, now.len(), "clusterIP", errors);
+}
+
+/// The same of families (`validateUpgradeDowngradeIPFamilies`).
+fn families_stay(spec: &Value, before: &Value, errors: &mut FieldErrors) {
+    if is_headless(spec) || is_headless(before) {
+        return;
+    }
+    let (now, then): (Vec<&str>, Vec<&str>) = (view::texts(spec, "ipFamilies").collect(), view::texts(before, "ipFamilies").collect());
+    // Of families that are not as many as before, upstream shows the addresses.
+    let shown = view::member(spec, if now.len() == then.len() { "ipFamilies" } else { "clusterIPs" });
+    let changed = now.iter().zip(&then).enumerate().filter(|(_, (now, then))| now != then);
+    for _ in changed.filter(|(at, _)| *at == 0 || now.len() == then.len()) {
+        errors.invalid("spec.ipFamilies[0]", shown, "may not change once set");
+    }
+    if now.len() >= then.len() {
+        return;
+    }
+    if view::list(spec, "clusterIPs").is_empty() {
+        errors.invalid("spec.ipFamilies[0]", view::member(spec, "ipFamilies"), "primary ipFamily can not be unset");
+    }
+    released_alone(spec, now.len(), "ipFamily", errors);
+}
+
+fn released_alone(spec: &Value, left: usize, what: &str, errors: &mut FieldErrors) {
+    if left == 1 && view::text(spec, "ipFamilyPolicy") != "SingleStack" {
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        errors.invalid("spec.ipFamilyPolicy", view::member(spec, "ipFamilyPolicy"), &detail);
     }
 }

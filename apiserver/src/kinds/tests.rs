@@ -43,6 +43,7 @@ pub(super) fn create(group: &str, version: &str, resource: &str, mut given: Valu
         given["metadata"]["namespace"] = "default".into();
     }
     let mut object = decoded(group, version, resource, given);
+    rules_for(group, resource).begin(&mut object, None);
     rules_for(group, resource).prepare(&mut object, None, Part::Whole);
     let errors = faults(group, version, resource, &object, None, Part::Whole);
     rules_for(group, resource).read_back(&mut object);
@@ -61,6 +62,9 @@ pub(super) fn update(
     let mut given = old.value().clone();
     change(&mut given);
     let mut object = decoded(group, version, resource, given);
+    if part == Part::Whole {
+        rules_for(group, resource).begin(&mut object, Some(old));
+    }
     rules_for(group, resource).prepare(&mut object, Some(old), part);
     let errors = faults(group, version, resource, &object, Some(old), part);
     (object, errors.0.iter().map(ToString::to_string).collect())

@@ -53,6 +53,14 @@ pub trait Rules: Send + Sync {
     /// Defaults that depend on other fields; runs after the table's defaults on every decoded object.
     fn default(&self, _object: &mut Object) {}
 
+    /// Makes fields that stand for one another agree before anything is claimed for the object, where that is done of its kind.
+    fn begin(&self, _new: &mut Object, _old: Option<&Object>) {}
+
+    /// What keeps claims from being made for the object; after [`Rules::begin`].
+    fn claimable(&self, _new: &Object, _old: Option<&Object>) -> FieldErrors {
+        FieldErrors::none()
+    }
+
     /// Sets or resets what the writer may not choose (`status.phase` of a new pod), after mutating admission.
     fn prepare(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>) {}
 

@@ -1,6 +1,6 @@
 //! The one write path: create, update, patch, apply and scale differ only in how they compute the new object from the old.
 //!
-//! decode → default → own fields → mutating admission → prepare → validate → validating admission → claim → commit → answer.
+//! decode → default → own fields → mutating admission → claim → prepare → validate → validating admission → commit → answer.
 //! The loop re-reads when somebody else was first; whoever sent a resource version then gets the conflict.
 
 mod body;
@@ -206,23 +206,11 @@ impl<'a> Writing<'a> {
         // What is no version is none: upstream asks for the number.
         let version_set = object.resource_version().parse().is_ok_and(|version: u64| version > 0);
         meta::fill_new(&mut object, kind, self.api.now());
-        if kind.has_status() && !kind.traits.status_on_create {
-            kind.reset_status(&mut object);
-        }
-        kind.rules.prepare(&mut object, None, self.part);
-        let now = meta::time_text(self.api.now());
-        kind.rules.note_time(&mut object, None, self.part, &now);
-        kind.rules.stamp(&mut object, None, &now);
-        kind.rules.note_creator(&mut object, &self.call.user);
-        let metadata = meta::validate(&object, None, kind);
-        if kind.rules.metadata_last(&object) {
-            self.refuse(FieldErrors::none(), &object, None)?;
-        }
-        self.refuse(metadata, &object, None)?;
-        self.admit_validating(Operation::Create, &object, None).await?;
-        self.store_lists(&mut object);
-        kind.rules.read_back(&mut object);
         let mut claim = self.api.claims.take(kind, &mut object, None, self.options.dry_run).await?;
+        if let Err(refused) = self.settle_new(&mut object).await {
+            claim.give_back().await;
+            return Err(refused.into());
+        }
         if self.options.dry_run {
             return Ok(Outcome { wire: Storage::as_written(kind, &object).await?, created: true });
         }
@@ -234,7 +222,7 @@ impl<'a> Writing<'a> {
         let key = kind.key(namespace, object.name()).ok_or_else(Status::no_such_path)?;
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
         let name = object.name().to_owned();
-        claim.sent();
+        claim.sent(&object, None);
         match self.api.storage.put(kind, &key, Expect::Absent, object, ttl).await {
             Ok(Written { wire, .. }) => {
                 claim.keep().await;
@@ -249,6 +237,28 @@ impl<'a> Writing<'a> {
                 Err(self.lost(other, owned, &name))
             }
         }
+    }
+
+    /// What is done with a new object once it has what only it may have: upstream does so first, for what admission sees (`Store.Create`).
+    async fn settle_new(&mut self, object: &mut Object) -> Result<(), Status> {
+        let kind = self.kind;
+        if kind.has_status() && !kind.traits.status_on_create {
+            kind.reset_status(object);
+        }
+        kind.rules.prepare(object, None, self.part);
+        let now = meta::time_text(self.api.now());
+        kind.rules.note_time(object, None, self.part, &now);
+        kind.rules.stamp(object, None, &now);
+        kind.rules.note_creator(object, &self.call.user);
+        let metadata = meta::validate(object, None, kind);
+        if kind.rules.metadata_last(object) {
+            self.refuse(FieldErrors::none(), object, None)?;
+        }
+        self.refuse(metadata, object, None)?;
+        self.admit_validating(Operation::Create, object, None).await?;
+        self.store_lists(object);
+        kind.rules.read_back(object);
+        Ok(())
     }
 
     async fn commit_change(&mut self, made: Made, old: Stored) -> Result<Outcome, Lost> {
@@ -269,18 +279,15 @@ impl<'a> Writing<'a> {
         meta::carry_over(&mut object, &old.object);
         object.set_metadata("resourceVersion", old.object.resource_version());
         self.keep_apart(&mut object, &old.object);
-        kind.rules.prepare(&mut object, Some(&old.object), self.part);
-        let now = meta::time_text(self.api.now());
-        kind.rules.note_time(&mut object, Some(&old.object), self.part, &now);
-        kind.rules.stamp(&mut object, Some(&old.object), &now);
-        if self.part != Part::Status {
-            meta::advance_generation(&mut object, &old.object, kind);
+        // A status holds nothing.
+        let mut claim = match self.part {
+            Part::Whole => self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?,
+            _ => Claim::none(),
+        };
+        if let Err(refused) = self.settle_change(&mut object, &old.object).await {
+            claim.give_back().await;
+            return Err(refused.into());
         }
-        let mut errors = meta::validate(&object, Some(&old.object), kind);
-        errors.extend(meta::validate_update(&object, &old.object));
-        self.refuse(errors, &object, Some(&old.object))?;
-        self.admit_validating(Operation::Update, &object, Some(&old.object)).await?;
-        let mut claim = self.api.claims.take(kind, &mut object, Some(&old.object), self.options.dry_run).await?;
         self.store_lists(&mut object);
         let same = managed::keep_times_if_unchanged(old.object.value(), object.value_mut());
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
@@ -292,7 +299,7 @@ impl<'a> Writing<'a> {
             let wire = items::splice(&bytes_of(&object)?, old.revision);
             return Ok(Outcome { wire, created: false });
         }
-        claim.sent();
+        claim.sent(&object, Some(&old.object));
         match self.store_change(&key, object, old).await {
             Ok(outcome) => {
                 claim.keep().await;
@@ -303,6 +310,23 @@ impl<'a> Writing<'a> {
                 Err(self.lost(error, owned, &self.call.info.name))
             }
         }
+    }
+
+    /// The same of a changed object.
+    async fn settle_change(&mut self, object: &mut Object, old: &Object) -> Result<(), Status> {
+        let kind = self.kind;
+        kind.rules.prepare(object, Some(old), self.part);
+        let now = meta::time_text(self.api.now());
+        kind.rules.note_time(object, Some(old), self.part, &now);
+        kind.rules.stamp(object, Some(old), &now);
+        if self.part != Part::Status {
+            meta::advance_generation(object, old, kind);
+        }
+        let mut errors = meta::validate(object, Some(old), kind);
+        errors.extend(meta::validate_update(object, old));
+        self.refuse(errors, object, Some(old))?;
+        self.admit_validating(Operation::Update, object, Some(old)).await?;
+        Ok(())
     }
 
     /// Stores the changed object, or removes it when that was all it waited for.

@@ -1,12 +1,15 @@
 //! Cluster addresses: one object `IPAddress` for each that a service has (`core/service/ipallocator`). That there can be only one of a name is
 //! what makes an address safe, however many servers give addresses away.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use coracle_store::cache::Freshness;
 use serde_json::{Value, json};
 
-use super::{random, range::Network};
+use super::{
+    random,
+    range::{Family, Network},
+};
 use crate::{
     registry::{
         Kind, Writer,
@@ -58,9 +61,10 @@ impl Addresses {
         Self { storage, writer }
     }
 
-    /// Takes any address for a service.
-    pub(super) async fn take_next(&self, service: &Object, dry_run: bool) -> Result<Ipv4Addr, Refusal> {
-        let networks = self.networks().await.map_err(Refusal::Other)?;
+    /// Takes any address of a family for a service.
+    pub(super) async fn take_next(&self, service: &Object, family: Family, dry_run: bool) -> Result<IpAddr, Refusal> {
+        let mut networks = self.networks().await.map_err(Refusal::Other)?;
+        networks.retain(|network| network.family() == family);
         if dry_run {
             return networks.first().map(|network| network.address()).ok_or(Refusal::Full);
         }
@@ -85,7 +89,7 @@ impl Addresses {
     }
 
     /// Takes this address for a service.
-    pub(super) async fn take(&self, service: &Object, address: Ipv4Addr, dry_run: bool) -> Result<(), Refusal> {
+    pub(super) async fn take(&self, service: &Object, address: IpAddr, dry_run: bool) -> Result<(), Refusal> {
         let networks = self.networks().await.map_err(Refusal::Other)?;
         if !networks.iter().any(|network| network.contains(address)) {
             return Err(Refusal::Mismatched);
@@ -93,7 +97,7 @@ impl Addresses {
         if dry_run { Ok(()) } else { self.create(service, address).await }
     }
 
-    async fn create(&self, service: &Object, address: Ipv4Addr) -> Result<(), Refusal> {
+    async fn create(&self, service: &Object, address: IpAddr) -> Result<(), Refusal> {
         match self.writer.create("ipaddresses", "", object(&address.to_string(), service.namespace(), service.name())).await {
             Ok(_) => Ok(()),
             Err(status) if status.reason == "AlreadyExists" => Err(Refusal::Taken),
@@ -108,9 +112,11 @@ impl Addresses {
         self.writer.clear("ipaddresses", "", found.object.value()).await
     }
 
-    /// The networks addresses may be taken from; the first of the default one first.
+    /// The networks addresses may be taken from; those of the default one first.
     async fn networks(&self) -> Result<Vec<Network>, Status> {
-        self.networks_that(is_ready).await
+        let mut networks = self.networks_that(is_ready).await?;
+        networks.retain(|network| network.is_usable());
+        Ok(networks)
     }
 
     /// All networks, also those that are not ready or going away: services have addresses of them.
@@ -128,7 +134,7 @@ impl Addresses {
                 .flat_map(|object| {
                     let is_default = object["metadata"]["name"] == "kubernetes";
                     let texts = object["spec"]["cidrs"].as_array().cloned().unwrap_or_default();
-                    texts.into_iter().filter_map(move |text| Some((!is_default, Network::parse(text.as_str()?)?)))
+                    texts.into_iter().filter_map(move |text| Some((!is_default, text.as_str()?.parse().ok()?)))
                 })
                 .collect();
             if !found.is_empty() {

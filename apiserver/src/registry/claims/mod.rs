@@ -7,6 +7,7 @@
 
 mod addresses;
 mod bitmap;
+mod families;
 mod ports;
 mod range;
 pub(crate) mod repair;
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+pub use self::range::{Family, Network};
 use self::{addresses::Addresses, ports::Ports};
 use super::{Writer, kind::Kind, object::Object, storage::Storage};
 use crate::wire::Status;
@@ -30,8 +32,10 @@ use crate::wire::Status;
 /// The addresses and ports services may have.
 #[derive(Clone, Debug)]
 pub struct Ranges {
-    /// Network and prefix length (`--service-cluster-ip-range`).
-    pub addresses: (Ipv4Addr, u8),
+    /// Where services have their addresses (`--service-cluster-ip-range`). Services that do not say are of this one's family.
+    pub addresses: Network,
+    /// The network of the other family; `None`: services have addresses of one family only.
+    pub second: Option<Network>,
     /// `--service-node-port-range`
     pub ports: RangeInclusive<u16>,
 }
@@ -73,14 +77,24 @@ struct Holdings {
 
 impl Default for Ranges {
     fn default() -> Self {
-        Self { addresses: (Ipv4Addr::new(10, 96, 0, 0), 12), ports: 30000..=32767 }
+        Self { addresses: Network::of_four(Ipv4Addr::new(10, 96, 0, 0), 12), second: None, ports: 30000..=32767 }
     }
 }
 
 impl Ranges {
-    /// The address of the `kubernetes` service: the first of the range.
+    /// The address of the `kubernetes` service: the first of the first network.
     pub fn first(&self) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::from_bits(self.addresses.0.to_bits() + 1))
+        self.addresses.first()
+    }
+
+    /// The networks as the `ServiceCIDR` of the cluster lists them.
+    pub fn texts(&self) -> Vec<String> {
+        [Some(self.addresses), self.second].into_iter().flatten().map(|network| network.to_string()).collect()
+    }
+
+    /// The families services may have, that of those which do not say first.
+    fn families(&self) -> Vec<Family> {
+        [Some(self.addresses), self.second].into_iter().flatten().map(Network::family).collect()
     }
 }
 
@@ -104,7 +118,7 @@ impl Claims {
     /// Takes what `new` needs and does not have yet, writing it into the object. 422 when it cannot be had.
     pub async fn take(self: &Arc<Self>, kind: &Kind, new: &mut Object, old: Option<&Object>, dry_run: bool) -> Result<Claim, Status> {
         if !kind.traits.claims {
-            return Ok(Claim::of(None, Owner::default()));
+            return Ok(Claim::none());
         }
         let owner = Owner { namespace: new.namespace().to_owned(), name: new.name().to_owned() };
         let mut claim = Claim::of((!dry_run).then(|| self.clone()), owner);
@@ -112,9 +126,6 @@ impl Claims {
             claim.give_back().await;
             return Err(status);
         }
-        let (now, before) = (holdings(new), old.map(holdings).unwrap_or_default());
-        claim.given_up.addresses = before.addresses.into_iter().filter(|a| !now.addresses.contains(a)).collect();
-        claim.given_up.ports = before.ports.into_iter().filter(|p| !now.ports.contains(p)).collect();
         Ok(claim)
     }
 
@@ -127,12 +138,11 @@ impl Claims {
     }
 
     async fn take_both(&self, kind: &Kind, new: &mut Object, old: Option<&Object>, dry_run: bool, claim: &mut Claim) -> Result<(), Status> {
-        let mut errors = FieldErrors::none();
-        if new.text("/spec/type") != "ExternalName" {
-            families(new, &mut errors);
-        }
-        if errors.is_empty() && needs_address(new, old) {
-            self.take_address(new, dry_run, claim, &mut errors).await?;
+        kind.rules.begin(new, old);
+        let families = self.ranges.families();
+        let mut errors = families::settle(new, old, &families, |new| kind.rules.claimable(new, old));
+        if errors.is_empty() {
+            self.take_addresses(new, old, dry_run, claim, &mut errors).await?;
         }
         if errors.is_empty() && ports::needs(new, old) {
             self.take_ports(new, old, dry_run, claim, &mut errors).await?;
@@ -140,39 +150,54 @@ impl Claims {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind.kind_subject(new.name()), &errors)) }
     }
 
-    async fn take_address(&self, new: &mut Object, dry_run: bool, claim: &mut Claim, errors: &mut FieldErrors) -> Result<(), Status> {
-        let wanted = match new.text("/spec/clusterIP") {
-            "" => new.value().pointer("/spec/clusterIPs/0").and_then(Value::as_str).unwrap_or_default(),
-            text => text,
-        };
-        let wanted = wanted.to_owned();
-        let taken = if wanted.is_empty() {
-            self.addresses.take_next(new, dry_run).await
-        } else {
-            // Validation has seen to it that it is one; one of the other family is in no network.
-            match wanted.parse() {
-                Ok(address) => self.addresses.take(new, address, dry_run).await.map(|()| address),
-                Err(_) => Err(addresses::Refusal::Mismatched),
+    async fn take_addresses(
+        &self,
+        new: &mut Object,
+        old: Option<&Object>,
+        dry_run: bool,
+        claim: &mut Claim,
+        errors: &mut FieldErrors,
+    ) -> Result<(), Status> {
+        for (at, family, wanted) in families::wanted(new, old) {
+            let spec = new.member_mut("spec");
+            let listed = spec.entry("clusterIPs").or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(list) = listed.as_array_mut()
+                && list.len() <= at
+            {
+                list.push("".into());
             }
-        };
-        let address = match taken {
-            Ok(address) => address.to_string(),
-            Err(addresses::Refusal::Full) => {
-                let why = format!("failed to allocate a serviceIP for Service {:?}: range is full", new.name());
-                return Err(Status::internal(why));
+            let given = listed.clone();
+            let taken = if wanted.is_empty() {
+                self.addresses.take_next(new, family, dry_run).await
+            } else {
+                // Validation has seen to it that it is one.
+                match wanted.parse() {
+                    Ok(address) => self.addresses.take(new, address, dry_run).await.map(|()| address),
+                    Err(_) => Err(addresses::Refusal::Mismatched),
+                }
+            };
+            let address = match taken {
+                Ok(address) => address.to_string(),
+                Err(addresses::Refusal::Full) => {
+                    let why = format!("failed to allocate a serviceIP for Service {:?}: range is full", new.name());
+                    return Err(Status::internal(why));
+                }
+                Err(refused) => {
+                    let which = if wanted.is_empty() { String::new() } else { format!(" {wanted}") };
+                    errors.invalid("spec.clusterIPs", given, &format!("failed to allocate IP{which}: {refused}"));
+                    return Ok(());
+                }
+            };
+            claim.taken.addresses.push(address.clone());
+            // What a writer chose is written as it was.
+            let shown = if wanted.is_empty() { address } else { wanted };
+            let spec = new.member_mut("spec");
+            if let Some(slot) = spec.get_mut("clusterIPs").and_then(|ips| ips.get_mut(at)) {
+                *slot = shown.clone().into();
             }
-            Err(refused) => {
-                let given = new.value().pointer("/spec/clusterIPs").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
-                let which = if wanted.is_empty() { String::new() } else { format!(" {wanted}") };
-                errors.invalid("spec.clusterIPs", given, &format!("failed to allocate IP{which}: {refused}"));
-                return Ok(());
+            if at == 0 {
+                spec.insert("clusterIP".into(), shown.into());
             }
-        };
-        claim.taken.addresses.push(address.clone());
-        let spec = new.member_mut("spec");
-        spec.insert("clusterIP".into(), address.clone().into());
-        if spec.get("clusterIPs").and_then(Value::as_array).is_none_or(|a| a.len() < 2) {
-            spec.insert("clusterIPs".into(), vec![Value::from(address)].into());
         }
         Ok(())
     }
@@ -219,13 +244,23 @@ impl Claims {
 }
 
 impl Claim {
+    /// Of nothing.
+    pub fn none() -> Self {
+        Self::of(None, Owner::default())
+    }
+
     fn of(claims: Option<Arc<Claims>>, owner: Owner) -> Self {
         Self { claims, owner, taken: Holdings::default(), given_up: Holdings::default(), sent: false }
     }
 
-    /// The write begins: from here on it may happen although nobody waits for it any more, and what is dropped is left.
-    pub fn sent(&mut self) {
+    /// The write of `new` begins: from here on it may happen although nobody waits for it any more, and what is dropped is left.
+    pub fn sent(&mut self, new: &Object, old: Option<&Object>) {
         self.sent = true;
+        if let (Some(_), Some(old)) = (&self.claims, old) {
+            let (now, before) = (holdings(new), holdings(old));
+            self.given_up.addresses = before.addresses.into_iter().filter(|a| !now.addresses.contains(a)).collect();
+            self.given_up.ports = before.ports.into_iter().filter(|p| !now.ports.contains(p)).collect();
+        }
     }
 
     /// The write happened: what was taken stays taken, what the object no longer holds is free.
@@ -264,37 +299,6 @@ impl Drop for Claim {
         let (taken, owner) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.owner));
         let tasks = claims.tasks.clone();
         tasks.spawn(async move { claims.give_back(&taken, &owner).await });
-    }
-}
-
-/// Whether a service is to get an address with this write: it is new, or was a mere name.
-fn needs_address(new: &Object, old: Option<&Object>) -> bool {
-    let headless = new.text("/spec/clusterIP") == "None" || new.value().pointer("/spec/clusterIPs/0").is_some_and(|first| first == "None");
-    new.text("/spec/type") != "ExternalName" && !headless && old.is_none_or(|old| old.text("/spec/type") == "ExternalName")
-}
-
-/// The address families of a service, which here can be IPv4 only; headless services without a selector may point at anything.
-fn families(service: &mut Object, errors: &mut FieldErrors) {
-    let headless = service.text("/spec/clusterIP") == "None";
-    let selects = service.value().pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
-    let anything = headless && !selects;
-    let listed = service.value().pointer("/spec/ipFamilies").and_then(Value::as_array).cloned().unwrap_or_default();
-    if !anything {
-        if service.text("/spec/ipFamilyPolicy") == "RequireDualStack" {
-            let why = "this cluster is not configured for dual-stack services";
-            errors.invalid("spec.ipFamilyPolicy", "\"RequireDualStack\"", why);
-        }
-        for (i, family) in listed.iter().enumerate().filter(|(_, f)| **f != "IPv4") {
-            errors.invalid(format!("spec.ipFamilies[{i}]"), family, "not configured on this cluster");
-        }
-    }
-    let spec = service.member_mut("spec");
-    if listed.is_empty() {
-        let both = if anything { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] };
-        spec.insert("ipFamilies".into(), both.into());
-    }
-    if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
-        spec.insert("ipFamilyPolicy".into(), if anything { "RequireDualStack" } else { "SingleStack" }.into());
     }
 }
 

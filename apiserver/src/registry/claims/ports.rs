@@ -46,7 +46,7 @@ pub(super) struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The port at this place of `spec.ports` cannot be had.
-    Port(usize, u16, String),
+    Port(usize, i64, String),
     /// None is left, or the one for health checks cannot be had.
     Internal(String),
 }
@@ -55,9 +55,9 @@ pub(super) enum Refusal {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// The node port of each port; 0: none.
-    pub(super) ports: Vec<u16>,
+    pub(super) ports: Vec<i64>,
     /// The port for health checks, if it is to have one.
-    pub(super) health: Option<u16>,
+    pub(super) health: Option<i64>,
     /// What is taken for it.
     pub(super) taken: Vec<u16>,
 }
@@ -65,9 +65,9 @@ pub(super) struct Plan {
 /// Takes ports, for good or for a dry run.
 pub(super) trait Taker {
     /// This very port.
-    fn take(&mut self, port: u16) -> Result<(), String>;
+    fn take(&mut self, port: i64) -> Result<(), String>;
     /// Any that is free.
-    fn take_next(&mut self) -> Result<u16, String>;
+    fn take_next(&mut self) -> Result<i64, String>;
 }
 
 /// A bitmap with the numbers of its range.
@@ -84,7 +84,7 @@ struct Uncounted;
 struct Trying<'b> {
     range: RangeInclusive<u16>,
     bitmap: &'b Bitmap,
-    taken: Vec<u16>,
+    taken: Vec<i64>,
 }
 
 /// Which number of the bitmap a port is.
@@ -98,8 +98,8 @@ const TAKEN: &str = "provided port is already allocated";
 const FULL: &str = "range is full";
 
 impl Taker for Taking<'_> {
-    fn take(&mut self, port: u16) -> Result<(), String> {
-        let Some(at) = offset_of(&self.range, port) else {
+    fn take(&mut self, port: i64) -> Result<(), String> {
+        let Some((port, at)) = u16::try_from(port).ok().and_then(|port| Some((port, offset_of(&self.range, port)?))) else {
             return Err(format!("provided port is not in the valid range. The range of valid ports is {}", text_of(&self.range)));
         };
         if !self.bitmap.take(at) {
@@ -109,34 +109,35 @@ impl Taker for Taking<'_> {
         Ok(())
     }
 
-    fn take_next(&mut self) -> Result<u16, String> {
+    fn take_next(&mut self) -> Result<i64, String> {
         let next = self.bitmap.take_next(band(&self.range), random()).and_then(|at| u16::try_from(at).ok());
         let port = next.ok_or(FULL)? + self.range.start();
         self.taken.push(port);
-        Ok(port)
+        Ok(port.into())
     }
 }
 
 impl Taker for Uncounted {
-    fn take(&mut self, _: u16) -> Result<(), String> {
+    fn take(&mut self, _: i64) -> Result<(), String> {
         Err(UNCOUNTED.to_owned())
     }
 
-    fn take_next(&mut self) -> Result<u16, String> {
+    fn take_next(&mut self) -> Result<i64, String> {
         Err(UNCOUNTED.to_owned())
     }
 }
 
 impl Taker for Trying<'_> {
-    fn take(&mut self, port: u16) -> Result<(), String> {
-        if self.taken.contains(&port) || offset_of(&self.range, port).is_some_and(|at| self.bitmap.has(at)) {
+    fn take(&mut self, port: i64) -> Result<(), String> {
+        let at = u16::try_from(port).ok().and_then(|port| offset_of(&self.range, port));
+        if self.taken.contains(&port) || at.is_some_and(|at| self.bitmap.has(at)) {
             return Err(TAKEN.to_owned());
         }
         self.taken.push(port);
         Ok(())
     }
 
-    fn take_next(&mut self) -> Result<u16, String> {
+    fn take_next(&mut self) -> Result<i64, String> {
         let next = self.taken.iter().max().copied().unwrap_or(32768).saturating_add(1);
         self.taken.push(next);
         Ok(next)
@@ -297,7 +298,11 @@ fn band(range: &RangeInclusive<u16>) -> usize {
 /// Whether ports have to be taken for a change of `old` to `new`.
 pub(super) fn needs(new: &Object, old: Option<&Object>) -> bool {
     let before = old.map(held).unwrap_or_default();
-    let open = has_ports(new) && of_ports(new).any(|(number, _)| if number == 0 { wants_ports(new) } else { !before.contains(&number) });
+    let open = has_ports(new)
+        && of_ports(new).any(|(number, _)| match number {
+            0 => wants_ports(new),
+            number => u16::try_from(number).map_or(true, |number| !before.contains(&number)),
+        });
     open || (checks_health(new) && !old.is_some_and(|old| checks_health(old) && health(old) != 0))
 }
 
@@ -329,16 +334,16 @@ fn plan(new: &Object, old: Option<&Object>, taker: &mut impl Taker) -> Result<Pl
 }
 
 /// Ports of the same number, in different protocols, share a node port.
-fn first_ports(new: &Object, taker: &mut impl Taker) -> Result<Vec<u16>, Refusal> {
-    let ports: Vec<(u16, i64)> = of_ports(new).collect();
-    let mut of_number: Vec<(i64, u16)> = Vec::new();
+fn first_ports(new: &Object, taker: &mut impl Taker) -> Result<Vec<i64>, Refusal> {
+    let ports: Vec<(i64, i64)> = of_ports(new).collect();
+    let mut of_number: Vec<(i64, i64)> = Vec::new();
     let mut made = Vec::with_capacity(ports.len());
     for (i, (asked, number)) in ports.iter().copied().enumerate() {
         if asked == 0 && !wants_ports(new) {
             made.push(0);
             continue;
         }
-        let refused = |port: u16| move |why: String| Refusal::Port(i, port, why);
+        let refused = |port: i64| move |why: String| Refusal::Port(i, port, why);
         let shared = of_number.iter().find(|(of, _)| *of == number).map(|(_, port)| *port);
         let port = match shared {
             None => {
@@ -365,8 +370,8 @@ fn first_ports(new: &Object, taker: &mut impl Taker) -> Result<Vec<u16>, Refusal
     Ok(made)
 }
 
-fn changed_ports(new: &Object, old: &Object, taker: &mut impl Taker) -> Result<Vec<u16>, Refusal> {
-    let mut known: Vec<u16> = of_ports(old).map(|(port, _)| port).filter(|port| *port != 0).collect();
+fn changed_ports(new: &Object, old: &Object, taker: &mut impl Taker) -> Result<Vec<i64>, Refusal> {
+    let mut known: Vec<i64> = of_ports(old).map(|(port, _)| port).filter(|port| *port != 0).collect();
     let mut made = Vec::new();
     for (i, (asked, _)) in of_ports(new).enumerate() {
         let port = match asked {
@@ -385,16 +390,13 @@ fn changed_ports(new: &Object, old: &Object, taker: &mut impl Taker) -> Result<V
 }
 
 /// Node port and number of each port.
-fn of_ports(service: &Object) -> impl Iterator<Item = (u16, i64)> {
+fn of_ports(service: &Object) -> impl Iterator<Item = (i64, i64)> {
     let list = service.value().pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
-    list.map(|port| {
-        (port["nodePort"].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or_default(), port["port"].as_i64().unwrap_or_default())
-    })
+    list.map(|port| (port["nodePort"].as_i64().unwrap_or_default(), port["port"].as_i64().unwrap_or_default()))
 }
 
-fn health(service: &Object) -> u16 {
-    let number = service.value().pointer("/spec/healthCheckNodePort").and_then(Value::as_u64);
-    number.and_then(|number| u16::try_from(number).ok()).unwrap_or_default()
+fn health(service: &Object) -> i64 {
+    service.value().pointer("/spec/healthCheckNodePort").and_then(Value::as_i64).unwrap_or_default()
 }
 
 fn has_ports(service: &Object) -> bool {
@@ -413,7 +415,8 @@ fn checks_health(service: &Object) -> bool {
 
 /// The ports a service holds, each once.
 pub(super) fn held(service: &Object) -> Vec<u16> {
-    let mut all: Vec<u16> = of_ports(service).map(|(port, _)| port).chain([health(service)]).filter(|port| *port != 0).collect();
+    let all = of_ports(service).map(|(port, _)| port).chain([health(service)]);
+    let mut all: Vec<u16> = all.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0).collect();
     all.sort_unstable();
     all.dedup();
     all
@@ -442,7 +445,7 @@ pub(super) fn counted(service: &Object) -> Vec<u16> {
             port["protocol"].as_str().unwrap_or("TCP"),
         );
     }
-    count(health(service), "TCP");
+    count(u16::try_from(health(service)).unwrap_or_default(), "TCP");
     all
 }
 
@@ -477,10 +480,12 @@ mod tests {
 
     #[test]
     fn what_is_taken_or_outside_is_refused_at_its_place() {
-        let asks = |port: u16| service(&json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": port}]}));
+        let asks = |port: i64| service(&json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": port}]}));
         assert_eq!(planned(&asks(30001), None, &[30001]), Err(Refusal::Port(0, 30001, TAKEN.to_owned())));
         let Err(Refusal::Port(0, 80, why)) = planned(&asks(80), None, &[]) else { panic!("refused") };
         assert!(why.ends_with("The range of valid ports is 30000-30099"), "{why}");
+        assert!(matches!(planned(&asks(-1), None, &[]), Err(Refusal::Port(0, -1, _))), "no other port is given instead");
+        assert!(matches!(planned(&asks(95_536), None, &[]), Err(Refusal::Port(0, 95_536, _))));
         let all: Vec<u16> = (30000..=30099).collect();
         let any = service(&json!({"type": "NodePort", "ports": [{"port": 1}]}));
         assert_eq!(planned(&any, None, &all), Err(Refusal::Internal("failed to allocate a nodePort: range is full".to_owned())));
@@ -501,7 +506,7 @@ mod tests {
         let new = service(&json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": false,
             "ports": [{"port": 80}]}));
         let made = planned(&new, None, &[]).unwrap();
-        assert_eq!((made.ports.clone(), made.taken.clone()), (vec![0], vec![made.health.unwrap()]));
+        assert_eq!((made.ports.clone(), made.taken.clone()), (vec![0], vec![u16::try_from(made.health.unwrap()).unwrap()]));
         let mut old = new.clone();
         old.member_mut("spec").insert("healthCheckNodePort".into(), 30007.into());
         assert!(needs(&new, None) && !needs(&new, Some(&old)));

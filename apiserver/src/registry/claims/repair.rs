@@ -242,7 +242,7 @@ impl Repair {
         let family = addresses::family(address);
         let in_range = match address.parse() {
             Ok(address) => networks.iter().any(|network| network.contains(address)),
-            // Of the other family: nobody's business here.
+            // Validation sees to it that it is one.
             Err(_) => return Ok(()),
         };
         if !in_range {
@@ -329,7 +329,7 @@ impl Repair {
                 0 => warn!(port, "a node port appears to have leaked: cleaning up"),
                 count => {
                     still.insert(port, count - 1);
-                    let _ = ports.taking(&mut rebuilt).take(port);
+                    let _ = ports.taking(&mut rebuilt).take(port.into());
                 }
             }
         }
@@ -541,7 +541,7 @@ mod tests {
         let is_told = || claims.left.notified().now_or_never().is_some();
         let begun = || {
             let mut claim = Claim::of(Some(claims.clone()), Owner::default());
-            claim.sent();
+            claim.sent(&Object::new(json!({})).unwrap(), None);
             claim
         };
         begun().keep().await;
