@@ -10,6 +10,7 @@ use k8s_openapi::api::{
         Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, ReplicationController, ResourceQuota, Service, ServiceAccount,
     },
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     policy::v1::PodDisruptionBudget,
     storage::v1::VolumeAttributesClass,
 };
@@ -23,6 +24,7 @@ use crate::{
     pod::Pod,
     reflector,
     root_ca::RootCa,
+    service_cidr::ServiceAddress,
     store::{AnyStore, Store},
 };
 
@@ -125,6 +127,10 @@ caches! {
     volumes: PersistentVolume,
     /// Classes of volume attributes.
     attributes_classes: VolumeAttributesClass,
+    /// Networks of service addresses.
+    service_cidrs: ServiceCIDR,
+    /// Addresses of services.
+    service_addresses: ServiceAddress,
 }
 
 impl Caches {

@@ -12,7 +12,7 @@
 //!
 //! Here: deployment, replica set, replication controller, stateful set, daemon set, job, ttl after finished, cron job, namespace,
 //! service account, root CA, endpoints, endpoint slices and their mirrors, garbage collector, node lifecycle, taint eviction,
-//! node IPAM, pod GC, disruption, resource quota, claim and volume protection. Absent: cloud parts, volume binding and attaching,
+//! node IPAM, pod GC, disruption, resource quota, protection of claims, volumes and networks of services. Absent: cloud parts, volume binding and attaching,
 //! horizontal autoscaling, certificate signing, tokens. Cluster-role aggregation is done by the API server itself.
 
 pub mod apply;
@@ -50,6 +50,7 @@ mod registry;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod service_cidr;
 mod statefulset;
 
 #[cfg(test)]

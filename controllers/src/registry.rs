@@ -21,6 +21,7 @@ use crate::{
     root_ca::RootCaPublisher,
     run::{BuildError, Clients, Options, Planned, Reconcile},
     service_account::ServiceAccounts,
+    service_cidr::ServiceRanges,
     statefulset::StatefulSets,
 };
 
@@ -48,6 +49,7 @@ pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -
         Arc::new(Planned(ClaimProtection::new(caches.clone()))),
         Arc::new(Planned(VolumeProtection::new(caches.clone()))),
         Arc::new(Planned(AttributesProtection::new(caches.clone()))),
+        Arc::new(Planned(ServiceRanges::new(caches.clone()))),
         Arc::new(Quotas::new(caches.clone())),
         Arc::new(Planned(Jobs::new(caches.clone()))),
         Arc::new(Planned(TtlAfterFinished::new(caches.clone()))),
