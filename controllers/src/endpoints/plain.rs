@@ -77,7 +77,7 @@ impl Controller for PlainEndpoints {
 
 /// The subsets: pods with the same ports share one.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
-    let family = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
+    let of_six = of_six(service);
     let mut groups: BTreeMap<Vec<Found>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
     let no_ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).is_none_or(Vec::is_empty);
     let mut count = 0;
@@ -90,10 +90,9 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         if ports.is_empty() && !(no_ports && is_headless(service)) {
             continue;
         }
-        let Some(ip) = addresses(pod).into_iter().find(|ip| family.as_deref().is_none_or(|family| ip.contains(':') == (family == "IPv6")))
-        else {
-            continue;
-        };
+        let all = addresses(pod);
+        let of_six = of_six.unwrap_or_else(|| all.first().is_some_and(|ip| ip.contains(':')));
+        let Some(ip) = all.into_iter().find(|ip| ip.contains(':') == of_six) else { continue };
         let address = EndpointAddress {
             ip: ip.to_owned(),
             hostname: hostname(pod, service),
@@ -114,6 +113,17 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         }
     });
     (subsets.collect(), truncated && count == CAPACITY)
+}
+
+/// Whether the addresses of a service are of IPv6, by its first family, or its own address where an older server wrote it; `None`: it does
+/// not say.
+fn of_six(service: &Service) -> Option<bool> {
+    let spec = service.spec.as_ref()?;
+    match (spec.ip_families.iter().flatten().next(), spec.cluster_ip.as_deref().unwrap_or_default()) {
+        (Some(family), _) => Some(family == "IPv6"),
+        (None, "" | "None") => None,
+        (None, address) => Some(address.contains(':')),
+    }
 }
 
 fn endpoint_port(found: Found) -> EndpointPort {
@@ -235,6 +245,23 @@ mod tests {
         publishing.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
         let object = plan(publishing, vec![pod("c", "10.1.0.3", false)], Some(current)).unwrap();
         assert_eq!(object["subsets"][0]["addresses"][0]["ip"], "10.1.0.3");
+    }
+
+    #[test]
+    fn of_a_pod_with_two_addresses_the_one_of_the_services_first_family_is_shown() {
+        let mut both = pod("a", "10.1.0.1", true);
+        both.status.pod_ips.push(serde_json::from_value(json!({"ip": "fd00::1"})).unwrap());
+        let shown = |families: Option<&[&str]>, address: &str| {
+            let mut service = service();
+            let spec = service.spec.as_mut().unwrap();
+            spec.ip_families = families.map(|families| families.iter().map(|family| (*family).to_owned()).collect());
+            spec.cluster_ip = Some(address.to_owned());
+            let object = plan(service, vec![both.clone()], None).unwrap();
+            object["subsets"][0]["addresses"][0]["ip"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(shown(Some(&["IPv6", "IPv4"]), "fd00::9"), "fd00::1");
+        assert_eq!(shown(Some(&["IPv4", "IPv6"]), "10.0.0.9"), "10.1.0.1");
+        assert_eq!((shown(None, "fd00::9"), shown(None, "None")), ("fd00::1".into(), "10.1.0.1".into()));
     }
 
     #[test]

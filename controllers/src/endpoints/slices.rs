@@ -130,11 +130,9 @@ impl Controller for Slices {
 
 /// The endpoints by address family and ports; a family without any has an empty group, for the placeholder.
 fn groups(service: &Service, pods: &[Arc<Pod>], endpoint: impl Fn(&Pod, &str) -> Endpoint) -> BTreeMap<Group, Vec<Endpoint>> {
-    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).filter(|families| !families.is_empty());
     let mut groups: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
     let no_ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).is_none_or(Vec::is_empty);
-    for family in families.unwrap_or_else(|| vec!["IPv4".to_owned()]) {
-        let address_type = if family == "IPv6" { "IPv6" } else { "IPv4" };
+    for address_type in families(service) {
         let before = groups.len();
         for pod in pods {
             let ports = port::found(service, pod);
@@ -149,6 +147,19 @@ fn groups(service: &Service, pods: &[Arc<Pod>], endpoint: impl Fn(&Pod, &str) ->
         }
     }
     groups
+}
+
+/// The families of a service; one that an older server wrote does not say.
+fn families(service: &Service) -> Vec<&'static str> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let listed = spec.ip_families.iter().flatten().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" });
+    let listed: Vec<&str> = listed.collect();
+    match spec.cluster_ip.as_deref().unwrap_or_default() {
+        _ if !listed.is_empty() => listed,
+        "" | "None" => vec!["IPv4", "IPv6"],
+        address if address.contains(':') => vec!["IPv6"],
+        _ => vec!["IPv4"],
+    }
 }
 
 fn frame(service: &Service, existing: &[Arc<EndpointSlice>]) -> Frame {
@@ -241,5 +252,7 @@ mod tests {
         told.sort_unstable();
         assert_eq!(told, [("IPv4", 0), ("IPv6", 1)]);
         assert_eq!(slices[0]["metadata"]["labels"][HEADLESS], "");
+        let old = created(service(json!({"clusterIP": "fd00::9", "ports": [{"port": 80}]})), vec![pod("a", "fd00::1", true, false)]);
+        assert_eq!((old.len(), &old[0]["addressType"]), (1, &json!("IPv6")), "of a service that does not say its families");
     }
 }
