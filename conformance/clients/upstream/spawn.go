@@ -109,11 +109,16 @@ func SpawnServer(logf func(string, ...interface{}), folder string, port int, tok
 	if certificate == "" {
 		certificate = filepath.Join(folder, "apiserver.crt")
 	}
+	// What upstream made for itself names the address that is told others, and this one by name only.
+	name := ""
+	if strings.HasPrefix(certificate, folder) {
+		name = "localhost"
+	}
 	for range 600 {
 		if pem, err := os.ReadFile(certificate); err == nil && len(pem) > 0 {
 			s.Config = &restclient.Config{
 				Host: fmt.Sprintf("https://127.0.0.1:%d", port), BearerToken: ownToken, QPS: -1, Burst: -1,
-				TLSClientConfig: restclient.TLSClientConfig{CAData: pem}, DisableCompression: true,
+				TLSClientConfig: restclient.TLSClientConfig{CAData: pem, ServerName: name}, DisableCompression: true,
 			}
 			return s, nil
 		}
