@@ -19,7 +19,7 @@ use crate::{
     extensions::Follower,
     flow::{self, Flow},
     kinds,
-    presence::Presence,
+    presence::{self, Presence},
     registry::{
         Reader, Storage, Writer,
         catalog::{self, Odd},
@@ -83,6 +83,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         #[cfg(feature = "cedar")]
         cedar: cedar.clone(),
         settings: options.admission,
+        catalog: storage.catalog(),
+        server: options.presence.as_ref().map(|presence| presence::name(&presence.host)),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Arc::new(Api {
@@ -139,8 +141,10 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         spawn(reload.follow().boxed());
     }
     let policy_changes = policies.policies.load(&*reader).await?;
-    spawn(policies.policies.follow(reader.clone(), policy_changes).boxed());
+    spawn(policies.policies.clone().follow(reader.clone(), policy_changes).boxed());
+    spawn(policies.policies.follow_files().boxed());
     let webhook_changes = webhooks.webhooks.load(&reader).await?;
+    spawn(webhooks.webhooks.clone().follow_files(reader.clone()).boxed());
     spawn(webhooks.webhooks.follow(reader.clone(), webhook_changes).boxed());
     let (aggregating, signing, following): (Arc<dyn Writer>, Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer.clone(), writer);
     spawn(

@@ -569,3 +569,43 @@ async fn images_run_as_the_image_policy_webhook_allows() {
     house.post(pods, &pod("c", "good")).await.ok();
     assert_eq!(hook.take().len(), 2);
 }
+
+#[tokio::test]
+async fn policies_and_webhooks_of_files_are_in_force_and_out_of_the_apis_reach() {
+    let hook = Hook::start(&["http/1.1"], Arc::new(say)).await;
+    let every = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*"]}]);
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p.static.k8s.io"},
+        "spec": {"matchConstraints": {"resourceRules": every}, "validations": [{"expression": "object == null || !object.metadata.name.startsWith('no-')"}]}});
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "b.static.k8s.io"},
+        "spec": {"policyName": "p.static.k8s.io", "validationActions": ["Deny"]}});
+    let maps = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]);
+    let asked = json!({"name": "a.b.c", "clientConfig": {"url": format!("{}/data", hook.url), "caBundle": hook.bundle}, "rules": maps,
+        "sideEffects": "None", "admissionReviewVersions": ["v1"]});
+    let webhooks = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": "w.static.k8s.io"},
+        "webhooks": [asked]});
+    let (policies, hooks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(policies.path().join("p.yaml"), format!("{policy}\n---\n{binding}\n")).unwrap();
+    std::fs::write(hooks.path().join("w.json"), webhooks.to_string()).unwrap();
+    let of = |kind: &str, folder: &std::path::Path| json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": kind, "staticManifestsDir": folder});
+    let plugins = json!([
+        {"name": "ValidatingAdmissionPolicy", "configuration": of("ValidatingAdmissionPolicyConfiguration", policies.path())},
+        {"name": "MutatingAdmissionWebhook", "configuration": of("WebhookAdmissionConfiguration", hooks.path())},
+    ]);
+    let (house, _folder) = configured(&plugins, &[], &[]).await;
+
+    let made = house.post(MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.ok();
+    assert_eq!(made["data"]["hook"], "was here");
+    let refused = house.post(MAPS, &json!({"metadata": {"name": "no-map"}, "data": {"k": "v"}})).await;
+    assert!(
+        message(&refused).contains("ValidatingAdmissionPolicy 'p.static.k8s.io' with binding 'b.static.k8s.io' denied request"),
+        "{refused:?}"
+    );
+    // What changes the policies of the API is for those of files to see; who asks what he may, in an object without a name, is for nobody.
+    let group = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let mut other = policy.clone();
+    other["metadata"]["name"] = json!("no-policy");
+    assert!(message(&house.post(group, &other).await).contains("denied request"));
+    let may = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    house.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &may).await.ok();
+    assert_eq!(house.get(&format!("{group}/p.static.k8s.io")).await.code, StatusCode::NOT_FOUND);
+}

@@ -1,6 +1,6 @@
 //! Which plugins run, in which order (`pkg/kubeapiserver/options/plugins.go`).
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{
     Admission, Settings,
@@ -11,6 +11,7 @@ use super::{
     escalation::RoleEscalation,
     ingress::DefaultIngressClass,
     limits::LimitRanger,
+    manifests::Manifests,
     namespace::NamespaceLifecycle,
     noderestriction::NodeRestriction,
     optional::{
@@ -30,11 +31,11 @@ use super::{
     taints::TaintNodesByCondition,
     tolerations::DefaultTolerationSeconds,
     topology::PodTopologyLabels,
-    webhook::{self, MutatingAdmissionWebhook, ValidatingAdmissionWebhook},
+    webhook::{self, Configured, MutatingAdmissionWebhook, ValidatingAdmissionWebhook},
 };
 use crate::{
     authz::{self, escalation::Escalation, rbac::Rbac},
-    registry::{Reader, Writer},
+    registry::{Catalog, Reader, Writer},
 };
 
 /// What plugins need, and which are wanted.
@@ -56,6 +57,10 @@ pub struct Options {
     pub webhooks: webhook::Engine,
     /// Which are wanted, and what is configured of them.
     pub settings: Settings,
+    /// The kinds there are at the start.
+    pub catalog: Arc<Catalog>,
+    /// What this server is known by, where there may be others.
+    pub server: Option<String>,
 }
 
 /// Every plugin's name, in upstream's order.
@@ -157,19 +162,27 @@ fn wants(settings: &Settings, name: &str) -> bool {
 }
 
 /// One plugin; `None` where what it is for is behind a feature gate that is off.
-fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, String> {
+fn plugin(name: &'static str, options: &Options) -> Result<Option<Arc<dyn Admission>>, String> {
     let reader = || options.reader.clone();
     let authorizer = || options.authorizer.clone();
     let writer = || options.writer.clone();
     let configuration = options.settings.configuration.of(name);
-    let policies = match name {
-        "MutatingAdmissionPolicy" => Some("MutatingAdmissionPolicyConfiguration"),
-        "ValidatingAdmissionPolicy" => Some("ValidatingAdmissionPolicyConfiguration"),
-        _ => None,
+    let manifests = |folder: &Path, resources: &[&str]| {
+        let open = || Manifests::open(name, folder, resources, &options.catalog, options.server.as_deref());
+        (!folder.as_os_str().is_empty()).then(open).transpose()
     };
-    if let (Some(kind), Some(configuration)) = (policies, configuration) {
-        settings::check_policies(kind, configuration)?;
-    }
+    let policies = |kind, set: &policy::Set| match configuration {
+        Some(configuration) => match manifests(&settings::policies_of_files(kind, configuration)?, &set.resources())? {
+            Some(manifests) => set.configure(manifests),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    };
+    let webhooks = |resource| -> Result<Configured, String> {
+        let Some(configuration) = configuration else { return Ok(Configured::default()) };
+        let (accounts, folder) = webhook::configuration::read(configuration)?;
+        Ok(Configured { accounts, manifests: manifests(&folder, &[resource])? })
+    };
     Ok(Some(match name {
         "NamespaceAutoProvision" => Arc::new(NamespaceAutoProvision { reader: reader(), writer: writer() }),
         "NamespaceLifecycle" => Arc::new(NamespaceLifecycle { reader: reader() }),
@@ -209,10 +222,22 @@ fn plugin(name: &str, options: &Options) -> Result<Option<Arc<dyn Admission>>, S
         "PodTopologyLabels" => Arc::new(PodTopologyLabels { reader: reader() }),
         "NodeDeclaredFeatureValidator" => Arc::new(NodeDeclaredFeatureValidator { reader: reader() }),
         "PodResizeValidator" => Arc::new(PodResizeValidator { reader: reader() }),
-        "MutatingAdmissionPolicy" => Arc::new(MutatingAdmissionPolicy(options.policies.clone())),
-        "MutatingAdmissionWebhook" => Arc::new(MutatingAdmissionWebhook::new(options.webhooks.clone(), configuration)?),
-        "ValidatingAdmissionPolicy" => Arc::new(ValidatingAdmissionPolicy(options.policies.clone())),
-        "ValidatingAdmissionWebhook" => Arc::new(ValidatingAdmissionWebhook::new(options.webhooks.clone(), configuration)?),
+        "MutatingAdmissionPolicy" => {
+            policies("MutatingAdmissionPolicyConfiguration", &options.policies.policies.mutating)?;
+            Arc::new(MutatingAdmissionPolicy(options.policies.clone()))
+        }
+        "MutatingAdmissionWebhook" => {
+            let configured = webhooks("mutatingwebhookconfigurations")?;
+            Arc::new(MutatingAdmissionWebhook::new(options.webhooks.clone(), configured)?)
+        }
+        "ValidatingAdmissionPolicy" => {
+            policies("ValidatingAdmissionPolicyConfiguration", &options.policies.policies.validating)?;
+            Arc::new(ValidatingAdmissionPolicy(options.policies.clone()))
+        }
+        "ValidatingAdmissionWebhook" => {
+            let configured = webhooks("validatingwebhookconfigurations")?;
+            Arc::new(ValidatingAdmissionWebhook::new(options.webhooks.clone(), configured)?)
+        }
         "ResourceQuota" => Arc::new(ResourceQuota::new(reader(), writer(), configuration)?),
         "AlwaysDeny" => Arc::new(AlwaysDeny),
         _ => Arc::new(AlwaysAdmit),
@@ -250,6 +275,8 @@ mod tests {
             #[cfg(feature = "cedar")]
             cedar: None,
             settings,
+            catalog: Arc::new(Catalog::new(Vec::new())),
+            server: None,
         };
         chain(&options).map(|plugins| plugins.iter().map(|p| p.name()).collect())
     }

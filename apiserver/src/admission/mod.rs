@@ -7,6 +7,7 @@ pub mod devices;
 pub mod escalation;
 pub mod ingress;
 pub mod limits;
+mod manifests;
 pub mod matching;
 pub mod namespace;
 pub mod noderestriction;

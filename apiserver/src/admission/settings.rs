@@ -108,22 +108,17 @@ impl Configuration {
     }
 }
 
-/// Reads what is configured of policies, in a file of this kind: nothing but manifests, and those are not read here.
-pub(super) fn check_policies(kind: &'static str, configuration: &[u8]) -> Result<(), String> {
+/// The folder of files that is configured of policies, in a file of this kind; empty for none.
+pub(super) fn policies_of_files(kind: &'static str, configuration: &[u8]) -> Result<PathBuf, String> {
     const FIELDS: &[(&str, &[&str])] = &[("", &["apiVersion", "kind", "staticManifestsDir"])];
     #[derive(Deserialize, Default)]
     #[serde(default, rename_all = "camelCase")]
     struct File {
-        static_manifests_dir: String,
+        static_manifests_dir: PathBuf,
     }
     let format = Format { group: "apiserver.config.k8s.io", versions: &["v1"], kind, others: &[], fields: FIELDS };
     let File { static_manifests_dir } = format.read(configuration)?;
-    refuse_manifests(&static_manifests_dir)
-}
-
-/// Refuses a folder of manifests.
-pub(super) fn refuse_manifests(folder: &str) -> Result<(), String> {
-    if folder.is_empty() { Ok(()) } else { Err("staticManifestsDir is not supported".to_owned()) }
+    Ok(static_manifests_dir)
 }
 
 #[cfg(test)]
@@ -172,15 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn files_of_policies_are_read_strictly_and_name_no_manifests() {
+    fn files_of_policies_are_read_strictly() {
         let check = |kind: &str, rest: &str| {
             let text = format!("{{apiVersion: apiserver.config.k8s.io/v1, kind: {kind}{rest}}}");
-            check_policies("MutatingAdmissionPolicyConfiguration", text.as_bytes())
+            policies_of_files("MutatingAdmissionPolicyConfiguration", text.as_bytes())
         };
         let right = "MutatingAdmissionPolicyConfiguration";
-        assert_eq!((check(right, ""), check(right, ", staticManifestsDir: ''")), (Ok(()), Ok(())));
+        assert_eq!((check(right, ""), check(right, ", staticManifestsDir: /m")), (Ok(PathBuf::new()), Ok(PathBuf::from("/m"))));
         for (kind, rest, expected) in [
-            (right, ", staticManifestsDir: /m", "staticManifestsDir is not supported"),
             (right, ", staticManifestsDir: [/m]", "invalid type"),
             (right, ", staticManifestDir: ''", "strict decoding error: unknown field"),
             ("ValidatingAdmissionPolicyConfiguration", "", "no kind"),

@@ -78,7 +78,7 @@ impl Identity {
 }
 
 /// A server's name among all: a hash of its machine's and its program's (`server.NewConfig`).
-fn name(host: &str) -> String {
+pub(crate) fn name(host: &str) -> String {
     let mut hash = Sha256::new();
     for part in [host, PROGRAM] {
         hash.update(u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());

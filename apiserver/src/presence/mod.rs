@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub(crate) use self::identity::name;
 use self::{addresses::Addresses, identity::Identity};
 use crate::{
     bootstrap::{Facts, objects},

@@ -55,6 +55,14 @@ pub fn read(body: &[u8]) -> Result<Read, String> {
     Ok(Read { value, doubled })
 }
 
+/// Reads all documents of a file, in which nothing may stand twice; those that are empty are none.
+pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
+    let text = str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    let all: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::Error)).map_err(|error| fault(&error))?;
+    Ok(all.into_iter().filter(|document| !document.is_null()).collect())
+}
+
 /// The first document.
 fn document<T: DeserializeOwned + Default>(text: &str, keys: DuplicateKeyPolicy) -> Result<T, Error> {
     match serde_saphyr::from_str_with_options(text, options(keys)) {

@@ -1,8 +1,10 @@
 //! The policies there are, with their bindings.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
-use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -10,6 +12,7 @@ use super::compile::Policy;
 use crate::{
     admission::{
         look::{self, text},
+        manifests::{Layers, Manifests, Reach},
         matching::Criteria,
         mirror::{self, Changes, GROUP},
     },
@@ -25,12 +28,14 @@ pub(super) struct Binding {
 }
 
 /// Policies of one kind with their bindings, by name.
-pub(super) struct Set {
+pub(in crate::admission) struct Set {
     mutating: bool,
     /// All there are, bound or not. Who holds them is the one who reads, so that nobody puts back what was before.
     known: Mutex<BTreeMap<String, Arc<Policy>>>,
     /// What is asked: the policies that are bound, by name.
-    hooks: RwLock<Arc<[Hook]>>,
+    hooks: Layers<Hook>,
+    /// Those of files; said before any are read.
+    manifests: OnceLock<Arc<Manifests>>,
 }
 
 /// A policy and its bindings.
@@ -38,20 +43,43 @@ pub(super) type Hook = (Arc<Policy>, Vec<Arc<Binding>>);
 
 impl Set {
     fn new(mutating: bool) -> Self {
-        Self { mutating, known: Mutex::default(), hooks: RwLock::new(Arc::new([])) }
+        Self { mutating, known: Mutex::default(), hooks: Layers::default(), manifests: OnceLock::new() }
     }
 
-    /// Whether there is nothing to ask.
-    pub(super) fn is_empty(&self) -> bool {
-        self.hooks.read().is_empty()
+    /// Takes up the policies of files. The error says what is wrong with them.
+    pub(in crate::admission) fn configure(&self, manifests: Manifests) -> Result<(), String> {
+        self.take_files(&manifests.load()?.unwrap_or_default());
+        // Nobody else says it.
+        let _ = self.manifests.set(Arc::new(manifests));
+        Ok(())
     }
 
-    /// The policies that are bound, by name.
-    pub(super) fn hooks(&self) -> Arc<[Hook]> {
-        self.hooks.read().clone()
+    fn take_files(&self, objects: &[Value]) {
+        let bindings = objects.iter().filter(|object| text(object, "kind").ends_with("Binding"));
+        let policies = objects.iter().filter(|object| !text(object, "kind").ends_with("Binding"));
+        let mut bound = bound(bindings);
+        let made =
+            policies.map(|object| (Arc::new(Policy::of(object, self.mutating)), bound.remove(mirror::name(object)).unwrap_or_default()));
+        self.hooks.set_files(made.collect());
     }
 
-    fn resources(&self) -> [&'static str; 2] {
+    async fn follow_files(&self) {
+        if let Some(manifests) = self.manifests.get().cloned() {
+            manifests.follow(|objects| self.take_files(&objects)).await;
+        }
+    }
+
+    /// Whether there is nothing to ask about a write within this reach.
+    pub(super) fn is_empty(&self, reach: Reach) -> bool {
+        self.hooks.is_empty(reach)
+    }
+
+    /// The policies that are bound, those of files first, by name.
+    pub(super) fn hooks(&self, reach: Reach) -> Arc<[Hook]> {
+        self.hooks.within(reach)
+    }
+
+    pub(in crate::admission) fn resources(&self) -> [&'static str; 2] {
         if self.mutating {
             ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"]
         } else {
@@ -70,24 +98,30 @@ impl Set {
         });
         let made: BTreeMap<String, Arc<Policy>> = made.collect();
         let all: Vec<Value> = look::all(reader, GROUP, bindings, "").await?;
-        let mut bound: BTreeMap<String, Vec<Arc<Binding>>> = BTreeMap::new();
-        for object in all {
-            let spec = object.get("spec").cloned().unwrap_or_default();
-            let criteria = Criteria::of(spec.get("matchResources"), "/resourceRules");
-            let policy = text(&spec, "policyName").to_owned();
-            bound.entry(policy).or_default().push(Arc::new(Binding { name: mirror::name(&object).to_owned(), spec, criteria }));
-        }
-        bound.values_mut().for_each(|bindings| bindings.sort_by(|a, b| a.name.cmp(&b.name)));
-        *self.hooks.write() = made.iter().filter_map(|(name, policy)| Some((policy.clone(), bound.remove(name)?))).collect();
+        let mut bound = bound(all.iter());
+        self.hooks.set_api(made.iter().filter_map(|(name, policy)| Some((policy.clone(), bound.remove(name)?))).collect());
         *known = made;
         Ok(())
     }
 }
 
+/// Bindings by their policies' names, in order.
+fn bound<'o>(bindings: impl Iterator<Item = &'o Value>) -> BTreeMap<String, Vec<Arc<Binding>>> {
+    let mut bound: BTreeMap<String, Vec<Arc<Binding>>> = BTreeMap::new();
+    for object in bindings {
+        let spec = object.get("spec").cloned().unwrap_or_default();
+        let criteria = Criteria::of(spec.get("matchResources"), "/resourceRules");
+        let policy = text(&spec, "policyName").to_owned();
+        bound.entry(policy).or_default().push(Arc::new(Binding { name: mirror::name(object).to_owned(), spec, criteria }));
+    }
+    bound.values_mut().for_each(|bindings| bindings.sort_by(|a, b| a.name.cmp(&b.name)));
+    bound
+}
+
 /// All policies.
 pub struct Policies {
-    pub(super) validating: Set,
-    pub(super) mutating: Set,
+    pub(in crate::admission) validating: Set,
+    pub(in crate::admission) mutating: Set,
 }
 
 impl Default for Policies {
@@ -104,6 +138,11 @@ impl Policies {
         self.validating.read(reader).await?;
         self.mutating.read(reader).await?;
         Ok(changes)
+    }
+
+    /// Takes up changes of files until the server stops; run it as a task.
+    pub async fn follow_files(self: Arc<Self>) {
+        tokio::join!(self.validating.follow_files(), self.mutating.follow_files());
     }
 
     /// Takes up changes until the server stops; run it as a task.

@@ -24,10 +24,11 @@ pub use check::faults;
 pub(super) use compile::Policy;
 pub(super) use evaluate::{Asked, Scene, conditions};
 pub use index::Policies;
+pub(super) use index::Set;
 pub use mutating::MutatingAdmissionPolicy;
 pub use validating::ValidatingAdmissionPolicy;
 
-use super::{Attempt, matching::Equivalents};
+use super::{Attempt, manifests::Reach, matching::Equivalents};
 use crate::{
     authz,
     registry::{Reader, kind},
@@ -52,15 +53,17 @@ pub struct Engine {
     pub equivalents: Equivalents,
 }
 
-/// What policies never see: they could lock everyone out of mending them.
+/// What policies of the API never see: they could lock everyone out of mending them.
 const EXEMPT: [&str; 4] =
     ["validatingadmissionpolicies", "validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
 
-pub(super) fn is_exempt(attempt: &Attempt<'_>) -> bool {
+/// Which policies see a write.
+pub(super) fn reach(attempt: &Attempt<'_>) -> Reach {
     let request = attempt.request;
     match request.group.as_str() {
-        "admissionregistration.k8s.io" => EXEMPT.contains(&request.resource.as_str()),
-        group => kind::is_review(group, &request.resource),
+        "admissionregistration.k8s.io" if EXEMPT.contains(&request.resource.as_str()) => Reach::Files,
+        group if kind::is_review(group, &request.resource) => Reach::Nobody,
+        _ => Reach::All,
     }
 }
 

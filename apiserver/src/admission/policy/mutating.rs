@@ -12,7 +12,7 @@ use super::{
     compile::{Mutation, Policy},
     evaluate::{Asked, Evaluation, Scene, conditions},
     index::Binding,
-    is_exempt, namespace_of, params, patch,
+    namespace_of, params, patch, reach,
 };
 use crate::{
     admission::{
@@ -58,7 +58,7 @@ impl Admission for MutatingAdmissionPolicy {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.policies.mutating.is_empty() && !is_exempt(attempt)
+        !self.0.policies.mutating.is_empty(reach(attempt))
     }
 
     async fn refresh(&self) {
@@ -122,7 +122,7 @@ impl MutatingAdmissionPolicy {
         failures: &mut Vec<Failure>,
     ) -> Vec<Invocation> {
         let mut found = Vec::new();
-        for (policy, bindings) in &*self.0.policies.mutating.hooks() {
+        for (policy, bindings) in &*self.0.policies.mutating.hooks(reach(attempt)) {
             let subject = Subject { attempt, new: Some(object), namespace, equivalents: &self.0.equivalents };
             let matched = match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(matched)) => matched,

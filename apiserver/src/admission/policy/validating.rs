@@ -13,7 +13,7 @@ use super::{
     compile::{Expression, Policy, Validation},
     evaluate::{Asked, Evaluation, Scene, conditions},
     index::Binding,
-    is_exempt, namespace_of, params,
+    namespace_of, params, reach,
 };
 use crate::{
     admission::{
@@ -54,7 +54,7 @@ impl Admission for ValidatingAdmissionPolicy {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.policies.validating.is_empty() && !is_exempt(attempt)
+        !self.0.policies.validating.is_empty(reach(attempt))
     }
 
     async fn refresh(&self) {
@@ -68,7 +68,7 @@ impl Admission for ValidatingAdmissionPolicy {
         let mut verdict = Verdict::default();
         // The same for all policies that match in the version asked for, and for none where none matches.
         let request = OnceLock::new();
-        for (policy, bindings) in &*engine.policies.validating.hooks() {
+        for (policy, bindings) in &*engine.policies.validating.hooks(reach(attempt)) {
             let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
             let matched = match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(matched)) => matched,

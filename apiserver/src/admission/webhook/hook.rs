@@ -49,18 +49,18 @@ pub(super) struct Hook {
 pub(super) type Places<'a> = &'a mut dyn FnMut(&ClientConfig) -> Arc<Webhook>;
 
 impl Hook {
-    /// Makes ready the webhooks of a configuration.
-    pub(super) fn all(configuration: &Value, places: Places<'_>) -> Vec<Arc<Self>> {
+    /// Makes ready the webhooks of a configuration; `origin` tells one of files from one of the same name.
+    pub(super) fn all(configuration: &Value, origin: &str, places: Places<'_>) -> Vec<Arc<Self>> {
         let name = configuration.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let webhooks = list(configuration, "/webhooks");
         let hooks = webhooks.iter().enumerate().filter_map(|(at, one)| {
             let earlier = webhooks[..at].iter().filter(|other| text(other, "name") == text(one, "name")).count();
-            Some(Arc::new(Self::of(name, earlier, one, places)?))
+            Some(Arc::new(Self::of(name, origin, earlier, one, places)?))
         });
         hooks.collect()
     }
 
-    fn of(configuration: &str, earlier: usize, one: &Value, places: Places<'_>) -> Option<Self> {
+    fn of(configuration: &str, origin: &str, earlier: usize, one: &Value, places: Places<'_>) -> Option<Self> {
         let name = text(one, "name");
         let client: ClientConfig = one.get("clientConfig").and_then(|c| serde_json::from_value(c.clone()).ok()).unwrap_or_default();
         let reachable = client.url.is_some() || client.service.is_some();
@@ -75,7 +75,7 @@ impl Hook {
         Some(Self {
             name: name.to_owned(),
             configuration: configuration.to_owned(),
-            uid: format!("{configuration}/{name}/{earlier}"),
+            uid: format!("{origin}{configuration}/{name}/{earlier}"),
             webhook: if reachable { Ok(places(&client)) } else { Err("webhook configuration must have either service or URL") },
             review: reviews.into_iter().find_map(known),
             timeout: Duration::from_secs(one.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(TIMEOUT_SECONDS)),

@@ -2,13 +2,9 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
-use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -16,6 +12,7 @@ use super::hook::Hook;
 use crate::{
     admission::{
         look,
+        manifests::{Layers, Manifests, Reach},
         mirror::{self, Changes, GROUP},
     },
     registry::Reader,
@@ -32,13 +29,22 @@ pub struct Webhooks {
 /// The webhooks of one kind of configuration.
 pub(super) struct Set {
     resource: &'static str,
-    hooks: RwLock<Arc<[Arc<Hook>]>>,
-    /// There is one: else nothing need be looked up.
-    any: AtomicBool,
+    hooks: Layers<Arc<Hook>>,
     /// What they were made of; whoever reads holds it, so that nobody puts back what was before.
     known: Mutex<Vec<Configuration>>,
     /// As whom they are asked; said before they are read.
     accounts: OnceLock<Accounts>,
+    /// Those of files; said before any are read.
+    manifests: OnceLock<Arc<Manifests>>,
+}
+
+/// What is configured of a plugin.
+#[derive(Default)]
+pub(in crate::admission) struct Configured {
+    /// As whom webhooks are asked.
+    pub(in crate::admission) accounts: Option<Accounts>,
+    /// Webhooks of files.
+    pub(in crate::admission) manifests: Option<Manifests>,
 }
 
 struct Configuration {
@@ -62,6 +68,11 @@ impl Webhooks {
         Ok(changes)
     }
 
+    /// Takes up changes of files until the server stops; run it as a task.
+    pub async fn follow_files(self: Arc<Self>, reader: Arc<dyn Reader>) {
+        tokio::join!(self.mutating.follow_files(&reader), self.validating.follow_files(&reader));
+    }
+
     /// Takes up changes until the server stops; run it as a task.
     pub async fn follow(self: Arc<Self>, reader: Arc<dyn Reader>, mut changes: Changes) {
         while let Some(resource) = changes.next().await {
@@ -73,26 +84,48 @@ impl Webhooks {
 
 impl Set {
     fn new(resource: &'static str) -> Self {
-        Self { resource, hooks: RwLock::new(Arc::new([])), any: AtomicBool::new(false), known: Mutex::default(), accounts: OnceLock::new() }
+        Self { resource, hooks: Layers::default(), known: Mutex::default(), accounts: OnceLock::new(), manifests: OnceLock::new() }
     }
 
-    /// Reads as whom they are asked from what is configured of their plugin. The error says what is wrong.
-    pub(super) fn configure(&self, configuration: Option<&[u8]>) -> Result<(), String> {
-        if let Some(accounts) = configuration.map(super::configuration::read).transpose()?.flatten() {
-            // Nobody else says it.
+    /// Goes by what is configured of their plugin, which nobody else says. The error says what is wrong with the webhooks of files.
+    pub(super) fn configure(&self, configured: Configured, reader: &Arc<dyn Reader>) -> Result<(), String> {
+        if let Some(accounts) = configured.accounts {
             let _ = self.accounts.set(accounts);
+        }
+        if let Some(manifests) = configured.manifests {
+            self.take_files(&manifests.load()?.unwrap_or_default(), reader);
+            let _ = self.manifests.set(Arc::new(manifests));
         }
         Ok(())
     }
 
-    /// Whether there is nobody to ask.
-    pub(super) fn is_empty(&self) -> bool {
-        !self.any.load(Ordering::Relaxed)
+    fn take_files(&self, objects: &[Value], reader: &Arc<dyn Reader>) {
+        let mut places = HashMap::new();
+        let mut place = |config: &ClientConfig| self.place(&mut places, config, reader);
+        self.hooks.set_files(objects.iter().flat_map(|object| Hook::all(object, "manifest/", &mut place)).collect());
+    }
+
+    async fn follow_files(&self, reader: &Arc<dyn Reader>) {
+        if let Some(manifests) = self.manifests.get().cloned() {
+            manifests.follow(|objects| self.take_files(&objects, reader)).await;
+        }
+    }
+
+    /// Where a webhook is asked: those at one place share connections.
+    fn place(&self, places: &mut HashMap<ClientConfig, Arc<Webhook>>, config: &ClientConfig, reader: &Arc<dyn Reader>) -> Arc<Webhook> {
+        let account = self.accounts.get().and_then(|accounts| accounts.of(config));
+        let made = || Arc::new(Webhook::new(config.clone(), reader.clone()).by(account.cloned()));
+        places.entry(config.clone()).or_insert_with(made).clone()
+    }
+
+    /// Whether there is nobody to ask about a write within this reach.
+    pub(super) fn is_empty(&self, reach: Reach) -> bool {
+        self.hooks.is_empty(reach)
     }
 
     /// The webhooks, in the order in which they are asked.
-    pub(super) fn hooks(&self) -> Arc<[Arc<Hook>]> {
-        self.hooks.read().clone()
+    pub(super) fn hooks(&self, reach: Reach) -> Arc<[Arc<Hook>]> {
+        self.hooks.within(reach)
     }
 
     /// Reads the configurations as they are now; should that fail, those known stay in force.
@@ -106,11 +139,7 @@ impl Set {
         let all: Vec<Value> = look::all(&**reader, GROUP, self.resource, "").await?;
         let reached = known.iter().flat_map(|configuration| &configuration.hooks).filter_map(|hook| hook.webhook.as_ref().ok());
         let mut places: HashMap<ClientConfig, Arc<Webhook>> = reached.map(|webhook| (webhook.config().clone(), webhook.clone())).collect();
-        let mut place = |config: &ClientConfig| {
-            let account = self.accounts.get().and_then(|accounts| accounts.of(config));
-            let made = || Arc::new(Webhook::new(config.clone(), reader.clone()).by(account.cloned()));
-            places.entry(config.clone()).or_insert_with(made).clone()
-        };
+        let mut place = |config: &ClientConfig| self.place(&mut places, config, reader);
         let mut before: HashMap<String, Configuration> = known.drain(..).map(|one| (one.name.clone(), one)).collect();
         for object in &all {
             let (name, version) = (mirror::name(object), mirror::version(object));
@@ -118,13 +147,11 @@ impl Set {
             known.push(kept.unwrap_or_else(|| Configuration {
                 name: name.to_owned(),
                 version: version.to_owned(),
-                hooks: Hook::all(object, &mut place),
+                hooks: Hook::all(object, "", &mut place),
             }));
         }
         known.sort_by(|a, b| a.name.cmp(&b.name));
-        let hooks: Arc<[Arc<Hook>]> = known.iter().flat_map(|configuration| configuration.hooks.iter().cloned()).collect();
-        self.any.store(!hooks.is_empty(), Ordering::Relaxed);
-        *self.hooks.write() = hooks;
+        self.hooks.set_api(known.iter().flat_map(|configuration| configuration.hooks.iter().cloned()).collect());
         Ok(())
     }
 }

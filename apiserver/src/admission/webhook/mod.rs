@@ -6,7 +6,7 @@
 //! | `index` | the webhooks there are |
 //! | `review` | the question: an `AdmissionReview` |
 //! | `answer` | what of the answer is taken |
-//! | `configuration` | as whom they are asked |
+//! | `configuration` | as whom they are asked, and those of files |
 //! | `call` | one question to one webhook |
 //! | `mutating`, `validating` | the plugins |
 //!
@@ -14,7 +14,7 @@
 
 mod answer;
 mod call;
-mod configuration;
+pub(super) mod configuration;
 mod hook;
 mod index;
 mod mutating;
@@ -29,12 +29,14 @@ use std::{borrow::Cow, sync::Arc};
 use coracle_schema::SchemaRef;
 use serde_json::json;
 
+pub(super) use index::Configured;
 pub use index::Webhooks;
 pub use mutating::MutatingAdmissionWebhook;
 pub use validating::ValidatingAdmissionWebhook;
 
 use super::{
     Attempt,
+    manifests::Reach,
     matching::{self, Equivalents, Matched},
     policy,
 };
@@ -59,11 +61,11 @@ pub struct Engine {
     pub review: SchemaRef,
 }
 
-/// Whether webhooks never see a write: neither what policies never see, nor their own configurations.
-fn is_exempt(attempt: &Attempt<'_>) -> bool {
+/// Which webhooks see a write: those of the API see neither what policies do not see, nor their own configurations.
+fn reach(attempt: &Attempt<'_>) -> Reach {
     let request = attempt.request;
     let own = matches!(&*request.resource, "validatingwebhookconfigurations" | "mutatingwebhookconfigurations");
-    (own && request.group == "admissionregistration.k8s.io") || policy::is_exempt(attempt)
+    if own && request.group == "admissionregistration.k8s.io" { Reach::Files } else { policy::reach(attempt) }
 }
 
 /// The 500 of a webhook: upstream names the cause twice (`apierrors.NewInternalError`).

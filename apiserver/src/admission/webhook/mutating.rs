@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Engine,
+    Configured, Engine,
     answer::Answer,
     call::{self, Failure, annotate, ask},
     hook::Hook,
@@ -50,9 +50,9 @@ struct Patched<'h> {
 pub struct MutatingAdmissionWebhook(pub(super) Engine);
 
 impl MutatingAdmissionWebhook {
-    /// Asks with `engine`. The error says what is wrong with the configuration.
-    pub fn new(engine: Engine, configuration: Option<&[u8]>) -> Result<Self, String> {
-        engine.webhooks.mutating.configure(configuration)?;
+    /// Asks with `engine`, as its configuration says.
+    pub(in crate::admission) fn new(engine: Engine, configuration: Configured) -> Result<Self, String> {
+        engine.webhooks.mutating.configure(configuration, &engine.reader)?;
         Ok(Self(engine))
     }
 }
@@ -64,7 +64,7 @@ impl Admission for MutatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.mutating.is_empty() && !super::is_exempt(attempt)
+        !self.0.webhooks.mutating.is_empty(super::reach(attempt))
     }
 
     async fn refresh(&self) {
@@ -73,7 +73,7 @@ impl Admission for MutatingAdmissionWebhook {
 
     async fn mutate(&self, attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
         let engine = &self.0;
-        let hooks = engine.webhooks.mutating.hooks();
+        let hooks = engine.webhooks.mutating.hooks(super::reach(attempt));
         let namespace = call::namespace(engine, &hooks, attempt).await?;
         let again = attempt.reinvocation.again;
         let mut round = std::mem::take(&mut attempt.reinvocation.webhooks);

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::{
-    Engine,
+    Configured, Engine,
     call::{self, annotate, ask},
     review::Objects,
     versioned,
@@ -20,9 +20,9 @@ use crate::{
 pub struct ValidatingAdmissionWebhook(pub(super) Engine);
 
 impl ValidatingAdmissionWebhook {
-    /// Asks with `engine`. The error says what is wrong with the configuration.
-    pub fn new(engine: Engine, configuration: Option<&[u8]>) -> Result<Self, String> {
-        engine.webhooks.validating.configure(configuration)?;
+    /// Asks with `engine`, as its configuration says.
+    pub(in crate::admission) fn new(engine: Engine, configuration: Configured) -> Result<Self, String> {
+        engine.webhooks.validating.configure(configuration, &engine.reader)?;
         Ok(Self(engine))
     }
 }
@@ -34,7 +34,7 @@ impl Admission for ValidatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.validating.is_empty() && !super::is_exempt(attempt)
+        !self.0.webhooks.validating.is_empty(super::reach(attempt))
     }
 
     async fn refresh(&self) {
@@ -43,7 +43,7 @@ impl Admission for ValidatingAdmissionWebhook {
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
-        let hooks = engine.webhooks.validating.hooks();
+        let hooks = engine.webhooks.validating.hooks(super::reach(attempt));
         let namespace = call::namespace(engine, &hooks, attempt).await?;
         let seen: &Attempt<'_> = attempt;
         let mut relevant = Vec::new();
