@@ -317,3 +317,45 @@ async fn a_cluster_gets_a_second_family_and_its_services_when_they_ask() {
     }
     assert_eq!(gone["spec"]["cidrs"], json!(["10.96.0.0/12", "2001:db8::/64"]));
 }
+
+#[tokio::test]
+async fn two_servers_share_a_small_network_of_six_and_what_is_full_gives_the_other_family_back() {
+    let store = memory();
+    let houses = [both(store.clone(), "10.96.0.0/24", "2001:db8::/125").await, both(store.clone(), "10.96.0.0/24", "2001:db8::/125").await];
+    let of = |server: usize, count: usize| {
+        let house = &houses[server];
+        async move {
+            let mut made = Vec::new();
+            for n in 0..count {
+                let one = house.post(SERVICES, &two_of(&format!("s-{server}-{n}"), &json!({}))).await.ok();
+                made.extend(one["spec"]["clusterIPs"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap().to_owned()));
+            }
+            made
+        }
+    };
+    // Of seven; in IPv6 the last address is one like any.
+    let (a, b) = tokio::join!(of(0, 4), of(1, 3));
+    let all: HashSet<String> = a.into_iter().chain(b).collect();
+    assert_eq!((all.len(), all.iter().filter(|ip| ip.contains(':')).count(), all.contains("2001:db8::7")), (14, 7, true));
+    let full = houses[1].post(SERVICES, &two_of("x", &json!({}))).await;
+    assert_eq!(full.code, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(full.json()["message"].as_str().unwrap().ends_with("range is full"), "{}", full.json());
+    // Those of the services, and the API's own.
+    assert_eq!(houses[0].get(ADDRESSES).await.ok()["items"].as_array().unwrap().len(), 15);
+}
+
+#[tokio::test]
+async fn an_address_of_six_without_claim_is_claimed_at_the_start() {
+    let store = memory();
+    let address = {
+        let house = both(store.clone(), "2001:db8::/64", "10.96.0.0/24").await;
+        let made = house.post(SERVICES, &two_of("two", &json!({}))).await.ok();
+        house.server.close().await;
+        made["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    };
+    let key = Key::from(format!("/registry/ipaddresses/{address}"));
+    let entry = store.get(&key).await.unwrap().value.unwrap();
+    store.commit(&key, Expect::At(entry.revision), Write::Delete).await.unwrap();
+    let house = both(store, "2001:db8::/64", "10.96.0.0/24").await;
+    assert_eq!(house.get(&format!("{ADDRESSES}/{address}")).await.ok()["spec"]["parentRef"]["name"], "two");
+}

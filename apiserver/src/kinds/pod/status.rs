@@ -199,7 +199,9 @@ fn addresses(status: &Value, before: &Value, list: &str, errors: &mut FieldError
     }
     let four = now.iter().filter(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())).count();
     if now.len() > 1 && (now.len() > 2 || four != 1) {
-        errors.invalid(path, view::member(status, list), "may specify no more than one IP for each IP family");
+        // As upstream shows its internal type.
+        let shown: Vec<Value> = now.iter().map(|ip| json!({"IP": ip})).collect();
+        errors.invalid(path, Value::from(shown), "may specify no more than one IP for each IP family");
     }
 }
 

@@ -158,15 +158,18 @@ impl Claims {
         claim: &mut Claim,
         errors: &mut FieldErrors,
     ) -> Result<(), Status> {
-        for (at, family, wanted) in families::wanted(new, old) {
-            let spec = new.member_mut("spec");
-            let listed = spec.entry("clusterIPs").or_insert_with(|| Value::Array(Vec::new()));
-            if let Some(list) = listed.as_array_mut()
-                && list.len() <= at
-            {
-                list.push("".into());
+        let wanted = families::wanted(new, old);
+        let Some(last) = wanted.last().map(|(at, ..)| *at) else { return Ok(()) };
+        let given = {
+            let listed = new.member_mut("spec").entry("clusterIPs").or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(list) = listed.as_array_mut() {
+                let all = list.len().max(last + 1);
+                list.resize(all, "".into());
             }
-            let given = listed.clone();
+            listed.clone()
+        };
+        let mut had = Vec::new();
+        for (at, family, wanted) in wanted {
             let taken = if wanted.is_empty() {
                 self.addresses.take_next(new, family, dry_run).await
             } else {
@@ -190,13 +193,15 @@ impl Claims {
             };
             claim.taken.addresses.push(address.clone());
             // What a writer chose is written as it was.
-            let shown = if wanted.is_empty() { address } else { wanted };
-            let spec = new.member_mut("spec");
-            if let Some(slot) = spec.get_mut("clusterIPs").and_then(|ips| ips.get_mut(at)) {
-                *slot = shown.clone().into();
-            }
+            had.push((at, if wanted.is_empty() { address } else { wanted }));
+        }
+        let spec = new.member_mut("spec");
+        for (at, address) in had {
             if at == 0 {
-                spec.insert("clusterIP".into(), shown.into());
+                spec.insert("clusterIP".into(), address.clone().into());
+            }
+            if let Some(slot) = spec.get_mut("clusterIPs").and_then(|ips| ips.get_mut(at)) {
+                *slot = address.into();
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::agent::{Target, kept, passed_on};
 use crate::{
     registry::{
         Kind, Object,
+        claims::Family,
         items::{self, Facts},
         names, storage,
     },
@@ -198,9 +199,18 @@ async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Resul
         let ready = slice.value()["endpoints"].as_array().into_iter().flatten().filter(|e| e["conditions"]["ready"] != false);
         found.extend(ready.filter_map(|endpoint| pods.address(endpoint, service.namespace())).map(|host| (host, port)));
     }
+    prefer(&mut found, api.claims.ranges().addresses.family());
     let pick = usize::from(uuid::Uuid::new_v4().as_bytes()[0]) % found.len().max(1);
     let (host, port) = found.into_iter().nth(pick).ok_or_else(none)?;
     Ok(Target { host, port: u16::try_from(port).map_err(|_| none())?, tls: address.scheme == "https" })
+}
+
+/// Leaves the addresses of the cluster's first family, where there are any: this server is sure to have one of it, too.
+fn prefer(found: &mut Vec<(String, u64)>, first: Family) {
+    let is_of_first = |(host, _): &(String, u64)| host.parse().is_ok_and(|address| Family::of(address) == first);
+    if found.iter().any(is_of_first) {
+        found.retain(is_of_first);
+    }
 }
 
 fn number(text: &str) -> Result<u16, Status> {
@@ -238,6 +248,18 @@ mod tests {
         for yes in ["10.42.0.7", "192.168.1.1", "8.8.8.8", "fd00::1", "2001:db8::1"] {
             assert!(is_reachable(yes.parse().unwrap()), "{yes}");
         }
+    }
+
+    #[test]
+    fn a_service_is_reached_in_the_clusters_first_family_if_it_can_be() {
+        let left = |first: Family, hosts: &[&str]| {
+            let mut found: Vec<(String, u64)> = hosts.iter().map(|host| ((*host).to_owned(), 80)).collect();
+            prefer(&mut found, first);
+            found.into_iter().map(|(host, _)| host).collect::<Vec<_>>()
+        };
+        let both = ["10.1.0.1", "fd00::1", "10.1.0.2"];
+        assert_eq!((left(Family::Six, &both), left(Family::Four, &both).len()), (vec!["fd00::1".to_owned()], 2));
+        assert_eq!(left(Family::Six, &["10.1.0.1"]), ["10.1.0.1"]);
     }
 
     #[tokio::test]
