@@ -72,6 +72,27 @@ pub(crate) async fn define_widgets(house: &House) {
 }
 
 #[tokio::test]
+async fn a_version_that_is_built_in_stays_as_it_is_whatever_is_defined_in_its_group() {
+    let house = House::new().await;
+    let mut bars = crd(&[version("v1", true, &spec()), version("v9", false, &spec())]);
+    let annotations = json!({"api-approved.kubernetes.io": "unapproved, a test"});
+    bars["metadata"] = json!({"name": "bars.rbac.authorization.k8s.io", "annotations": annotations});
+    bars["spec"]["group"] = json!("rbac.authorization.k8s.io");
+    bars["spec"]["names"] = json!({"plural": "bars", "singular": "bar", "kind": "Bar", "listKind": "BarList"});
+    define(&house, &bars).await;
+    let names = async |version: &str| {
+        let list = house.get(&format!("/apis/rbac.authorization.k8s.io/{version}")).await.ok();
+        list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("v9").await, ["bars"]);
+    let built_in = names("v1").await;
+    assert!(built_in.contains(&"roles".to_owned()) && !built_in.contains(&"bars".to_owned()), "{built_in:?}");
+    let bars = |version: &str| format!("/apis/rbac.authorization.k8s.io/{version}/namespaces/default/bars");
+    assert_eq!(house.get(&bars("v1")).await.code, StatusCode::NOT_FOUND);
+    house.get(&bars("v9")).await.ok();
+}
+
+#[tokio::test]
 async fn a_kind_is_served_discoverable_and_published_when_its_definition_is_answered() {
     let house = House::new().await;
     assert_eq!(house.get(WIDGETS).await.code, StatusCode::NOT_FOUND);

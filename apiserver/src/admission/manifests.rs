@@ -332,7 +332,7 @@ mod tests {
 
     fn open(folder: &Path, resources: &[&str]) -> Result<Manifests, String> {
         let odd = |group: &str, resource: &str| Odd { rules: crate::kinds::rules_for(group, resource), printer: None };
-        let catalog = Catalog::new(catalog::built_in(&Tables::load().unwrap(), odd).kinds().to_vec());
+        let catalog = catalog::built_in(&Tables::load().unwrap(), odd);
         Manifests::open("Plugin", folder, resources, &catalog, Some("apiserver-x"))
     }
 

@@ -1,7 +1,11 @@
 //! All kinds there are: the built-in ones, which stay, and those of CRDs, which come and go. A change costs what one CRD costs, however
 //! many there are.
 
-use std::{collections::HashMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 
@@ -23,6 +27,8 @@ struct BuiltIn {
     kinds: Vec<Arc<Kind>>,
     /// Plural -> its kinds in all groups and versions.
     by_resource: HashMap<Arc<str>, Vec<Arc<Kind>>>,
+    /// Groups with their versions.
+    versions: HashSet<(Arc<str>, Arc<str>)>,
 }
 
 /// What a CRD serves.
@@ -40,7 +46,8 @@ impl Catalog {
         for kind in &kinds {
             by_resource.entry(Arc::clone(&kind.id.resource)).or_default().push(Arc::clone(kind));
         }
-        Self { built_in: Arc::new(BuiltIn { kinds, by_resource }), custom: OrdMap::new(), revision: 0 }
+        let versions = kinds.iter().map(|kind| (Arc::clone(&kind.gvk.group), Arc::clone(&kind.gvk.version))).collect();
+        Self { built_in: Arc::new(BuiltIn { kinds, by_resource, versions }), custom: OrdMap::new(), revision: 0 }
     }
 
     /// The built-in kinds, in discovery order.
@@ -89,8 +96,11 @@ impl Catalog {
         if self.custom.is_empty() { None } else { self.custom.get(key(group, resource).as_str()) }
     }
 
-    /// The catalog with what a CRD serves now.
-    pub fn with(&self, served: Served) -> Self {
+    /// The catalog with what a CRD serves now. A version of a group that is built in stays as it is, whatever CRDs say of it: upstream's
+    /// routes of that version come first and know nothing of others.
+    pub fn with(&self, mut served: Served) -> Self {
+        let versions = &self.built_in.versions;
+        served.kinds.retain(|kind| !versions.contains(&(Arc::clone(&kind.gvk.group), Arc::clone(&kind.gvk.version))));
         let id = &served.stored.id;
         let key = key(&id.group, &id.resource);
         self.changed(self.custom.update(key.into(), Arc::new(served)))

@@ -4,6 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::types::{Field, Presence, Schema, Shape, Type};
 
+/// Lists which without items say that what was there is to go, and which, not given, leave it as it was (`internal/managedfields.go`,
+/// `podStatusStrategy`).
+const TELLING: [&str; 2] = ["managedFields", "resourceClaimStatuses"];
+
 /// What the encoder writes for a field that was not given; `None` when it writes nothing.
 pub(super) fn absent(schema: &Schema, field: &Field) -> Option<Value> {
     field.is_always_written().then(|| match field.presence {
@@ -22,8 +26,7 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
             Value::Bool(set) => !set,
             Value::Number(number) => number.as_f64() == Some(0.0) && field.shape != Shape::IntOrString,
             Value::String(text) => text.is_empty() && field.shape != Shape::IntOrString,
-            // Without entries, the list of owners says that they are to be forgotten, which none does not.
-            Value::Array(_) if &*field.name == "managedFields" => false,
+            Value::Array(_) if TELLING.contains(&&*field.name) => false,
             Value::Array(items) => items.is_empty() && field.shape != Shape::Any && field.shape != Shape::Object,
             Value::Object(members) => members.is_empty() && matches!(field.shape, Shape::Map(_)),
         },

@@ -17,6 +17,12 @@ pub(super) fn keep(new: &mut Value, old: &Value) {
             view::set_absent(status, field, value.clone());
         }
     }
+    // Who knows them and wants none says so.
+    if view::list(status, "resourceClaimStatuses").is_empty()
+        && let Some(members) = status.as_object_mut()
+    {
+        members.remove("resourceClaimStatuses");
+    }
     let ip = view::text(status, "podIP").to_owned();
     if !ip.is_empty() && view::list(status, "podIPs").first().is_none_or(|first| view::text(first, "ip") != ip) {
         status["podIPs"] = json!([{"ip": ip}]);
@@ -256,6 +262,18 @@ mod tests {
         assert!(faults(&of(runs("a")), &of(ended("a", 1))).is_empty());
         assert_eq!(faults(&of(runs("a")), &of(ended("a", 0))), refused);
         assert_eq!(faults(&of(runs("b")), &of(ended("b", 1))), refused);
+    }
+
+    #[test]
+    fn claims_stay_unless_somebody_says_that_there_are_none() {
+        let old = json!({"status": {"resourceClaimStatuses": [{"name": "gpu"}]}});
+        let kept = |status: Value| {
+            let mut new = json!({"status": status});
+            keep(&mut new, &old);
+            new["status"].clone()
+        };
+        assert_eq!(kept(json!({"phase": "Running"})), json!({"phase": "Running", "resourceClaimStatuses": [{"name": "gpu"}]}));
+        assert_eq!(kept(json!({"resourceClaimStatuses": []})), json!({}));
     }
 
     #[test]
