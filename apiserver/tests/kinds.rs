@@ -472,3 +472,19 @@ async fn owners_in_another_version_of_a_built_in_kind_are_asked_in_it_or_forgott
     let made = house.patch("/apis/events.k8s.io/v1/namespaces/default/events/e?fieldManager=b", merge, &labels).await.ok();
     assert_eq!(owned(&made), [("b".into(), json!({"f:metadata": {"f:labels": {".": {}, "f:x": {}}}}))]);
 }
+
+#[tokio::test]
+async fn the_scale_of_a_built_in_kind_has_columns() {
+    let house = House::new().await;
+    let container = json!({"name": "c", "image": "i"});
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}});
+    let deployment =
+        json!({"metadata": {"name": "web"}, "spec": {"replicas": 3, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    house.post("/apis/apps/v1/namespaces/default/deployments", &deployment).await.ok();
+    let path = "/apis/apps/v1/namespaces/default/deployments/web/scale";
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = house.ask(Method::GET, path, &[("accept", accept)], "").await.ok();
+    let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(3), json!(0)]);
+}

@@ -167,13 +167,19 @@ impl Making<'_> {
 
     fn subresources(&self, version: &Version, gvk: &GroupVersionKind) -> Vec<Subresource> {
         let Some(of) = &version.subresources else { return Vec::new() };
-        let status =
-            of.status.as_ref().map(|_| Subresource { name: "status".into(), gvk: gvk.clone(), verbs: PART_VERBS.to_vec(), schema: None });
+        let status = of.status.as_ref().map(|_| Subresource {
+            name: "status".into(),
+            gvk: gvk.clone(),
+            verbs: PART_VERBS.to_vec(),
+            schema: None,
+            printer: None,
+        });
         let scale = of.scale.as_ref().map(|_| Subresource {
             name: "scale".into(),
             gvk: GroupVersionKind { group: "autoscaling".into(), version: "v1".into(), kind: "Scale".into() },
             verbs: PART_VERBS.to_vec(),
             schema: self.tables.message("autoscaling.Scale"),
+            printer: None,
         });
         status.into_iter().chain(scale).collect()
     }

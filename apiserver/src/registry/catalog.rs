@@ -117,14 +117,15 @@ impl<R: Rules> From<&'static R> for Odd {
 /// Builds the catalog; `odd` gives what a group's resource has of its own.
 pub fn built_in<O: Into<Odd>>(tables: &Tables, odd: impl Fn(&str, &str) -> O) -> Catalog {
     let mut kinds = Vec::with_capacity(tables.resources.len());
+    let scales = odd("autoscaling", "scale").into().printer;
     for group in &tables.groups {
         let of_group = tables.resources.iter().filter(|r| r.group == group.group && r.version == group.version);
-        kinds.extend(of_group.map(|r| Arc::new(kind(tables, r, odd(r.group, r.plural).into()))));
+        kinds.extend(of_group.map(|r| Arc::new(kind(tables, r, odd(r.group, r.plural).into(), scales))));
     }
     Catalog::new(kinds)
 }
 
-fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
+fn kind(tables: &Tables, row: &Resource, odd: Odd, scales: Option<&'static dyn Printer>) -> Kind {
     Kind {
         gvk: GroupVersionKind { group: row.group.into(), version: row.version.into(), kind: row.kind.into() },
         id: ResourceId { group: row.group.into(), resource: row.plural.into() },
@@ -136,7 +137,7 @@ fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
         prefix: prefix(row),
         conversion: convert::for_kind(row.group, row.version, row.plural),
         schema: KindSchema::Ready(tables.schema_of(row)),
-        subresources: row.subresources.iter().map(|s| subresource(tables, s)).collect(),
+        subresources: row.subresources.iter().map(|s| subresource(tables, s, scales)).collect(),
         naming: find(NAMING, row).unwrap_or(NameRule::Subdomain),
         generation: generation(row),
         traits: find(TRAITS, row).unwrap_or_default(),
@@ -147,12 +148,13 @@ fn kind(tables: &Tables, row: &Resource, odd: Odd) -> Kind {
     }
 }
 
-fn subresource(tables: &Tables, row: &coracle_schema::tables::Subresource) -> Subresource {
+fn subresource(tables: &Tables, row: &coracle_schema::tables::Subresource, scales: Option<&'static dyn Printer>) -> Subresource {
     Subresource {
         name: row.name.into(),
         gvk: GroupVersionKind { group: row.group.into(), version: row.version.into(), kind: row.kind.into() },
         verbs: verbs(&row.verbs),
         schema: Some(SchemaRef { schema: Arc::clone(&tables.schema), root: row.type_id }),
+        printer: scales.filter(|_| row.kind == "Scale").map(Shared::Static),
     }
 }
 

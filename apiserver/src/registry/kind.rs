@@ -90,7 +90,7 @@ pub enum Generation {
 }
 
 /// A subresource of a kind.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Subresource {
     /// `status`, `scale`, `log`, `binding`, …
     pub name: Arc<str>,
@@ -100,6 +100,8 @@ pub struct Subresource {
     pub verbs: Vec<Verb>,
     /// Message type of its body, if the tables have it.
     pub schema: Option<SchemaRef>,
+    /// How its answers are printed, where they have columns of their own: scales of built-in kinds.
+    pub printer: Option<Shared<dyn Printer>>,
 }
 
 /// A kind.

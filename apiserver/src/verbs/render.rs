@@ -61,6 +61,17 @@ pub fn value(api: &Api, code: StatusCode, encoding: Encoding, value: &Value) -> 
     }
 }
 
+/// A small answer whose kind has columns, as a table where one is asked for.
+pub fn printed(api: &Api, call: &Call, wanted: Wanted, printer: Option<&dyn Printer>, value: &Value) -> Result<Answer, Status> {
+    match printer.filter(|_| wanted.form == Form::Table) {
+        Some(printer) => {
+            let made = table::one(printer, &value.to_string().into(), table_options(api, call, wanted.meta)?)?;
+            Ok(ready(StatusCode::OK, wanted.encoding, negotiate::rewrite(wanted.encoding, made)?))
+        }
+        None => Ok(self::value(api, StatusCode::OK, wanted.encoding, value)),
+    }
+}
+
 /// The answer to a failed request.
 pub fn error(tables: &Tables, encoding: Encoding, status: &Status) -> Answer {
     answer::error(status, encoding, |object| written(tables, encoding, object).ok())

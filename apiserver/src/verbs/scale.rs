@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_schema::{FieldErrors, apply, decode};
 use coracle_store::cache::Freshness;
-use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
@@ -36,7 +35,7 @@ pub async fn scale(api: &Api, call: &Call, kind: &Arc<Kind>, part: &Subresource,
         Verb::Update => put(api, call, kind, part).await?,
         _ => patch(api, call, kind, part).await?,
     };
-    let mut made = render::value(api, StatusCode::OK, wanted.encoding, &of_object(paths(kind), &object)?);
+    let mut made = render::printed(api, call, wanted, part.printer.as_deref(), &of_object(paths(kind), &object)?)?;
     answer::warn(&mut made, &warnings);
     Ok(made)
 }

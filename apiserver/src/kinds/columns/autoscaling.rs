@@ -11,11 +11,12 @@ use crate::wire::table::Column;
 pub(super) fn columns(resource: &str) -> &'static Columns {
     match resource {
         "horizontalpodautoscalers" => &AUTOSCALERS,
+        "scale" => &SCALE,
         _ => &PLAIN,
     }
 }
 
-pub(super) static SCALE: Columns = Columns::new(
+static SCALE: Columns = Columns::new(
     &[
         Column::text("Name", "Name of the scaled object."),
         Column::integer("Desired", "Number of pods wanted."),

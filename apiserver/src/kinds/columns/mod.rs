@@ -99,10 +99,5 @@ pub fn age_of(text: &str, now: Timestamp) -> Option<String> {
     Some(cell::human(cell::between(then, now)))
 }
 
-/// The printer of a `scale` subresource.
-pub fn scale() -> &'static Columns {
-    &autoscaling::SCALE
-}
-
 #[cfg(test)]
 mod tests;
