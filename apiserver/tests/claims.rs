@@ -359,3 +359,14 @@ async fn an_address_of_six_without_claim_is_claimed_at_the_start() {
     let house = both(store, "2001:db8::/64", "10.96.0.0/24").await;
     assert_eq!(house.get(&format!("{ADDRESSES}/{address}")).await.ok()["spec"]["parentRef"]["name"], "two");
 }
+
+#[tokio::test]
+async fn a_service_does_not_become_one_without_an_address() {
+    let house = House::new().await;
+    house.post(SERVICES, &service("s", &json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}))).await.ok();
+    let headless = json!({"spec": {"clusterIP": "None"}});
+    let refused = house.patch(&format!("{SERVICES}/s"), "application/merge-patch+json", &headless).await;
+    assert_eq!(refused.code, StatusCode::UNPROCESSABLE_ENTITY);
+    let why = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(why.contains("spec.clusterIPs[0]: Invalid value: [\"None\"]: may not change once set"), "{why}");
+}

@@ -158,7 +158,9 @@ impl Claims {
         claim: &mut Claim,
         errors: &mut FieldErrors,
     ) -> Result<(), Status> {
-        let wanted = families::wanted(new, old);
+        // Of a service that is to have none any more, which validation refuses, families may be left that the cluster does not have.
+        let families = self.ranges.families();
+        let wanted: Vec<_> = families::wanted(new, old).into_iter().filter(|(_, family, _)| families.contains(family)).collect();
         let Some(last) = wanted.last().map(|(at, ..)| *at) else { return Ok(()) };
         let given = {
             let listed = new.member_mut("spec").entry("clusterIPs").or_insert_with(|| Value::Array(Vec::new()));

@@ -138,7 +138,7 @@ impl Taker for Trying<'_> {
     }
 
     fn take_next(&mut self) -> Result<i64, String> {
-        let next = self.taken.iter().max().copied().unwrap_or(32768).saturating_add(1);
+        let next = self.taken.iter().max().map_or(32768, |last| *last.max(&0)).saturating_add(1);
         self.taken.push(next);
         Ok(next)
     }
