@@ -124,6 +124,10 @@ async fn a_kind_is_served_discoverable_and_published_when_its_definition_is_answ
     let document = house.get(&url).await.ok();
     assert_eq!(document["components"]["schemas"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["color"]["type"], "string");
     assert!(document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"].is_object());
+    // What is of no version has documents, too, and groups of custom resources have none.
+    let url = index["paths"]["apis/apps"]["serverRelativeURL"].as_str().unwrap();
+    assert!(house.get(url).await.ok()["paths"]["/apis/apps/"]["get"].is_object());
+    assert_eq!(house.get("/openapi/v3/apis/example.com").await.code, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

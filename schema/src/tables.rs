@@ -387,7 +387,7 @@ fn is_typed(made: &Type) -> bool {
     let template = ["PodTemplateSpec", "JobTemplateSpec", "PersistentVolumeClaimTemplate", "ResourceClaimTemplateSpec"].contains(&name);
     (made.field("metadata").is_some() && !template)
         || options
-        || ["meta.APIResourceList", "meta.APIGroupList", "meta.APIGroup"].contains(&&*made.name)
+        || ["meta.APIResourceList", "meta.APIGroupList", "meta.APIGroup", "meta.APIVersions"].contains(&&*made.name)
 }
 
 #[cfg(test)]

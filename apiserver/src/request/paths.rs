@@ -106,12 +106,13 @@ impl Paths {
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
             ["openapi", "v3"] => self.document(layers, call, all(""), JSON, |seen| {
-                let mut index = openapi::index(&seen.discovery, GIT_VERSION);
+                let mut index = openapi::index(&layers.api.tables, &seen.discovery, GIT_VERSION);
                 layers.aggregator.add_to_index(&mut index);
                 Some(json(index))
             }),
-            ["openapi", "v3", "api", version] => self.openapi(layers, call, one(""), version).await,
-            ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, one(group), version).await,
+            ["openapi", "v3", "api", version] => self.openapi(layers, call, one(""), Some(version)).await,
+            ["openapi", "v3", "apis", group, version] => self.openapi(layers, call, one(group), Some(version)).await,
+            ["openapi", "v3", ..] => self.openapi(layers, call, all(""), None).await,
             ["debug", "api_priority_and_fairness", what] => Ok(dump(layers, call, what)),
             [".well-known", "openid-configuration"] => {
                 discovery::routed(call, JSON)?;
@@ -129,8 +130,9 @@ impl Paths {
         }
     }
 
-    /// The v3 document of a group and version, as JSON or as a protobuf message; made beside the runtime: a large CRD takes its time.
-    async fn openapi(&self, layers: &Arc<Layers>, call: &Call, key: Key, version: &str) -> Result<Answer, Status> {
+    /// The v3 document of a group and version, or of what belongs to none, as JSON or as a protobuf message; made beside the runtime: a large
+    /// CRD takes its time.
+    async fn openapi(&self, layers: &Arc<Layers>, call: &Call, key: Key, version: Option<&str>) -> Result<Answer, Status> {
         let Some((variant, content_type)) = openapi_form(&call.headers, &openapi::v3::PROTOBUF_TYPES) else {
             return Ok(wordless(StatusCode::NOT_ACCEPTABLE));
         };
@@ -140,11 +142,16 @@ impl Paths {
         let document = match self.documents.get(&wanted) {
             Some(document) => document,
             None => {
-                let (layers, of, version) = (layers.clone(), seen.clone(), version.to_owned());
-                let group = key.group.clone().unwrap_or_default();
+                let (layers, of, version) = (layers.clone(), seen.clone(), version.map(str::to_owned));
+                let (group, path) = (key.group.clone().unwrap_or_default(), key.path.clone());
                 let made = beside(move || {
-                    let ours = v3(&layers, &catalog, &of, &group, &version);
-                    let value = ours.or_else(|| layers.aggregator.converted(&group, &version))?;
+                    let value = match version {
+                        Some(version) => {
+                            let ours = v3(&layers, &catalog, &of, &group, &version);
+                            ours.or_else(|| layers.aggregator.converted(&group, &version))?
+                        }
+                        None => openapi::general::document(&layers.api.tables, path.strip_prefix("/openapi/v3/")?, GIT_VERSION)?,
+                    };
                     Some((value.to_string(), (!variant.is_empty()).then(|| openapi::v3::protobuf(&value))))
                 });
                 let Some((text, message)) = made.await? else { return Ok(wordless(StatusCode::NOT_FOUND)) };
@@ -303,6 +310,11 @@ fn v2(layers: &Layers, catalog: &Catalog, seen: &Seen) -> Value {
     let mut all = openapi::v2::Document::new(GIT_VERSION);
     for (group, version) in seen.discovery.group_versions() {
         if let Some(document) = v3(layers, catalog, seen, group, version) {
+            all.add(&document);
+        }
+    }
+    for path in openapi::general::paths(&layers.api.tables) {
+        if let Some(document) = openapi::general::document(&layers.api.tables, &path, GIT_VERSION) {
             all.add(&document);
         }
     }

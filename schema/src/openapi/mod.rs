@@ -7,6 +7,7 @@
 
 mod definitions;
 mod descriptions;
+pub mod general;
 mod gnostic;
 mod parameters;
 mod paths;
@@ -24,13 +25,15 @@ use crate::{
 pub use definitions::definition_name;
 
 /// `/openapi/v3`: where each document is. `seed` changes whenever anything beyond the entries does (the server's version).
-pub fn index(discovery: &Discovery, seed: &str) -> Value {
-    let mut paths = Map::new();
+pub fn index(tables: &Tables, discovery: &Discovery, seed: &str) -> Value {
+    let of = |path: String, entries: &[Entry]| {
+        let url = format!("/openapi/v3/{path}?hash={}", hash(entries, seed));
+        (path, json!({"serverRelativeURL": url}))
+    };
+    let mut paths: Map<String, Value> = general::paths(tables).into_iter().map(|path| of(path, &[])).collect();
     for (group, version) in discovery.group_versions() {
         let Some(entries) = discovery.entries(group, version) else { continue };
-        let path = document_path(group, version);
-        let url = format!("/openapi/v3/{path}?hash={}", hash(entries, seed));
-        paths.insert(path, json!({"serverRelativeURL": url}));
+        paths.extend([of(document_path(group, version), entries)]);
     }
     json!({"paths": paths})
 }
@@ -62,18 +65,26 @@ pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], 
         all_paths.add(entry);
     }
     let paths = all_paths.finish();
-    json!({
+    whole(paths, definitions.finish(), short_version(server))
+}
+
+/// A document of these paths and schemas, which may be large and are not copied.
+fn whole(paths: Map<String, Value>, schemas: Map<String, Value>, version: &str) -> Value {
+    let mut made = json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": short_version(server)},
-        "paths": paths,
+        "info": {"title": "Kubernetes", "version": version},
+        "paths": null,
         "components": {
-            "schemas": definitions.finish(),
+            "schemas": null,
             "securitySchemes": {"BearerToken": {
                 "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header",
             }},
         },
         "security": [{"BearerToken": []}],
-    })
+    });
+    made["paths"] = paths.into();
+    made["components"]["schemas"] = schemas.into();
+    made
 }
 
 /// `1.37` of `v1.37.1`: what documents tell.
@@ -88,10 +99,11 @@ pub(crate) fn documents() -> Vec<(String, Value)> {
     let discovery = Discovery::new(crate::discovery::built_in(&tables));
     let versions: Vec<(String, String)> = discovery.group_versions().map(|(g, v)| (g.to_owned(), v.to_owned())).collect();
     let none = Map::new();
-    versions
+    let of_versions = versions
         .into_iter()
-        .map(|(g, v)| (document_path(&g, &v), document(&tables, &g, &v, discovery.entries(&g, &v).unwrap(), &none, "v1.37.1")))
-        .collect()
+        .map(|(g, v)| (document_path(&g, &v), document(&tables, &g, &v, discovery.entries(&g, &v).unwrap(), &none, "v1.37.1")));
+    let general = general::paths(&tables).into_iter().map(|path| (path.clone(), general::document(&tables, &path, "v1.37.1").unwrap()));
+    of_versions.chain(general).collect()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ struct At<'e> {
 }
 
 /// What answers are written in.
-const BUILT_IN: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+pub(super) const BUILT_IN: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
 const CUSTOM: [&str; 2] = ["application/json", "application/yaml"];
 const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
@@ -274,11 +274,11 @@ fn patch_body(patch: &Value, custom: bool) -> Value {
     json!({"content": content, "required": true})
 }
 
-fn content(schema: &Value, types: &[&str]) -> Value {
+pub(super) fn content(schema: &Value, types: &[&str]) -> Value {
     types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
 }
 
-fn responses(content: &Value, codes: &[&str]) -> Value {
+pub(super) fn responses(content: &Value, codes: &[&str]) -> Value {
     let text = |code: &str| match code {
         "201" => "Created",
         "202" => "Accepted",
@@ -291,7 +291,7 @@ fn responses(content: &Value, codes: &[&str]) -> Value {
 }
 
 /// `core`; `apps`; `rbacAuthorization` of `rbac.authorization.k8s.io`.
-fn short_group(group: &str) -> String {
+pub(super) fn short_group(group: &str) -> String {
     if group.is_empty() {
         return "core".to_owned();
     }
@@ -300,7 +300,7 @@ fn short_group(group: &str) -> String {
     parts.fold(first, |name, part| name + &capital(part))
 }
 
-fn capital(text: &str) -> String {
+pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
 }
