@@ -30,14 +30,30 @@ pub(super) fn warning(text: &str, path: &str) -> Option<String> {
     Some(format!("{path}: non-standard IP address {text:?} is invalid: use \"{better}\""))
 }
 
-/// An address that traffic may be sent to: not unspecified, loopback or link-local (upstream `ValidateEndpointIP`).
+/// Checks an address in the one way it may be written (`IsValidIP`).
+pub(super) fn canonical_ip(text: &str, path: &str, errors: &mut FieldErrors) {
+    match parse_ip(text) {
+        Err(wrong) => errors.invalid(path, view::quoted(text), wrong),
+        Ok(address) if address.to_string() != text => {
+            errors.invalid(path, view::quoted(text), &format!("must be in canonical form ({:?})", address.to_string()));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// An address that traffic may be sent to: not unspecified, loopback or link-local (upstream `ValidateEndpointIP`), however it is written.
 pub(super) fn endpoint(text: &str, path: &str, errors: &mut FieldErrors) {
-    let parsed = match parse_ip(text) {
-        Ok(parsed) => parsed,
-        Err(wrong) => return errors.invalid(path, view::quoted(text), wrong),
+    let Some(parsed) = text.parse().ok().or_else(|| sloppy_ip(text)) else {
+        return errors.invalid(path, view::quoted(text), "must be a valid IP address");
     };
+    let parsed = match parsed {
+        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(parsed, IpAddr::V4),
+        IpAddr::V4(_) => parsed,
+    };
+    if parsed.is_unspecified() {
+        errors.invalid(path, view::quoted(text), &format!("may not be unspecified ({text})"));
+    }
     let wrong = [
-        (parsed.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
         (parsed.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         (is_link_local(parsed), "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
         (is_link_local_multicast(parsed), "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),

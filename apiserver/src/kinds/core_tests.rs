@@ -308,3 +308,17 @@ fn a_range_without_text_is_none_that_a_policy_had() {
     });
     assert!(errors.iter().any(|error| error.contains("must be a valid CIDR value")), "{errors:?}");
 }
+
+#[test]
+fn an_address_of_a_slice_is_of_its_family_and_one_of_six_has_one_spelling() {
+    let told = |kind: &str, address: &str| {
+        let slice = json!({"metadata": {"name": "s"}, "addressType": kind, "endpoints": [{"addresses": [address]}]});
+        create("discovery.k8s.io", "v1", "endpointslices", slice).1.join("; ")
+    };
+    assert_eq!((told("IPv4", "10.0.0.1"), told("IPv6", "2001:db8::1")), (String::new(), String::new()));
+    let of = |path: &str, address: &str, why: &str| format!("endpoints[0].addresses{path}: Invalid value: {address:?}: {why}");
+    assert_eq!(told("IPv4", "2001:db8::1"), of("", "2001:db8::1", "must be an IPv4 address"));
+    assert_eq!(told("IPv6", "2001:DB8::1"), of("[0]", "2001:DB8::1", "must be in canonical form (\"2001:db8::1\")"));
+    assert_eq!(told("IPv6", "::"), of("[0]", "::", "may not be unspecified (::)"));
+    assert_eq!(told("IPv4", "::ffff:1.2.3.4"), of("[0]", "::ffff:1.2.3.4", "must not be an IPv4-mapped IPv6 address"));
+}

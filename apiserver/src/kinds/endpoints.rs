@@ -47,7 +47,7 @@ impl Rules for Endpoints {
 
 fn endpoint_address(given: &Value, path: &str, errors: &mut FieldErrors) {
     let ip = view::text(given, "ip");
-    address::endpoint(ip, &format!("{path}.ip"), errors);
+    address::ip(ip, &format!("{path}.ip"), errors);
     let host = view::text(given, "hostname");
     if !host.is_empty() {
         errors.invalid_each(&format!("{path}.hostname"), host, name::label(host));
@@ -56,9 +56,7 @@ fn endpoint_address(given: &Value, path: &str, errors: &mut FieldErrors) {
         errors.invalid_each(&format!("{path}.nodeName"), node, name::subdomain(node));
     }
     // Upstream asks twice, in two voices.
-    if ip.parse::<std::net::IpAddr>().is_err() {
-        errors.invalid(format!("{path}.ip"), view::quoted(ip), "must be a valid IP address");
-    }
+    address::endpoint(ip, &format!("{path}.ip"), errors);
 }
 
 fn endpoint_port(port: &Value, needs_name: bool, path: &str, errors: &mut FieldErrors) {
@@ -175,14 +173,22 @@ fn slice_endpoint(endpoint: &Value, kind: &str, path: &str, errors: &mut FieldEr
         errors.too_many(format!("{path}.addresses"), addresses.len(), ADDRESSES_MAX as u64);
     }
     for (at, given) in addresses.iter().enumerate() {
-        let path = format!("{path}.addresses[{at}]");
-        match (kind, given.parse::<std::net::IpAddr>()) {
-            ("IPv4", Ok(ip)) if !ip.is_ipv4() => errors.invalid(&path, view::quoted(given), "must be an IPv4 address"),
-            ("IPv6", Ok(ip)) if !ip.is_ipv6() => errors.invalid(&path, view::quoted(given), "must be an IPv6 address"),
-            ("IPv4" | "IPv6", _) => address::endpoint(given, &path, errors),
-            ("FQDN", _) => domain(given, &path, errors),
+        let (list, path) = (format!("{path}.addresses"), format!("{path}.addresses[{at}]"));
+        let mut wrong = FieldErrors::none();
+        match kind {
+            "IPv4" => address::ip(given, &path, &mut wrong),
+            // Of IPv4 there is only one way to write an address.
+            "IPv6" => address::canonical_ip(given, &path, &mut wrong),
+            "FQDN" => domain(given, &path, &mut wrong),
             _ => {}
         }
+        if wrong.is_empty() && ["IPv4", "IPv6"].contains(&kind) {
+            if given.contains(':') != (kind == "IPv6") {
+                wrong.invalid(list, view::quoted(given), &format!("must be an {kind} address"));
+            }
+            address::endpoint(given, &path, &mut wrong);
+        }
+        errors.extend(wrong);
     }
     let given = |field| view::get(endpoint, field).and_then(Value::as_str);
     if let Some(node) = given("nodeName") {

@@ -6,7 +6,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::{Value, json};
 
 use super::{address, load_balancer, view};
-use crate::registry::{Object, Part, Rules};
+use crate::registry::{Object, Part, Rules, names::sloppy_ip};
 
 /// Rules of `ingresses`.
 pub(super) struct Ingress;
@@ -64,9 +64,10 @@ fn ingress_host(host: &str, path: &str, errors: &mut FieldErrors) {
 
 fn ingress_rule(rule: &Value, path: &str, errors: &mut FieldErrors) {
     let host = view::text(rule, "host");
-    if host.parse::<std::net::IpAddr>().is_ok() {
+    if host.parse::<std::net::IpAddr>().is_ok() || sloppy_ip(host).is_some() {
         errors.invalid(format!("{path}.host"), view::quoted(host), "must be a DNS name, not an IP address");
-    } else if !host.is_empty() {
+    }
+    if !host.is_empty() {
         ingress_host(host, &format!("{path}.host"), errors);
     }
     let Some(http) = view::get(rule, "http") else { return };

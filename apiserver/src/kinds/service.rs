@@ -138,7 +138,14 @@ impl Rules for Service {
         affinity(spec, &mut errors);
         errors.extend(clusters);
         for (at, ip) in view::texts(spec, "externalIPs").enumerate() {
-            address::endpoint(ip, &format!("spec.externalIPs[{at}]"), &mut errors);
+            let (path, mut wrong) = (format!("spec.externalIPs[{at}]"), FieldErrors::none());
+            if !before.is_some_and(|before| view::texts(before, "externalIPs").any(|known| known == ip)) {
+                address::ip(ip, &path, &mut wrong);
+            }
+            if wrong.is_empty() {
+                address::endpoint(ip, &path, &mut wrong);
+            }
+            errors.extend(wrong);
         }
         kind(spec, &mut errors);
         repeated_ports(spec, old.is_none(), &mut errors);
