@@ -13,7 +13,7 @@ use crate::{
     aggregator::{self, Aggregator},
     atrest::{self, AtRest},
     audit::Audit,
-    authn::{Authenticator, published},
+    authn::{self, Authenticator, published, tracking::Tracking},
     authz::{Authorizers, Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     extensions::Follower,
@@ -89,7 +89,10 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
-        authenticator: Arc::new(Authenticator::new(options.authentication, reader.clone()).map_err(Error::Options)?),
+        authenticator: Arc::new(
+            Authenticator::new(authn::Options { writer: Some(writer.clone()), ..options.authentication }, reader.clone())
+                .map_err(Error::Options)?,
+        ),
         authorizer,
         agents: Agents::new(options.agent_tls),
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
@@ -110,6 +113,8 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &storage.catalog(), rows).await?;
 
     published.publish(api.now()).await?;
+    let tracking = Tracking { reader: reader.clone(), writer: writer.clone() };
+    let tracked = tracking.look(None, api.now()).await?;
     let mut repair = Repair::new(api.claims.clone(), reader.clone(), writer.clone(), api.clock.clone());
     if let Err(status) = repair.once().await {
         warn!(%status, "addresses and ports of services are not checked yet");
@@ -125,6 +130,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     };
     spawn(published.follow(api.clock.clone()).boxed());
+    spawn(tracking.follow(tracked, api.clock.clone()).boxed());
     spawn(repair.run().boxed());
     spawn(default_range.run().boxed());
     spawn(api.clone().forget_encodings().boxed());

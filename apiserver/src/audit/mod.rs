@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     admission::Annotations,
-    authn::User,
+    authn::{User, tokens::Remarks},
     metrics::access::{AUDIT_ERRORS, AUDIT_EVENTS, AUDIT_LEVELS, AUDIT_REFUSALS},
     wire::Status,
 };
@@ -128,6 +128,11 @@ impl Trail {
     /// Adds a fact; the first of a key stays.
     pub fn annotate(&self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         self.event.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// Adds what is to be told of a token's use.
+    pub fn remark(&self, remarks: &Remarks) {
+        remarks.annotations.iter().for_each(|(key, value)| self.annotate(*key, value));
     }
 
     /// Adds what admission has to tell.

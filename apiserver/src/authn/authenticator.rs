@@ -14,10 +14,14 @@ use super::{
     join,
     jwt::{JwtOptions, Reload},
     keys::{SigningKey, VerifyingKey},
-    tokens::{Refusal, TokenError, Verified, Verifier},
+    tokens::{Refusal, Remarks, TokenError, Verified, Verifier},
     webhook::TokenWebhook,
 };
-use crate::{metrics::tokens as series, registry::Reader, wire::Status};
+use crate::{
+    metrics::tokens as series,
+    registry::{Reader, Writer},
+    wire::Status,
+};
 
 /// A token that was good is believed for this long without another look (`TokenSuccessCacheTTL`).
 const CACHED: SignedDuration = SignedDuration::from_secs(10);
@@ -53,6 +57,23 @@ pub struct Options {
     pub jwt: Option<JwtOptions>,
     /// Who is asked of tokens that nobody here knows (`--authentication-token-webhook-config-file`).
     pub webhook: Option<WebhookOptions>,
+    /// What marks secrets whose tokens are used; they are not marked without.
+    pub writer: Option<Arc<dyn Writer>>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Recognised {
+    /// The user.
+    pub user: Arc<User>,
+    /// What is to be told of the token that was used.
+    pub remarks: Option<Arc<Remarks>>,
+}
+
+impl From<Arc<User>> for Recognised {
+    fn from(user: Arc<User>) -> Self {
+        Self { user, remarks: None }
+    }
 }
 
 /// Where requests without credentials are those of `system:anonymous` (`--anonymous-auth`, or `anonymous` of the configuration file).
@@ -116,7 +137,7 @@ impl Authenticator {
             jwt: options.jwt.map(|jwt| Reload::new(jwt, &issuers)).transpose()?,
             issuers: issuers.clone(),
             jwks_uri: options.jwks_uri.clone(),
-            verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone()),
+            verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone()).marking(options.writer),
             audiences,
             issuer,
             reader,
@@ -138,16 +159,16 @@ impl Authenticator {
         headers: &HeaderMap,
         path: &str,
         now: Timestamp,
-    ) -> Result<Arc<User>, Status> {
+    ) -> Result<Recognised, Status> {
         let mut refused: Vec<String> = Vec::new();
         if let Some(peer) = peer {
             let known = peer.known(&self.authorities, now.as_second());
             let proxied = self.front_proxy.as_ref().map_or(Ok(None), |proxy| proxy.user(&known, headers));
             if let Ok(Some(user)) = proxied {
-                return Ok(Arc::new(user));
+                return Ok(Arc::new(user).into());
             }
             if let Some(Ok(user)) = &known.user {
-                return Ok(user.clone());
+                return Ok(user.clone().into());
             }
             refused.extend(proxied.err().map(Cow::into_owned));
             refused.extend(known.user.as_ref().and_then(|user| user.as_ref().err().cloned()));
@@ -160,13 +181,13 @@ impl Authenticator {
                     if known.is_none() {
                         last.put(&token, key);
                     }
-                    return Ok(verified.user);
+                    return Ok(Recognised { user: verified.user, remarks: verified.remarks });
                 }
                 Err(refusal) => refused.push(refusal.to_string()),
             }
         }
         if refused.is_empty() {
-            return self.nobody(path).ok_or_else(Status::unauthorized);
+            return self.nobody(path).map(Recognised::from).ok_or_else(Status::unauthorized);
         }
         let why = refused.join(", ");
         debug!(why, "credentials refused");
@@ -231,7 +252,7 @@ impl Authenticator {
         let ours: Vec<String> = audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
         let is_ours = audiences.is_empty() || !ours.is_empty();
         if let Some(user) = self.fixed_tokens.get(token).filter(|_| is_ours) {
-            return Ok(Verified { user: user.clone(), audiences: ours.into(), until: None });
+            return Ok(Verified { user: user.clone(), audiences: ours.into(), until: None, remarks: None });
         }
         if let Some(verified) = refusal.unless(self.verifier.verify(token, audiences, now).await) {
             return Ok(verified);
@@ -324,7 +345,7 @@ mod tests {
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let last = Remembered::default();
         let name = async |peer: Option<&Peer>, token: Option<&str>| {
-            a.authenticate((peer, &last), &headers(token), "/api", now).await.map(|u| u.name.to_string()).map_err(|s| s.code)
+            a.authenticate((peer, &last), &headers(token), "/api", now).await.map(|found| found.user.name.to_string()).map_err(|s| s.code)
         };
         assert_eq!(name(Some(&good), Some("secret")).await, Ok("cert".into()));
         assert_eq!(name(Some(&good), Some("wrong")).await, Ok("cert".into()));

@@ -17,11 +17,12 @@ mod authorities;
 pub(crate) mod cache;
 mod frontproxy;
 pub(crate) mod published;
+pub(crate) mod tracking;
 mod webhook;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use authenticator::{Anonymous, Authenticator, Options};
+pub use authenticator::{Anonymous, Authenticator, Options, Recognised};
 pub use authorities::{Authorities, Peer};
 pub use cache::Remembered;
 pub use frontproxy::FrontProxy;

@@ -1,14 +1,20 @@
 //! Answers of the authentication reviews: TokenReview and SelfSubjectReview. They are never stored.
 
+use std::sync::Arc;
+
 use coracle_schema::time;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Authenticator, User};
+use super::{Authenticator, User, tokens::Remarks};
 use crate::{registry::Object, wire::Status};
 
-/// Fills the status of a TokenReview.
-pub async fn token_review(authenticator: &Authenticator, mut review: Object, now: Timestamp) -> Result<Object, Status> {
+/// Fills the status of a TokenReview. Beside it there is what is to be told of the token's use.
+pub async fn token_review(
+    authenticator: &Authenticator,
+    mut review: Object,
+    now: Timestamp,
+) -> Result<(Object, Option<Arc<Remarks>>), Status> {
     let token = review.text("/spec/token").to_owned();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
@@ -17,12 +23,15 @@ pub async fn token_review(authenticator: &Authenticator, mut review: Object, now
         Some(list) if !list.is_empty() => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => authenticator.audiences().to_vec(),
     };
-    let status = match authenticator.token(&token, &asked, now).await {
-        Ok(verified) => json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences[..]}),
-        Err(refusal) => json!({"user": {}, "error": refusal.to_string()}),
+    let (status, remarks) = match authenticator.token(&token, &asked, now).await {
+        Ok(verified) => {
+            let status = json!({"authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences[..]});
+            (status, verified.remarks)
+        }
+        Err(refusal) => (json!({"user": {}, "error": refusal.to_string()}), None),
     };
     set_status(&mut review, status);
-    Ok(review)
+    Ok((review, remarks))
 }
 
 /// The answer to a SelfSubjectReview: nothing of the question, and who asked.
@@ -59,8 +68,6 @@ fn set_status(review: &mut Object, status: Value) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         authn::{Options, bearer},
@@ -72,7 +79,7 @@ mod tests {
         let options = Options { fixed_tokens, issuers: vec!["api".into()], ..Options::default() };
         let authenticator = Authenticator::new(options, Arc::new(FakeReader::default())).unwrap();
         let review = Object::new(json!({"spec": spec})).unwrap();
-        token_review(&authenticator, review, Timestamp::UNIX_EPOCH).await.map(|o| o.value()["status"].clone())
+        token_review(&authenticator, review, Timestamp::UNIX_EPOCH).await.map(|(o, _)| o.value()["status"].clone())
     }
 
     #[tokio::test]

@@ -12,7 +12,11 @@ use super::{
     keys::VerifyingKey,
     legacy,
 };
-use crate::{registry::Reader, wire::Status};
+use crate::{
+    metrics::tokens as series,
+    registry::{Reader, Writer},
+    wire::Status,
+};
 
 /// Clocks of issuer and verifier may differ by this much.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
@@ -40,9 +44,15 @@ pub enum TokenError {
     /// Its time has not come.
     #[error("service account token is not valid yet")]
     NotYet,
+    /// It says to be of a time to come.
+    #[error("service account token is issued in the future")]
+    Future,
     /// The account is gone.
     #[error("serviceaccounts {0:?} not found")]
     NoAccount(String),
+    /// The account is as good as gone.
+    #[error("service account {0} has been deleted")]
+    Deleted(String),
     /// The subject and the claims name different accounts.
     #[error("sub claim does not match the service account of the token")]
     Subject,
@@ -50,10 +60,12 @@ pub enum TokenError {
     #[error("service account token has been invalidated")]
     Invalidated,
     /// An object of the same name is another one now.
-    #[error("{kind} UID ({now}) does not match claim ({claimed})")]
+    #[error("{kind} UID ({now}) does not match {claim} ({claimed})")]
     Uid {
         /// `service account`, `pod`, …
         kind: &'static str,
+        /// What the token calls it.
+        claim: &'static str,
         /// The object's.
         now: String,
         /// The token's.
@@ -76,12 +88,35 @@ pub struct Verified {
     pub audiences: Arc<[String]>,
     /// When it ends, if that is known: nobody believes it longer.
     pub until: Option<Timestamp>,
+    /// What is to be told whenever it is used.
+    pub remarks: Option<Arc<Remarks>>,
+}
+
+/// What is to be told of a token's use: to the audit trail, and to whoever uses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// For the trail.
+    pub annotations: Vec<(&'static str, String)>,
+    /// For the client.
+    pub warnings: Vec<String>,
+}
+
+impl Remarks {
+    /// One more for the trail.
+    pub(super) fn annotate(&mut self, key: &'static str, value: &str) {
+        self.annotations.push((key, value.to_owned()));
+    }
+
+    /// Something to be told, if there is anything.
+    fn told(self) -> Option<Arc<Self>> {
+        (self != Self::default()).then(|| Arc::new(self))
+    }
 }
 
 impl Verified {
     /// A token of nobody knows what end.
     pub fn new(user: User, audiences: Vec<String>) -> Self {
-        Self { user: Arc::new(user), audiences: audiences.into(), until: None }
+        Self { user: Arc::new(user), audiences: audiences.into(), until: None, remarks: None }
     }
 }
 
@@ -121,12 +156,20 @@ pub struct Verifier {
     /// Those of a token that names none: the API server's.
     implicit: Vec<String>,
     reader: Arc<dyn Reader>,
+    /// What marks secrets whose tokens are used; they are not marked without.
+    writer: Option<Arc<dyn Writer>>,
 }
 
 impl Verifier {
     /// A verifier over these issuers and keys; `implicit` are the audiences of old tokens, which name none.
     pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, implicit: Vec<String>, reader: Arc<dyn Reader>) -> Self {
-        Self { issuers, keys, implicit, reader }
+        Self { issuers, keys, implicit, reader, writer: None }
+    }
+
+    /// The same, marking secrets whose tokens are used.
+    #[must_use]
+    pub fn marking(self, writer: Option<Arc<dyn Writer>>) -> Self {
+        Self { writer, ..self }
     }
 
     /// The keys tokens are verified with.
@@ -138,7 +181,7 @@ impl Verifier {
     pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Option<Verified>, TokenError> {
         let Some(issuer) = claims::issuer(token).filter(|_| !self.keys.is_empty()) else { return Ok(None) };
         if issuer == legacy::ISSUER {
-            return self.verify_legacy(token, wanted).await.map(Some);
+            return self.verify_legacy(token, wanted, now).await.map(Some);
         }
         if !self.issuers.contains(&issuer) {
             return Ok(None);
@@ -147,61 +190,69 @@ impl Verifier {
         if claims.iss != issuer {
             return Err(TokenError::Issuer(claims.iss));
         }
+        let mut remarks = Remarks::default();
+        let met = meet(User::default(), &claims.aud, wanted)?;
         let expires = check_time(&claims, now)?;
         self.check_bound(&claims.kubernetes, now).await?;
-        let verified = meet(user(&claims)?, &claims.aud, wanted)?;
-        Ok(Some(Verified { until: Some(after(expires, LEEWAY)), ..verified }))
+        let user = Arc::new(user(&claims)?);
+        stale(&claims, now, &mut remarks);
+        Ok(Some(Verified { user, until: Some(after(expires, LEEWAY)), remarks: remarks.told(), ..met }))
     }
 
-    async fn verify_legacy(&self, token: &str, wanted: &[String]) -> Result<Verified, TokenError> {
+    async fn verify_legacy(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Verified, TokenError> {
         let claims: legacy::Claims = claims::open(token, &self.keys)?;
         if claims.iss != legacy::ISSUER {
             return Err(TokenError::Issuer(claims.iss));
         }
-        let audiences = if claims.aud.is_empty() { &self.implicit } else { &claims.aud };
-        let verified = meet(User::default(), audiences, wanted)?;
-        let user = legacy::user(&claims, token, &*self.reader).await?;
-        Ok(Verified { user: Arc::new(user), ..verified })
+        let mut remarks = Remarks::default();
+        let mut audiences = &claims.aud;
+        if audiences.is_empty() {
+            series::WITHOUT_AUDIENCE.inc([]);
+            remarks.annotate("authentication.k8s.io/legacy-token", &claims.sub);
+            audiences = &self.implicit;
+        }
+        let met = meet(User::default(), audiences, wanted)?;
+        let user = legacy::user(&claims, token, (&*self.reader, self.writer.as_deref()), now, &mut remarks).await?;
+        Ok(Verified { user: Arc::new(user), remarks: remarks.told(), ..met })
     }
 
     async fn check_bound(&self, bound: &Binding, now: Timestamp) -> Result<(), TokenError> {
-        let namespace = &bound.namespace;
-        let account = &bound.serviceaccount;
-        match self.check("service account", "serviceaccounts", namespace, account, now).await {
-            Err(TokenError::Invalidated) => return Err(TokenError::NoAccount(account.name.clone())),
-            other => other?,
+        let (namespace, account) = (&bound.namespace, &bound.serviceaccount);
+        let is_gone = match self.look("serviceaccounts", namespace, account).await? {
+            None => return Err(TokenError::NoAccount(account.name.clone())),
+            Some(found) => found.check(("service account", "claim"), account, now)?,
+        };
+        if is_gone {
+            return Err(TokenError::Deleted(format!("{namespace}/{}", account.name)));
         }
         if let Some(secret) = &bound.secret {
-            self.check("secret", "secrets", namespace, secret, now).await?;
+            self.check(("secret", "service account secret ref claim"), "secrets", namespace, secret, now).await?;
         }
         if let Some(pod) = &bound.pod {
-            self.check("pod", "pods", namespace, pod, now).await?;
+            self.check(("pod", "service account pod ref claim"), "pods", namespace, pod, now).await?;
         } else if let Some(node) = &bound.node {
             // Beside a pod the node is information only: the pod dies with it.
-            self.check("node", "nodes", "", node, now).await?;
+            self.check(("node", "service account node ref claim"), "nodes", "", node, now).await?;
         }
         Ok(())
+    }
+
+    async fn look(&self, resource: &str, namespace: &str, bound: &Reference) -> Result<Option<Named>, TokenError> {
+        let found = self.reader.get("", resource, namespace, &bound.name).await.map_err(TokenError::Lookup)?;
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     /// That the object is there, is the same, and was not deleted longer ago than the leeway.
     async fn check(
         &self,
-        kind: &'static str,
+        names: (&'static str, &'static str),
         resource: &str,
         namespace: &str,
         bound: &Reference,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        let found = self.reader.get("", resource, namespace, &bound.name).await.map_err(TokenError::Lookup)?;
-        let found: Named = found.and_then(|b| serde_json::from_slice(&b).ok()).ok_or(TokenError::Invalidated)?;
-        let deleted = found.metadata.deletion_timestamp.and_then(|t| t.parse::<Timestamp>().ok());
-        if deleted.is_some_and(|at| after(at, LEEWAY) < now) {
-            return Err(TokenError::Invalidated);
-        }
-        if found.metadata.uid != bound.uid {
-            return Err(TokenError::Uid { kind, now: found.metadata.uid, claimed: bound.uid.clone() });
-        }
-        Ok(())
+        let found = self.look(resource, namespace, bound).await?.ok_or(TokenError::Invalidated)?;
+        if found.check(names, bound, now)? { Err(TokenError::Invalidated) } else { Ok(()) }
     }
 }
 
@@ -219,6 +270,17 @@ struct Metadata {
     deletion_timestamp: Option<String>,
 }
 
+impl Named {
+    /// That it is the same; then whether it was deleted longer ago than the leeway.
+    fn check(self, (kind, claim): (&'static str, &'static str), bound: &Reference, now: Timestamp) -> Result<bool, TokenError> {
+        if self.metadata.uid != bound.uid {
+            return Err(TokenError::Uid { kind, claim, now: self.metadata.uid, claimed: bound.uid.clone() });
+        }
+        let deleted = self.metadata.deletion_timestamp.and_then(|t| t.parse::<Timestamp>().ok());
+        Ok(deleted.is_some_and(|at| after(at, LEEWAY) < now))
+    }
+}
+
 /// Compares in a time that does not tell where the difference is.
 pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
@@ -234,13 +296,29 @@ fn check_time(claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> 
     let end = |seconds: i64| if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
     let at = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(end(seconds));
     let expires = at(claims.exp);
+    if at(claims.nbf) > after(now, LEEWAY) {
+        return Err(TokenError::NotYet);
+    }
     if after(expires, LEEWAY) < now {
         return Err(TokenError::Expired);
     }
-    if at(claims.nbf) > after(now, LEEWAY) || at(claims.iat) > after(now, LEEWAY) {
-        return Err(TokenError::NotYet);
+    if at(claims.iat) > after(now, LEEWAY) {
+        return Err(TokenError::Future);
     }
     Ok(expires)
+}
+
+/// Remarks on a token that was prolonged for clients which never read it again, and is used by one.
+fn stale(claims: &Claims, now: Timestamp, remarks: &mut Remarks) {
+    let Some(from) = claims.kubernetes.warnafter.filter(|at| *at != 0) else { return };
+    let late = now.as_second() - from;
+    if now > Timestamp::from_second(from).unwrap_or(Timestamp::MAX) {
+        series::STALE_USES.inc([]);
+        let said = format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
+        remarks.annotate("authentication.k8s.io/stale-token", &said);
+    } else {
+        series::FRESH_USES.inc([]);
+    }
 }
 
 /// The account as a user, with the groups of all accounts and the facts about the bound objects.
@@ -348,13 +426,18 @@ mod tests {
     async fn each_wrong_claim_is_refused_with_its_reason() {
         let f = fixture();
         type Case = (fn(&mut Claims), &'static str);
-        let cases: [Case; 7] = [
+        let cases: [Case; 9] = [
             (|c| c.iss = "x".into(), "not ours"),
             (|c| c.aud = vec!["other".into()], "invalid for the target audiences"),
             (|c| c.exp -= 661, "expired"),
             (|c| c.nbf += 61, "not valid yet"),
             (|c| c.sub = "system:serviceaccount:ns:b".into(), "sub claim"),
-            (|c| c.kubernetes.serviceaccount.uid = "sa-0".into(), "service account UID (sa-1) does not match"),
+            (|c| c.iat += 61, "issued in the future"),
+            (|c| c.kubernetes.serviceaccount.uid = "sa-0".into(), "service account UID (sa-1) does not match claim (sa-0)"),
+            (
+                |c| c.kubernetes.pod = Some(Reference { name: "p".into(), uid: "p".into() }),
+                "pod UID (pod-1) does not match service account pod ref claim (p)",
+            ),
             (|c| c.kubernetes.secret = Some(Reference { name: "s".into(), uid: "s".into() }), "invalidated"),
         ];
         for (change, reason) in cases {
@@ -413,6 +496,49 @@ mod tests {
         assert!(marked.contains("has been marked invalid"), "{marked}");
         f.reader.remove("", "serviceaccounts", "ns", "a");
         assert_eq!(outcome(&good, json!({}), None).await, Err("serviceaccounts \"a\" not found".into()));
+    }
+
+    #[tokio::test]
+    async fn a_token_used_late_or_out_of_a_secret_is_remarked_upon() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let f = fixture();
+        let late = async |from: i64| {
+            let change = |c: &mut Claims| c.kubernetes.warnafter = Some(from);
+            let mut claims = claims(f.now);
+            change(&mut claims);
+            let token = claims::seal(&claims, &f.key).unwrap();
+            f.verifier.verify(&token, &["api".to_owned()], f.now).await.unwrap().unwrap().remarks
+        };
+        assert_eq!(late(f.now.as_second()).await, None);
+        let said = "subject: system:serviceaccount:ns:a, seconds after warning threshold: 5".to_owned();
+        assert_eq!(late(f.now.as_second() - 5).await.unwrap().annotations, [("authentication.k8s.io/stale-token", said)]);
+
+        let of_secret = legacy::Claims {
+            iss: legacy::ISSUER.into(),
+            sub: "system:serviceaccount:ns:a".into(),
+            namespace: "ns".into(),
+            secret: "s".into(),
+            account: "a".into(),
+            uid: "sa-1".into(),
+            ..legacy::Claims::default()
+        };
+        let token = claims::seal(&of_secret, &f.key).unwrap();
+        let data = json!({"token": STANDARD.encode(&token)});
+        f.reader.put("", "secrets", json!({"metadata": {"name": "s", "namespace": "ns"}, "data": data}));
+        let issuers = vec!["https://issuer".into()];
+        let verifier = Verifier::new(issuers, vec![f.key.public().clone()], vec!["api".into()], f.reader.clone());
+        let verifier = verifier.marking(Some(f.reader.clone()));
+        let used = async || verifier.verify(&token, &["api".to_owned()], f.now).await.unwrap().unwrap().remarks.unwrap();
+        let keys = |remarks: &Remarks| remarks.annotations.iter().map(|(key, _)| key.rsplit('/').next().unwrap()).collect::<Vec<_>>();
+        let manual = used().await;
+        assert_eq!((keys(&manual), manual.warnings.len()), (vec!["legacy-token", "legacy-token-manual-secret"], 0));
+        let labels = f.reader.look("", "secrets", "ns", "s").unwrap()["metadata"]["labels"].clone();
+        assert_eq!(labels, json!({"kubernetes.io/legacy-token-last-used": "2026-11-21"}));
+        let account = json!({"metadata": {"name": "a", "namespace": "ns", "uid": "sa-1"}, "secrets": [{"name": "s"}]});
+        f.reader.put("", "serviceaccounts", account);
+        let automatic = used().await;
+        assert_eq!(keys(&automatic), ["legacy-token", "legacy-token-autogenerated-secret"]);
+        assert!(automatic.warnings[0].starts_with("Use tokens from the TokenRequest API"));
     }
 
     #[tokio::test]

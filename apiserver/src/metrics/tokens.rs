@@ -43,5 +43,46 @@ pub(crate) static RELOADED: Gauges<1> = Gauges::new(
     ["status"],
 );
 
+/// Tokens of accounts that were looked up and name no audience.
+pub(crate) static WITHOUT_AUDIENCE: Counters<0> =
+    Counters::new("serviceaccount_legacy_tokens_total", "[BETA] Cumulative legacy service account tokens used", []);
+
+/// Tokens of accounts that should have been read again since.
+pub(crate) static STALE_USES: Counters<0> =
+    Counters::new("serviceaccount_stale_tokens_total", "[BETA] Cumulative stale projected service account tokens used", []);
+
+/// Those that need not be yet.
+pub(crate) static FRESH_USES: Counters<0> =
+    Counters::new("serviceaccount_valid_tokens_total", "[BETA] Cumulative valid projected service account tokens used", []);
+
+/// Tokens of secrets that somebody made.
+pub(crate) static MANUAL_USES: Counters<0> =
+    Counters::new("serviceaccount_legacy_manual_token_uses_total", "[ALPHA] Cumulative manually created legacy tokens used", []);
+
+/// Tokens of secrets that a server made.
+pub(crate) static AUTOMATIC_USES: Counters<0> =
+    Counters::new("serviceaccount_legacy_auto_token_uses_total", "[ALPHA] Cumulative auto-generated legacy tokens used", []);
+
+/// Those of them that were given up.
+pub(crate) static INVALID_USES: Counters<0> = Counters::new(
+    "serviceaccount_invalid_legacy_auto_token_uses_total",
+    "[ALPHA] Cumulative invalid auto-generated legacy tokens used",
+    [],
+);
+
 /// The families of this file.
-pub(super) static ALL: [&dyn super::Family; 7] = [&REQUESTS, &REQUEST_TIMES, &FETCHES, &FETCHING, &JWT_TIMES, &RELOADS, &RELOADED];
+pub(super) static ALL: [&dyn super::Family; 13] = [
+    &REQUESTS,
+    &REQUEST_TIMES,
+    &FETCHES,
+    &FETCHING,
+    &JWT_TIMES,
+    &RELOADS,
+    &RELOADED,
+    &WITHOUT_AUDIENCE,
+    &STALE_USES,
+    &FRESH_USES,
+    &MANUAL_USES,
+    &AUTOMATIC_USES,
+    &INVALID_USES,
+];

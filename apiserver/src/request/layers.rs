@@ -27,7 +27,7 @@ use super::{
 use crate::{
     aggregator::{Aggregator, Arrival},
     audit::{Audit, Stage},
-    authn::{Peer, Remembered, User},
+    authn::{Peer, Recognised, Remembered, User},
     authz::{Decision, MASTERS, Verdict, forbidden},
     flow::{self, Flow, Registered, Seat},
     metrics::{
@@ -157,7 +157,10 @@ impl Layers {
         if let Some(labels) = labels.filter(|_| routed) {
             made = counted(&labels, &info, made, started, waited);
         }
-        let Track { id, ticket, .. } = track;
+        let Track { id, ticket, remarks, .. } = track;
+        if let Some(remarks) = remarks.into_inner() {
+            answer::warn(&mut made, &remarks.warnings);
+        }
         if let Some(ticket) = ticket.into_inner() {
             ticket.tell(made.headers_mut());
         }
@@ -301,6 +304,12 @@ impl Layers {
             Origin::Network { peer, address, last } => {
                 let shown = (peer.as_deref(), &*last);
                 let found = self.api.authenticator.authenticate(shown, &parts.headers, parts.uri.path(), now).await;
+                let found = found.map(|Recognised { user, remarks }| {
+                    if let Some(remarks) = remarks {
+                        let _ = track.remarks.set(remarks);
+                    }
+                    user
+                });
                 (found, address, peer.is_some())
             }
         };

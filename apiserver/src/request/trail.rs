@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::RequestInfo;
 use crate::{
     audit::{Audit, Completion, Received, Stage, Trail},
-    authn::{User, bearer},
+    authn::{User, bearer, tokens::Remarks},
     flow::Ticket,
     wire::{Answer, Body, Status, negotiate::Encoding},
 };
@@ -40,6 +40,8 @@ pub(super) struct Track {
     pub(super) id: String,
     /// Whose the request is, for flow control.
     pub(super) ticket: OnceLock<Ticket>,
+    /// What is to be told of the token it came with.
+    pub(super) remarks: OnceLock<Arc<Remarks>>,
     written: Written,
 }
 
@@ -59,7 +61,7 @@ impl Track {
         let given = headers.get(AUDIT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
         let id = given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
         let written = Written { trail: OnceLock::new(), goes_on, ended: AtomicBool::new(false) };
-        Self { id, ticket: OnceLock::new(), written }
+        Self { id, ticket: OnceLock::new(), remarks: OnceLock::new(), written }
     }
 
     /// The trail, if the policy wants one.
@@ -83,6 +85,9 @@ impl Track {
         let received = Received { audit_id: &self.id, uri, info, user, source_ips, user_agent: text(header::USER_AGENT), at };
         let Some(trail) = audit.begin(received) else { return Ok(()) };
         let trail = self.written.trail.get_or_init(|| trail);
+        if let Some(remarks) = self.remarks.get() {
+            trail.remark(remarks);
+        }
         if found.is_ok() { trail.write(Stage::RequestReceived).await } else { Ok(()) }
     }
 

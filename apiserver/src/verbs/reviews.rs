@@ -37,7 +37,16 @@ pub async fn answer(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
     meta::match_request(&mut review, kind, &call.info.namespace, "")?;
     let sent = review.clone();
     let made = match &*kind.gvk.kind {
-        "TokenReview" => authn::reviews::token_review(&api.authenticator, review, api.now()).await?,
+        "TokenReview" => {
+            let (made, remarks) = authn::reviews::token_review(&api.authenticator, review, api.now()).await?;
+            if let Some(remarks) = remarks {
+                if let Some(trail) = &call.trail {
+                    trail.remark(&remarks);
+                }
+                writing.warnings.extend(remarks.warnings.iter().cloned());
+            }
+            made
+        }
         "SelfSubjectReview" => authn::reviews::self_subject_review(user, review, api.now()),
         "SubjectAccessReview" => authz::reviews::subject_access_review(&api.authorizer, review).await?,
         "LocalSubjectAccessReview" => authz::reviews::local_subject_access_review(&api.authorizer, review).await?,
