@@ -14,7 +14,7 @@ use crate::{
     atrest::{self, AtRest},
     audit::Audit,
     authn::{self, Authenticator, published, tracking::Tracking},
-    authz::{Authorizers, Chain, Mode, aggregation, node::NodeAuthorizer, rbac::Rbac},
+    authz::{Authorizers, Chain, aggregation, node::NodeAuthorizer, rbac::Rbac},
     bootstrap::{self, ApiWriter},
     extensions::Follower,
     flow::{self, Flow},
@@ -51,7 +51,6 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let rbac = Arc::new(Rbac::default());
     let nodes = Arc::new(NodeAuthorizer::new(bootstrap::table::rules_of(&rows, "system:node")));
     let writer = Arc::new(ApiWriter::default());
-    let roles_count = options.authorization.has(Mode::Rbac);
     #[cfg(feature = "cedar")]
     let cedar = cedar(&options.authorization)?;
     let authorizers = Authorizers {
@@ -79,7 +78,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         reader: reader.clone(),
         writer: writer.clone(),
         authorizer: authorizer.clone(),
-        rbac: roles_count.then(|| rbac.clone()),
+        rbac: rbac.clone(),
         #[cfg(feature = "cedar")]
         cedar: cedar.clone(),
         settings: options.admission,
@@ -217,7 +216,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
 /// Policies in Cedar, if they are asked; those in files are there from the start.
 #[cfg(feature = "cedar")]
 fn cedar(options: &crate::authz::Options) -> Result<Option<Arc<crate::authz::cedar::Cedar>>, Error> {
-    if !options.has(Mode::Cedar) {
+    if !options.has(crate::authz::Mode::Cedar) {
         return Ok(None);
     }
     let cedar = crate::authz::cedar::Cedar::new(options.cedar.clone()).map_err(Error::Options)?;

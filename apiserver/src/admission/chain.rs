@@ -46,8 +46,8 @@ pub struct Options {
     pub writer: Arc<dyn Writer>,
     /// Who decides about signers and roles.
     pub authorizer: authz::Chain,
-    /// The role index, when RBAC is on: roles are then guarded against escalation.
-    pub rbac: Option<Arc<Rbac>>,
+    /// The role index: roles are guarded against escalation, also where they do not count now.
+    pub rbac: Arc<Rbac>,
     /// Policies in Cedar, if they count.
     #[cfg(feature = "cedar")]
     pub(crate) cedar: Option<Arc<crate::authz::cedar::Cedar>>,
@@ -121,10 +121,9 @@ pub fn chain(options: &Options) -> Result<Vec<Arc<dyn Admission>>, String> {
     if let Some(cedar) = options.cedar.clone() {
         plugins.push(Arc::new(crate::authz::cedar::CedarPolicies(cedar)));
     }
-    if let Some(rbac) = options.rbac.clone() {
-        let check = Escalation { rbac, chain: options.authorizer.clone() };
-        plugins.push(Arc::new(RoleEscalation(check)));
-    }
+    // Whoever decides now.
+    let check = Escalation { rbac: options.rbac.clone(), chain: options.authorizer.clone() };
+    plugins.push(Arc::new(RoleEscalation(check)));
     Ok(plugins)
 }
 
@@ -271,7 +270,7 @@ mod tests {
             reader: reader.clone(),
             writer: reader,
             authorizer: authz::Chain::default(),
-            rbac: Some(Arc::new(Rbac::default())),
+            rbac: Arc::default(),
             #[cfg(feature = "cedar")]
             cedar: None,
             settings,

@@ -60,6 +60,7 @@ pub async fn run(
         wanted.extend(objects::endpoints(facts));
     }
     let there = look(reader, &wanted).await?;
+    wanted.iter_mut().for_each(|w| inherit(w, &there));
     let (first, later): (Vec<&Wanted>, Vec<&Wanted>) = wanted.iter().partition(|w| w.namespace.is_empty());
     let mut report = Report::default();
     for stage in [first, later] {
@@ -82,6 +83,22 @@ fn wanted(facts: &Facts, catalog: &Catalog, roles: Vec<Row>) -> Vec<Wanted> {
         Wanted { resource: row.resource, namespace: row.namespace, object: row.object, status: Value::Null, care }
     }));
     wanted
+}
+
+/// Who may read what is public was a part of who may discover, and inherits what was made of that, if it is not there
+/// (`primeSplitClusterRoleBindings`).
+fn inherit(wanted: &mut Wanted, there: &There) {
+    const BINDINGS: &str = "clusterrolebindings";
+    let at = |name: &str| (BINDINGS, String::new(), name.to_owned());
+    let (part, whole) = ("system:public-info-viewer", "system:discovery");
+    if wanted.resource != BINDINGS || name(&wanted.object) != part || there.contains_key(&at(part)) {
+        return;
+    }
+    let Some(whole) = there.get(&at(whole)) else { return };
+    wanted.object["subjects"] = whole["subjects"].clone();
+    for of in ["labels", "annotations"] {
+        wanted.object["metadata"][of] = whole["metadata"][of].clone();
+    }
 }
 
 async fn look(reader: &dyn Reader, wanted: &[Wanted]) -> Result<There, Status> {
@@ -225,6 +242,26 @@ mod tests {
             .unwrap();
         let after = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
         assert_eq!(uid(&before), uid(&after), "and then it is left alone");
+    }
+
+    #[tokio::test]
+    async fn who_may_read_what_is_public_is_who_might_discover() {
+        let (reader, catalog) = (FakeReader::default(), built_in());
+        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        let bindings = ("rbac.authorization.k8s.io", "clusterrolebindings", "");
+        let look = |name: &str| reader.look(bindings.0, bindings.1, bindings.2, name);
+        let mut discovery = look("system:discovery").unwrap();
+        discovery["subjects"] = json!([{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}]);
+        discovery["metadata"]["annotations"] = json!({"rbac.authorization.kubernetes.io/autoupdate": "false"});
+        reader.put(bindings.0, bindings.1, discovery.clone());
+        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        assert_ne!(look("system:public-info-viewer").unwrap()["subjects"], discovery["subjects"], "one that is there stays");
+
+        reader.remove(bindings.0, bindings.1, bindings.2, "system:public-info-viewer");
+        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        let made = look("system:public-info-viewer").unwrap();
+        assert_eq!((&made["subjects"], &made["metadata"]["annotations"]), (&discovery["subjects"], &discovery["metadata"]["annotations"]));
+        assert_eq!(made["roleRef"]["name"], "system:public-info-viewer");
     }
 
     #[tokio::test]
