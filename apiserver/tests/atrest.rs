@@ -133,6 +133,52 @@ async fn an_object_of_a_lost_key_is_told_and_the_rest_of_the_server_works() {
 }
 
 #[tokio::test]
+async fn an_object_that_cannot_be_read_goes_when_it_is_asked_for_by_who_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, store) = house(folder.path(), Some(&rules(&[("key1", OLD)], ""))).await;
+    let mut lost = secret("lost");
+    lost["metadata"]["finalizers"] = json!(["example.com/never"]);
+    first.post("/api/v1/namespaces/default/secrets", &lost).await.ok();
+    close(first, store).await;
+    let (house, store) = house(folder.path(), Some(&rules(&[("key2", NEW)], ""))).await;
+    house.post("/api/v1/namespaces/default/secrets", &secret("found")).await.ok();
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["delete", "deletecollection"]}]);
+    let role = json!({"metadata": {"name": "deleter"}, "rules": rules});
+    house.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.ok();
+    let subjects = json!([{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}]);
+    let bound = json!({"kind": "ClusterRole", "name": "deleter", "apiGroup": "rbac.authorization.k8s.io"});
+    let binding = json!({"metadata": {"name": "deleter"}, "roleRef": bound, "subjects": subjects});
+    house.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.ok();
+
+    const FLAG: &str = "ignoreStoreReadErrorWithClusterBreakingPotential=true";
+    let at = |name: &str, more: &str| format!("/api/v1/namespaces/default/secrets/{name}?{FLAG}{more}");
+    let jane = loop {
+        let told = house.ask(Method::DELETE, &at("lost", ""), &[("impersonate-user", "jane")], "").await;
+        // Roles count when they were seen.
+        if !told.json()["message"].as_str().unwrap().contains("cannot delete") {
+            break told;
+        }
+        tokio::task::yield_now().await;
+    };
+    let refused = "secrets \"lost\" is forbidden: not permitted to do \"unsafe-delete-ignore-read-errors\", reason: ";
+    assert_eq!((jane.code, jane.json()["message"].as_str().unwrap()), (StatusCode::FORBIDDEN, refused));
+    assert_eq!(house.delete(&at("lost", "&gracePeriodSeconds=1")).await.code, StatusCode::UNPROCESSABLE_ENTITY);
+    let all = house.delete(&format!("/api/v1/namespaces/default/secrets?{FLAG}")).await;
+    assert_eq!(all.code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(house.delete(&at("found", "")).await.code, StatusCode::CONFLICT, "it can be read");
+    assert_eq!(house.delete(&at("nobody", "")).await.code, StatusCode::NOT_FOUND);
+
+    assert_eq!(house.delete(&at("lost", "&dryRun=All")).await.ok()["status"], "Success");
+    assert_eq!(house.get("/api/v1/namespaces/default/secrets/lost").await.code, StatusCode::INTERNAL_SERVER_ERROR);
+    let gone = house.delete(&at("lost", "")).await.ok();
+    assert_eq!((&gone["status"], &gone["details"]["kind"]), (&json!("Success"), &json!("Secret")));
+    assert_eq!(house.get("/api/v1/namespaces/default/secrets/lost").await.code, StatusCode::NOT_FOUND);
+    assert!(store.get(&Key::from("/registry/secrets/default/lost")).await.unwrap().value.is_none());
+    let list = house.get("/api/v1/namespaces/default/secrets").await.ok();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "and the rest can be listed again");
+}
+
+#[tokio::test]
 async fn without_a_configuration_there_is_nothing_to_reencrypt() {
     let house = House::new().await;
     assert_eq!(house.ask(Method::POST, "/encryption/reencrypt", &[], "").await.code, StatusCode::NOT_FOUND);

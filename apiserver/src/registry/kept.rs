@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_store::{Key, Store};
+use coracle_store::{Key, Revision, Store};
 
 use super::{
     translated::{Faults, Translate, Translated, corrupt},
@@ -37,6 +37,11 @@ impl Kept {
     /// Why an object is there and cannot be read, and in what way.
     pub(super) fn fault(&self, key: &Key) -> Option<(String, &'static str)> {
         self.faults().find_map(|(faults, what)| Some((faults.of(key)?, what)))
+    }
+
+    /// The revision at which it was found that an object cannot be read.
+    pub(super) fn fault_at(&self, key: &Key) -> Option<Revision> {
+        self.faults().find_map(|(faults, _)| faults.at(key))
     }
 
     /// The same of the first object under a prefix of which that is so, in upstream's words.

@@ -292,6 +292,33 @@ impl Storage {
         Ok(Some(Stored { object: parse_wire(&wire)?, revision: cached.revision }))
     }
 
+    /// Removes an object that cannot be read, whatever it says; with `dry_run` it is only looked for.
+    pub(crate) async fn remove_unreadable(&self, kind: &Kind, namespace: &str, name: &str, dry_run: bool) -> Result<(), Status> {
+        let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
+        loop {
+            match self.store.get(&key).await {
+                Ok(found) if found.value.is_none() => return Err(Status::not_found(kind.subject(name))),
+                Ok(_) => {
+                    let why = "unsafe deletion is not allowed because the object is decodable from storage";
+                    let key = key.as_str();
+                    let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+                    return Err(Status::conflict(kind.subject(name), &why));
+                }
+                Err(StoreError::Value(_)) => {}
+                Err(error) => return Err(store_error(&error)),
+            }
+            // Gone meanwhile, or mended.
+            let Some(at) = self.kept.fault_at(&key) else { continue };
+            if dry_run {
+                return Ok(());
+            }
+            match self.store.commit(&key, Expect::At(at), Write::Delete).await {
+                Err(StoreError::Moved { .. } | StoreError::Absent) => {}
+                done => return done.map(drop).map_err(|error| store_error(&error)),
+            }
+        }
+    }
+
     /// What is still there of an object's past, in the kind's version; values carry their resource version.
     pub async fn past(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Past, Status> {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;

@@ -71,6 +71,11 @@ impl Faults {
         self.0.read().get(key).map(|(_, why)| why.clone())
     }
 
+    /// The revision of an object that cannot be read, if that is so.
+    pub(crate) fn at(&self, key: &Key) -> Option<Revision> {
+        self.0.read().get(key).map(|(at, _)| *at)
+    }
+
     /// The first object under a prefix that cannot be read, and why.
     pub(crate) fn under(&self, prefix: &str) -> Option<(Key, String)> {
         let known = self.0.read();

@@ -72,9 +72,14 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// What happens to dependents; `None`: the kind's default.
     pub propagation: Option<Propagation>,
+    /// The object is to go though, and only if, it cannot be read.
+    pub unreadable: bool,
     /// The options as they were sent.
     pub given: Value,
 }
+
+/// Where options say that an object which cannot be read may go.
+pub const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 /// `propagationPolicy`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,16 +291,24 @@ impl DeleteOptions {
             options.grace_seconds = body["gracePeriodSeconds"].as_i64();
             options.uid = body.pointer("/preconditions/uid").and_then(Value::as_str).map(str::to_owned);
             options.resource_version = body.pointer("/preconditions/resourceVersion").and_then(Value::as_str).map(str::to_owned);
+            options.unreadable = body[UNREADABLE].as_bool().unwrap_or_default();
             orphan = body["orphanDependents"].as_bool();
             policy = body["propagationPolicy"].as_str().map(str::to_owned);
             options.given = body.clone();
         } else {
             options.dry_run = dry_run(query.all("dryRun"), &mut errors);
             options.grace_seconds = query.number("gracePeriodSeconds")?;
+            options.unreadable = query.flag(UNREADABLE);
             orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
             policy = query.get("propagationPolicy").map(str::to_owned);
             options.given = given_in(query);
         }
+        let both = [
+            (".propagationPolicy", policy.is_some()),
+            (".orphanDependents", orphan.is_some()),
+            (".gracePeriodSeconds", options.grace_seconds.is_some()),
+            (".preconditions", options.given["preconditions"].is_object()),
+        ];
         if orphan.is_some() && policy.is_some() {
             errors.invalid(
                 "propagationPolicy",
@@ -314,8 +327,20 @@ impl DeleteOptions {
                 None
             }
         };
+        for (field, _) in both.iter().filter(|(_, given)| *given && options.unreadable) {
+            errors.invalid(UNREADABLE, true, &format!("cannot be set together with {field}"));
+        }
         refuse("DeleteOptions", &errors)?;
         Ok(options)
+    }
+
+    /// Refuses what is not for collections.
+    pub fn check_collection(&self) -> Result<(), Status> {
+        let mut errors = FieldErrors::none();
+        if self.unreadable {
+            errors.invalid(UNREADABLE, true, "is not allowed with DELETECOLLECTION, try again after removing the option");
+        }
+        refuse("DeleteOptions", &errors)
     }
 }
 
@@ -333,6 +358,9 @@ pub fn given_in(query: &Query) -> Value {
     }
     if let Ok(Some(seconds)) = query.number("gracePeriodSeconds") {
         given.insert("gracePeriodSeconds".into(), seconds.into());
+    }
+    if query.get(UNREADABLE).is_some() {
+        given.insert(UNREADABLE.into(), query.flag(UNREADABLE).into());
     }
     if query.get("orphanDependents").is_some() {
         given.insert("orphanDependents".into(), query.flag("orphanDependents").into());

@@ -6,7 +6,7 @@ use coracle_store::{Expect, StoreError, cache::Freshness};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, Call, list, render};
+use super::{Api, Call, list, render, unreadable};
 use crate::{
     admission::{self, Attempt, Given, Operation},
     registry::{
@@ -35,6 +35,9 @@ pub enum Deleted {
 pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
     let options = options(api, call)?;
+    if options.unreadable {
+        return unreadable::delete(api, call, kind, &options).await;
+    }
     let mut warnings = Vec::new();
     if kind.traits.orphans && &*kind.id.resource == "jobs" && options.propagation.is_none() {
         let text = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
@@ -62,6 +65,7 @@ pub async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, 
 pub async fn delete_collection(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
     let options = options(api, call)?;
+    options.check_collection()?;
     let listing = ListOptions::parse(&call.query, false)?;
     let page = list::page(api, call, kind, &listing).await?;
     let mut warnings = Vec::new();

@@ -18,7 +18,7 @@ use crate::{
     registry::{Kind, LabelSelector, Object, meta, storage},
     request::{
         Query,
-        query::{DeleteOptions, WriteOptions},
+        query::{DeleteOptions, UNREADABLE, WriteOptions},
     },
     wire::{Answer, Status, answer, status::Subject},
 };
@@ -28,8 +28,6 @@ const RETRIES: usize = 20;
 /// Evictions a budget may have that its controller has not seen yet.
 const PENDING: usize = 2000;
 const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
-/// Where options say that an object that cannot be read may go.
-const UNSAFE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 /// Deletes the pod if its budget allows; 429 if not now.
 pub async fn evict(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
@@ -77,11 +75,11 @@ async fn admitted(api: &Api, call: &Call, kind: &Arc<Kind>, warnings: &mut Vec<S
 
 /// An eviction never deletes what cannot be read.
 fn check_safe(name: &str, options: Option<&Value>) -> Result<(), Status> {
-    if options.and_then(|options| options[UNSAFE].as_bool()) != Some(true) {
+    if options.and_then(|options| options[UNREADABLE].as_bool()) != Some(true) {
         return Ok(());
     }
     let mut errors = FieldErrors::none();
-    errors.invalid(format!("deleteOptions.{UNSAFE}"), true, "can not be set for pod eviction, try after removing the option");
+    errors.invalid(format!("deleteOptions.{UNREADABLE}"), true, "can not be set for pod eviction, try after removing the option");
     Err(Status::invalid(Subject { group: "policy", resource: "Eviction", name }, &errors))
 }
 

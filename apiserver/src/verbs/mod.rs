@@ -18,6 +18,7 @@ pub mod reviews;
 mod routes;
 pub mod runs;
 pub mod scale;
+mod unreadable;
 pub mod update;
 pub mod watch;
 pub mod websocket;
