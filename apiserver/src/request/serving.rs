@@ -21,7 +21,7 @@ use super::protocol::Protocol;
 use crate::authn::Authorities;
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A certificate and its key, both PEM.
 #[derive(Clone, PartialEq, Eq)]
