@@ -58,9 +58,18 @@ impl Rules for HorizontalPodAutoscaler {
         if least.is_some_and(|least| most < least) {
             errors.invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`");
         }
-        // What was stored before the rule was there may stay.
-        let lenient = old.is_some_and(|old| group(view::member(view::member(old.value(), "spec"), "scaleTargetRef")).is_empty());
-        reference(view::member(spec, "scaleTargetRef"), lenient, "spec.scaleTargetRef", &mut errors);
+        let (target, before) =
+            (view::member(spec, "scaleTargetRef"), old.map(|old| view::member(view::member(old.value(), "spec"), "scaleTargetRef")));
+        let same =
+            before.is_some_and(|before| ["apiVersion", "kind"].iter().all(|field| view::text(before, field) == view::text(target, field)));
+        let api_version = match view::text(target, "kind") {
+            // What was stored before the rule was there may stay.
+            _ if same => ApiVersion::Any,
+            // The one kind without a group that has a scale.
+            "ReplicationController" => ApiVersion::GroupMayLack,
+            _ => ApiVersion::Whole,
+        };
+        reference(target, api_version, "spec.scaleTargetRef", &mut errors);
         for (at, metric) in view::list(spec, "metrics").iter().enumerate() {
             metric_source(metric, &format!("spec.metrics[{at}]"), &mut errors);
         }
@@ -90,12 +99,20 @@ impl Rules for HorizontalPodAutoscaler {
     }
 }
 
+/// What the `apiVersion` of a reference may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ApiVersion {
+    Any,
+    GroupMayLack,
+    Whole,
+}
+
 /// The group in a reference's `apiVersion`.
 fn group(reference: &Value) -> &str {
     view::text(reference, "apiVersion").split_once('/').map_or("", |(group, _)| group)
 }
 
-fn reference(given: &Value, lenient: bool, path: &str, errors: &mut FieldErrors) {
+fn reference(given: &Value, allowed: ApiVersion, path: &str, errors: &mut FieldErrors) {
     for field in ["kind", "name"] {
         match view::text(given, field) {
             "" => errors.required(format!("{path}.{field}"), ""),
@@ -103,10 +120,13 @@ fn reference(given: &Value, lenient: bool, path: &str, errors: &mut FieldErrors)
         }
     }
     let version = view::text(given, "apiVersion");
+    if allowed == ApiVersion::Any {
+        return;
+    }
     if version.matches('/').count() > 1 {
         let detail = format!("unexpected GroupVersion string: {version}");
         errors.invalid(format!("{path}.apiVersion"), view::quoted(version), &detail);
-    } else if group(given).is_empty() && !lenient {
+    } else if group(given).is_empty() && allowed == ApiVersion::Whole {
         errors.invalid(format!("{path}.apiVersion"), view::quoted(version), "apiVersion must specify API group");
     }
 }
@@ -150,7 +170,7 @@ fn source(of: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
     let has = |field| view::get(goal, field).is_some();
     let path_of = |field: &str| format!("{path}.{field}");
     match of {
-        "object" => reference(view::member(source, "describedObject"), true, &path_of("describedObject"), errors),
+        "object" => reference(view::member(source, "describedObject"), ApiVersion::GroupMayLack, &path_of("describedObject"), errors),
         "resource" | "containerResource" if view::text(source, "name").is_empty() => {
             errors.required(path_of("name"), "must specify a resource name");
         }
@@ -272,6 +292,10 @@ mod tests {
         let metrics = json!([{"type": "Pods", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 0}}}]);
         let spec = json!({"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": metrics});
         let object = Object::new(json!({"spec": spec})).unwrap();
+        let unchanged = HorizontalPodAutoscaler.validate(&object, Some(&object), Part::Whole).0;
+        assert!(unchanged.iter().all(|error| error.path != "spec.scaleTargetRef.apiVersion"), "{unchanged:?}");
+        let controller = json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "ReplicationController", "name": "d"}}});
+        assert_eq!(HorizontalPodAutoscaler.validate(&Object::new(controller).unwrap(), None, Part::Whole).0, []);
         let texts: Vec<String> = HorizontalPodAutoscaler.validate(&object, None, Part::Whole).0.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
