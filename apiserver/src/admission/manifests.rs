@@ -5,10 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +14,7 @@ use coracle_schema::{
     default, name,
     validate::{self, Rigour},
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::{error, info};
@@ -31,80 +28,14 @@ use crate::{
     metrics,
     registry::{
         Catalog, Kind, Object,
+        names::OF_FILES,
         rules::{self, Part},
     },
     wire::yaml,
 };
 
-/// What the names of all objects of files end with.
-const SUFFIX: &str = ".static.k8s.io";
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// Those that may be asked about writes: of files, and of the API.
-pub(super) struct Layers<T> {
-    layers: RwLock<[Arc<[T]>; 2]>,
-    /// Both, those of files first.
-    all: RwLock<Arc<[T]>>,
-    any: AtomicBool,
-}
-
-impl<T: Clone> Default for Layers<T> {
-    fn default() -> Self {
-        let none = || Arc::from(Vec::new());
-        Self { layers: RwLock::new([none(), none()]), all: RwLock::new(none()), any: AtomicBool::new(false) }
-    }
-}
-
-impl<T: Clone> Layers<T> {
-    /// Whether there is nobody to ask about a write within this reach.
-    pub(super) fn is_empty(&self, reach: Reach) -> bool {
-        !self.any.load(Ordering::Relaxed)
-            || match reach {
-                Reach::Nobody => true,
-                Reach::Files => self.layers.read()[0].is_empty(),
-                Reach::All => false,
-            }
-    }
-
-    /// Those to ask, in order.
-    pub(super) fn within(&self, reach: Reach) -> Arc<[T]> {
-        match reach {
-            Reach::Nobody => Arc::from(Vec::new()),
-            Reach::Files => self.layers.read()[0].clone(),
-            Reach::All => self.all.read().clone(),
-        }
-    }
-
-    /// Those of files are these.
-    pub(super) fn set_files(&self, these: Vec<T>) {
-        self.set(0, these);
-    }
-
-    /// Those of the API are these.
-    pub(super) fn set_api(&self, these: Vec<T>) {
-        self.set(1, these);
-    }
-
-    fn set(&self, layer: usize, these: Vec<T>) {
-        let mut layers = self.layers.write();
-        layers[layer] = these.into();
-        let all: Arc<[T]> = layers.iter().flat_map(|layer| layer.iter().cloned()).collect();
-        self.any.store(!all.is_empty(), Ordering::Relaxed);
-        *self.all.write() = all;
-    }
-}
-
-/// Who may be asked about a write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reach {
-    /// Nobody: it asks who somebody is, or what he may.
-    Nobody,
-    /// Those of files: it changes those of the API, which could lock everyone out of mending them.
-    Files,
-    /// All.
-    All,
-}
 
 /// The folder of one plugin.
 pub(super) struct Manifests {
@@ -113,7 +44,7 @@ pub(super) struct Manifests {
     kinds: Vec<Arc<Kind>>,
     /// What the server is known by, hashed.
     server: String,
-    /// The hash of the files as they were last read, empty for none; `None` before they were.
+    /// The hash of the files as they were last read, right or wrong, so that what is wrong is told once; empty for none, `None` before.
     read: Mutex<Option<String>>,
 }
 
@@ -206,8 +137,8 @@ impl Manifests {
         if name.is_empty() {
             return Err(format!("resource in file {:?} must have a name", file.display().to_string()));
         }
-        if !name.ends_with(SUFFIX) {
-            return Err(format!("{name:?} in file {:?} must have a name ending with {SUFFIX:?}", file.display().to_string()));
+        if !name.ends_with(OF_FILES) {
+            return Err(format!("{name:?} in file {:?} must have a name ending with {OF_FILES:?}", file.display().to_string()));
         }
         if let Some(before) = seen.insert((kind, name.clone()), file.to_owned()) {
             let (file, before) = (file.display().to_string(), before.display().to_string());
@@ -298,7 +229,7 @@ fn alone(object: &Value, kind: &Kind, file: &Path) -> Result<(), String> {
         let policy = text(spec, "policyName");
         return match policy {
             "" => Err(format!("binding {name:?} must reference a policy (spec.policyName)")),
-            other if !other.ends_with(SUFFIX) => Err(format!("binding {name:?}: spec.policyName {other:?} must end with {SUFFIX:?}")),
+            other if !other.ends_with(OF_FILES) => Err(format!("binding {name:?}: spec.policyName {other:?} must end with {OF_FILES:?}")),
             _ if said("paramRef") => Err(format!("binding {name:?}: spec.paramRef is not supported for static manifests")),
             _ => Ok(()),
         };

@@ -16,6 +16,7 @@ pub mod podsecurity;
 pub mod policy;
 pub mod priority;
 pub mod quota;
+mod reach;
 pub mod reinvocation;
 pub mod resize;
 pub mod runtimeclass;

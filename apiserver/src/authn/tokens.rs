@@ -460,15 +460,7 @@ mod tests {
     async fn a_token_of_a_secret_dies_with_it_and_with_its_account() {
         use base64::{Engine, engine::general_purpose::STANDARD};
         let f = fixture();
-        let good = legacy::Claims {
-            iss: legacy::ISSUER.into(),
-            sub: "system:serviceaccount:ns:a".into(),
-            namespace: "ns".into(),
-            secret: "s".into(),
-            account: "a".into(),
-            uid: "sa-1".into(),
-            ..legacy::Claims::default()
-        };
+        let good = of_secret();
         let outcome = async |claims: &legacy::Claims, labels: serde_json::Value, stored: Option<&str>| {
             let token = claims::seal(claims, &f.key).unwrap();
             let data = json!({"token": STANDARD.encode(stored.unwrap_or(&token))});
@@ -498,6 +490,19 @@ mod tests {
         assert_eq!(outcome(&good, json!({}), None).await, Err("serviceaccounts \"a\" not found".into()));
     }
 
+    /// The token of the secret `ns/s`.
+    fn of_secret() -> legacy::Claims {
+        legacy::Claims {
+            iss: legacy::ISSUER.into(),
+            sub: "system:serviceaccount:ns:a".into(),
+            namespace: "ns".into(),
+            secret: "s".into(),
+            account: "a".into(),
+            uid: "sa-1".into(),
+            ..legacy::Claims::default()
+        }
+    }
+
     #[tokio::test]
     async fn a_token_used_late_or_out_of_a_secret_is_remarked_upon() {
         use base64::{Engine, engine::general_purpose::STANDARD};
@@ -513,16 +518,7 @@ mod tests {
         let said = "subject: system:serviceaccount:ns:a, seconds after warning threshold: 5".to_owned();
         assert_eq!(late(f.now.as_second() - 5).await.unwrap().annotations, [("authentication.k8s.io/stale-token", said)]);
 
-        let of_secret = legacy::Claims {
-            iss: legacy::ISSUER.into(),
-            sub: "system:serviceaccount:ns:a".into(),
-            namespace: "ns".into(),
-            secret: "s".into(),
-            account: "a".into(),
-            uid: "sa-1".into(),
-            ..legacy::Claims::default()
-        };
-        let token = claims::seal(&of_secret, &f.key).unwrap();
+        let token = claims::seal(&of_secret(), &f.key).unwrap();
         let data = json!({"token": STANDARD.encode(&token)});
         f.reader.put("", "secrets", json!({"metadata": {"name": "s", "namespace": "ns"}, "data": data}));
         let issuers = vec!["https://issuer".into()];

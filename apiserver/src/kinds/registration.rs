@@ -7,7 +7,7 @@ use coracle_schema::{FieldErrors, name, selector};
 use serde_json::Value;
 
 use super::{conditions, view};
-use crate::registry::{self, Object, Part, Rules, kind};
+use crate::registry::{self, Object, Part, Rules, kind, names::OF_FILES};
 
 /// Rules of both webhook configurations.
 pub(super) struct WebhookConfiguration;
@@ -92,9 +92,6 @@ impl Rules for WebhookConfiguration {
         warnings
     }
 }
-
-/// What ends so are the webhooks and policies of files (`staticManifestsDir`).
-const OF_FILES: &str = ".static.k8s.io";
 
 /// Why an object of the API may not have its name.
 fn reserved(new: &Object) -> Option<String> {

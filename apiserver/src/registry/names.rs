@@ -7,6 +7,9 @@ pub use coracle_schema::name::{label, label_value, qualified as qualified_name, 
 
 use super::kind::NameRule;
 
+/// What the names of webhooks and policies of files end with (`staticManifestsDir`): the API has none so called.
+pub const OF_FILES: &str = ".static.k8s.io";
+
 const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// What is wrong with an object's name under a rule; nothing when it is allowed. A `prefix` (generateName) may end in a dash.

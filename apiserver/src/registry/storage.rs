@@ -33,6 +33,9 @@ use crate::{
     wire::Status,
 };
 
+/// How often the removal of an object that cannot be read begins anew because somebody else writes it.
+const UNREADABLE_RETRIES: usize = 10;
+
 /// All objects, by kind.
 pub struct Storage {
     store: Arc<dyn Store>,
@@ -295,7 +298,7 @@ impl Storage {
     /// Removes an object that cannot be read, whatever it says; with `dry_run` it is only looked for.
     pub(crate) async fn remove_unreadable(&self, kind: &Kind, namespace: &str, name: &str, dry_run: bool) -> Result<(), Status> {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
-        loop {
+        for _ in 0..UNREADABLE_RETRIES {
             match self.store.get(&key).await {
                 Ok(found) if found.value.is_none() => return Err(Status::not_found(kind.subject(name))),
                 Ok(_) => {
@@ -317,6 +320,7 @@ impl Storage {
                 done => return done.map(drop).map_err(|error| store_error(&error)),
             }
         }
+        Err(Status::conflict(kind.subject(name), "it changes all the time; try again"))
     }
 
     /// What is still there of an object's past, in the kind's version; values carry their resource version.

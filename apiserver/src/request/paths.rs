@@ -150,7 +150,10 @@ impl Paths {
                             let ours = v3(&layers, &catalog, &of, &group, &version);
                             ours.or_else(|| layers.aggregator.converted(&group, &version))?
                         }
-                        None => openapi::general::document(&layers.api.tables, path.strip_prefix("/openapi/v3/")?, GIT_VERSION)?,
+                        None => {
+                            let path = path.strip_prefix("/openapi/v3/")?;
+                            openapi::general::documents(&layers.api.tables, |known| known == path, GIT_VERSION).pop()?
+                        }
                     };
                     Some((value.to_string(), (!variant.is_empty()).then(|| openapi::v3::protobuf(&value))))
                 });
@@ -313,10 +316,8 @@ fn v2(layers: &Layers, catalog: &Catalog, seen: &Seen) -> Value {
             all.add(&document);
         }
     }
-    for path in openapi::general::paths(&layers.api.tables) {
-        if let Some(document) = openapi::general::document(&layers.api.tables, &path, GIT_VERSION) {
-            all.add(&document);
-        }
+    for document in openapi::general::documents(&layers.api.tables, |_| true, GIT_VERSION) {
+        all.add(&document);
     }
     let mut all = all.finish();
     layers.aggregator.add_to_v2(&mut all);

@@ -26,8 +26,9 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
             Value::Bool(set) => !set,
             Value::Number(number) => number.as_f64() == Some(0.0) && field.shape != Shape::IntOrString,
             Value::String(text) => text.is_empty() && field.shape != Shape::IntOrString,
-            Value::Array(_) if TELLING.contains(&&*field.name) => false,
-            Value::Array(items) => items.is_empty() && field.shape != Shape::Any && field.shape != Shape::Object,
+            Value::Array(items) => {
+                items.is_empty() && field.shape != Shape::Any && field.shape != Shape::Object && !TELLING.contains(&&*field.name)
+            }
             Value::Object(members) => members.is_empty() && matches!(field.shape, Shape::Map(_)),
         },
     }

@@ -24,14 +24,21 @@ pub fn paths(tables: &Tables) -> Vec<String> {
     fixed.into_iter().chain(groups.into_iter().map(|group| format!("apis/{group}"))).collect()
 }
 
-/// The document at one of [`paths`]; `server` is the version in `info`, `v1.37.1`.
-pub fn document(tables: &Tables, path: &str, server: &str) -> Option<Value> {
-    if !paths(tables).iter().any(|known| known == path) {
-        return None;
+/// The documents at all of [`paths`] that are `wanted`; `server` is the version in `info`, `v1.37.1`.
+pub fn documents(tables: &Tables, wanted: impl Fn(&str) -> bool, server: &str) -> Vec<Value> {
+    let mut paths = paths(tables);
+    paths.retain(|path| wanted(path));
+    if paths.is_empty() {
+        return Vec::new();
     }
+    // What takes longest, whatever the number of documents.
     let texts = descriptions::unpack();
     let words = descriptions::Descriptions::read(&texts);
-    let mut definitions = Definitions::new(tables, &words, ("", ""));
+    paths.iter().map(|path| document(tables, &words, path, server)).collect()
+}
+
+fn document(tables: &Tables, words: &descriptions::Descriptions<'_>, path: &str, server: &str) -> Value {
+    let mut definitions = Definitions::new(tables, words, ("", ""));
     let mut message = |name: &str| content(&definitions.named(name).unwrap_or_default(), &BUILT_IN);
     let text = |content_type: &str| json!({content_type: {"schema": {"type": "string"}}});
     let (tag, id, what, answer) = match path {
@@ -63,9 +70,9 @@ pub fn document(tables: &Tables, path: &str, server: &str) -> Option<Value> {
     let get = json!({"description": what, "operationId": id, "responses": responses(&answer, &["200"]), "tags": [tag]});
     let mut schemas = definitions.finish();
     if path == "version" {
-        schemas.insert(INFO.to_owned(), info(&words));
+        schemas.insert(INFO.to_owned(), info(words));
     }
-    Some(whole(Map::from_iter([(format!("/{path}/"), json!({"get": get}))]), schemas, short_version(server)))
+    whole(Map::from_iter([(format!("/{path}/"), json!({"get": get}))]), schemas, short_version(server))
 }
 
 /// What `/version` answers.

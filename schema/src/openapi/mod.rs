@@ -102,7 +102,7 @@ pub(crate) fn documents() -> Vec<(String, Value)> {
     let of_versions = versions
         .into_iter()
         .map(|(g, v)| (document_path(&g, &v), document(&tables, &g, &v, discovery.entries(&g, &v).unwrap(), &none, "v1.37.1")));
-    let general = general::paths(&tables).into_iter().map(|path| (path.clone(), general::document(&tables, &path, "v1.37.1").unwrap()));
+    let general = general::paths(&tables).into_iter().zip(general::documents(&tables, |_| true, "v1.37.1"));
     of_versions.chain(general).collect()
 }
 

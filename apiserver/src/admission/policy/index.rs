@@ -12,9 +12,10 @@ use super::compile::Policy;
 use crate::{
     admission::{
         look::{self, text},
-        manifests::{Layers, Manifests, Reach},
+        manifests::Manifests,
         matching::Criteria,
         mirror::{self, Changes, GROUP},
+        reach::{Hooks, Reach},
     },
     registry::Reader,
     wire::Status,
@@ -33,7 +34,7 @@ pub(in crate::admission) struct Set {
     /// All there are, bound or not. Who holds them is the one who reads, so that nobody puts back what was before.
     known: Mutex<BTreeMap<String, Arc<Policy>>>,
     /// What is asked: the policies that are bound, by name.
-    hooks: Layers<Hook>,
+    hooks: Hooks<Hook>,
     /// Those of files; said before any are read.
     manifests: OnceLock<Arc<Manifests>>,
 }
@@ -43,7 +44,7 @@ pub(super) type Hook = (Arc<Policy>, Vec<Arc<Binding>>);
 
 impl Set {
     fn new(mutating: bool) -> Self {
-        Self { mutating, known: Mutex::default(), hooks: Layers::default(), manifests: OnceLock::new() }
+        Self { mutating, known: Mutex::default(), hooks: Hooks::default(), manifests: OnceLock::new() }
     }
 
     /// Takes up the policies of files. The error says what is wrong with them.
@@ -69,9 +70,9 @@ impl Set {
         }
     }
 
-    /// Whether there is nothing to ask about a write within this reach.
-    pub(super) fn is_empty(&self, reach: Reach) -> bool {
-        self.hooks.is_empty(reach)
+    /// Whether there is somebody to ask about a write.
+    pub(super) fn any(&self, reach: impl FnOnce() -> Reach) -> bool {
+        self.hooks.any(reach)
     }
 
     /// The policies that are bound, those of files first, by name.

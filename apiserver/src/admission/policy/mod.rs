@@ -28,7 +28,7 @@ pub(super) use index::Set;
 pub use mutating::MutatingAdmissionPolicy;
 pub use validating::ValidatingAdmissionPolicy;
 
-use super::{Attempt, manifests::Reach, matching::Equivalents};
+use super::{Attempt, matching::Equivalents, reach::Reach};
 use crate::{
     authz,
     registry::{Reader, kind},

@@ -58,7 +58,7 @@ impl Admission for MutatingAdmissionPolicy {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.policies.mutating.is_empty(reach(attempt))
+        self.0.policies.mutating.any(|| reach(attempt))
     }
 
     async fn refresh(&self) {

@@ -54,7 +54,7 @@ impl Admission for ValidatingAdmissionPolicy {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.policies.validating.is_empty(reach(attempt))
+        self.0.policies.validating.any(|| reach(attempt))
     }
 
     async fn refresh(&self) {

@@ -12,8 +12,9 @@ use super::hook::Hook;
 use crate::{
     admission::{
         look,
-        manifests::{Layers, Manifests, Reach},
+        manifests::Manifests,
         mirror::{self, Changes, GROUP},
+        reach::{Hooks, Reach},
     },
     registry::Reader,
     webhook::{Accounts, ClientConfig, Webhook},
@@ -29,7 +30,7 @@ pub struct Webhooks {
 /// The webhooks of one kind of configuration.
 pub(super) struct Set {
     resource: &'static str,
-    hooks: Layers<Arc<Hook>>,
+    hooks: Hooks<Arc<Hook>>,
     /// What they were made of; whoever reads holds it, so that nobody puts back what was before.
     known: Mutex<Vec<Configuration>>,
     /// As whom they are asked; said before they are read.
@@ -84,7 +85,7 @@ impl Webhooks {
 
 impl Set {
     fn new(resource: &'static str) -> Self {
-        Self { resource, hooks: Layers::default(), known: Mutex::default(), accounts: OnceLock::new(), manifests: OnceLock::new() }
+        Self { resource, hooks: Hooks::default(), known: Mutex::default(), accounts: OnceLock::new(), manifests: OnceLock::new() }
     }
 
     /// Goes by what is configured of their plugin, which nobody else says. The error says what is wrong with the webhooks of files.
@@ -118,9 +119,9 @@ impl Set {
         places.entry(config.clone()).or_insert_with(made).clone()
     }
 
-    /// Whether there is nobody to ask about a write within this reach.
-    pub(super) fn is_empty(&self, reach: Reach) -> bool {
-        self.hooks.is_empty(reach)
+    /// Whether there is somebody to ask about a write.
+    pub(super) fn any(&self, reach: impl FnOnce() -> Reach) -> bool {
+        self.hooks.any(reach)
     }
 
     /// The webhooks, in the order in which they are asked.

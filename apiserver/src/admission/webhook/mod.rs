@@ -36,9 +36,9 @@ pub use validating::ValidatingAdmissionWebhook;
 
 use super::{
     Attempt,
-    manifests::Reach,
     matching::{self, Equivalents, Matched},
     policy,
+    reach::Reach,
 };
 use crate::{
     authz,

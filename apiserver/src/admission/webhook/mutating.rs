@@ -64,7 +64,7 @@ impl Admission for MutatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.mutating.is_empty(super::reach(attempt))
+        self.0.webhooks.mutating.any(|| super::reach(attempt))
     }
 
     async fn refresh(&self) {

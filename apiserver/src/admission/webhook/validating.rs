@@ -34,7 +34,7 @@ impl Admission for ValidatingAdmissionWebhook {
     }
 
     fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        !self.0.webhooks.validating.is_empty(super::reach(attempt))
+        self.0.webhooks.validating.any(|| super::reach(attempt))
     }
 
     async fn refresh(&self) {
