@@ -34,6 +34,7 @@ impl AtRest {
 
 impl Translate for AtRest {
     const WRONG: &'static str = "data from the storage is not transformable";
+    const DATED: bool = false;
 
     fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use coracle_store::{Key, Revision, Store};
+use coracle_store::{Key, Store};
 
 use super::{
-    translated::{Faults, Translate, Translated, corrupt},
+    translated::{Fault, Translate, Translated},
     values::{Codec, MediaType, Values},
 };
 use crate::atrest::AtRest;
@@ -34,25 +34,17 @@ impl Kept {
         (store, Self { at_rest, values })
     }
 
-    /// Why an object is there and cannot be read, and in what way.
-    pub(super) fn fault(&self, key: &Key) -> Option<(String, &'static str)> {
-        self.faults().find_map(|(faults, what)| Some((faults.of(key)?, what)))
+    /// What is known of an object that is there and cannot be read.
+    pub(super) fn fault(&self, key: &Key) -> Option<Fault> {
+        let sealed = self.at_rest.as_deref().and_then(|rest| rest.faults().of::<AtRest>(key));
+        sealed.or_else(|| self.values.as_deref()?.faults().of::<Values>(key))
     }
 
-    /// The revision at which it was found that an object cannot be read.
-    pub(super) fn fault_at(&self, key: &Key) -> Option<Revision> {
-        self.faults().find_map(|(faults, _)| faults.at(key))
-    }
-
-    /// The same of the first object under a prefix of which that is so, in upstream's words.
-    pub(super) fn fault_under(&self, prefix: &str) -> Option<String> {
-        let ((key, why), what) = self.faults().find_map(|(faults, what)| Some((faults.under(prefix)?, what)))?;
-        Some(corrupt(key.as_str(), what, &why))
-    }
-
-    /// What cannot be read and in what way, sealed things first.
-    fn faults(&self) -> impl Iterator<Item = (&Faults, &'static str)> {
-        let sealed = self.at_rest.as_deref().map(|rest| (rest.faults(), AtRest::WRONG));
-        sealed.into_iter().chain(self.values.as_deref().map(|values| (values.faults(), Values::WRONG)))
+    /// All of them under a prefix, in the order of their keys.
+    pub(super) fn faults(&self, prefix: &str) -> Vec<Fault> {
+        let mut known = self.at_rest.as_deref().map_or_else(Vec::new, |rest| rest.faults().under::<AtRest>(prefix));
+        known.extend(self.values.as_deref().into_iter().flat_map(|values| values.faults().under::<Values>(prefix)));
+        known.sort_by(|one, other| one.key.cmp(&other.key));
+        known
     }
 }

@@ -24,7 +24,7 @@ use super::{
     kind::Kind,
     object::Object,
     served::{Catalog, Served},
-    translated::corrupt,
+    translated::Fault,
     values::{Codec, MediaType},
 };
 use crate::{
@@ -148,12 +148,14 @@ impl Storage {
     /// is when that is found out.
     pub(crate) fn readable(&self, kind: &Kind) -> Result<(), Status> {
         let Some(prefix) = kind.prefix.as_deref() else { return Ok(()) };
-        let Some(why) = self.kept.fault_under(prefix) else { return Ok(()) };
-        let resource = &kind.id.resource;
-        let why = format!(
-            "storage is (re)initializing: failed to list <unspecified>: failed to read one or more {resource} from the storage: {why}"
-        );
-        Err(Status::too_many_requests(why, 1))
+        let faults = self.kept.faults(prefix);
+        let Some(first) = faults.first() else { return Ok(()) };
+        Err(Status::initializing(kind.subject(""), &first.says(first.key.as_str()), faults.len() - 1))
+    }
+
+    /// What is there under a prefix and cannot be read.
+    pub(crate) fn faults(&self, prefix: &str) -> Vec<Fault> {
+        self.kept.faults(prefix)
     }
 
     /// Whether an object that does not change is to be written all the same: another key encrypts now, or it is kept in another version or
@@ -280,10 +282,10 @@ impl Storage {
         let key = kind.key(namespace, name).ok_or_else(Status::no_such_path)?;
         let found = self.collection(kind)?.get(key.as_str(), freshness).await.map_err(read_error)?;
         if found.value.is_none()
-            && let Some((why, what)) = self.kept.fault(&key)
+            && let Some(fault) = self.kept.fault(&key)
         {
             let key = key.as_str();
-            return Err(caused(&corrupt(key.strip_prefix("/registry").unwrap_or(key), what, &why)));
+            return Err(caused(&fault.says(key.strip_prefix("/registry").unwrap_or(key))));
         }
         Ok(found.value)
     }
@@ -311,7 +313,7 @@ impl Storage {
                 Err(error) => return Err(store_error(&error)),
             }
             // Gone meanwhile, or mended.
-            let Some(at) = self.kept.fault_at(&key) else { continue };
+            let Some(Fault { at, .. }) = self.kept.fault(&key) else { continue };
             if dry_run {
                 return Ok(());
             }

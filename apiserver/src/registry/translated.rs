@@ -21,6 +21,9 @@ pub(crate) trait Translate: Send + Sync + 'static {
     /// What is wrong with a value that cannot be read, in upstream's words (`storage/etcd3/decoder.go`).
     const WRONG: &'static str;
 
+    /// Whether upstream says of such a value at which revision it was written, too.
+    const DATED: bool;
+
     /// Where values are in the form they are kept in.
     fn store(&self) -> &Arc<dyn Store>;
 
@@ -60,27 +63,41 @@ impl Rest {
     }
 }
 
-/// As upstream says of a value it can make nothing of (`storage/etcd3/corrupt_obj_deleter.go`); `what` is wrong with it.
-pub(crate) fn corrupt(key: &str, what: &str, why: &str) -> String {
-    format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {what} revision=0: {why}")
+/// As upstream says of a value it can make nothing of (`storage/etcd3/corrupt_obj_deleter.go`).
+fn corrupt<T: Translate>(key: &str, at: Revision, why: &str) -> String {
+    let (what, at) = (T::WRONG, if T::DATED { at.0 } else { 0 });
+    format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {what} revision={at}: {why}")
+}
+
+/// An object that is there and cannot be read.
+pub(crate) struct Fault {
+    pub(crate) key: Key,
+    /// The revision at which that was seen.
+    pub(crate) at: Revision,
+    why: String,
+    said: fn(&str, Revision, &str) -> String,
+}
+
+impl Fault {
+    /// What is said of it, with the key called `key`: upstream leaves out the prefix where one object was asked for.
+    pub(crate) fn says(&self, key: &str) -> String {
+        (self.said)(key, self.at, &self.why)
+    }
 }
 
 impl Faults {
-    /// Why an object cannot be read, if that is so.
-    pub(crate) fn of(&self, key: &Key) -> Option<String> {
-        self.0.read().get(key).map(|(_, why)| why.clone())
+    /// What is known of an object that cannot be read, if it is one.
+    pub(crate) fn of<T: Translate>(&self, key: &Key) -> Option<Fault> {
+        let (at, why) = self.0.read().get(key)?.clone();
+        Some(Fault { key: key.clone(), at, why, said: corrupt::<T> })
     }
 
-    /// The revision of an object that cannot be read, if that is so.
-    pub(crate) fn at(&self, key: &Key) -> Option<Revision> {
-        self.0.read().get(key).map(|(at, _)| *at)
-    }
-
-    /// The first object under a prefix that cannot be read, and why.
-    pub(crate) fn under(&self, prefix: &str) -> Option<(Key, String)> {
+    /// The objects under a prefix that cannot be read, in the order of their keys.
+    pub(crate) fn under<T: Translate>(&self, prefix: &str) -> Vec<Fault> {
         let known = self.0.read();
-        let (key, (_, why)) = known.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next()?;
-        key.as_str().starts_with(prefix).then(|| (key.clone(), why.clone()))
+        let near =
+            known.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|(key, _)| key.as_str().starts_with(prefix));
+        near.map(|(key, (at, why))| Fault { key: key.clone(), at: *at, why: why.clone(), said: corrupt::<T> }).collect()
     }
 
     /// All of them.
@@ -140,7 +157,8 @@ impl<T: Translate> Translated<T> {
 
     /// The error for an object that cannot be read.
     fn unreadable(translate: &T, key: &Key) -> StoreError {
-        StoreError::Value(corrupt(key.as_str(), T::WRONG, &translate.faults().of(key).unwrap_or_default()))
+        let fault = translate.faults().of::<T>(key);
+        StoreError::Value(fault.map_or_else(|| corrupt::<T>(key.as_str(), Revision(0), ""), |fault| fault.says(key.as_str())))
     }
 
     /// The event as everybody reads it; the key when an object was written that cannot be read.
@@ -320,7 +338,7 @@ impl<T: Translate> Store for Translated<T> {
                 None => None,
                 Some(value) => {
                     let read = self.0.read(key, &value).await;
-                    Some(read.map_err(|why| StoreError::Value(corrupt(key.as_str(), T::WRONG, &why)))?)
+                    Some(read.map_err(|why| StoreError::Value(corrupt::<T>(key.as_str(), version.revision, &why)))?)
                 }
             };
             opened.push(Version { value, ..version });
@@ -365,6 +383,7 @@ mod tests {
 
     impl Translate for Locked {
         const WRONG: &'static str = "locked";
+        const DATED: bool = false;
 
         fn store(&self) -> &Arc<dyn Store> {
             &self.0
@@ -393,7 +412,7 @@ mod tests {
     }
 
     fn unreadable(key: &str) -> StoreError {
-        StoreError::Value(corrupt(key, "locked", "no key"))
+        StoreError::Value(corrupt::<Locked>(key, Revision(0), "no key"))
     }
 
     struct Plain;
@@ -439,14 +458,14 @@ mod tests {
         let sealed = put(&*store, "/secrets/mended", Expect::Absent, "sealed").await;
         put(&*store, "/secrets/mended", Expect::At(sealed), "one").await;
         assert_eq!(seen.past(&mended).await, Err(unreadable("/secrets/mended")));
-        assert_eq!(locked.faults().under("/secrets/"), None, "what is there now can be read");
+        assert!(locked.faults().under::<Locked>("/secrets/").is_empty(), "what is there now can be read");
 
         let first = put(&*store, "/secrets/broken", Expect::Absent, "one").await;
         let second = put(&*store, "/secrets/broken", Expect::At(first), "two").await;
         put(&*store, "/secrets/broken", Expect::At(second), "sealed").await;
         assert_eq!(seen.get(&broken).await, Err(unreadable("/secrets/broken")));
         assert_eq!(seen.past(&broken).await, Err(unreadable("/secrets/broken")));
-        assert_eq!(locked.faults().of(&broken).as_deref(), Some("no key"));
+        assert_eq!(locked.faults().of::<Locked>(&broken).unwrap().why, "no key");
     }
 
     #[tokio::test]
@@ -500,6 +519,6 @@ mod tests {
         let all: Vec<String> = (0..PIECE + 10).filter(|n| *n != 3).map(|n| format!("/pods/{n:04}")).collect();
         assert_eq!(told, all);
         assert!(largest <= PIECE, "{largest}");
-        assert_eq!(locked.faults().under("/pods/").unwrap().0.as_str(), "/pods/0003");
+        assert_eq!(locked.faults().under::<Locked>("/pods/")[0].key.as_str(), "/pods/0003");
     }
 }

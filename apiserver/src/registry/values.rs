@@ -162,6 +162,7 @@ impl Values {
 
 impl Translate for Values {
     const WRONG: &'static str = "object not decodable";
+    const DATED: bool = true;
 
     fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -132,6 +132,11 @@ impl Filter {
         Box::new(snapshot.range(&self.prefix, after).filter(|c| self.is_open() || self.selects(c)))
     }
 
+    /// The only key that can match, if there is only one.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// The key prefix of the place.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -13,7 +13,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Collected};
 use serde_json::{Value, json};
 
-use super::{Api, Call, filter::Filter, render, runs::Run};
+use super::{Api, Call, filter::Filter, render, runs::Run, unreadable};
 use crate::{
     metrics,
     registry::{Kind, Storage, items::Facts, storage::read_error},
@@ -178,7 +178,6 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
     }
     let freshness = freshness(options, token.as_ref());
     let snapshot = api.storage.collection(kind)?.snapshot(freshness).await.map_err(|e| expired(e, token.as_ref()))?;
-    api.storage.readable(kind)?;
     let after = token.as_ref().map(|t| format!("{}{}", filter.prefix(), t.after));
     let converted = if filter.needs_wire() { Some(pick_converted(kind, &filter, &snapshot, after.as_deref()).await?) } else { None };
     let mut found: Box<dyn Iterator<Item = &Arc<Cached<Facts>>> + Send> = match &converted {
@@ -189,6 +188,11 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
     let all = options.limit == 0 || (freshness == Freshness::Any && token.is_none());
     let limit = if all { usize::MAX } else { options.limit };
     let items: Vec<_> = found.by_ref().take(limit).cloned().collect();
+    match freshness {
+        // Upstream's cache is not there while it lacks something, and its store is asked by nobody else.
+        Freshness::Any | Freshness::NotOlderThan(_) if options.limit == 0 || !filter.is_open() => api.storage.readable(kind)?,
+        _ => unreadable::complete(api, kind, &filter, snapshot.revision, after.as_deref(), &items, options.limit)?,
+    }
     let (mut token, mut remaining) = (String::new(), None);
     if items.len() == limit && found.next().is_some() {
         let last = items.last().map_or("", |c| c.key.as_str());

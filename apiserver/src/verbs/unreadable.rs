@@ -1,15 +1,17 @@
-//! DELETE of an object that is there and cannot be read: nothing of it is looked at, neither finalizers nor what admission would say, so it
-//! has to be asked for by name and allowed by itself (apiserver `registry/generic/registry/corrupt_obj_deleter.go`).
+//! Objects that are there and cannot be read. A list that would lack them fails and names them. A DELETE looks at nothing of such an object,
+//! neither finalizers nor what admission would say, so it has to be asked for by name and allowed by itself (apiserver
+//! `registry/generic/registry/corrupt_obj_deleter.go`).
 
 use std::sync::Arc;
 
+use coracle_store::{Revision, cache::Cached};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Api, Call, delete, render};
+use super::{Api, Call, delete, filter::Filter, render};
 use crate::{
     authz::Decision,
-    registry::Kind,
+    registry::{Kind, items::Facts},
     request::{
         RequestInfo,
         query::{DeleteOptions, UNREADABLE},
@@ -19,6 +21,38 @@ use crate::{
 
 /// What has to be allowed.
 const VERB: &str = "unsafe-delete-ignore-read-errors";
+
+/// Refuses a list at a revision that would lack what cannot be read. `items` are those found behind `after`, as many as the page takes; of
+/// what lies behind a page that takes everything nothing is read, also not by upstream's store.
+pub(super) fn complete(
+    api: &Api,
+    kind: &Kind,
+    filter: &Filter,
+    revision: Revision,
+    after: Option<&str>,
+    items: &[Arc<Cached<Facts>>],
+    limit: usize,
+) -> Result<(), Status> {
+    let mut faults = api.storage.faults(filter.prefix());
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let meant = |key: &str| after.is_none_or(|after| key > after) && filter.key().is_none_or(|only| only == key);
+    faults.retain(|fault| fault.at <= revision && meant(fault.key.as_str()));
+    if limit > 0 && filter.is_open() {
+        let mut before = 0;
+        faults.retain(|fault| {
+            let good = items.partition_point(|item| item.key < fault.key);
+            before += 1;
+            good + before <= limit
+        });
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<_> = faults.iter().map(|fault| (fault.key.to_string(), fault.says(fault.key.as_str()))).collect();
+    Err(Status::unread(kind.subject(""), &told))
+}
 
 /// Deletes it, if it cannot be read.
 pub(super) async fn delete(api: &Api, call: &Call, kind: &Arc<Kind>, options: &DeleteOptions) -> Result<Answer, Status> {

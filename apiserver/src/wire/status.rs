@@ -136,6 +136,27 @@ impl Status {
         Self { log: Some(message.clone()), ..Self::new(500, "InternalError", format!("Internal error occurred: {message}")) }
     }
 
+    /// 500 of a list: what is there of it and cannot be read, each with its key (`aggregatedStorageError` of
+    /// `storage/etcd3/corrupt_obj_deleter.go`). Whoever has too many is told of the first ones.
+    pub(crate) fn unread(resource: Subject<'_>, faults: &[(String, String)]) -> Self {
+        let told = &faults[..faults.len().min(MOST_UNREAD)];
+        let cause = |(key, why): &(String, String)| json!({"reason": "UnexpectedServerResponse", "message": why, "field": key});
+        let mut causes: Vec<Value> = told.iter().map(cause).collect();
+        if told.len() == MOST_UNREAD {
+            causes.push(json!({"reason": "FieldValueTooMany", "message": "too many errors, the list is truncated"}));
+        }
+        let mut details = Subject { name: "list", ..resource }.details();
+        details["causes"] = causes.into();
+        let message = unread(resource, told.first().map_or("", |(_, why)| why), told.len().saturating_sub(1));
+        Self { details, ..Self::new(500, "StorageReadError", message) }
+    }
+
+    /// 429 of who waits for all objects of a resource to be in memory while some cannot be read.
+    pub(crate) fn initializing(resource: Subject<'_>, first: &str, more: usize) -> Self {
+        let why = unread(resource, first, more.min(MOST_UNREAD - 1));
+        Self::too_many_requests(format!("storage is (re)initializing: failed to list <unspecified>: {why}"), 1)
+    }
+
     /// 429: try again after so many seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u64) -> Self {
         let details = if retry_after_seconds > 0 { json!({"retryAfterSeconds": retry_after_seconds}) } else { json!({}) };
@@ -199,6 +220,14 @@ impl Status {
         }
         value
     }
+}
+
+/// What cannot be read of a list is told of so many objects (`maxCorruptObjErrsToAggregate`).
+const MOST_UNREAD: usize = 100;
+
+fn unread(resource: Subject<'_>, first: &str, more: usize) -> String {
+    let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+    format!("failed to read one or more {} from the storage: {first}{more}", resource.qualified())
 }
 
 /// Several errors as one, each once; `None` when there are none (apimachinery `util/errors/errors.go`).

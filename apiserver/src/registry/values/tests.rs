@@ -230,9 +230,10 @@ async fn what_cannot_be_read_is_left_out_and_named_with_the_reason() {
     let mut watch = translated.watch("/registry/configmaps/", broken);
     let listed = translated.range("/registry/configmaps/", Page::default()).await.unwrap().value;
     assert_eq!(listed.iter().map(|entry| entry.value.clone()).collect::<Vec<_>>(), [json]);
-    assert_eq!(values.faults().under("/registry/configmaps/").unwrap().0, bad);
+    assert_eq!(values.faults().under::<Values>("/registry/configmaps/")[0].key, bad);
     let error = translated.get(&bad).await.unwrap_err().to_string();
-    assert!(error.contains("object not decodable") && error.contains(bad.as_str()), "{error}");
+    let said = format!("object not decodable revision={}: ", broken.0);
+    assert!(error.contains(&said) && error.contains(bad.as_str()), "{error}");
     translated.commit(&bad, Expect::At(broken), Write::Delete).await.unwrap();
     assert_eq!(values.faults().keys(), std::slice::from_ref(&bad), "whoever deletes is not who tells of it");
     assert_eq!(watch.next().await.unwrap().unwrap().key, bad);
