@@ -10,6 +10,7 @@ use x509_parser::{
 use super::view;
 use crate::{
     authn::User,
+    metrics::kinds::{DURATIONS_HONORED, DURATIONS_REQUESTED},
     registry::{Object, Part, Rules},
 };
 
@@ -95,6 +96,25 @@ impl Rules for CertificateSigningRequest {
         if !creator.extra.is_empty() {
             spec.insert("extra".into(), json!(creator.extra));
         }
+    }
+
+    /// Whether signers keep to the duration that was asked for (`storage/metrics.go`).
+    fn counts(&self, new: &Object, old: &Object) -> Option<Box<dyn FnOnce() + Send>> {
+        let certificate = |object: &'_ Object| view::text(view::member(object.value(), "status"), "certificate").to_owned();
+        let issued = certificate(new);
+        if issued.is_empty() || !certificate(old).is_empty() {
+            return None;
+        }
+        let spec = view::member(old.value(), "spec");
+        let wanted = view::int(spec, "expirationSeconds")?;
+        let signer = view::text(spec, "signerName");
+        let signer = if signer.starts_with("kubernetes.io/") { signer } else { "other" }.to_owned();
+        Some(Box::new(move || {
+            DURATIONS_REQUESTED.inc([&signer]);
+            if lasts(&issued).is_some_and(|lasts| is_honored(wanted, lasts)) {
+                DURATIONS_HONORED.inc([&signer]);
+            }
+        }))
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, part: Part<'_>) -> FieldErrors {
@@ -265,6 +285,21 @@ fn chain(text: &str) -> Result<(), String> {
     if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".to_owned()) } else { Ok(()) }
 }
 
+/// How long the first certificate of a chain is valid, in seconds.
+fn lasts(text: &str) -> Option<i64> {
+    let bytes = STANDARD.decode(text).ok()?;
+    let pem = Pem::iter_from_buffer(&bytes).next()?.ok()?;
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+    let validity = certificate.validity();
+    Some(validity.not_after.timestamp() - validity.not_before.timestamp())
+}
+
+/// Signers may begin five minutes before now, and round by a twentieth.
+fn is_honored(wanted: i64, lasts: i64) -> bool {
+    // Twentieths of a second.
+    (wanted - lasts).abs() * 20 < 300 * 20 + wanted
+}
+
 /// Checks `domain/path` (upstream `ValidateSignerName`).
 pub(super) fn signer_name(text: &str, path: &str, errors: &mut FieldErrors) {
     if text.is_empty() {
@@ -312,6 +347,7 @@ pub(super) fn sample_request() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::series::Counters;
 
     fn sample() -> Value {
         let spec = json!({"request": sample_request(), "signerName": "example.com/s", "usages": ["client auth"]});
@@ -320,6 +356,35 @@ mod tests {
 
     fn object(value: Value) -> Object {
         Object::new(value).unwrap()
+    }
+
+    #[test]
+    fn a_duration_that_was_asked_for_is_counted_when_the_certificate_is_there() {
+        let with = |certificate: &str, seconds: Option<i64>, signer: &str| {
+            let mut all = sample();
+            all["spec"]["signerName"] = signer.into();
+            all["spec"]["expirationSeconds"] = seconds.into();
+            all["status"]["certificate"] = certificate.into();
+            object(all)
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2026, 1, 2);
+        let day = STANDARD.encode(parameters.self_signed(&key).unwrap().pem());
+        let of = |counters: &'static Counters<1>, signer| counters.of([signer]).unwrap().load(std::sync::atomic::Ordering::Relaxed);
+        let counted = |signer| (of(&DURATIONS_REQUESTED, signer), of(&DURATIONS_HONORED, signer));
+        let change = |from: &Object, to: &Object| CertificateSigningRequest.counts(to, from).map(|count| count()).is_some();
+        let ours = "kubernetes.io/of-this-test";
+        for (seconds, signer) in [(86_400, ours), (7200, ours), (90_000, "example.com/of-this-test")] {
+            assert!(change(&with("", Some(seconds), signer), &with(&day, Some(seconds), signer)));
+        }
+        assert_eq!((counted(ours), counted("other"), counted("example.com/of-this-test")), ((2, 1), (1, 1), (0, 0)));
+        assert!(!change(&with("", None, ours), &with(&day, None, ours)), "no duration was asked for");
+        assert!(!change(&with(&day, Some(7200), ours), &with(&day, Some(7200), ours)), "it was there before");
+        assert!(!change(&with("", Some(7200), ours), &with("", Some(7200), ours)), "it is not there yet");
+        // Five minutes and a twentieth.
+        assert!(is_honored(6000, 6599) && !is_honored(6000, 6600) && is_honored(6000, 5401) && !is_honored(6000, 5400));
     }
 
     fn told(new: &Value, old: Option<&Value>, part: Part<'_>) -> Vec<String> {

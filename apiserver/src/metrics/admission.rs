@@ -55,9 +55,49 @@ static WEBHOOK_FAIL_OPEN: Counters<2> = Counters::new(
     ["name", "type"],
 );
 
+/// Pods, and what makes pods, held against a level of PodSecurity (`pod-security-admission/metrics`).
+pub(crate) static POD_SECURITY_EVALUATIONS: Counters<7> = Counters::new(
+    "pod_security_evaluations_total",
+    "[ALPHA] Number of policy evaluations that occurred, not counting ignored or exempt requests.",
+    ["decision", "policy_level", "policy_version", "mode", "request_operation", "resource", "subresource"],
+);
+
+/// Those that were not, since who or what is exempt.
+pub(crate) static POD_SECURITY_EXEMPTIONS: Counters<3> = Counters::new(
+    "pod_security_exemptions_total",
+    "[ALPHA] Number of exempt requests, not counting ignored or out of scope requests.",
+    ["request_operation", "resource", "subresource"],
+);
+
+/// Those that could not be, or only against another level than was meant.
+pub(crate) static POD_SECURITY_ERRORS: Counters<4> = Counters::new(
+    "pod_security_errors_total",
+    "[ALPHA] Number of errors preventing normal evaluation. Non-fatal errors may result in the latest restricted profile being used for evaluation.",
+    ["fatal", "request_operation", "resource", "subresource"],
+);
+
+/// Upstream tells of these before anything is counted.
+pub(crate) fn begin_pod_security() {
+    for operation in ["create", "update"] {
+        POD_SECURITY_EVALUATIONS.add(["allow", "privileged", "latest", "enforce", operation, "pod", ""], 0);
+        for resource in ["pod", "controller"] {
+            POD_SECURITY_EXEMPTIONS.add([operation, resource, ""], 0);
+        }
+    }
+}
+
 /// The families of this file.
-pub(super) static ALL: [&dyn super::Family; 6] =
-    [&STEPS, &CONTROLLERS, &WEBHOOK, &WEBHOOK_REQUESTS, &WEBHOOK_REJECTIONS, &WEBHOOK_FAIL_OPEN];
+pub(super) static ALL: [&dyn super::Family; 9] = [
+    &STEPS,
+    &CONTROLLERS,
+    &WEBHOOK,
+    &WEBHOOK_REQUESTS,
+    &WEBHOOK_REJECTIONS,
+    &WEBHOOK_FAIL_OPEN,
+    &POD_SECURITY_EVALUATIONS,
+    &POD_SECURITY_EXEMPTIONS,
+    &POD_SECURITY_ERRORS,
+];
 
 /// How a question to a webhook ended.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `series` | families of counters, gauges and histograms, and how a series is found without a lock |
 //! | `page` | the text format |
-//! | `requests`, `admission`, `access`, `atrest`, `tokens`, `manifests` | what is counted as it happens |
+//! | `requests`, `admission`, `access`, `atrest`, `tokens`, `manifests`, `kinds` | what is counted as it happens |
 //! | `store` | the store and the cache before it, both as it happens and when asked |
 //! | `gathered` | what is looked up when somebody asks: objects, requests in flight, versions |
 //! | `process` | memory, time and files of this process |
@@ -16,6 +16,7 @@ pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod atrest;
 mod gathered;
+pub(crate) mod kinds;
 pub(crate) mod manifests;
 pub(crate) mod page;
 mod process;
@@ -54,7 +55,8 @@ static HEALTH_TOTAL: Counters<3> = Counters::new(
 );
 
 /// Families that are counted as things happen, by file.
-static ALL: [&[&dyn Family]; 7] = [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL, &store::ALL, &tokens::ALL, &manifests::ALL];
+static ALL: [&[&dyn Family]; 8] =
+    [&requests::ALL, &admission::ALL, &access::ALL, &atrest::ALL, &store::ALL, &tokens::ALL, &manifests::ALL, &kinds::ALL];
 
 /// `/metrics`
 pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {

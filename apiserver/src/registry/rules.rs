@@ -70,6 +70,11 @@ pub trait Rules: Send + Sync {
     /// Writes down who creates the object, where the object itself has to say so; after [`Rules::prepare`].
     fn note_creator(&self, _new: &mut Object, _creator: &User) {}
 
+    /// What is to be counted of a change once it is stored.
+    fn counts(&self, _new: &Object, _old: &Object) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+
     /// Writes down when something happened, where the object itself has to say so; `now` as `metav1.Time` is written. After
     /// [`Rules::prepare`].
     fn note_time(&self, _new: &mut Object, _old: Option<&Object>, _part: Part<'_>, _now: &str) {}

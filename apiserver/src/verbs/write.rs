@@ -300,9 +300,13 @@ impl<'a> Writing<'a> {
             return Ok(Outcome { wire, created: false });
         }
         claim.sent(&object, Some(&old.object));
+        let count = kind.rules.counts(&object, &old.object);
         match self.store_change(&key, object, old).await {
             Ok(outcome) => {
                 claim.keep().await;
+                if let Some(count) = count {
+                    count();
+                }
                 Ok(outcome)
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 mod baseline;
 mod checks;
 mod configuration;
+mod counted;
 mod namespace;
 mod pod;
 mod restricted;
@@ -25,8 +26,12 @@ use self::{
 use super::{Admission, Attempt, Operation, look};
 use crate::{
     audit::Level,
+    metrics::admission::begin_pod_security,
     registry::{Object, Reader},
-    wire::{Status, status::Subject},
+    wire::{
+        Status,
+        status::{Subject, aggregate},
+    },
 };
 
 /// Subresources of pods that change nothing of what is checked.
@@ -92,6 +97,7 @@ impl PodSecurity {
     /// Looks namespaces and their pods up through `reader`. The error says what is wrong with the configuration.
     pub fn new(reader: Arc<dyn Reader>, configuration: Option<&[u8]>) -> Result<Self, String> {
         let configuration = configuration.map_or_else(|| Ok(Configuration::default()), Configuration::read)?;
+        begin_pod_security();
         Ok(Self { reader, configuration })
     }
 
@@ -106,6 +112,7 @@ impl PodSecurity {
             return false;
         };
         annotate(attempt, "exempt", why);
+        counted::exempted(attempt);
         true
     }
 
@@ -115,6 +122,7 @@ impl PodSecurity {
         let exempt = class.is_some_and(|class| self.configuration.exempt.runtime_classes.iter().any(|known| known == class));
         if exempt {
             annotate(attempt, "exempt", "runtimeClass");
+            counted::exempted(attempt);
         }
         exempt
     }
@@ -123,19 +131,23 @@ impl PodSecurity {
         Policy::of(labels, self.configuration.defaults)
     }
 
-    async fn policy(&self, namespace: &str) -> Result<Policy, Status> {
-        let found: Option<Namespace> = look::one(&*self.reader, "", "namespaces", "", namespace).await?;
-        let found = found.ok_or_else(|| Status::internal(format!("failed to lookup namespace {namespace:?}")))?;
-        Ok(self.policy_of(&found.metadata.labels.unwrap_or_default()).0)
+    /// What the namespace asks for, and what is wrong with its labels.
+    async fn policy(&self, attempt: &Attempt<'_>) -> Result<(Policy, FieldErrors), Status> {
+        let namespace = &attempt.request.namespace;
+        let found: Result<Option<Namespace>, _> = look::one(&*self.reader, "", "namespaces", "", namespace).await;
+        let found = found.and_then(|found| found.ok_or_else(|| Status::internal(format!("failed to lookup namespace {namespace:?}"))));
+        let found = found.inspect_err(|_| counted::failed(attempt, true))?;
+        Ok(self.policy_of(&found.metadata.labels.unwrap_or_default()))
     }
 
     async fn check_pod(&self, attempt: &mut Attempt<'_>, pod: &Object) -> Result<(), Status> {
         if self.exempts(attempt) {
             return Ok(());
         }
-        let policy = self.policy(&attempt.request.namespace).await?;
-        if policy.is_privileged() {
+        let (policy, errors) = self.policy(attempt).await?;
+        if errors.is_empty() && policy.is_privileged() {
             annotate(attempt, "enforce-policy", "privileged:latest");
+            counted::evaluated(attempt, policy.enforce, "enforce", true);
             return Ok(());
         }
         if attempt.old.is_some_and(|old| !images_change(old.value(), pod.value())) {
@@ -144,9 +156,11 @@ impl PodSecurity {
         if self.exempts_class(attempt, pod.value()) {
             return Ok(());
         }
+        doubt(attempt, &errors);
         let pod_seen = Pod::of(pod.value());
         let violations = evaluate(policy.enforce, &pod_seen);
         annotate(attempt, "enforce-policy", &policy.enforce.to_string());
+        counted::evaluated(attempt, policy.enforce, "enforce", violations.is_empty());
         // What keeps to the enforced level breaks none of the same.
         let keeps = |of: LevelVersion| of == policy.enforce && violations.is_empty();
         if !keeps(policy.audit) {
@@ -157,24 +171,36 @@ impl PodSecurity {
             return Err(look::forbidden(attempt, Some(pod), &why));
         }
         if !keeps(policy.warn) {
-            attempt.warnings.extend(warning(policy.warn, &pod_seen));
+            warn(attempt, policy.warn, &pod_seen);
         }
         Ok(())
     }
 
     /// Kinds that make pods are never refused: whoever makes them is warned of what would happen to their pods.
     async fn check_template(&self, attempt: &mut Attempt<'_>, object: &Object) -> Result<(), Status> {
-        let place = template_of(&attempt.request.group, &attempt.request.resource);
-        let Some(template) = place.and_then(|place| object.value().pointer(place)).filter(|t| t.is_object()) else { return Ok(()) };
         if self.exempts(attempt) {
             return Ok(());
         }
-        let Ok(policy) = self.policy(&attempt.request.namespace).await else { return Ok(()) };
+        let (policy, errors) = match self.policy(attempt).await {
+            Ok(found) => found,
+            Err(why) => {
+                let why = format!("failed to lookup namespace {:?}: {}", attempt.request.namespace, why.message);
+                annotate(attempt, "error", &why);
+                return Ok(());
+            }
+        };
+        let checks = |of: LevelVersion| of.level != standard::Level::Privileged;
+        if errors.is_empty() && !checks(policy.audit) && !checks(policy.warn) {
+            return Ok(());
+        }
+        let place = template_of(&attempt.request.group, &attempt.request.resource);
+        let Some(template) = place.and_then(|place| object.value().pointer(place)).filter(|t| t.is_object()) else { return Ok(()) };
         if self.exempts_class(attempt, template) {
             return Ok(());
         }
+        doubt(attempt, &errors);
         note(attempt, policy.audit, &Pod::of(template));
-        attempt.warnings.extend(warning(policy.warn, &Pod::of(template)));
+        warn(attempt, policy.warn, &Pod::of(template));
         Ok(())
     }
 
@@ -226,6 +252,14 @@ impl PodSecurity {
     }
 }
 
+/// Tells the audit that the labels of the namespace say something else than what was checked.
+fn doubt(attempt: &Attempt<'_>, errors: &FieldErrors) {
+    if let Some(why) = aggregate(errors.0.iter().map(ToString::to_string)) {
+        annotate(attempt, "error", &format!("Failed to parse policy: {why}"));
+        counted::failed(attempt, false);
+    }
+}
+
 fn warning(of: LevelVersion, pod: &Pod<'_>) -> Option<String> {
     let violations = evaluate(of, pod);
     (!violations.is_empty()).then(|| format!("would violate PodSecurity \"{of}\": {}", details(&violations)))
@@ -235,6 +269,15 @@ fn warning(of: LevelVersion, pod: &Pod<'_>) -> Option<String> {
 fn note(attempt: &Attempt<'_>, of: LevelVersion, pod: &Pod<'_>) {
     if let Some(text) = warning(of, pod) {
         annotate(attempt, "audit-violations", &text);
+        counted::evaluated(attempt, of, "audit", false);
+    }
+}
+
+/// Tells the client what it asked to be told of.
+fn warn(attempt: &mut Attempt<'_>, of: LevelVersion, pod: &Pod<'_>) {
+    if let Some(text) = warning(of, pod) {
+        attempt.warnings.push(text);
+        counted::evaluated(attempt, of, "warn", false);
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Policy {
 }
 
 impl Level {
-    fn text(self) -> &'static str {
+    pub(super) fn text(self) -> &'static str {
         match self {
             Self::Privileged => "privileged",
             Self::Baseline => "baseline",
