@@ -1,15 +1,20 @@
 //! Flags of what every request passes first and of what other API servers answer, under upstream's names.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args};
-use coracle_apiserver::{aggregator, check_egress, flow};
+use coracle_apiserver::{Connections, aggregator, check_egress, flow};
+use http::HeaderValue;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     authn::read,
-    dropin::flags::{positive_span, truth},
+    dropin::flags::{positive_span, span, truth},
 };
+
+/// Connections that wait to be taken, as many as the standard library asks for.
+const BACKLOG: u32 = 4096;
 
 /// Limits, fairness, and how other API servers are spoken to.
 #[derive(Args, Debug, Clone)]
@@ -33,6 +38,34 @@ pub(crate) struct FrontFlags {
     /// Watches that do not say how long they are to last end after this many seconds and up to as many again.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub(crate) min_request_timeout: u32,
+
+    /// Streams of one HTTP/2 connection at most; 0: 250.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) http2_max_streams_per_connection: u32,
+
+    /// How likely a request over HTTP/2 is the last of its connection, so that clients come to other servers, too: from 0 to 0.02.
+    #[arg(long, value_name = "CHANCE", default_value_t = 0.0)]
+    pub(crate) goaway_chance: f64,
+
+    /// What browsers are told to insist on: max-age=SECONDS, includeSubDomains, preload. None: nothing.
+    #[arg(long, value_name = "DIRECTIVE,…", value_delimiter = ',')]
+    pub(crate) strict_transport_security_directives: Vec<String>,
+
+    /// How long events are kept; 0: for ever.
+    #[arg(long, value_name = "DURATION", default_value = "1h0m0s", value_parser = span)]
+    pub(crate) event_ttl: Duration,
+
+    /// After the order to stop the server is no longer ready, and answers for so long.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = span)]
+    pub(crate) shutdown_delay_duration: Duration,
+
+    /// Listen on a port that others listen on, too (SO_REUSEPORT).
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
+    pub(crate) permit_port_sharing: bool,
+
+    /// Listen on an address that an earlier process has not quite left (SO_REUSEADDR); this server does either way.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
+    pub(crate) permit_address_sharing: bool,
 
     /// Client certificate shown to API servers behind APIServices, read again when it changes.
     #[arg(long, value_name = "FILE")]
@@ -70,6 +103,31 @@ impl FrontFlags {
         Ok(flow::Options { max_reads, max_writes, fair: self.enable_priority_and_fairness, timeout: self.request_timeout, watches })
     }
 
+    /// What connections are allowed and told.
+    pub(crate) fn connections(&self) -> Result<Connections> {
+        if !(0.0..=0.02).contains(&self.goaway_chance) {
+            bail!("--goaway-chance can not be less than 0 or greater than 0.02");
+        }
+        let directives: Vec<&str> = self.strict_transport_security_directives.iter().map(String::as_str).collect();
+        let transport_security = match &directives[..] {
+            [] => None,
+            given => Some(transport_security(given)?),
+        };
+        let standard = Connections::default();
+        let streams = if self.http2_max_streams_per_connection == 0 { standard.streams } else { self.http2_max_streams_per_connection };
+        Ok(Connections { streams, goaway_chance: self.goaway_chance, transport_security })
+    }
+
+    /// Listens; the port may be others', too, where that is allowed.
+    pub(crate) fn listen(&self, address: SocketAddr) -> std::io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As the standard library does, and Go's.
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(self.permit_port_sharing)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    }
+
     /// How other API servers are spoken to. `made` are the certificate and key that are there without flags.
     pub(crate) fn aggregator(&self, made: Option<(PathBuf, PathBuf)>) -> Result<aggregator::Options> {
         if let Some(file) = &self.egress_selector_config_file {
@@ -83,6 +141,22 @@ impl FrontFlags {
         };
         Ok(aggregator::Options { client, reject_redirects: self.aggregator_reject_forwarding_redirect })
     }
+}
+
+/// The header of these directives (`validateHSTSDirectives`).
+fn transport_security(directives: &[&str]) -> Result<HeaderValue> {
+    for directive in directives {
+        if directive.trim().is_empty() {
+            bail!("empty value in strict-transport-security-directives");
+        }
+        let age = directive.strip_prefix("max-age=").is_some_and(|rest| !rest.contains('='));
+        if !age && !["includeSubDomains", "preload"].contains(directive) {
+            bail!(
+                "--strict-transport-security-directives invalid, allowed values: max-age=expireTime, includeSubDomains, preload. see https://tools.ietf.org/html/rfc6797#section-6.1 for more information"
+            );
+        }
+    }
+    HeaderValue::try_from(directives.join("; ")).context("--strict-transport-security-directives")
 }
 
 #[cfg(test)]
@@ -113,6 +187,8 @@ mod tests {
         let aggregator = flags.aggregator(None).unwrap();
         assert_eq!((aggregator.client, aggregator.reject_redirects), (Some(("/c".into(), "/k".into())), false));
         let defaults = of(|_| None).unwrap();
+        let connections = defaults.connections().unwrap();
+        assert_eq!((connections.streams, connections.transport_security, defaults.event_ttl.as_secs()), (250, None, 3600));
         assert!(defaults.flow().unwrap().fair && defaults.aggregator(None).unwrap().reject_redirects);
     }
 
@@ -121,6 +197,16 @@ mod tests {
         let refused = |name: &'static str, value: &'static str| of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
         assert!(refused("request-timeout", "0s").contains("--request-timeout"));
         assert!(refused("max-requests-inflight", "-1").contains("--max-requests-inflight"));
+        let odd = |name: &'static str, value: &'static str| {
+            of(move |n| (n == name).then_some(value)).and_then(|flags| flags.connections()).map_err(|why| why.to_string())
+        };
+        assert!(odd("goaway-chance", "0.03").unwrap_err().contains("greater than 0.02"));
+        assert!(
+            odd("strict-transport-security-directives", "max-age=1,always").unwrap_err().contains("allowed values: max-age=expireTime")
+        );
+        let all = odd("strict-transport-security-directives", "max-age=1,includeSubDomains,preload").unwrap();
+        assert_eq!(all.transport_security.unwrap(), "max-age=1; includeSubDomains; preload");
+        assert_eq!(odd("http2-max-streams-per-connection", "7").unwrap().streams, 7);
         let away = of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
         assert!(away.aggregator(None).unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));
         let half = of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();

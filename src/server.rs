@@ -14,10 +14,7 @@ use anyhow::{Context, Result, bail};
 use coracle_apiserver::{Clock, Network, Ranges, Server, authn, authz, bootstrap, presence};
 use coracle_store::Store;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -58,7 +55,7 @@ pub(crate) fn main(options: &ServerOptions, started: Instant) -> Result<()> {
 async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let mut setup = Setup::new(options)?;
     let _lock = lock::take(&options.data_dir)?;
-    let listener = TcpListener::bind(setup.listen).await.with_context(|| format!("--listen: cannot listen on {}", setup.listen))?;
+    let listener = options.front.listen(setup.listen).with_context(|| format!("--listen: cannot listen on {}", setup.listen))?;
     // Port 0 asks for any that is free.
     setup.listen = listener.local_addr().context("--listen")?;
     if setup.is_out_of_reach() {
@@ -109,6 +106,8 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
 
     let lifetime = options.fork.as_ref().and_then(|fork| fork.lifetime);
     let result = until_told(&store, lifetime).await;
+    server.unready();
+    tokio::time::sleep(options.front.shutdown_delay_duration).await;
     rooms_stop.cancel();
     rooms.close();
     let (ended, ()) = tokio::join!(tokio::time::timeout(ROOMS_GRACE, rooms.wait()), server.leave());
@@ -192,6 +191,8 @@ fn server_options(
         agent_tls: options.fork.is_none().then(|| renewal.agent_client()),
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
+        connections: options.front.connections()?,
+        events_last: Some(options.front.event_ttl),
         build: version::build(),
         presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone(), leads: true }),
         clock,

@@ -135,14 +135,14 @@ fn the_api_server_serves_warns_of_a_shared_etcd_and_ends_when_told() {
     let path = folder.path();
     let (mut store, url) = etcd(path);
     let (mut first, port) =
-        api_server(path, "first", &url, &["--goaway-chance=0.01", "--http2-max-streams-per-connection=100", "--tls-curve-preferences=29"]);
+        api_server(path, "first", &url, &["--goaway-chance=0.01", "--enable-logs-handler=true", "--tls-curve-preferences=29"]);
     let as_admin = |arguments: &[&str]| kubectl(path, "first", port, Some("secret"), arguments);
     assert_eq!(as_admin(&["create", "configmap", "a", "--from-literal=k=v"]).unwrap(), "configmap/a created\n");
     assert!(kubectl(path, "first", port, Some("wrong"), &["get", "--raw=/api/v1/configmaps"]).unwrap_err().contains("Unauthorized"));
     let anonymous = kubectl(path, "first", port, None, &["get", "--raw=/api/v1/configmaps"]);
     assert!(anonymous.unwrap_err().contains("forbidden"));
     let log = std::fs::read_to_string(path.join("first.log")).unwrap();
-    assert!(log.contains("without effect in this kube-apiserver: --goaway-chance, --http2-max-streams-per-connection\n"), "{log}");
+    assert!(log.contains("without effect in this kube-apiserver: --enable-logs-handler\n"), "{log}");
 
     let (mut second, second_port) = api_server(path, "second", &url, &[]);
     assert!(kubectl(path, "second", second_port, Some("secret"), &["get", "configmap", "a"]).unwrap_err().contains("NotFound"));

@@ -36,7 +36,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit).map_err(Error::Options)?;
     let tables = Arc::new(Tables::load()?);
     let of_six = options.service_ranges.addresses.family() == Family::Six;
+    let events = options.events_last.map(kinds::events);
     let kinds = catalog::built_in(&tables, |group, resource| match (group, resource) {
+        ("" | "events.k8s.io", "events") => Odd { rules: events.unwrap_or(kinds::rules_for(group, resource)), ..odd(group, resource) },
         ("", "services") if of_six => Odd { rules: kinds::SERVICES_OF_SIX, ..odd(group, resource) },
         _ => odd(group, resource),
     });
@@ -192,6 +194,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         api,
         audit,
         flow,
+        connections: options.connections,
         limits: Limits::new(options.flow.max_reads, options.flow.max_writes),
         timeout: options.flow.timeout,
         modes: Modes::default(),

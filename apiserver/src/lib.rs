@@ -37,7 +37,7 @@ pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType}
 pub use request::flags::LogLevels;
 pub use request::paths::BuildInfo;
 pub use request::protocol::Protocol;
-pub use request::serve::Service;
+pub use request::serve::{Connections, Service};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use request::zpages::Flags;
 pub use trace::Options as TracingOptions;
@@ -79,6 +79,10 @@ pub struct Options {
     pub aggregator: aggregator::Options,
     /// How many requests at a time, and who goes first.
     pub flow: flow::Options,
+    /// What connections are allowed and told.
+    pub connections: Connections,
+    /// How long events are kept (`--event-ttl`); `None`: an hour.
+    pub events_last: Option<std::time::Duration>,
     /// Of what the program was built: what `/version` tells.
     pub build: BuildInfo,
     /// How this server is known to others on the same store; `None`: there are none.

@@ -84,6 +84,8 @@ impl House {
             flow: Default::default(),
             build: Default::default(),
             presence: None,
+            connections: Default::default(),
+            events_last: None,
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Material, Protocol, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Connections, Material, Options, Protocol, Serving, authn::Authorities};
+use coracle_store::embedded;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -173,6 +174,32 @@ async fn a_certificate_makes_the_user_and_a_watch_ends_cleanly_when_the_server_s
     }
     tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
     assert!(!house.server.ready());
+}
+
+/// Server and client agree on the end: the client has its answer, and goes elsewhere with the next request.
+#[tokio::test]
+async fn a_request_may_be_the_last_of_its_connection_and_browsers_are_told_what_to_insist_on() {
+    let transport_security = Some(http::HeaderValue::from_static("max-age=1; preload"));
+    let connections = Connections { goaway_chance: 1.0, transport_security, ..Connections::default() };
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let (house, pki) = (Arc::new(House::of(Options { connections, ..House::options(store) }).await), Pki::new());
+    let (port, stop, running) = serve(&house, &pki).await;
+    let tls = pki.client_config(true);
+    let mut of_two = rustls::ClientConfig::clone(&tls);
+    of_two.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let stream = TlsConnector::from(Arc::new(of_two)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let answer = sender.send_request(Request::get("https://127.0.0.1/version").body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()["strict-transport-security"], "max-age=1; preload");
+    assert!(!answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the server ends the connection").unwrap().unwrap();
+    // HTTP/1 knows no such end.
+    assert!(!get(port, tls, "/version").await.headers().contains_key("connection"));
+    stop.cancel();
+    running.await.unwrap();
 }
 
 /// A node agent that answers logs with a line and echoes streams; it tells which path it was asked for in a header.

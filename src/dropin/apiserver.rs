@@ -9,10 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use coracle_apiserver::{
-    Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
+    Connections, Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
-    flow,
     kinds::capabilities::Capabilities,
 };
 
@@ -59,7 +58,9 @@ pub(crate) struct Settings {
     pub(crate) tls: Protocol,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) aggregator: aggregator::Options,
-    pub(crate) flow: flow::Options,
+    /// Limits, and what connections are told.
+    pub(crate) front: FrontFlags,
+    pub(crate) connections: Connections,
     /// Whether the service `kubernetes` leads to this server (`--endpoint-reconciler-type`).
     pub(crate) endpoints: bool,
     /// Where objects are.
@@ -135,7 +136,8 @@ impl Settings {
             tls: group::<TlsFlags>(|name| flags.all(name))?.protocol()?,
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
-            flow: front.flow()?,
+            connections: front.connections()?,
+            front,
             endpoints,
             etcd: group(|name| flags.all(name))?,
             overrides: owned(&flags.list("etcd-servers-overrides")),

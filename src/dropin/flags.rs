@@ -310,8 +310,8 @@ mod tests {
 
     #[test]
     fn one_line_names_the_flags_that_do_nothing() {
-        let flags = parse(&KUBE_APISERVER, "--goaway-chance=0.01 --profiling=false --event-ttl=1h").unwrap();
-        assert_eq!(flags.without_effect().unwrap(), "without effect in this kube-apiserver: --goaway-chance, --event-ttl");
+        let flags = parse(&KUBE_APISERVER, "--debug-socket-path=/s --profiling=false --enable-logs-handler").unwrap();
+        assert_eq!(flags.without_effect().unwrap(), "without effect in this kube-apiserver: --debug-socket-path, --enable-logs-handler");
     }
 
     #[test]

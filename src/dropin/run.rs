@@ -12,10 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities, presence};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{apiserver::Settings, keys, objects};
@@ -38,7 +35,7 @@ const ROOMS_GRACE: Duration = Duration::from_millis(500);
 
 /// Serves until it is told to stop.
 pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
-    let listener = TcpListener::bind(settings.listen).await;
+    let listener = settings.front.listen(settings.listen);
     let listener = listener.with_context(|| format!("--secure-port: cannot listen on {}", settings.listen))?;
     let hollow = Hollow::new(&settings)?;
     let certificate = settings.serving.read()?.certificate;
@@ -46,6 +43,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let opening = objects::open(&settings.etcd, &settings.overrides);
     let (store, _sole) = telling(&settings.etcd.etcd_servers, store::warn, opening).await?;
     capabilities::set(settings.capabilities);
+    let delay = settings.front.shutdown_delay_duration;
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);
 
@@ -63,7 +61,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     tracing::info!(after_ms = started.elapsed().as_millis(), "ready");
 
     let result = until_told().await;
-    server.leave().await;
+    tokio::join!(server.leave(), tokio::time::sleep(delay));
     rooms_stop.cancel();
     rooms.close();
     let _ = tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await;
@@ -135,7 +133,9 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         encryption: settings.encryption,
         agent_tls,
         aggregator: settings.aggregator,
-        flow: settings.flow,
+        flow: settings.front.flow()?,
+        connections: settings.connections,
+        events_last: Some(settings.front.event_ttl),
         build: version::build(),
         // In memory there is nobody else.
         presence: match store.media_type() {

@@ -1,16 +1,31 @@
 //! Events, the same objects in two groups with other names for their fields (upstream `apis/core/validation/events.go`).
 
+use std::time::Duration;
+
 use coracle_schema::{FieldErrors, name};
 use serde_json::Value;
 
 use super::view;
 use crate::registry::{Object, Part, Policy, Rules};
 
-/// How long an event is kept.
+/// How long an event is kept, if nothing else is said.
 const TTL_SECONDS: u64 = 3600;
 
 /// Rules of `events`, in both groups.
-pub(super) struct Event;
+pub(super) struct Event {
+    /// `None`: for ever.
+    ttl_seconds: Option<u64>,
+}
+
+/// Events that last as upstream's do by default.
+pub(super) static EVENT: Event = Event { ttl_seconds: Some(TTL_SECONDS) };
+
+impl Event {
+    /// Events that last so long; 0: for ever.
+    pub(super) fn lasting(ttl: Duration) -> Self {
+        Self { ttl_seconds: Some(ttl.as_secs()).filter(|seconds| *seconds > 0) }
+    }
+}
 
 /// Names of the fields of an event, as a group has them.
 struct EventNames {
@@ -62,7 +77,7 @@ fn event_names(event: &Value) -> &'static EventNames {
 
 impl Rules for Event {
     fn policy(&self) -> Policy {
-        Policy { create_on_update: true, ttl_seconds: Some(TTL_SECONDS), dependents: false, ..Policy::DEFAULT }
+        Policy { create_on_update: true, ttl_seconds: self.ttl_seconds, dependents: false, ..Policy::DEFAULT }
     }
 
     fn validate(&self, new: &Object, old: Option<&Object>, _part: Part<'_>) -> FieldErrors {
@@ -210,7 +225,7 @@ mod tests {
             Object::new(event).unwrap()
         };
         let said =
-            |new: &Object, old: &Object| Event.immutable(new, old, Part::Whole).0.iter().map(ToString::to_string).collect::<Vec<_>>();
+            |new: &Object, old: &Object| EVENT.immutable(new, old, Part::Whole).0.iter().map(ToString::to_string).collect::<Vec<_>>();
         let old = event(json!({}));
         let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
         assert!(said(&event(series), &old).is_empty());

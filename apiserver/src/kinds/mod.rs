@@ -53,10 +53,17 @@ mod tests;
 
 pub(crate) use scheduling::tolerations;
 
+use std::time::Duration;
+
 use crate::registry::{Rules, rules::PLAIN};
 
 /// The rules of services where those that do not say are of IPv6.
 pub static SERVICES_OF_SIX: &dyn Rules = &service::Service { families: ["IPv6", "IPv4"] };
+
+/// The rules of events that last so long (`--event-ttl`). Rules are there for as long as the process.
+pub fn events(ttl: Duration) -> &'static dyn Rules {
+    Box::leak(Box::new(event::Event::lasting(ttl)))
+}
 
 /// The rules of a built-in resource, whatever its version; [`PLAIN`] for most.
 pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
@@ -72,7 +79,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("node.k8s.io", "runtimeclasses") => &node::RuntimeClass,
         ("", "secrets") => &secret::Secret,
         ("", "configmaps") => &secret::ConfigMap,
-        ("" | "events.k8s.io", "events") => &event::Event,
+        ("" | "events.k8s.io", "events") => &event::EVENT,
         ("", "persistentvolumeclaims") => &persistentvolumeclaim::PersistentVolumeClaim,
         ("", "persistentvolumes") => &persistentvolume::PersistentVolume,
         ("storage.k8s.io", "storageclasses") => &storageclass::StorageClass,

@@ -508,7 +508,8 @@ fn both_views_of_an_event_are_selected_alike() {
     let rules = rules_for("", "events");
     assert_eq!(rules.selectable(&core), rules.selectable(&group));
     assert!(rules.selectable(&core).contains(&("source", "c".to_owned())));
-    assert_eq!(rules.policy().ttl_seconds, Some(3600));
+    let lasting = |seconds| super::events(std::time::Duration::from_secs(seconds)).policy().ttl_seconds;
+    assert_eq!((rules.policy().ttl_seconds, lasting(90), lasting(0)), (Some(3600), Some(90), None));
 }
 
 #[test]

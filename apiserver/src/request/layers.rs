@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Request, request::Parts};
+use http::{HeaderValue, Request, header, request::Parts};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -22,6 +22,7 @@ use super::{
     impersonate::{Acting, Modes, impersonate},
     limits::{self, Limits, Slot},
     paths::Paths,
+    serve::Connections,
     trail::{self, Track},
 };
 use crate::{
@@ -98,6 +99,8 @@ pub struct Layers {
     pub audit: Option<Arc<Audit>>,
     /// How many requests at a time, and who goes first; `None`: whoever comes first.
     pub flow: Option<Arc<Flow>>,
+    /// What connections are allowed and told.
+    pub connections: Connections,
     /// Bounds.
     pub limits: Limits,
     /// How long a request may take that is neither a watch nor a stream.
@@ -175,6 +178,9 @@ impl Layers {
             tracer.end(recording, trace::name(&method, &info), attributes, code >= 500);
         }
         debug!(id, verb = info.verb, path = info.path, code = made.status().as_u16(), took_us = micros(took), "answered");
+        if let Some(directives) = &self.connections.transport_security {
+            made.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| directives.clone());
+        }
         if let Ok(id) = HeaderValue::try_from(id) {
             made.headers_mut().insert("audit-id", id);
         }

@@ -13,12 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
 };
+use ring::rand::{SecureRandom, SystemRandom};
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -63,6 +64,34 @@ const SEND_BUFFER: usize = 128 << 10;
 const STUCK: u32 = 180_000;
 /// Requests in flight have this long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(4);
+
+/// What connections are allowed and told.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Streams of one HTTP/2 connection (`--http2-max-streams-per-connection`).
+    pub streams: u32,
+    /// How likely a request over HTTP/2 is the last of its connection, from 0 to 1: clients come to other servers, too (`--goaway-chance`).
+    pub goaway_chance: f64,
+    /// What browsers are told to insist on (`--strict-transport-security-directives`).
+    pub transport_security: Option<HeaderValue>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { streams: STREAMS, goaway_chance: 0.0, transport_security: None }
+    }
+}
+
+impl Connections {
+    /// Whether a request is to be the last of its connection.
+    fn parts(&self) -> bool {
+        if self.goaway_chance <= 0.0 {
+            return false;
+        }
+        let mut drawn = [0; 4];
+        SystemRandom::new().fill(&mut drawn).is_ok() && f64::from(u32::from_le_bytes(drawn)) < self.goaway_chance * f64::from(u32::MAX)
+    }
+}
 
 /// Serves connections until `stop`; then lets requests end, within bounds.
 pub async fn run(layers: Arc<Layers>, listener: TcpListener, tls: Arc<Serving>, stop: CancellationToken) {
@@ -116,9 +145,11 @@ async fn connection(layers: Arc<Layers>, tls: Arc<Shown>, stream: TcpStream, act
     session.set_buffer_limit(Some(gather::MOST));
     let peer = session.peer_certificates().and_then(Peer::new).map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let (builder, service) = (protocol(http2), NetworkService { layers, peer, address, last: Arc::default(), activity: activity.clone() });
+    let (builder, parting) = (protocol(http2, layers.connections.streams), http2.then(CancellationToken::new));
+    let last = parting.clone().unwrap_or_default();
+    let service = NetworkService { layers, peer, address, last: Arc::default(), activity: activity.clone(), parting };
     let over = async {
-        tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {} }
+        tokio::select! { () = stop.cancelled() => {}, () = activity.none_for(IDLE) => {}, () = last.cancelled() => {} }
     };
     let ended = if http2 {
         let (stream, mut gathered) = Gathered::new(stream, activity.clone());
@@ -160,7 +191,7 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// What was agreed on with TLS is spoken: waiting for the client to begin has then a limit from the start.
-fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
+fn protocol(http2: bool, streams: u32) -> auto::Builder<TokioExecutor> {
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEAD as usize).max_headers(LINES);
@@ -168,7 +199,7 @@ fn protocol(http2: bool) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(streams)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(30))
         .initial_stream_window_size(STREAM_WINDOW)
@@ -184,6 +215,8 @@ struct NetworkService {
     address: Option<IpAddr>,
     last: Arc<Remembered>,
     activity: Activity,
+    /// That the connection takes no more requests, where that can be said.
+    parting: Option<CancellationToken>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for NetworkService {
@@ -196,6 +229,11 @@ impl hyper::service::Service<Request<Incoming>> for NetworkService {
         let sent = move |answer: Answer| if head_only { without_body(answer) } else { answer }.map(Sending);
         if let Some(refused) = malformed(&request) {
             return Box::pin(async move { Ok(sent(refused)) });
+        }
+        if let Some(parting) = &self.parting
+            && self.layers.connections.parts()
+        {
+            parting.cancel();
         }
         let busy = self.activity.begin();
         let origin = Origin::Network { peer: self.peer.clone(), address: self.address, last: Arc::clone(&self.last) };
