@@ -36,6 +36,45 @@ const APISERVER: &[(&str, &[&str])] = &[
     ("kinds", &["verbs", "admission", "authz", "authn"]),
 ];
 
+/// What the `use` statements of a file name of its own crate, each with the line the statement begins in: `registry::Object`.
+fn uses(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((at, line)) = lines.next() {
+        let line = line.trim_start();
+        let public = line.strip_prefix("pub").map(|rest| rest.split_once(") ").map_or(rest.trim_start(), |(_, rest)| rest));
+        let Some(statement) = public.unwrap_or(line).strip_prefix("use crate::") else { continue };
+        let mut whole = code(statement).to_owned();
+        while !whole.contains(';') {
+            let Some((_, more)) = lines.next() else { break };
+            whole.push_str(code(more));
+        }
+        let whole: String = whole.chars().filter(|c| !c.is_whitespace() && *c != ';').collect();
+        found.extend(paths(&whole).into_iter().map(|path| (at + 1, path)));
+    }
+    found
+}
+
+/// A line without what is said about it.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// `a::{b,c::{d,e}}` as `a::b`, `a::c::d` and `a::c::e`.
+fn paths(tree: &str) -> Vec<String> {
+    let Some((head, rest)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let inside = rest.strip_suffix('}').unwrap_or(rest);
+    let (mut parts, mut depth) = (vec![String::new()], 0);
+    for c in inside.chars() {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        match parts.last_mut() {
+            Some(part) if c != ',' || depth > 0 => part.push(c),
+            _ => parts.push(String::new()),
+        }
+    }
+    parts.iter().filter(|part| !part.is_empty()).flat_map(|part| paths(part)).map(|path| format!("{head}{path}")).collect()
+}
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -93,17 +132,23 @@ fn modules_of_the_api_server_use_only_what_lies_below_them() {
     let mut wrong = Vec::new();
     for (folder, forbidden) in APISERVER {
         for (path, text) in rust_files(&format!("apiserver/src/{folder}")) {
-            for (at, line) in text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("use crate")) {
-                for module in forbidden
-                    .iter()
-                    .filter(|module| line.contains(&format!("crate::{module}::")) || line.contains(&format!("{{{module}::")))
-                {
-                    wrong.push(format!("{}:{}: {module}", path.display(), at + 1));
+            for (line, used) in uses(&text) {
+                let is_of = |module: &&&str| used.strip_prefix(**module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+                for module in forbidden.iter().filter(is_of) {
+                    wrong.push(format!("{}:{line}: {module}", path.display()));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "layering inside the API server:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_use_of_a_statement_is_seen() {
+    let text = "use std::fmt;\nuse crate::wire::Status;\n\npub(crate) use crate::{\n    authn::{User, keys::Key}, // why\n    authz,\n};\npub use crate::a::b;\n";
+    let seen: Vec<(usize, String)> = uses(text);
+    let seen: Vec<(usize, &str)> = seen.iter().map(|(line, path)| (*line, path.as_str())).collect();
+    assert_eq!(seen, [(2, "wire::Status"), (4, "authn::User"), (4, "authn::keys::Key"), (4, "authz"), (8, "a::b")]);
 }
 
 #[test]

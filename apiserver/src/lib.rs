@@ -22,6 +22,7 @@ pub mod wire;
 mod build;
 mod metrics;
 mod trace;
+mod user;
 mod webhook;
 
 use std::sync::Arc;

@@ -9,9 +9,9 @@ use x509_parser::{
 
 use super::view;
 use crate::{
-    authn::User,
     metrics::kinds::{DURATIONS_HONORED, DURATIONS_REQUESTED},
     registry::{Object, Part, Rules},
+    user::User,
 };
 
 const USAGES: [&str; 23] = [

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::rules_for;
 use crate::{
-    authn::User,
     registry::{Object, Part},
+    user::User,
 };
 
 /// The tables, parsed once for all tests.

@@ -4,7 +4,7 @@ use coracle_schema::FieldErrors;
 use serde_json::Value;
 
 use super::object::Object;
-use crate::authn::User;
+use crate::user::User;
 
 /// Which part of an object a write addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
