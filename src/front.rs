@@ -1,6 +1,6 @@
 //! Flags of what every request passes first and of what other API servers answer, under upstream's names.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args};
@@ -10,7 +10,10 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     authn::read,
-    dropin::flags::{positive_span, span, truth},
+    dropin::{
+        features,
+        flags::{positive_span, span, truth},
+    },
 };
 
 /// Connections that wait to be taken, as many as the standard library asks for.
@@ -50,6 +53,10 @@ pub(crate) struct FrontFlags {
     /// What browsers are told to insist on: max-age=SECONDS, includeSubDomains, preload. None: nothing.
     #[arg(long, value_name = "DIRECTIVE,…", value_delimiter = ',')]
     pub(crate) strict_transport_security_directives: Vec<String>,
+
+    /// Versions to serve beside the finished ones: GROUP/VERSION=true, or api/beta=true for all.
+    #[arg(long, value_name = "VERSION=BOOL,…", value_delimiter = ',')]
+    pub(crate) runtime_config: Vec<String>,
 
     /// How long events are kept; 0: for ever.
     #[arg(long, value_name = "DURATION", default_value = "1h0m0s", value_parser = span)]
@@ -116,6 +123,16 @@ impl FrontFlags {
         let standard = Connections::default();
         let streams = if self.http2_max_streams_per_connection == 0 { standard.streams } else { self.http2_max_streams_per_connection };
         Ok(Connections { streams, goaway_chance: self.goaway_chance, transport_security })
+    }
+
+    /// Versions served beside the finished ones. What cannot be is warned of.
+    pub(crate) fn versions(&self) -> Result<BTreeSet<(String, String)>> {
+        let settings: Vec<&str> = self.runtime_config.iter().map(|setting| setting.trim()).filter(|setting| !setting.is_empty()).collect();
+        let versions = features::versions(&settings)?;
+        for warning in &versions.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(versions.served)
     }
 
     /// Listens; the port may be others', too, where that is allowed.

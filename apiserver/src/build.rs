@@ -34,7 +34,8 @@ use crate::{
 /// Builds the server.
 pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit).map_err(Error::Options)?;
-    let tables = Arc::new(Tables::load()?);
+    let is_asked_for = |group: &str, version: &str| options.versions.iter().any(|(g, v)| (&**g, &**v) == (group, version));
+    let tables = Arc::new(Tables::load_with(is_asked_for)?);
     let of_six = options.service_ranges.addresses.family() == Family::Six;
     let events = options.events_last.map(kinds::events);
     let kinds = catalog::built_in(&tables, |group, resource| match (group, resource) {

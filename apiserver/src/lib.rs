@@ -82,6 +82,8 @@ pub struct Options {
     pub flow: flow::Options,
     /// What connections are allowed and told.
     pub connections: Connections,
+    /// Which versions are served that are not unless they are asked for: group and version of [`unfinished`].
+    pub versions: std::collections::BTreeSet<(String, String)>,
     /// How long events are kept (`--event-ttl`); `None`: an hour.
     pub events_last: Option<std::time::Duration>,
     /// Of what the program was built: what `/version` tells.
@@ -117,6 +119,11 @@ pub enum Error {
 /// What makes the values kube-apiserver keeps of those a store of our own keeps, and back; for tools that look into stores.
 pub fn storage_codec() -> Result<StorageCodec, Error> {
     build::codec()
+}
+
+/// Groups and versions that are served only if they are asked for (`--runtime-config`).
+pub fn unfinished() -> impl Iterator<Item = (&'static str, &'static str)> {
+    coracle_schema::tables::betas()
 }
 
 /// A server: ready to answer in-process; serves the network while [`Server::run`] runs.

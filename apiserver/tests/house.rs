@@ -86,6 +86,7 @@ impl House {
             presence: None,
             connections: Default::default(),
             events_last: None,
+            versions: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

@@ -25,3 +25,4 @@ mod kinds;
 mod network;
 mod presence;
 mod tapped;
+mod versions;

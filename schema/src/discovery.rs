@@ -132,11 +132,16 @@ pub fn built_in(tables: &Tables) -> Vec<Entry> {
     tables.resources.iter().map(entry).collect()
 }
 
-/// Two built-in kinds are stored in another group or version than they are served in.
+/// Built-in kinds that are stored in another group or version than they are served in.
 fn stored_as(group: &str, version: &str, kind: &str) -> (String, String, String) {
     let (group, version) = match (group, kind) {
         ("events.k8s.io", "Event") => ("", "v1"),
         ("autoscaling", "HorizontalPodAutoscaler") => ("autoscaling", "v2"),
+        // So that the release before can still read them.
+        ("certificates.k8s.io", "ClusterTrustBundle" | "PodCertificateRequest") => (group, "v1beta1"),
+        ("storagemigration.k8s.io", "StorageVersionMigration") => (group, "v1beta1"),
+        ("resource.k8s.io", "DeviceTaintRule") => (group, "v1beta2"),
+        _ if version.contains("beta") && kind != "LeaseCandidate" => (group, "v1"),
         _ => (group, version),
     };
     (group.to_owned(), version.to_owned(), kind.to_owned())

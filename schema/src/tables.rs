@@ -1,7 +1,8 @@
 //! The built-in API, read from `api/*.api` (embedded): message types, and the resources that serve them.
 //!
 //! A line of a table is a `group`, `version` or `alias` head, a `resource` or its `subresource`, a `type`, or a field of the last type:
-//! `NUMBER name TYPE flags`. Errors name file and line.
+//! `NUMBER name TYPE flags`. `type NAME like ALIAS` begins with the fields of another table's type of that name; what they refer to is of
+//! this table where it has it. Errors name file and line.
 
 use std::{
     collections::HashMap,
@@ -54,10 +55,37 @@ const FILES: &[File] = files! {
     "resource" 16200 21,
     "flowcontrol" 16100 21,
     "storagemigration" 15800 15,
+    "certificatesv1beta1" 17300 9,
+    "admissionregistrationv1beta1" 16700 12,
+    "resourcev1beta2" 16200 15,
+    "storagemigrationv1beta1" 15800 9,
+    "coordinationv1beta1" 16500 13,
     "metrics" 0 0,
     "admission" 0 0,
     "apidiscovery" 0 0,
 };
+
+impl File {
+    /// What stands behind a word of the head.
+    fn head(&self, word: &str) -> Option<&'static str> {
+        let mut rest = self.text.lines().filter_map(|line| line.split_once(' '));
+        rest.find(|(first, _)| *first == word).map(|(_, rest)| rest.trim().trim_matches('"'))
+    }
+
+    /// Whether it is of a version that is served only if it is asked for, as those of most releases before they are finished.
+    fn is_beta(&self) -> bool {
+        self.priority != (0, 0) && self.head("version").is_some_and(|version| version.contains("beta"))
+    }
+
+    /// The lines of a type's fields.
+    fn fields_of(&self, name: &str) -> impl Iterator<Item = &'static str> {
+        let mut lines = self.text.lines();
+        let head = format!("type {name}");
+        let found = lines.find(|line| *line == head || line.strip_prefix(&head).is_some_and(|rest| rest.starts_with(' ')));
+        let fields = found.map(|_| lines.take_while(|line| line.starts_with(' ')));
+        fields.into_iter().flatten()
+    }
+}
 
 /// A mistake in a table.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,11 +170,18 @@ pub struct Subresource {
 impl Tables {
     /// Parses the embedded tables. Takes a few milliseconds: do it once and share the result.
     pub fn load() -> Result<Self, TableError> {
+        Self::load_with(|_, _| false)
+    }
+
+    /// The same with those of [`betas`] that are to be served: `is_served(GROUP, VERSION)`.
+    pub fn load_with(is_served: impl Fn(&str, &str) -> bool) -> Result<Self, TableError> {
+        let of = |file: &File| is_served(file.head("group").unwrap_or_default(), file.head("version").unwrap_or_default());
+        let files = || FILES.iter().filter(|file| !file.is_beta() || of(file));
         let mut builder = Builder::default();
-        for file in FILES {
+        for file in files() {
             builder.declare(file)?;
         }
-        for (at, file) in FILES.iter().enumerate() {
+        for (at, file) in files().enumerate() {
             builder.read(file, at)?;
         }
         builder.finish()
@@ -175,6 +210,11 @@ impl Tables {
     }
 }
 
+/// Groups and versions that are served only if they are asked for (`--runtime-config`).
+pub fn betas() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.iter().filter(|file| file.is_beta()).filter_map(|file| Some((file.head("group")?, file.head("version")?)))
+}
+
 /// The type of metadata by itself, for those who have no tables at hand: read once, from the one file that has it.
 pub fn metadata() -> Option<&'static SchemaRef> {
     static METADATA: LazyLock<Option<SchemaRef>> = LazyLock::new(|| {
@@ -190,7 +230,7 @@ pub fn metadata() -> Option<&'static SchemaRef> {
 /// A type whose inline members are not flattened yet.
 struct Draft {
     name: Box<str>,
-    file: usize,
+    file: &'static str,
     entries: Vec<Entry>,
 }
 
@@ -210,26 +250,19 @@ struct Builder {
 impl Builder {
     /// First pass: the head, and the names of the types, so that files may refer to one another in any order.
     fn declare(&mut self, file: &'static File) -> Result<(), TableError> {
-        let (mut group, mut version, mut alias) = (None, None, None);
-        for line in file.text.lines() {
-            match line.split_once(' ') {
-                Some(("group", rest)) => group = Some(rest.trim().trim_matches('"')),
-                Some(("version", rest)) => version = Some(rest.trim()),
-                Some(("alias", rest)) => alias = Some(rest.trim()),
-                Some(("type", rest)) => {
-                    let name = format!("{}.{}", alias.unwrap_or_default(), rest.trim()).into_boxed_str();
-                    let id = TypeId(self.drafts.len() as u32);
-                    self.drafts.push(Draft { name: name.clone(), file: self.groups.len(), entries: Vec::new() });
-                    if self.by_name.insert(name.clone(), id).is_some() {
-                        return Err(TableError { file: file.name, line: 0, what: format!("type {name} stands twice") });
-                    }
-                }
-                _ => {}
-            }
-        }
-        let (Some(group), Some(version), Some(alias)) = (group, version, alias) else {
+        let (Some(group), Some(version), Some(alias)) = (file.head("group"), file.head("version"), file.head("alias")) else {
             return Err(TableError { file: file.name, line: 0, what: "the head must name group, version and alias".into() });
         };
+        for line in file.text.lines() {
+            let mut words = line.split(' ');
+            let (Some("type"), Some(name)) = (words.next(), words.next()) else { continue };
+            let name = format!("{alias}.{name}").into_boxed_str();
+            let id = TypeId(self.drafts.len() as u32);
+            self.drafts.push(Draft { name: name.clone(), file: file.name, entries: Vec::new() });
+            if self.by_name.insert(name.clone(), id).is_some() {
+                return Err(TableError { file: file.name, line: 0, what: format!("type {name} stands twice") });
+            }
+        }
         self.groups.push(GroupVersion { group, version, alias, priority: file.priority });
         Ok(())
     }
@@ -247,12 +280,15 @@ impl Builder {
                 "resource" => self.resource(of, words).map_err(fail)?,
                 "subresource" => self.subresource(of, words).map_err(fail)?,
                 "type" => {
-                    let name = format!("{}.{}", of.alias, words.next().unwrap_or_default());
-                    current = self.by_name.get(name.as_str()).map(|id| id.0 as usize);
+                    let short = words.next().unwrap_or_default();
+                    current = self.by_name.get(format!("{}.{short}", of.alias).as_str()).map(|id| id.0 as usize);
+                    if let (Some(draft), Some("like"), Some(other)) = (current, words.next(), words.next()) {
+                        self.begin_like(draft, short, of.alias, other).map_err(fail)?;
+                    }
                 }
                 _ => {
                     let draft = current.ok_or_else(|| fail(format!("{first:?} stands outside a type")))?;
-                    let entry = self.entry(of.alias, line).map_err(fail)?;
+                    let entry = self.entry(&[of.alias], line).map_err(fail)?;
                     self.drafts[draft].entries.push(entry);
                 }
             }
@@ -260,8 +296,20 @@ impl Builder {
         Ok(())
     }
 
-    fn entry(&self, alias: &str, line: &str) -> Result<Entry, String> {
-        match row::parse(line, |name| self.lookup(alias, name))? {
+    /// Gives a type the fields of another table's type of the same name.
+    fn begin_like(&mut self, draft: usize, name: &str, alias: &str, other: &str) -> Result<(), String> {
+        let file = FILES.iter().find(|file| file.head("alias") == Some(other)).ok_or_else(|| format!("no table of {other}"))?;
+        let before = self.drafts[draft].entries.len();
+        for line in file.fields_of(name) {
+            let entry = self.entry(&[alias, other], line)?;
+            self.drafts[draft].entries.push(entry);
+        }
+        if self.drafts[draft].entries.len() == before { Err(format!("{other}.{name} has no fields")) } else { Ok(()) }
+    }
+
+    /// A field. Messages without a dot in their name are of the first of these tables that has them.
+    fn entry(&self, aliases: &[&str], line: &str) -> Result<Entry, String> {
+        match row::parse(line, |name| aliases.iter().find_map(|alias| self.lookup(alias, name)))? {
             row::Row::Field(field) => Ok(Entry::Field(*field)),
             row::Row::Inline { number, message } => Ok(Entry::Inline { number, message }),
         }
@@ -349,8 +397,7 @@ impl Builder {
             made.union = self.union(&draft.name);
             made.typed = is_typed(&made);
             if let Some(twice) = made.duplicate() {
-                let file = FILES[draft.file].name;
-                return Err(TableError { file, line: 0, what: format!("field {twice} of {} stands twice", draft.name) });
+                return Err(TableError { file: draft.file, line: 0, what: format!("field {twice} of {} stands twice", draft.name) });
             }
             types.push(made);
         }
@@ -404,6 +451,33 @@ mod tests {
             assert_eq!(tables.schema.get(resource.type_id).short_name(), resource.kind);
             assert!(tables.schema.get(resource.type_id).field("metadata").is_some(), "{}", resource.plural);
         }
+    }
+
+    #[test]
+    fn versions_that_are_not_finished_are_there_when_they_are_asked_for() {
+        let (plain, all) = (Tables::load().unwrap(), Tables::load_with(|_, _| true).unwrap());
+        assert!(plain.groups.iter().all(|of| of.priority == (0, 0) || !of.version.contains("beta")));
+        let one = Tables::load_with(|group, version| (group, version) == ("resource.k8s.io", "v1beta2")).unwrap();
+        assert_eq!(one.groups.len(), plain.groups.len() + 1);
+        for (group, version) in betas() {
+            let of = |resource: &&Resource| resource.group == group && resource.version == version;
+            assert!(!plain.resources.iter().any(|resource| of(&resource)) && all.resources.iter().any(|resource| of(&resource)));
+            for resource in all.resources.iter().filter(of) {
+                let Some(finished) = plain.resource(group, "v1", resource.plural) else {
+                    assert_eq!(resource.plural, "leasecandidates", "the only one that is nowhere finished");
+                    continue;
+                };
+                let names = |of: &Type| of.fields.iter().map(|field| field.name.to_string()).collect::<Vec<_>>();
+                let spec = |id| &*all.schema.get(id).name;
+                assert_ne!(spec(resource.type_id), &*plain.schema.get(finished.type_id).name);
+                assert_eq!(names(all.schema.get(resource.type_id)), names(plain.schema.get(finished.type_id)));
+            }
+        }
+        // What a type refers to is of its own table.
+        let spec = all.message("resourcev1beta2.ResourceClaim").unwrap().root().field("spec").unwrap().shape.clone();
+        assert_eq!(spec, Shape::Message(all.schema.by_name["resourcev1beta2.ResourceClaimSpec"]));
+        let more = all.message("certificatesv1beta1.PodCertificateRequestSpec").unwrap();
+        assert!(["signerName", "pkixPublicKey"].iter().all(|name| more.root().field(name).is_some()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What kube-apiserver's flags mean here: read, checked and decided before anything starts.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::Path,
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     /// Limits, and what connections are told.
     pub(crate) front: FrontFlags,
     pub(crate) connections: Connections,
+    /// Versions served beside the finished ones.
+    pub(crate) versions: BTreeSet<(String, String)>,
     /// Whether the service `kubernetes` leads to this server (`--endpoint-reconciler-type`).
     pub(crate) endpoints: bool,
     /// Where objects are.
@@ -78,8 +81,7 @@ impl Settings {
     /// Reads the flags, and the files and environment they name. Warnings are told in the log.
     pub(crate) fn new(flags: &Flags) -> Result<Self> {
         let gates = features::check_gates(&flags.list("feature-gates"))?;
-        let versions = features::check_versions(&flags.list("runtime-config"))?;
-        for warning in gates.into_iter().chain(versions) {
+        for warning in gates {
             tracing::warn!("{warning}");
         }
         if let Some(backend) = flags.last("storage-backend").filter(|backend| !["", "etcd3"].contains(backend)) {
@@ -137,6 +139,7 @@ impl Settings {
             agent_tls: keys::to_agents(flags)?,
             aggregator: front.aggregator(None)?,
             connections: front.connections()?,
+            versions: front.versions()?,
             front,
             endpoints,
             etcd: group(|name| flags.all(name))?,

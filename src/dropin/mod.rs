@@ -6,7 +6,7 @@
 
 mod apiserver;
 mod etcd;
-mod features;
+pub(crate) mod features;
 pub(crate) mod flags;
 mod keys;
 mod objects;

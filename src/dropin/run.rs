@@ -135,6 +135,7 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
         aggregator: settings.aggregator,
         flow: settings.front.flow()?,
         connections: settings.connections,
+        versions: settings.versions,
         events_last: Some(settings.front.event_ttl),
         build: version::build(),
         // In memory there is nobody else.

@@ -156,6 +156,9 @@ fn version_priority(group: &str, version: &str) -> u32 {
         ("autoscaling", "v2") => 30,
         ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", "v1") => 21,
         (_, "v1") => 15,
+        ("coordination.k8s.io", "v1beta1") => 13,
+        ("admissionregistration.k8s.io", "v1beta1") => 12,
+        ("resource.k8s.io", "v1beta2") => 15,
         (_, beta) if beta.contains("beta") => 9,
         _ => 1,
     }

@@ -11,6 +11,7 @@ mod address;
 mod addresses;
 mod attachment;
 mod autoscaler;
+mod candidate;
 mod certificates;
 mod conditions;
 mod devices;
@@ -96,6 +97,7 @@ pub fn rules_for(group: &str, resource: &str) -> &'static dyn Rules {
         ("policy", "poddisruptionbudgets") => &policy::PodDisruptionBudget,
         ("scheduling.k8s.io", "priorityclasses") => &policy::PriorityClass,
         ("coordination.k8s.io", "leases") => &policy::Lease,
+        ("coordination.k8s.io", "leasecandidates") => &candidate::LeaseCandidate,
         ("autoscaling", "horizontalpodautoscalers") => &autoscaler::HorizontalPodAutoscaler,
         ("networking.k8s.io", "ingresses") => &networking::Ingress,
         ("networking.k8s.io", "ingressclasses") => &networking::IngressClass,

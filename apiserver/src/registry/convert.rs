@@ -62,11 +62,31 @@ pub trait Converter: Send + Sync {
 static EVENTS: Renaming = Renaming { stored: "v1", to_stored: event_to_core, from_stored: event_from_core };
 static AUTOSCALERS: Renaming = Renaming { stored: "autoscaling/v2", to_stored: autoscaler::to_v2, from_stored: autoscaler::from_v2 };
 
+/// A version whose objects differ from those of `v1` in nothing but its name.
+macro_rules! same {
+    ($group:literal, $version:literal) => {
+        Renaming {
+            stored: concat!($group, "/v1"),
+            to_stored: |object| object["apiVersion"] = concat!($group, "/v1").into(),
+            from_stored: |object| object["apiVersion"] = concat!($group, "/", $version).into(),
+        }
+    };
+}
+
+static ADMISSION: Renaming = same!("admissionregistration.k8s.io", "v1beta1");
+static CERTIFICATES: Renaming = same!("certificates.k8s.io", "v1beta1");
+static DEVICES: Renaming = same!("resource.k8s.io", "v1beta2");
+static MIGRATIONS: Renaming = same!("storagemigration.k8s.io", "v1beta1");
+
 /// The conversion of a built-in resource that is stored in another version than its own.
 pub fn for_kind(group: &str, version: &str, resource: &str) -> Option<Conversion> {
     match (group, version, resource) {
         ("events.k8s.io", "v1", "events") => Some(Conversion::Renaming(&EVENTS)),
         ("autoscaling", "v1", "horizontalpodautoscalers") => Some(Conversion::Renaming(&AUTOSCALERS)),
+        ("admissionregistration.k8s.io", "v1beta1", _) => Some(Conversion::Renaming(&ADMISSION)),
+        ("certificates.k8s.io", "v1beta1", _) => Some(Conversion::Renaming(&CERTIFICATES)),
+        ("resource.k8s.io", "v1beta2", _) => Some(Conversion::Renaming(&DEVICES)),
+        ("storagemigration.k8s.io", "v1beta1", _) => Some(Conversion::Renaming(&MIGRATIONS)),
         _ => None,
     }
 }
@@ -98,13 +118,9 @@ pub async fn between(from: &Kind, to: &Kind, object: &Object) -> Result<Object, 
 
 /// The versions of a built-in resource that is served in several of its group; of others none.
 pub fn siblings(kind: &Kind, catalog: &Catalog) -> Vec<Arc<Kind>> {
-    let id = &kind.id;
-    match (&*id.group, &*id.resource) {
-        ("autoscaling", "horizontalpodautoscalers") => {
-            ["v1", "v2"].iter().filter_map(|version| catalog.get(&id.group, version, &id.resource)).cloned().collect()
-        }
-        _ => Vec::new(),
-    }
+    let of_it = |other: &&Arc<Kind>| other.id == kind.id && !kind.is_custom();
+    let all: Vec<Arc<Kind>> = catalog.kinds_of(&kind.id.resource).iter().filter(of_it).cloned().collect();
+    if all.len() > 1 { all } else { Vec::new() }
 }
 
 /// An object of one version of a built-in resource in another.

@@ -81,6 +81,11 @@ impl Catalog {
         built_in.or_else(|| self.of_crd(group, resource)?.kinds.iter().find(of))
     }
 
+    /// The built-in kinds of resources of this name, of any group and version.
+    pub fn kinds_of(&self, resource: &str) -> &[Arc<Kind>] {
+        self.built_in.by_resource.get(resource).map_or(&[], |kinds| kinds.as_slice())
+    }
+
     /// The kind of a resource in the version it is stored in.
     pub fn stored(&self, group: &str, resource: &str) -> Option<&Arc<Kind>> {
         self.stored_built_in(group, resource).or_else(|| self.of_crd(group, resource).map(|served| &served.stored))

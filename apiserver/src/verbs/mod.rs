@@ -20,6 +20,7 @@ pub mod runs;
 pub mod scale;
 mod unreadable;
 pub mod update;
+mod versions;
 pub mod watch;
 pub mod websocket;
 pub mod write;
@@ -51,6 +52,7 @@ use crate::{
 use self::routes::{
     NO_NAMESPACE, is_routed, is_served, lacks_name_of_namespace, lacks_namespace, may_be_in_namespace, may_be_named, nobody, verb_of,
 };
+use self::versions::Outdated;
 
 /// The time, so that tests may choose it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -269,7 +271,11 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
             return Box::pin(connect::connect(api, call, &kind)).await;
         }
         may_be_answered(&call, &kind)?;
-        return part(api, &call, &kind, subresource, verb)?.await;
+        let mut made = part(api, &call, &kind, subresource, verb)?.await?;
+        if let Some(Outdated { text, removed }) = versions::outdated(&kind.gvk) {
+            outdated(&call, &mut made, &text, removed);
+        }
+        return Ok(made);
     }
     if info.verb == "proxy" {
         return nobody(api, info);
@@ -305,20 +311,27 @@ pub async fn dispatch(api: &Arc<Api>, call: Call) -> Result<Answer, Status> {
     if let Some(text) =
         DEPRECATED.iter().find(|(resource, _)| kind.gvk.group.is_empty() && *resource == &*kind.id.resource).map(|(_, text)| *text)
     {
-        outdated(&call, &mut made, text);
+        outdated(&call, &mut made, text, "");
+    }
+    if let Some(Outdated { text, removed }) = versions::outdated(&kind.gvk) {
+        outdated(&call, &mut made, &text, removed);
     }
     if let Some(deprecation) = kind.custom.as_ref().and_then(|custom| custom.deprecation.as_deref()) {
-        outdated(&call, &mut made, deprecation);
+        outdated(&call, &mut made, deprecation, "");
     }
     Ok(made)
 }
 
-/// Tells the client, the audit log and whoever counts that what was asked for is on its way out.
-fn outdated(call: &Call, made: &mut Answer, text: &str) {
+/// Tells the client, the audit log and whoever counts that what was asked for is on its way out, and from which release on it is gone, if
+/// that is known.
+fn outdated(call: &Call, made: &mut Answer, text: &str, removed: &str) {
     let info = &call.info;
-    DEPRECATED_APIS.set([&info.group, &info.version, &info.resource, &info.subresource, ""], 1);
+    DEPRECATED_APIS.set([&info.group, &info.version, &info.resource, &info.subresource, removed], 1);
     if let Some(trail) = &call.trail {
         trail.annotate("k8s.io/deprecated", "true");
+        if !removed.is_empty() {
+            trail.annotate("k8s.io/removed-release", removed);
+        }
     }
     answer::warn(made, &[text.to_owned()]);
 }

@@ -12,6 +12,7 @@ pub(super) fn columns(group: &str, resource: &str) -> &'static Columns {
     match (group, resource) {
         ("policy", "poddisruptionbudgets") => &BUDGETS,
         ("coordination.k8s.io", "leases") => &LEASES,
+        ("coordination.k8s.io", "leasecandidates") => &CANDIDATES,
         ("scheduling.k8s.io", "priorityclasses") => &PRIORITIES,
         ("node.k8s.io", "runtimeclasses") => &RUNTIMES,
         ("apiregistration.k8s.io", "apiservices") => &API_SERVICES,
@@ -39,6 +40,20 @@ static BUDGETS: Columns = Columns::new(
 static LEASES: Columns = Columns::new(&[NAME, Column::text("Holder", "Who holds the lease."), AGE], |s| {
     vec![s.name(), text(s.spec(), "holderIdentity").into(), s.age()]
 });
+
+static CANDIDATES: Columns = Columns::new(
+    &[
+        NAME,
+        Column::text("LeaseName", "Which lease it would hold."),
+        Column::text("BinaryVersion", "What it is."),
+        Column::text("EmulationVersion", "What it acts as."),
+        AGE,
+    ],
+    |s| {
+        let of = |field| text(s.spec(), field).into();
+        vec![s.name(), of("leaseName"), of("binaryVersion"), of("emulationVersion"), s.age()]
+    },
+);
 
 static PRIORITIES: Columns = Columns::new(
     &[
