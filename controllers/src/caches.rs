@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     departures::Departures,
     lease::NodeLease,
+    legacy_tokens::TokenSecret,
     object::{Kind, Object, Resource},
     pod::Pod,
     reflector,
@@ -131,6 +132,8 @@ caches! {
     service_cidrs: ServiceCIDR,
     /// Addresses of services.
     service_addresses: ServiceAddress,
+    /// Secrets with tokens of service accounts, without the tokens, and no others.
+    token_secrets: TokenSecret,
 }
 
 impl Caches {

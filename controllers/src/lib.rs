@@ -12,7 +12,8 @@
 //!
 //! Here: deployment, replica set, replication controller, stateful set, daemon set, job, ttl after finished, cron job, namespace,
 //! service account, root CA, endpoints, endpoint slices and their mirrors, garbage collector, node lifecycle, taint eviction,
-//! node IPAM, pod GC, disruption, resource quota, protection of claims, volumes and networks of services. Absent: cloud parts, volume binding and attaching,
+//! node IPAM, pod GC, disruption, resource quota, protection of claims, volumes and networks of services, removal
+//! of tokens in secrets that nobody uses. Absent: cloud parts, volume binding and attaching,
 //! horizontal autoscaling, certificate signing, tokens. Cluster-role aggregation is done by the API server itself.
 
 pub mod apply;
@@ -42,6 +43,7 @@ mod hash;
 mod history;
 mod job;
 mod lease;
+mod legacy_tokens;
 mod namespace;
 mod node;
 mod protection;

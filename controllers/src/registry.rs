@@ -13,6 +13,7 @@ use crate::{
     endpoints::{Mirror, PlainEndpoints, Slices},
     garbage::Garbage,
     job::{Jobs, TtlAfterFinished},
+    legacy_tokens::LegacyTokens,
     namespace::Namespaces,
     node::{NodeIpam, NodeLifecycle, PodGc, TaintEviction},
     protection::{AttributesProtection, ClaimProtection, VolumeProtection},
@@ -30,7 +31,7 @@ pub(crate) const CONDITIONAL: [&str; 2] = ["node-ipam-controller", "root-ca-cert
 
 /// All controllers, in the order in which they are wired. The collector of garbage is the last: it listens to the caches
 /// that the others need.
-pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -> Result<Vec<Arc<dyn Reconcile>>, BuildError> {
+pub(crate) fn all(caches: &Arc<Caches>, clients: &Clients, options: &Options) -> Result<Vec<Arc<dyn Reconcile>>, BuildError> {
     let mut all: Vec<Arc<dyn Reconcile>> = vec![
         Arc::new(Planned(Deployments::new(caches.clone()))),
         Arc::new(Planned(ReplicaSets::<ReplicaSet>::new(caches.clone()))),
@@ -53,6 +54,7 @@ pub(crate) fn all(caches: &Arc<Caches>, _clients: &Clients, options: &Options) -
         Arc::new(Quotas::new(caches.clone())),
         Arc::new(Planned(Jobs::new(caches.clone()))),
         Arc::new(Planned(TtlAfterFinished::new(caches.clone()))),
+        Arc::new(LegacyTokens::new(caches.clone(), clients.clone(), options.unused_tokens)),
         Arc::new(Planned(PodGc::new(caches.clone(), options.terminated_pods))),
     ];
     if let Some(cidr) = options.cluster_cidr {

@@ -47,6 +47,9 @@ pub struct Options {
     pub node_grace: Duration,
     /// Ended pods kept before the oldest are removed; 0 keeps all (`--terminated-pod-gc-threshold`).
     pub terminated_pods: usize,
+    /// After so long without use the tokens of secrets end, and after as long again the secrets go
+    /// (`--legacy-service-account-token-clean-up-period`).
+    pub unused_tokens: Duration,
 }
 
 impl Default for Options {
@@ -59,6 +62,7 @@ impl Default for Options {
             root_ca: None,
             node_grace: Duration::from_secs(50),
             terminated_pods: 12_500,
+            unused_tokens: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }
