@@ -12,7 +12,7 @@ use std::{
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Kinds, enqueue, graph::Graph};
@@ -28,6 +28,8 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(500);
 /// Discovery is repeated after this long when it failed or was incomplete.
 const RETRY: Duration = Duration::from_secs(10);
+/// So long everybody waits for the objects of a kind (upstream's initial sync timeout).
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Whose changes change what there is to watch.
 const KINDS_OF_KINDS: [&str; 2] = ["customresourcedefinitions", "apiservices"];
 
@@ -55,7 +57,16 @@ pub(super) struct Monitors {
 
 struct Monitor {
     synced: Arc<AtomicBool>,
+    since: Instant,
     stop: CancellationToken,
+}
+
+impl Monitor {
+    /// Whether nobody waits for it: its objects are in the graph, or they cannot be listed (a webhook that converts them does not answer)
+    /// and others go on without. Owners that are not in the graph are asked for one by one before anything is deleted.
+    fn is_settled(&self) -> bool {
+        self.synced.load(Ordering::Acquire) || self.since.elapsed() >= PATIENCE
+    }
 }
 
 impl Monitors {
@@ -82,9 +93,9 @@ impl Monitors {
         &self.queue
     }
 
-    /// Whether the graph is complete.
+    /// Whether the graph is as complete as it is going to be for now.
     pub(super) fn synced(&self) -> bool {
-        self.discovered.load(Ordering::Acquire) && self.running.lock().values().all(|monitor| monitor.synced.load(Ordering::Acquire))
+        self.discovered.load(Ordering::Acquire) && self.running.lock().values().all(Monitor::is_settled)
     }
 
     /// Discovers and watches until `stop`.
@@ -143,7 +154,7 @@ impl Monitors {
                 });
                 let collection = Collection { resource, fields: None, metadata_only: true };
                 tasks.spawn(reflector::run::<Partial, Into>(collection, sink, client.clone(), stop.clone()));
-                Monitor { synced, stop }
+                Monitor { synced, since: Instant::now(), stop }
             });
         }
     }
@@ -192,4 +203,24 @@ impl Sink<Partial> for Into {
     }
 
     fn advance(&self, _version: u64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_cannot_be_listed_is_not_waited_for_for_ever() {
+        let monitors = Monitors::new(Arc::default(), Arc::default(), Arc::new(Queue::new(Duration::ZERO)), Kinds::default());
+        assert!(!monitors.synced(), "nothing is known yet");
+        monitors.discovered.store(true, Ordering::Release);
+        let monitor = |synced| Monitor { synced: Arc::new(AtomicBool::new(synced)), since: Instant::now(), stop: CancellationToken::new() };
+        let kind = |plural: &'static str| Resource::known("example.com", "v1", plural, "Kind");
+        monitors.running.lock().extend([(kind("good"), monitor(true)), (kind("broken"), monitor(false))]);
+        assert!(!monitors.synced());
+        tokio::time::advance(PATIENCE).await;
+        assert!(monitors.synced());
+        monitors.running.lock().insert(kind("new"), monitor(false));
+        assert!(!monitors.synced(), "the same holds for those that come later");
+    }
 }
