@@ -70,8 +70,11 @@ impl Rules for HorizontalPodAutoscaler {
             _ => ApiVersion::Whole,
         };
         reference(target, api_version, "spec.scaleTargetRef", &mut errors);
+        let before = old.map(|old| view::list(view::member(old.value(), "spec"), "metrics")).unwrap_or_default();
+        let described = |metric: &Value| view::text(metric, "type") == "Object" && !describes_a_version(metric);
+        let of_metrics = if before.iter().any(described) { ApiVersion::Any } else { ApiVersion::GroupMayLack };
         for (at, metric) in view::list(spec, "metrics").iter().enumerate() {
-            metric_source(metric, &format!("spec.metrics[{at}]"), &mut errors);
+            metric_source(metric, of_metrics, &format!("spec.metrics[{at}]"), &mut errors);
         }
         let unscaled = |metric: &Value| ["Object", "External"].contains(&view::text(metric, "type"));
         if least == Some(0) && !view::list(spec, "metrics").iter().any(unscaled) {
@@ -123,12 +126,22 @@ fn reference(given: &Value, allowed: ApiVersion, path: &str, errors: &mut FieldE
     if allowed == ApiVersion::Any {
         return;
     }
-    if version.matches('/').count() > 1 {
+    if !is_a_version(version) {
         let detail = format!("unexpected GroupVersion string: {version}");
         errors.invalid(format!("{path}.apiVersion"), view::quoted(version), &detail);
     } else if group(given).is_empty() && allowed == ApiVersion::Whole {
         errors.invalid(format!("{path}.apiVersion"), view::quoted(version), "apiVersion must specify API group");
     }
+}
+
+/// Whether this is a version, with or without a group.
+fn is_a_version(text: &str) -> bool {
+    text.matches('/').count() <= 1
+}
+
+/// Whether the object a metric describes, if it describes one, is of a version there can be.
+fn describes_a_version(metric: &Value) -> bool {
+    view::get(metric, "object").is_none_or(|object| is_a_version(view::text(view::member(object, "describedObject"), "apiVersion")))
 }
 
 /// Types of metrics with the member that describes each, in the order upstream looks for them.
@@ -141,7 +154,7 @@ const SOURCES: &[(&str, &str)] = &[
 ];
 const TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pods", "Resource"];
 
-fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
+fn metric_source(metric: &Value, api_version: ApiVersion, path: &str, errors: &mut FieldErrors) {
     let kind = view::text(metric, "type");
     let type_path = format!("{path}.type");
     let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
@@ -153,7 +166,7 @@ fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
     }
     let given: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|field| view::get(metric, field).is_some()).collect();
     if let Some(first) = given.first() {
-        source(first, view::member(metric, first), &format!("{path}.{first}"), errors);
+        source((first, api_version), view::member(metric, first), &format!("{path}.{first}"), errors);
     }
     if let Some(field) = expected.filter(|field| !given.contains(field)) {
         errors.required(format!("{path}.{field}"), "must populate information for the given metric source");
@@ -165,12 +178,13 @@ fn metric_source(metric: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn source(of: &str, source: &Value, path: &str, errors: &mut FieldErrors) {
+/// `api_version` is what that of an object may be that a metric describes.
+fn source((of, api_version): (&str, ApiVersion), source: &Value, path: &str, errors: &mut FieldErrors) {
     let goal = view::member(source, "target");
     let has = |field| view::get(goal, field).is_some();
     let path_of = |field: &str| format!("{path}.{field}");
     match of {
-        "object" => reference(view::member(source, "describedObject"), ApiVersion::GroupMayLack, &path_of("describedObject"), errors),
+        "object" => reference(view::member(source, "describedObject"), api_version, &path_of("describedObject"), errors),
         "resource" | "containerResource" if view::text(source, "name").is_empty() => {
             errors.required(path_of("name"), "must specify a resource name");
         }
@@ -305,5 +319,18 @@ mod tests {
                 "spec.metrics[0].pods: Required value: must populate information for the given metric source",
             ]
         );
+    }
+
+    #[test]
+    fn what_metrics_describe_may_stay_as_wrong_as_it_was() {
+        let scaler = |version: &str| {
+            let of = json!({"kind": "Service", "name": "s", "apiVersion": version});
+            let metric = json!({"describedObject": of, "metric": {"name": "m"}, "target": {"type": "Value", "value": "1"}});
+            let target = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+            let spec = json!({"maxReplicas": 2, "scaleTargetRef": target, "metrics": [{"type": "Object", "object": metric}]});
+            Object::new(json!({"spec": spec})).unwrap()
+        };
+        let told = |new: &str, old: &str| HorizontalPodAutoscaler.validate(&scaler(new), Some(&scaler(old)), Part::Whole).0.len();
+        assert_eq!((told("v1", "v1"), told("a/b/c", "v1"), told("a/b/c", "a/b/c"), told("d/e/f", "a/b/c")), (0, 1, 0, 0));
     }
 }
