@@ -167,6 +167,7 @@ fn server_options(
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     Ok(coracle_apiserver::Options {
         store: store.store(),
+        elsewhere: Vec::new(),
         media_type: store.media_type(),
         authentication,
         authorization,

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use coracle_schema::{Tables, discovery};
+use coracle_store::{
+    Store,
+    split::{Elsewhere, Split},
+};
 use futures::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -21,7 +25,7 @@ use crate::{
     kinds,
     presence::{self, Presence},
     registry::{
-        Reader, Storage, Writer,
+        Catalog, Reader, Storage, Writer,
         catalog::{self, Odd},
         claims::{Claims, Family, repair::Repair},
         values::Codec,
@@ -43,12 +47,17 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         ("", "services") if of_six => Odd { rules: kinds::SERVICES_OF_SIX, ..odd(group, resource) },
         _ => odd(group, resource),
     });
+    let elsewhere = elsewhere(options.elsewhere, &kinds);
+    let store: Arc<dyn Store> = match elsewhere.is_empty() {
+        true => options.store,
+        false => Arc::new(Split::new(options.store, elsewhere.clone())),
+    };
     let at_rest = match options.encryption {
-        Some(encryption) => Some(AtRest::open(encryption, options.store.clone(), &kinds).await.map_err(Error::Encryption)?),
+        Some(encryption) => Some(AtRest::open(encryption, store.clone(), &kinds).await.map_err(Error::Encryption)?),
         None => None,
     };
     let values = options.media_type.map(|media| (Codec::new(tables.clone(), &kinds), media));
-    let storage = Storage::start_over(options.store, at_rest, values, kinds);
+    let storage = Storage::start_over((store, elsewhere), at_rest, values, kinds);
     let reader: Arc<dyn Reader> = storage.clone();
     let rows = bootstrap::table::rows().map_err(Error::Options)?;
     let rbac = Arc::new(Rbac::default());
@@ -215,6 +224,18 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     }
     Ok(Server { layers, presence, tasks, stop })
+}
+
+/// The prefixes of resources that are in other stores. Those that are not built in are not kept there, as upstream.
+fn elsewhere(given: Vec<(String, String, Arc<dyn Store>)>, kinds: &Catalog) -> Elsewhere {
+    let place = |(group, resource, store): (String, String, _)| {
+        let prefix = kinds.stored(&group, &resource).and_then(|kind| kind.prefix.clone());
+        if prefix.is_none() {
+            warn!(group, resource, "--etcd-servers-overrides names what is not built in");
+        }
+        Some((prefix?.to_string(), store))
+    };
+    given.into_iter().filter_map(place).collect()
 }
 
 /// Policies in Cedar, if they are asked; those in files are there from the start.

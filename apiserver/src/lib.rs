@@ -52,6 +52,8 @@ use request::layers::Layers;
 pub struct Options {
     /// Where objects are kept.
     pub store: Arc<dyn Store>,
+    /// Resources whose objects are in other stores than that (`--etcd-servers-overrides`): group, plural, store.
+    pub elsewhere: Vec<(String, String, Arc<dyn Store>)>,
     /// In which form objects are kept there, where that is shared with kube-apiserver (`--storage-media-type`); `None`: in our own.
     pub media_type: Option<StorageMediaType>,
     /// How users are recognised, and how tokens are issued.

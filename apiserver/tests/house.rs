@@ -68,6 +68,7 @@ impl House {
         };
         Options {
             store,
+            elsewhere: Vec::new(),
             media_type: None,
             authentication: authn::Options { anonymous: authn::Anonymous::On, ..authn::Options::default() },
             authorization: authz::Options::of(&[authz::Mode::Node, authz::Mode::Rbac]),

@@ -20,6 +20,7 @@ use super::{
     features,
     flags::{Flags, duration, group},
     keys,
+    objects::Override,
 };
 use crate::{
     admission::AdmissionFlags,
@@ -69,7 +70,7 @@ pub(crate) struct Settings {
     /// Where objects are.
     pub(crate) etcd: EtcdFlags,
     /// `--etcd-servers-overrides`
-    pub(crate) overrides: Vec<String>,
+    pub(super) overrides: Vec<Override>,
     /// As kube-controller-manager's `--controllers`; empty: none run.
     pub(crate) controllers: Vec<String>,
     pub(crate) hollow_nodes: u32,
@@ -143,7 +144,7 @@ impl Settings {
             front,
             endpoints,
             etcd: group(|name| flags.all(name))?,
-            overrides: owned(&flags.list("etcd-servers-overrides")),
+            overrides: flags.list("etcd-servers-overrides").into_iter().map(Override::parse).collect::<Result<_>>()?,
             controllers: owned(&flags_or_environment(flags, "controllers", "CORACLE_CONTROLLERS")),
             hollow_nodes,
         })

@@ -15,7 +15,11 @@ use coracle_scheduler::Scheduler;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{apiserver::Settings, keys, objects};
+use super::{
+    apiserver::Settings,
+    keys,
+    objects::{self, Places},
+};
 use crate::{
     authn::{AuthenticationFlags, read},
     certs::{self, Pair},
@@ -41,11 +45,11 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let certificate = settings.serving.read()?.certificate;
     let tls = serving(&settings)?;
     let opening = objects::open(&settings.etcd, &settings.overrides);
-    let (store, _sole) = telling(&settings.etcd.etcd_servers, store::warn, opening).await?;
+    let Places { main: store, elsewhere, sole: _sole } = telling(&settings.etcd.etcd_servers, store::warn, opening).await?;
     capabilities::set(settings.capabilities);
     let delay = settings.front.shutdown_delay_duration;
     let rooms_wanted = (settings.controllers.clone(), certificate);
-    let server = Arc::new(Server::build(options_of(settings, &store, hollow.as_ref())?).await?);
+    let server = Arc::new(Server::build(options_of(settings, (&store, &elsewhere), hollow.as_ref())?).await?);
 
     let (stop, rooms_stop, rooms) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let network = tokio::spawn({
@@ -72,6 +76,9 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     network.await.context("the server's task ended badly")?;
     server.close().await;
     store.close().await;
+    for (.., store) in elsewhere {
+        store.close().await;
+    }
     result
 }
 
@@ -107,7 +114,11 @@ pub(crate) async fn until_told() -> Result<()> {
     Ok(())
 }
 
-fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Result<coracle_apiserver::Options> {
+fn options_of(
+    settings: Settings,
+    (store, elsewhere): (&Opened, &[(String, String, Opened)]),
+    hollow: Option<&Hollow>,
+) -> Result<coracle_apiserver::Options> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let agent_tls = match (settings.agent_tls, hollow) {
         (None, Some(hollow)) => Some(hollow.renewal.agent_client()),
@@ -115,6 +126,7 @@ fn options_of(settings: Settings, store: &Opened, hollow: Option<&Hollow>) -> Re
     };
     Ok(coracle_apiserver::Options {
         store: store.store(),
+        elsewhere: elsewhere.iter().map(|(group, resource, store)| (group.clone(), resource.clone(), store.store())).collect(),
         media_type: store.media_type(),
         authentication: settings.authentication,
         authorization: settings.authorization,

@@ -14,6 +14,7 @@ pub mod faulty;
 pub mod grpc;
 mod past;
 pub mod snapshot;
+pub mod split;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 

@@ -151,7 +151,7 @@ mod tests {
         let catalog = catalog::built_in(&tables, odd);
         let store: Arc<dyn Store> = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
         let values = (Codec::new(tables, &catalog), MediaType::Protobuf);
-        (store.clone(), Storage::start_over(store, None, Some(values), catalog))
+        (store.clone(), Storage::start_over((store, Vec::new()), None, Some(values), catalog))
     }
 
     async fn write(store: &dyn Store, name: &str, expect: Expect, value: Bytes) -> Revision {

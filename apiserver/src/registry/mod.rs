@@ -13,6 +13,7 @@ pub mod live;
 pub mod meta;
 pub mod names;
 pub mod object;
+mod places;
 pub mod reader;
 pub mod rules;
 pub mod selector;

@@ -11,7 +11,8 @@ use std::{
 use bytes::Bytes;
 use coracle_store::{
     Durability, Expect, Key, Past, Revision, Stats, Store, StoreError, Write,
-    cache::{Cache, Cached, Collection, Error, Freshness, Snapshot},
+    cache::{Cached, Collection, Error, Freshness, Snapshot},
+    split::Elsewhere,
 };
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ use super::{
     kept::Kept,
     kind::Kind,
     object::Object,
+    places::Caches,
     served::{Catalog, Served},
     translated::Fault,
     values::{Codec, MediaType},
@@ -39,7 +41,9 @@ const UNREADABLE_RETRIES: usize = 10;
 /// All objects, by kind.
 pub struct Storage {
     store: Arc<dyn Store>,
-    cache: Cache<Facts>,
+    /// What else it rests on.
+    places: Vec<Arc<dyn Store>>,
+    cache: Caches,
     items: Arc<Items>,
     catalog: RwLock<Arc<Catalog>>,
     kept: Kept,
@@ -89,21 +93,24 @@ impl Back<'_> {
 impl Storage {
     /// Starts the cache over a store. Must be called within a tokio runtime.
     pub fn start(store: Arc<dyn Store>, catalog: Catalog) -> Arc<Self> {
-        Self::start_over(store, None, None, catalog)
+        Self::start_over((store, Vec::new()), None, None, catalog)
     }
 
-    /// The same over a store whose values are encrypted, or kept as kube-apiserver keeps them, or both.
+    /// The same over a store whose values are encrypted, or kept as kube-apiserver keeps them, or both. It comes with the stores of its
+    /// prefixes that are elsewhere.
     pub(crate) fn start_over(
-        store: Arc<dyn Store>,
+        (store, elsewhere): (Arc<dyn Store>, Elsewhere),
         at_rest: Option<Arc<AtRest>>,
         values: Option<(Codec, MediaType)>,
         catalog: Catalog,
     ) -> Arc<Self> {
         let (store, kept) = Kept::over(store, at_rest, values);
         let items = Arc::new(Items::new(&catalog));
-        let cache = Cache::start(Arc::clone(&store), items.clone());
+        let places = elsewhere.iter().map(|(_, place)| Arc::clone(place)).collect();
+        let cache = Caches::start(&store, elsewhere, &items);
         Arc::new(Self {
             store,
+            places,
             cache,
             items,
             catalog: RwLock::new(Arc::new(catalog)),
@@ -126,7 +133,8 @@ impl Storage {
 
     /// Whether the store answers, and soon enough for who asks about health (`--etcd-healthcheck-timeout` as it is upstream).
     pub async fn is_alive(&self) -> bool {
-        tokio::time::timeout(HEALTHY, self.store.revision()).await.is_ok_and(|revision| revision.is_ok())
+        let all = std::iter::once(&self.store).chain(&self.places).map(|store| store.revision());
+        tokio::time::timeout(HEALTHY, futures::future::try_join_all(all)).await.is_ok_and(|revisions| revisions.is_ok())
     }
 
     /// What encrypts the store's values, if something does.
@@ -200,7 +208,7 @@ impl Storage {
 
     /// By how many revisions the cache is behind the store, where that is known without asking anybody.
     pub fn lag(&self) -> Option<u64> {
-        self.store.latest().map(|latest| latest.0.saturating_sub(self.cache.seen().0))
+        self.store.latest().map(|latest| latest.0.saturating_sub(self.cache.main().seen().0))
     }
 
     /// The cached objects of a kind, if somebody asked for them before.
