@@ -189,7 +189,7 @@ fn plugin(name: &'static str, options: &Options) -> Result<Option<Arc<dyn Admiss
         "LimitPodHardAntiAffinityTopology" => Arc::new(LimitPodHardAntiAffinityTopology),
         "LimitRanger" => Arc::new(LimitRanger { reader: reader() }),
         "ServiceAccount" => Arc::new(ServiceAccount { reader: reader() }),
-        "NodeRestriction" => Arc::new(NodeRestriction { reader: reader() }),
+        "NodeRestriction" => Arc::new(NodeRestriction { reader: reader(), authorizer: authorizer() }),
         "TaintNodesByCondition" => Arc::new(TaintNodesByCondition),
         "AlwaysPullImages" => Arc::new(AlwaysPullImages),
         "ImagePolicyWebhook" => Arc::new(ImagePolicyWebhook::new(configuration)?),

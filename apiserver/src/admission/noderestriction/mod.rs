@@ -5,13 +5,18 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+mod audience;
+mod certificate;
+mod refers;
+
 use super::{
     Admission, Attempt, Operation,
     look::{self, list, text},
 };
 use crate::{
-    authz::node::identity,
+    authz::{Chain, node::identity},
     registry::{Object, Reader},
+    request::RequestInfo,
     wire::{Status, status::Subject},
 };
 
@@ -40,6 +45,8 @@ const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 pub struct NodeRestriction {
     /// Where pods and nodes are looked up.
     pub reader: Arc<dyn Reader>,
+    /// Who says what a node may ask for besides what its pods name.
+    pub authorizer: Chain,
 }
 
 #[async_trait]
@@ -104,7 +111,13 @@ impl NodeRestriction {
             ("storage.k8s.io", "csinodes", _) if name != node => {
                 Err("can only access CSINode with the same name as the requesting node".to_owned().into())
             }
-            ("resource.k8s.io", "resourceslices", _) => Ok(slice(attempt, new)?.map_or(Ok(()), |of| of_node(&of, node))?),
+            ("resource.k8s.io", "resourceslices", _) => Ok(slice(attempt, node, new)?),
+            ("certificates.k8s.io", "certificatesigningrequests", _) => Ok(certificate::own(attempt, node, new)?),
+            ("certificates.k8s.io", "podcertificaterequests", "") => self.pod_certificate(attempt, node, new).await,
+            ("certificates.k8s.io", "podcertificaterequests", part) if attempt.operation == Operation::Create => {
+                Err(format!("unexpected subresource {part}").into())
+            }
+            ("certificates.k8s.io", "podcertificaterequests", _) => Err(format!("unexpected operation {}", told(attempt)).into()),
             _ => Ok(()),
         }
     }
@@ -126,7 +139,7 @@ impl NodeRestriction {
                 if own { Ok(()) } else { Err(format!("node {node} can only evict pods with spec.nodeName set to itself").into()) }
             }
             (Operation::Create, _, Some(pod)) => self.mirror(node, pod).await,
-            _ => Err(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods").into()),
+            _ => Err(format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", told(attempt)).into()),
         }
     }
 
@@ -158,10 +171,10 @@ impl NodeRestriction {
         if own.uid() != text(owner, "uid") {
             return refuse(&format!("node {node} UID mismatch: expected {} got {}", text(owner, "uid"), own.uid()));
         }
-        match opened(pod) {
-            Some("a service account") => refuse(&format!("node {node:?} can not create pods that reference a service account")),
-            Some(what) => refuse(&format!("node {node:?} can not create pods that reference {what}")),
-            None => Ok(()),
+        match refers::referred(pod.value().get("spec").unwrap_or(&Value::Null)) {
+            Ok(None) => Ok(()),
+            Ok(Some(what)) => refuse(&format!("node {node:?} can not create pods that reference {what}")),
+            Err(why) => refuse(&format!("error checking mirror pod for API references: {why}")),
         }
     }
 
@@ -185,7 +198,27 @@ impl NodeRestriction {
         if pod.text("/spec/nodeName") != node {
             return Err("node requested token bound to a pod scheduled on a different node".to_owned().into());
         }
-        Ok(())
+        self.audience(attempt, new, &pod).await
+    }
+
+    /// Whether the node may do something of its own right.
+    async fn may(&self, attempt: &Attempt<'_>, verb: &str, resource: &str, name: &str) -> Result<bool, String> {
+        let request = attempt.request;
+        let asked = RequestInfo {
+            is_resource: true,
+            verb: verb.to_owned(),
+            group: request.group.clone(),
+            version: request.version.clone(),
+            namespace: request.namespace.clone(),
+            resource: resource.to_owned(),
+            name: name.to_owned(),
+            ..RequestInfo::default()
+        };
+        let verdict = self.authorizer.decide(attempt.user, &asked).await;
+        match verdict.error {
+            Some(why) if !verdict.is_allowed() => Err(why),
+            _ => Ok(verdict.is_allowed()),
+        }
     }
 
     async fn found(&self, resource: &str, namespace: &str, name: &str) -> Result<Object, Status> {
@@ -194,25 +227,19 @@ impl NodeRestriction {
     }
 }
 
-/// What of the cluster a pod would open to its node; `None` when nothing.
-fn opened(pod: &Object) -> Option<&'static str> {
-    if !pod.text("/spec/serviceAccountName").is_empty() {
-        return Some("a service account");
+/// An operation as upstream tells it.
+fn told(attempt: &Attempt<'_>) -> &'static str {
+    match attempt.operation {
+        Operation::Create => "CREATE",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
     }
-    let text = pod.value().get("spec").map(Value::to_string).unwrap_or_default();
-    // Spec members that name other objects; each name occurs in a pod spec in that sense only.
-    let members = [
-        ("secrets", &["\"secretRef\":", "\"secretKeyRef\":", "\"secret\":", "\"secretName\":", "\"imagePullSecrets\":"][..]),
-        ("configmaps", &["\"configMapRef\":", "\"configMapKeyRef\":", "\"configMap\":"][..]),
-        ("clustertrustbundles", &["\"clusterTrustBundle\":"][..]),
-        ("persistentvolumeclaims", &["\"persistentVolumeClaim\":"][..]),
-    ];
-    members.into_iter().find(|(_, names)| names.iter().any(|n| text.contains(n))).map(|(what, _)| what)
 }
 
 fn pod_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), String> {
     let (Operation::Update, Some(old), Some(new)) = (attempt.operation, attempt.old, new) else {
-        return Err("unexpected operation, only updates of pod status are allowed".into());
+        return Err(format!("unexpected operation {:?}", told(attempt)));
     };
     if old.text("/spec/nodeName") != node {
         return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
@@ -220,8 +247,18 @@ fn pod_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result
     if labels(Some(old)) != labels(Some(new)) {
         return Err(format!("node {node:?} cannot update labels through pod status"));
     }
-    if list(old.value(), "/status/resourceClaimStatuses") != list(new.value(), "/status/resourceClaimStatuses") {
-        return Err(format!("node {node:?} cannot update resource claim statues"));
+    let differs = |field: &str| {
+        let of =
+            |pod: &Object| pod.value().pointer(field).filter(|v| !v.is_null() && v.as_array().is_none_or(|all| !all.is_empty())).cloned();
+        of(old) != of(new)
+    };
+    let scheduler = [
+        ("/status/resourceClaimStatuses", "resource claim statues"),
+        ("/status/extendedResourceClaimStatus", "extended resource claim status"),
+        ("/status/nodeAllocatableResourceClaimStatuses", "node allocatable resource claim statuses"),
+    ];
+    if let Some((_, what)) = scheduler.into_iter().find(|(field, _)| differs(field)) {
+        return Err(format!("node {node:?} cannot update {what}"));
     }
     Ok(())
 }
@@ -231,12 +268,24 @@ fn own_node(attempt: &Attempt<'_>, node: &str, name: &str, new: Option<&Object>)
         return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
     }
     let forbidden = forbidden_labels(&labels(attempt.old), &labels(new)).join(", ");
+    // What a spec points to the node may read.
+    let source = |o: Option<&Object>| o.and_then(|o| o.value().pointer("/spec/configSource")).filter(|source| !source.is_null()).cloned();
+    let (before, source) = (source(attempt.old), source(new));
     match attempt.operation {
+        Operation::Create if source.is_some() => Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource")),
         Operation::Create if !forbidden.is_empty() => Err(format!("node {node:?} is not allowed to set the following labels: {forbidden}")),
         Operation::Update => {
             let taints = |o: Option<&Object>| o.map(|o| list(o.value(), "/spec/taints").to_vec()).unwrap_or_default();
+            // With its owner a node is collected: whoever makes it anew has the labels and taints it wants.
+            let owners = |o: Option<&Object>| o.map(|o| list(o.value(), "/metadata/ownerReferences").to_vec()).unwrap_or_default();
+            if source.is_some() && source != before {
+                return Err(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+            }
             if taints(attempt.old) != taints(new) {
                 return Err(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if owners(attempt.old) != owners(new) {
+                return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
             }
             if forbidden.is_empty() { Ok(()) } else { Err(format!("is not allowed to modify labels: {forbidden}")) }
         }
@@ -246,7 +295,7 @@ fn own_node(attempt: &Attempt<'_>, node: &str, name: &str, new: Option<&Object>)
 
 fn claim_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), String> {
     let (Operation::Update, Some(old), Some(new)) = (attempt.operation, attempt.old, new) else {
-        return Err("unexpected operation, only updates of claim status are allowed".into());
+        return Err(format!("unexpected operation {:?}", told(attempt)));
     };
     let rest = |object: &Object| {
         let mut value = object.value().clone();
@@ -264,20 +313,20 @@ fn claim_status(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Resu
     if rest(old) == rest(new) {
         return Ok(());
     }
-    Err(format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions"))
+    Err(format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions"))
 }
 
-/// The node a new slice says it is of; slices that are there already are the authorizer's matter.
-fn slice(attempt: &Attempt<'_>, new: Option<&Object>) -> Result<Option<String>, String> {
-    match (attempt.operation, new) {
-        (Operation::Create, Some(slice)) => Ok(Some(slice.text("/spec/nodeName").to_owned())),
-        (Operation::Delete, _) => Ok(attempt.old.map(|o| o.text("/spec/nodeName").to_owned())),
-        _ => Ok(None),
+/// The node of a slice is who makes or deletes it; slices that are there already are the authorizer's matter.
+fn slice(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), String> {
+    let (slice, what) = match attempt.operation {
+        Operation::Create => (new, "create"),
+        Operation::Delete => (attempt.old, "delete"),
+        _ => return Ok(()),
+    };
+    if slice.is_some_and(|slice| slice.text("/spec/nodeName") == node) {
+        return Ok(());
     }
-}
-
-fn of_node(of: &str, node: &str) -> Result<(), String> {
-    if of == node { Ok(()) } else { Err("can only create or delete ResourceSlices with the same NodeName as the requesting node".into()) }
+    Err(format!("can only {what} ResourceSlice with the same NodeName as the requesting node"))
 }
 
 fn labels(object: Option<&Object>) -> Map<String, Value> {
@@ -305,21 +354,48 @@ fn is_forbidden(label: &str) -> bool {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use rcgen::{CertificateParams, DnType, KeyPair};
     use serde_json::json;
 
     use super::*;
     use crate::{
         admission::bench::{Bench, pod},
         authn::User,
+        authz::{Authorizer, Decision},
     };
+
+    /// Allows one audience and one signer.
+    struct Rule;
+
+    impl Authorizer for Rule {
+        fn name(&self) -> &'static str {
+            "rule"
+        }
+
+        fn decide(&self, _: &User, request: &RequestInfo) -> Decision {
+            let asked = (request.verb.as_str(), request.resource.as_str(), request.namespace.as_str(), request.name.as_str());
+            match asked {
+                ("request-serviceaccounts-token-audience", "vault", "live", "default") => Decision::Allow,
+                ("request-serviceaccounts-podcertificate-signer", "example.com:any", "live", "default") => Decision::Allow,
+                _ => Decision::NoOpinion(String::new()),
+            }
+        }
+    }
 
     fn bench() -> (Bench, NodeRestriction) {
         let mut bench = Bench::new();
         bench.user = User::new("system:node:a", &["system:nodes"]);
         bench.reader.put("", "nodes", json!({"metadata": {"name": "a", "uid": "node-a"}}));
-        bench.reader.put("", "pods", json!({"metadata": {"name": "mine", "namespace": "live", "uid": "p1"}, "spec": {"nodeName": "a"}}));
+        bench.reader.put("", "pods", json!({"metadata": {"name": "mine", "namespace": "live", "uid": "p1"}, "spec": {
+            "nodeName": "a", "serviceAccountName": "default",
+            "volumes": [
+                {"name": "own", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}, {"podCertificate": {"signerName": "example.com/s"}}]}},
+                {"name": "other", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "db"}}]}},
+            ],
+        }}));
         bench.reader.put("", "pods", json!({"metadata": {"name": "other", "namespace": "live", "uid": "p2"}, "spec": {"nodeName": "b"}}));
-        let plugin = NodeRestriction { reader: bench.reader.clone() };
+        let plugin = NodeRestriction { reader: bench.reader.clone(), authorizer: Chain::new(vec![Arc::new(Rule)]) };
         (bench, plugin)
     }
 
@@ -352,7 +428,7 @@ mod tests {
             (|p| p["metadata"]["annotations"] = json!({}), "can only create mirror pods"),
             (|p| p["spec"]["nodeName"] = "b".into(), "spec.nodeName set to itself"),
             (|p| p["metadata"]["ownerReferences"][0]["uid"] = "x".into(), "UID mismatch"),
-            (|p| p["spec"]["serviceAccountName"] = "x".into(), "reference a service account"),
+            (|p| p["spec"]["serviceAccountName"] = "x".into(), "reference serviceaccounts"),
             (|p| p["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]), "reference secrets"),
         ];
         for (change, expected) in cases {
@@ -377,6 +453,17 @@ mod tests {
         let mut tainted = node(json!({}));
         tainted["spec"]["taints"] = json!([{"key": "k"}]);
         assert!(b.update(&plugin, "nodes - a", tainted, node(json!({}))).await.unwrap_err().message.contains("modify taints"));
+        let mut owned = node(json!({}));
+        owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "u"}]);
+        assert!(
+            b.update(&plugin, "nodes - a", node(json!({})), owned.clone()).await.unwrap_err().message.contains("modify ownerReferences")
+        );
+        assert!(b.update(&plugin, "nodes - a", owned.clone(), owned).await.is_ok());
+        let mut sourced = node(json!({}));
+        sourced["spec"]["configSource"] = json!({"configMap": {"name": "c", "namespace": "live"}});
+        assert!(b.create(&plugin, "nodes - a", sourced.clone()).await.unwrap_err().message.contains("non-nil configSource"));
+        assert!(b.update(&plugin, "nodes - a", sourced.clone(), node(json!({}))).await.is_ok());
+        assert!(b.update(&plugin, "nodes - a", node(json!({})), sourced).await.is_err());
     }
 
     #[tokio::test]
@@ -399,6 +486,95 @@ mod tests {
             let refused = b.create(&plugin, "serviceaccounts/token live default", request).await.unwrap_err();
             assert!(refused.message.contains(expected), "{}", refused.message);
         }
+    }
+
+    #[tokio::test]
+    async fn audiences_of_tokens_are_those_its_pods_name_or_it_may_ask_for() {
+        let (b, plugin) = bench();
+        let pod = |uid: &str, volumes: Value| json!({"metadata": {"name": uid, "namespace": "live", "uid": uid}, "spec": {"nodeName": "a", "volumes": volumes}});
+        b.reader.put("", "pods", pod("csi", json!([{"name": "v", "csi": {"driver": "d.io"}}])));
+        b.reader.put("", "pods", pod("lost", json!([{"name": "v", "persistentVolumeClaim": {"claimName": "gone"}}])));
+        b.reader.put("", "pods", pod("eph", json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}])));
+        b.reader.put("", "pods", pod("old", json!([{"name": "v", "azureFile": {"secretName": "s", "shareName": "x"}}])));
+        let claim = json!({"metadata": {"name": "eph-v", "namespace": "live"}, "spec": {"volumeName": "pv"}});
+        b.reader.put("", "persistentvolumeclaims", claim);
+        b.reader.put("", "persistentvolumes", json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d.io"}}}));
+        for name in ["d.io", "file.csi.azure.com"] {
+            b.reader.put(
+                "storage.k8s.io",
+                "csidrivers",
+                json!({"metadata": {"name": name}, "spec": {"tokenRequests": [{"audience": name}]}}),
+            );
+        }
+        let ask = async |pod: &str, uid: &str, audiences: &[&str]| {
+            let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid});
+            let request = json!({"spec": {"boundObjectRef": bound, "audiences": audiences}});
+            b.create(&plugin, "serviceaccounts/token live default", request).await.map_err(|s| s.message)
+        };
+        for (pod, uid, audiences) in [
+            ("mine", "p1", &[][..]),
+            ("mine", "p1", &["db"]),
+            ("mine", "p1", &["vault"]),
+            ("csi", "csi", &["d.io"]),
+            ("eph", "eph", &["d.io"]),
+            ("old", "old", &["file.csi.azure.com"]),
+        ] {
+            assert!(ask(pod, uid, audiences).await.is_ok(), "{pod} {audiences:?}");
+        }
+        for (pod, uid, audiences, expected) in [
+            ("mine", "p1", &["db", "vault"][..], "node may only request 0 or 1 audiences"),
+            ("mine", "p1", &["x"], r#"system:node:a is not authorized to request tokens for audience "x""#),
+            ("csi", "csi", &["db"], r#"system:node:a is not authorized to request tokens for audience "db""#),
+            ("lost", "lost", &["db"], r#"error validating audience "db": persistentvolumeclaim "gone" not found"#),
+        ] {
+            let why = ask(pod, uid, audiences).await.unwrap_err();
+            assert!(why.ends_with(expected), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn certificates_are_its_own_and_those_its_pods_name() {
+        let (b, plugin) = bench();
+        b.reader.put("", "serviceaccounts", json!({"metadata": {"name": "default", "namespace": "live", "uid": "sa"}}));
+        let asked = json!({
+            "signerName": "example.com/s", "podName": "mine", "podUID": "p1", "nodeName": "a", "nodeUID": "node-a",
+            "serviceAccountName": "default", "serviceAccountUID": "sa",
+        });
+        let ask = async |field: &str, value: &str| {
+            let mut spec = asked.clone();
+            spec[field] = value.into();
+            let request = json!({"metadata": {"name": "r", "namespace": "live"}, "spec": spec});
+            b.create(&plugin, "podcertificaterequests.certificates.k8s.io live r", request).await.map_err(|s| (s.code, s.message))
+        };
+        assert!(ask("signerName", "example.com/s").await.is_ok() && ask("signerName", "example.com/any").await.is_ok());
+        for (field, value, code, expected) in [
+            (
+                "signerName",
+                "example.com/x",
+                403,
+                r#"pod "live/mine" does not mount a podCertificate projected volume for signer "example.com/x""#,
+            ),
+            ("nodeName", "b", 403, r#"PodCertificateRequest.Spec.NodeName="b", which is not the requesting node "a""#),
+            ("nodeUID", "x", 500, r#"names node UID "x", inconsistent with the running node ("node-a")"#),
+            ("podUID", "x", 500, r#"contains pod UID ("x") which differs from running pod "p1""#),
+            ("serviceAccountName", "x", 403, r#"contains serviceAccountName ("x") that differs from running pod ("default")"#),
+            ("serviceAccountUID", "x", 500, r#"names service account UID "x", which differs from the running service account ("sa")"#),
+        ] {
+            let (told, why) = ask(field, value).await.unwrap_err();
+            assert!(told == code && why.ends_with(expected), "{told} {why}");
+        }
+
+        let signed = async |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+            let spec = json!({"signerName": "kubernetes.io/kubelet-serving", "request": STANDARD.encode(pem)});
+            let request = json!({"metadata": {"name": "r"}, "spec": spec});
+            b.create(&plugin, "certificatesigningrequests.certificates.k8s.io - r", request).await.map_err(|s| s.message)
+        };
+        assert!(signed("system:node:a").await.is_ok());
+        let why = signed("system:node:b").await.unwrap_err();
+        assert!(why.ends_with("can only create a node CSR with CN=system:node:a"), "{why}");
     }
 
     #[tokio::test]
