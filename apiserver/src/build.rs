@@ -157,22 +157,14 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     if let Some(reload) = reload {
         spawn(reload.follow().boxed());
     }
-    let policy_changes = policies.policies.load(&*reader).await?;
+    let policy_changes = policies.policies.load(&*reader).await;
     spawn(policies.policies.clone().follow(reader.clone(), policy_changes).boxed());
     spawn(policies.policies.follow_files().boxed());
-    let webhook_changes = webhooks.webhooks.load(&reader).await?;
+    let webhook_changes = webhooks.webhooks.load(&reader).await;
     spawn(webhooks.webhooks.clone().follow_files(reader.clone()).boxed());
     spawn(webhooks.webhooks.follow(reader.clone(), webhook_changes).boxed());
     let (aggregating, signing, following): (Arc<dyn Writer>, Arc<dyn Writer>, Arc<dyn Writer>) = (writer.clone(), writer.clone(), writer);
-    spawn(
-        aggregation::follow(reader.clone(), aggregating)
-            .map(|end| {
-                if let Err(status) = end {
-                    warn!(%status, "roles are not aggregated");
-                }
-            })
-            .boxed(),
-    );
+    spawn(aggregation::follow(reader.clone(), aggregating).boxed());
 
     let registering = following.clone();
     let (follower, definitions) = Follower::start(api.clone(), reader.clone(), following).await?;

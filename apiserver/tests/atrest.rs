@@ -1,6 +1,6 @@
 //! Encryption at rest, from a request to the disk.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use coracle_apiserver::{Options, atrest};
 use coracle_store::{
@@ -184,6 +184,34 @@ async fn an_object_that_cannot_be_read_goes_when_it_is_asked_for_by_who_may() {
     assert!(store.get(&Key::from("/registry/secrets/default/lost")).await.unwrap().value.is_none());
     let list = house.get("/api/v1/namespaces/default/secrets").await.ok();
     assert_eq!(list["items"].as_array().unwrap().len(), 1, "and the rest can be listed again");
+}
+
+#[tokio::test]
+async fn while_webhooks_cannot_be_read_nothing_is_written_but_what_mends_that() {
+    const LOST: &str = "[validatingwebhookconfigurations.admissionregistration.k8s.io]";
+    const FLAG: &str = "ignoreStoreReadErrorWithClusterBreakingPotential=true";
+    const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let folder = tempfile::tempdir().unwrap();
+    let of = |key| rules(&[key], "").replace("[secrets]", LOST);
+    let (first, store) = house(folder.path(), Some(&of(("key1", OLD)))).await;
+    first.post(HOOKS, &json!({"metadata": {"name": "lost"}, "webhooks": []})).await.ok();
+    close(first, store).await;
+
+    let (house, _store) = house(folder.path(), Some(&of(("key2", NEW)))).await;
+    let map = json!({"metadata": {"name": "m"}});
+    let refused = house.post(MAPS, &map).await;
+    let why = "configmaps \"m\" is forbidden: not yet ready to handle request";
+    assert_eq!((refused.code, refused.json()["message"].as_str()), (StatusCode::FORBIDDEN, Some(why)));
+    house.get(MAPS).await.ok();
+    house.post(HOOKS, &json!({"metadata": {"name": "found"}, "webhooks": []})).await.ok();
+    house.delete(&format!("{HOOKS}/lost?{FLAG}")).await.ok();
+    let taken = async {
+        while house.post(MAPS, &map).await.code != StatusCode::CREATED {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap();
 }
 
 #[tokio::test]

@@ -21,6 +21,11 @@ pub(crate) fn forbidden(attempt: &Attempt<'_>, new: Option<&Object>, why: &str) 
     Status::forbidden(Subject { group: &request.group, resource: &request.resource, name }, why)
 }
 
+/// The 403 of a plugin that does not know yet what there is.
+pub(super) fn unready(attempt: &Attempt<'_>, new: Option<&Object>) -> Status {
+    forbidden(attempt, new, "not yet ready to handle request")
+}
+
 /// Whether the attempt is on the main resource `group/resource`.
 pub(crate) fn is(attempt: &Attempt<'_>, group: &str, resource: &str) -> bool {
     let request = attempt.request;

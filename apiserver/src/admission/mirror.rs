@@ -1,5 +1,10 @@
 //! Keeping what is configured at hand: it is read anew whenever some of it changed, and by whoever changed it here, before the answer.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use futures::{
     StreamExt,
     stream::{BoxStream, SelectAll, select_all},
@@ -12,23 +17,45 @@ use crate::{authz::mirror, registry::Reader, wire::Status};
 /// The group of policies and webhook configurations.
 pub(super) const GROUP: &str = "admissionregistration.k8s.io";
 
+/// Pause before what could not be read is read again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Tells which of several resources changed.
 pub struct Changes(SelectAll<BoxStream<'static, &'static str>>);
 
 impl Changes {
     /// Begins to follow: nothing that changes from now on is missed.
-    pub(super) async fn begin(reader: &dyn Reader, resources: &[&'static str]) -> Result<Self, Status> {
-        let mut streams = Vec::with_capacity(resources.len());
-        for resource in resources.iter().copied() {
-            let (_, changes) = mirror::begin(reader, GROUP, resource).await?;
-            streams.push(changes.map(move |_| resource).boxed());
-        }
-        Ok(Self(select_all(streams)))
+    pub(super) fn begin(reader: &dyn Reader, resources: &[&'static str]) -> Self {
+        let followed = resources.iter().copied().map(|resource| mirror::follow(reader, GROUP, resource).map(move |_| resource).boxed());
+        Self(select_all(followed))
     }
 
-    /// The resource of the next change.
-    pub(super) async fn next(&mut self) -> Option<&'static str> {
-        self.0.next().await
+    /// The resource of the next change. While something could not be read nothing but a pause may be told: it is to be read again.
+    pub(super) async fn next(&mut self, behind: bool) -> Option<Option<&'static str>> {
+        if !behind {
+            return self.0.next().await.map(Some);
+        }
+        tokio::time::timeout(AGAIN, self.0.next()).await.map_or(Some(None), |changed| changed.map(Some))
+    }
+}
+
+/// Whether what is in force is not what there is: it could not be read.
+#[derive(Default)]
+pub(super) struct Behind(AtomicBool);
+
+impl Behind {
+    pub(super) fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a reading ended.
+    pub(super) fn note(&self, what: &str, read: Result<(), Status>) {
+        let was = self.0.swap(read.is_err(), Ordering::Relaxed);
+        if let Err(status) = read
+            && !was
+        {
+            warn!(%status, "{what} cannot be read; those known stay in force");
+        }
     }
 }
 
@@ -40,11 +67,4 @@ pub(super) fn name(object: &Value) -> &str {
 /// `metadata.resourceVersion`
 pub(super) fn version(object: &Value) -> &str {
     object.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// Logs a failed reading: what was known stays in force.
-pub(super) fn told(what: &str, read: Result<(), Status>) {
-    if let Err(status) = read {
-        warn!(%status, "{what} cannot be read; those known stay in force");
-    }
 }

@@ -3,16 +3,19 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::StreamExt;
 use serde_json::Value;
+use tokio::time::sleep;
+use tracing::warn;
 
 use super::{mirror, rbac::GROUP};
-use crate::{
-    registry::{Reader, Writer, writer::failed},
-    wire::Status,
-};
+use crate::registry::{Reader, Writer, writer::failed};
+
+/// Pause before roles that cannot be read are read again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// All ClusterRoles by name.
 pub type Roles = BTreeMap<String, Value>;
@@ -71,8 +74,15 @@ fn selects(selector: &Value, labels: &Value) -> bool {
 }
 
 /// Keeps aggregating roles right until the server stops; run it as a task.
-pub async fn follow(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) -> Result<(), Status> {
-    let (now, mut changes) = mirror::begin(&*reader, GROUP, "clusterroles").await?;
+pub async fn follow(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) {
+    // A role that cannot be read may be one whose rules others have.
+    let (now, mut changes) = loop {
+        match mirror::begin(&*reader, GROUP, "clusterroles").await {
+            Ok(begun) => break begun,
+            Err(status) => warn!(%status, "roles are not aggregated yet"),
+        }
+        sleep(RETRY).await;
+    };
     let mut roles = Roles::new();
     for role in now.iter().filter_map(|b| serde_json::from_slice::<Value>(b).ok()) {
         roles.insert(name_of(&role), role);
@@ -93,7 +103,6 @@ pub async fn follow(reader: Arc<dyn Reader>, writer: Arc<dyn Writer>) -> Result<
         }
         write(&*writer, &roles).await;
     }
-    Ok(())
 }
 
 /// Writes what [`plan`] wants.

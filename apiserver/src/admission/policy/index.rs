@@ -14,7 +14,7 @@ use crate::{
         look::{self, text},
         manifests::Manifests,
         matching::Criteria,
-        mirror::{self, Changes, GROUP},
+        mirror::{self, Behind, Changes, GROUP},
         reach::{Hooks, Reach},
     },
     registry::Reader,
@@ -33,6 +33,7 @@ pub(in crate::admission) struct Set {
     mutating: bool,
     /// All there are, bound or not. Who holds them is the one who reads, so that nobody puts back what was before.
     known: Mutex<BTreeMap<String, Arc<Policy>>>,
+    behind: Behind,
     /// What is asked: the policies that are bound, by name.
     hooks: Hooks<Hook>,
     /// Those of files; said before any are read.
@@ -44,7 +45,7 @@ pub(super) type Hook = (Arc<Policy>, Vec<Arc<Binding>>);
 
 impl Set {
     fn new(mutating: bool) -> Self {
-        Self { mutating, known: Mutex::default(), hooks: Hooks::default(), manifests: OnceLock::new() }
+        Self { mutating, known: Mutex::default(), behind: Behind::default(), hooks: Hooks::default(), manifests: OnceLock::new() }
     }
 
     /// Takes up the policies of files. The error says what is wrong with them.
@@ -75,8 +76,8 @@ impl Set {
         self.hooks.any(reach)
     }
 
-    /// The policies that are bound, those of files first, by name.
-    pub(super) fn hooks(&self, reach: Reach) -> Arc<[Hook]> {
+    /// The policies that are bound, those of files first, by name; nothing while they are not known.
+    pub(super) fn hooks(&self, reach: Reach) -> Option<Arc<[Hook]>> {
         self.hooks.within(reach)
     }
 
@@ -88,8 +89,13 @@ impl Set {
         }
     }
 
-    /// Reads all policies and bindings as they are now. What did not change is not compiled again.
-    pub(super) async fn read(&self, reader: &dyn Reader) -> Result<(), Status> {
+    /// Reads all policies and bindings as they are now; should that fail, those known stay in force.
+    pub(super) async fn refresh(&self, reader: &dyn Reader) {
+        self.behind.note(self.resources()[0], self.read(reader).await);
+    }
+
+    /// Reads all policies and bindings. What did not change is not compiled again.
+    async fn read(&self, reader: &dyn Reader) -> Result<(), Status> {
         let mut known = self.known.lock().await;
         let [policies, bindings] = self.resources();
         let all: Vec<Value> = look::all(reader, GROUP, policies, "").await?;
@@ -132,13 +138,17 @@ impl Default for Policies {
 }
 
 impl Policies {
-    /// Reads all policies and bindings. [`Policies::follow`] keeps them as they are.
-    pub async fn load(&self, reader: &dyn Reader) -> Result<Changes, Status> {
+    /// Reads all policies and bindings; where that fails, writes are refused until it succeeds. [`Policies::follow`] keeps them as they are.
+    pub async fn load(&self, reader: &dyn Reader) -> Changes {
         let resources = [self.validating.resources(), self.mutating.resources()].concat();
-        let changes = Changes::begin(reader, &resources).await?;
-        self.validating.read(reader).await?;
-        self.mutating.read(reader).await?;
-        Ok(changes)
+        let changes = Changes::begin(reader, &resources);
+        for set in self.sets() {
+            set.refresh(reader).await;
+            if set.behind.is_so() {
+                set.hooks.await_api();
+            }
+        }
+        changes
     }
 
     /// Takes up changes of files until the server stops; run it as a task.
@@ -148,9 +158,18 @@ impl Policies {
 
     /// Takes up changes until the server stops; run it as a task.
     pub async fn follow(self: Arc<Self>, reader: Arc<dyn Reader>, mut changes: Changes) {
-        while let Some(resource) = changes.next().await {
-            let set = if self.mutating.resources().contains(&resource) { &self.mutating } else { &self.validating };
-            mirror::told("admission policies", set.read(&*reader).await);
+        loop {
+            let behind = self.sets().iter().any(|set| set.behind.is_so());
+            let Some(changed) = changes.next(behind).await else { return };
+            for set in self.sets() {
+                if changed.map_or(set.behind.is_so(), |resource| set.resources().contains(&resource)) {
+                    set.refresh(&*reader).await;
+                }
+            }
         }
+    }
+
+    fn sets(&self) -> [&Set; 2] {
+        [&self.validating, &self.mutating]
     }
 }

@@ -11,14 +11,13 @@ use super::{
     Engine,
     compile::{Mutation, Policy},
     evaluate::{Asked, Evaluation, Scene, conditions},
-    index::Binding,
+    index::{Binding, Hook},
     namespace_of, params, patch, reach,
 };
 use crate::{
     admission::{
         Admission, Attempt, look,
         matching::{Matched, Subject, is_shared, matches, versioned},
-        mirror,
         request::describe,
     },
     registry::{Kind, Object, convert},
@@ -63,15 +62,16 @@ impl Admission for MutatingAdmissionPolicy {
 
     async fn refresh(&self) {
         let engine = &self.0;
-        mirror::told("mutating admission policies", engine.policies.mutating.read(&*engine.reader).await);
+        engine.policies.mutating.refresh(&*engine.reader).await;
     }
 
     async fn mutate(&self, attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
         let Some(object) = new else { return Ok(()) };
         let engine = &self.0;
+        let hooks = engine.policies.mutating.hooks(reach(attempt)).ok_or_else(|| look::unready(attempt, Some(object)))?;
         let namespace = namespace_of(&*engine.reader, attempt).await?;
         let mut failures = Vec::new();
-        let invocations = self.invocations(attempt, object, namespace.as_ref(), &mut failures).await;
+        let invocations = self.invocations(&hooks, attempt, object, namespace.as_ref(), &mut failures).await;
         let again = attempt.reinvocation.again;
         let mut round = std::mem::take(&mut attempt.reinvocation.policies);
         round.begin(again, Some(object.value()));
@@ -116,13 +116,14 @@ impl MutatingAdmissionPolicy {
     /// The policies that match, with their parameters.
     async fn invocations(
         &self,
+        hooks: &[Hook],
         attempt: &Attempt<'_>,
         object: &Object,
         namespace: Option<&Value>,
         failures: &mut Vec<Failure>,
     ) -> Vec<Invocation> {
         let mut found = Vec::new();
-        for (policy, bindings) in &*self.0.policies.mutating.hooks(reach(attempt)) {
+        for (policy, bindings) in hooks {
             let subject = Subject { attempt, new: Some(object), namespace, equivalents: &self.0.equivalents };
             let matched = match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(matched)) => matched,

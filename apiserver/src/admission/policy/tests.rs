@@ -46,7 +46,7 @@ impl World {
 
     async fn engine(&self) -> Engine {
         let policies = Arc::new(Policies::default());
-        policies.load(&*self.reader).await.unwrap();
+        policies.load(&*self.reader).await;
         Engine {
             policies,
             reader: self.reader.clone(),

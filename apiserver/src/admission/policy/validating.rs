@@ -19,7 +19,6 @@ use crate::{
     admission::{
         Admission, Attempt, look,
         matching::{Matched, Subject, matches, versioned},
-        mirror,
         request::describe,
     },
     audit::Level,
@@ -59,16 +58,17 @@ impl Admission for ValidatingAdmissionPolicy {
 
     async fn refresh(&self) {
         let engine = &self.0;
-        mirror::told("validating admission policies", engine.policies.validating.read(&*engine.reader).await);
+        engine.policies.validating.refresh(&*engine.reader).await;
     }
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
+        let hooks = engine.policies.validating.hooks(reach(attempt)).ok_or_else(|| look::unready(attempt, new))?;
         let namespace = namespace_of(&*engine.reader, attempt).await?;
         let mut verdict = Verdict::default();
         // The same for all policies that match in the version asked for, and for none where none matches.
         let request = OnceLock::new();
-        for (policy, bindings) in &*engine.policies.validating.hooks(reach(attempt)) {
+        for (policy, bindings) in &*hooks {
             let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
             let matched = match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(matched)) => matched,

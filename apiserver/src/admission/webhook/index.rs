@@ -13,7 +13,7 @@ use crate::{
     admission::{
         look,
         manifests::Manifests,
-        mirror::{self, Changes, GROUP},
+        mirror::{self, Behind, Changes, GROUP},
         reach::{Hooks, Reach},
     },
     registry::Reader,
@@ -33,6 +33,7 @@ pub(super) struct Set {
     hooks: Hooks<Arc<Hook>>,
     /// What they were made of; whoever reads holds it, so that nobody puts back what was before.
     known: Mutex<Vec<Configuration>>,
+    behind: Behind,
     /// As whom they are asked; said before they are read.
     accounts: OnceLock<Accounts>,
     /// Those of files; said before any are read.
@@ -61,12 +62,16 @@ impl Default for Webhooks {
 }
 
 impl Webhooks {
-    /// Reads all configurations. [`Webhooks::follow`] keeps them as they are.
-    pub async fn load(&self, reader: &Arc<dyn Reader>) -> Result<Changes, Status> {
-        let changes = Changes::begin(&**reader, &[self.mutating.resource, self.validating.resource]).await?;
-        self.mutating.read(reader).await?;
-        self.validating.read(reader).await?;
-        Ok(changes)
+    /// Reads all configurations; where that fails, writes are refused until it succeeds. [`Webhooks::follow`] keeps them as they are.
+    pub async fn load(&self, reader: &Arc<dyn Reader>) -> Changes {
+        let changes = Changes::begin(&**reader, &[self.mutating.resource, self.validating.resource]);
+        for set in self.sets() {
+            set.refresh(reader).await;
+            if set.behind.is_so() {
+                set.hooks.await_api();
+            }
+        }
+        changes
     }
 
     /// Takes up changes of files until the server stops; run it as a task.
@@ -76,16 +81,26 @@ impl Webhooks {
 
     /// Takes up changes until the server stops; run it as a task.
     pub async fn follow(self: Arc<Self>, reader: Arc<dyn Reader>, mut changes: Changes) {
-        while let Some(resource) = changes.next().await {
-            let set = if resource == self.mutating.resource { &self.mutating } else { &self.validating };
-            set.refresh(&reader).await;
+        loop {
+            let behind = self.sets().iter().any(|set| set.behind.is_so());
+            let Some(changed) = changes.next(behind).await else { return };
+            for set in self.sets() {
+                if changed.map_or(set.behind.is_so(), |resource| resource == set.resource) {
+                    set.refresh(&reader).await;
+                }
+            }
         }
+    }
+
+    fn sets(&self) -> [&Set; 2] {
+        [&self.mutating, &self.validating]
     }
 }
 
 impl Set {
     fn new(resource: &'static str) -> Self {
-        Self { resource, hooks: Hooks::default(), known: Mutex::default(), accounts: OnceLock::new(), manifests: OnceLock::new() }
+        let (hooks, known, behind) = (Hooks::default(), Mutex::default(), Behind::default());
+        Self { resource, hooks, known, behind, accounts: OnceLock::new(), manifests: OnceLock::new() }
     }
 
     /// Goes by what is configured of their plugin, which nobody else says. The error says what is wrong with the webhooks of files.
@@ -124,14 +139,14 @@ impl Set {
         self.hooks.any(reach)
     }
 
-    /// The webhooks, in the order in which they are asked.
-    pub(super) fn hooks(&self, reach: Reach) -> Arc<[Arc<Hook>]> {
+    /// The webhooks, in the order in which they are asked; nothing while they are not known.
+    pub(super) fn hooks(&self, reach: Reach) -> Option<Arc<[Arc<Hook>]>> {
         self.hooks.within(reach)
     }
 
     /// Reads the configurations as they are now; should that fail, those known stay in force.
     pub(super) async fn refresh(&self, reader: &Arc<dyn Reader>) {
-        mirror::told(self.resource, self.read(reader).await);
+        self.behind.note(self.resource, self.read(reader).await);
     }
 
     /// Reads the configurations. What did not change keeps its connections and compiled conditions.

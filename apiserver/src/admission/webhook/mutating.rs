@@ -21,6 +21,7 @@ use super::{
 use crate::{
     admission::{
         Admission, Attempt,
+        look::unready,
         matching::{Matched, is_shared},
     },
     audit::Level,
@@ -73,7 +74,7 @@ impl Admission for MutatingAdmissionWebhook {
 
     async fn mutate(&self, attempt: &mut Attempt<'_>, mut new: Option<&mut Object>) -> Result<(), Status> {
         let engine = &self.0;
-        let hooks = engine.webhooks.mutating.hooks(super::reach(attempt));
+        let hooks = engine.webhooks.mutating.hooks(super::reach(attempt)).ok_or_else(|| unready(attempt, new.as_deref()))?;
         let namespace = call::namespace(engine, &hooks, attempt).await?;
         let again = attempt.reinvocation.again;
         let mut round = std::mem::take(&mut attempt.reinvocation.webhooks);

@@ -10,7 +10,7 @@ use super::{
     versioned,
 };
 use crate::{
-    admission::{Admission, Attempt},
+    admission::{Admission, Attempt, look::unready},
     audit::Level,
     registry::Object,
     wire::Status,
@@ -43,7 +43,7 @@ impl Admission for ValidatingAdmissionWebhook {
 
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
-        let hooks = engine.webhooks.validating.hooks(super::reach(attempt));
+        let hooks = engine.webhooks.validating.hooks(super::reach(attempt)).ok_or_else(|| unready(attempt, new))?;
         let namespace = call::namespace(engine, &hooks, attempt).await?;
         let seen: &Attempt<'_> = attempt;
         let mut relevant = Vec::new();
