@@ -156,14 +156,14 @@ impl Renewal {
 
 /// The certificate shown now, by a server or a client.
 #[derive(Debug)]
-struct Shown(RwLock<(String, Arc<CertifiedKey>)>);
+pub(crate) struct Shown(RwLock<(String, Arc<CertifiedKey>)>);
 
 impl Shown {
-    fn new(pair: &Pair) -> Result<Self> {
+    pub(crate) fn new(pair: &Pair) -> Result<Self> {
         Ok(Self(RwLock::new((pair.certificate.clone(), certified(pair)?))))
     }
 
-    fn replace(&self, pair: &Pair) -> Result<()> {
+    pub(crate) fn replace(&self, pair: &Pair) -> Result<()> {
         let mut shown = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if shown.0 != pair.certificate {
             *shown = (pair.certificate.clone(), certified(pair)?);

@@ -42,7 +42,7 @@ pub use request::serve::{Connections, Service};
 pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use request::zpages::Flags;
 pub use trace::Options as TracingOptions;
-pub use verbs::Clock;
+pub use verbs::{Clock, connect::agent_tls};
 pub use webhook::{Kubeconfig, check_egress};
 
 use presence::Presence;

@@ -3,17 +3,21 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use coracle_apiserver::authn::keys::{SigningKey, VerifyingKey};
+use rustls::{SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
+use tracing::warn;
 
 use super::flags::Flags;
 use crate::{
     authn::read,
     certs::{self, Pair},
     files::write_private,
+    renewal::Shown,
     server,
 };
 
@@ -44,7 +48,7 @@ pub(crate) fn serving(flags: &Flags, addresses: &[IpAddr]) -> Result<Files> {
 }
 
 /// A certificate and its key, by the flags that name them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Files {
     flags: [&'static str; 2],
     certificate: PathBuf,
@@ -61,15 +65,60 @@ impl Files {
 /// With which the API server speaks to node agents, by the `--kubelet-…` flags; `None` when none is given.
 pub(crate) fn to_agents(flags: &Flags) -> Result<Option<Arc<rustls::ClientConfig>>> {
     let names = ["kubelet-client-certificate", "kubelet-client-key", "kubelet-certificate-authority"];
-    match names.map(|name| flags.last(name)) {
-        [None, None, _] => Ok(None),
+    let (own, authority) = match names.map(|name| flags.last(name)) {
+        [None, None, None] => return Ok(None),
+        [None, None, Some(authority)] => (None, authority),
         [Some(certificate), Some(key), Some(authority)] => {
-            let pair = pair(names[0], certificate, names[1], key)?;
-            let authority = read(names[2], Path::new(authority))?;
-            server::client(&authority, &pair).map(|client| Some(Arc::new(client))).context("--kubelet-client-certificate")
+            let files = Files { flags: [names[0], names[1]], certificate: certificate.into(), key: key.into() };
+            let own: Arc<dyn ResolvesClientCert> = Arc::new(Watched::new(files).context("--kubelet-client-certificate")?);
+            (Some(own), authority)
         }
         [Some(_), Some(_), None] => bail!("--kubelet-client-certificate needs --kubelet-certificate-authority: agents are verified"),
         _ => bail!("--kubelet-client-certificate and --kubelet-client-key must be given together"),
+    };
+    let authorities = server::chain(&read(names[2], Path::new(authority))?).context("--kubelet-certificate-authority")?;
+    let tls = coracle_apiserver::agent_tls(authorities, own).map_err(|why| anyhow!(why)).context("--kubelet-certificate-authority")?;
+    Ok(Some(Arc::new(tls)))
+}
+
+/// How often the files of a client certificate are looked at, while somebody is called.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A client certificate as its files are.
+#[derive(Debug)]
+struct Watched {
+    files: Files,
+    shown: Shown,
+    looked: Mutex<Instant>,
+}
+
+impl Watched {
+    fn new(files: Files) -> Result<Self> {
+        let shown = Shown::new(&files.read()?)?;
+        Ok(Self { files, shown, looked: Mutex::new(Instant::now()) })
+    }
+
+    /// Takes up files that changed. Halves of a change and what cannot be read are looked at again; what was good before stays.
+    fn look(&self, now: Instant) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*looked) < LOOK {
+            return;
+        }
+        *looked = now;
+        if let Err(error) = self.files.read().and_then(|pair| self.shown.replace(&pair)) {
+            warn!(%error, "the client certificate for node agents stays as it was");
+        }
+    }
+}
+
+impl ResolvesClientCert for Watched {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.look(Instant::now());
+        self.shown.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -91,6 +140,34 @@ pub(crate) fn of_tokens(flags: &Flags) -> Result<(Option<SigningKey>, Vec<Verify
     Ok((signing, verifying))
 }
 
-fn pair(certificate_flag: &str, certificate: &str, key_flag: &str, key: &str) -> Result<Pair> {
-    Ok(Pair { certificate: read(certificate_flag, Path::new(certificate))?, key: read(key_flag, Path::new(key))? })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_certificate_whose_files_change_is_shown_when_both_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str| certs::self_signed(&[name.to_owned()], 1_800_000_000).unwrap();
+        let (first, second) = (made("first"), made("second"));
+        let files = Files {
+            flags: ["kubelet-client-certificate", "kubelet-client-key"],
+            certificate: folder.path().join("crt"),
+            key: folder.path().join("key"),
+        };
+        let put = |pair: &Pair, file: &Path| std::fs::write(file, if file == files.key { &pair.key } else { &pair.certificate }).unwrap();
+        put(&first, &files.certificate);
+        put(&first, &files.key);
+        let watched = Watched::new(files.clone()).unwrap();
+        let shown = || watched.shown.resolve(&[], &[]).unwrap().cert.clone();
+        let before = shown();
+        let start = Instant::now();
+        put(&second, &files.certificate);
+        watched.look(start + LOOK);
+        assert_eq!(shown(), before, "the key is the old one");
+        put(&second, &files.key);
+        watched.look(start + LOOK);
+        assert_eq!(shown(), before, "nobody looks so soon");
+        watched.look(start + LOOK * 2);
+        assert_ne!(shown(), before);
+    }
 }

@@ -25,7 +25,7 @@ mod kubeconfig;
 mod place;
 mod retry;
 mod trust;
-mod words;
+pub(crate) mod words;
 
 use std::{
     io,
@@ -49,9 +49,10 @@ pub(crate) use accounts::{Account, Accounts};
 pub use egress::check_egress;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use retry::{Backoff, status};
+pub(crate) use trust::Bundle;
 pub(crate) use words::answered;
 
-use self::{connection::Pool, place::Place, trust::Bundle};
+use self::{connection::Pool, place::Place};
 use crate::{
     metrics::requests::traced,
     registry::Reader,

@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Verifies servers by a bundle, or believes anybody.
 #[derive(Debug)]
-pub(super) struct Bundle {
+pub(crate) struct Bundle {
     /// Who is believed; `None`: any server that holds the key of the certificate it shows.
     whom: Option<Believed>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -33,7 +33,7 @@ struct Believed {
 
 impl Bundle {
     /// The error names the certificate that cannot be used.
-    pub(super) fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+    pub(crate) fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|e| format!("unable to load root certificates: {e}"))?;
@@ -44,7 +44,7 @@ impl Bundle {
     }
 
     /// A kubeconfig says `insecure-skip-tls-verify`, or an `APIService` `insecureSkipTLSVerify`.
-    pub(super) fn anyone(provider: &CryptoProvider) -> Self {
+    pub(crate) fn anyone(provider: &CryptoProvider) -> Self {
         Self { whom: None, algorithms: provider.signature_verification_algorithms }
     }
 }

@@ -129,7 +129,28 @@ pub(crate) fn answered(said: Said) -> Result<bytes::Bytes, String> {
     let is_text = media.is_empty() || media.trim_start().starts_with("text/");
     let shown = String::from_utf8_lossy(&said.body[..said.body.len().min(SHOWN)]);
     let shown = if is_text { shown.trim() } else { "unknown" };
-    Err(match code {
+    Err(generic(code, shown).1)
+}
+
+/// Reason and message of an answer that is no status.
+pub(crate) fn generic(code: u16, shown: &str) -> (&'static str, String) {
+    let reason = match code {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        406 => "NotAcceptable",
+        409 => "Conflict",
+        415 => "UnsupportedMediaType",
+        422 => "Invalid",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        code if code >= 500 => "InternalError",
+        _ => "",
+    };
+    let message = match code {
         400 => "the server rejected our request for an unknown reason".to_owned(),
         401 => "the server has asked for the client to provide credentials".to_owned(),
         403 | 415 => shown.to_owned(),
@@ -146,7 +167,8 @@ pub(crate) fn answered(said: Said) -> Result<bytes::Bytes, String> {
         504 => "the server was unable to return a response in the time allotted, but may still be processing the request".to_owned(),
         code if code >= 500 => format!("an error on the server ({shown:?}) has prevented the request from succeeding"),
         code => format!("the server responded with the status code {code} but did not return more information"),
-    })
+    };
+    (reason, message)
 }
 
 /// What a `Status` says went wrong.

@@ -5,11 +5,15 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, Request, Response, header};
-use http_body_util::{BodyExt, BodyStream, Full};
+use http_body_util::{BodyStream, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
-use serde_json::Value;
+use rustls::{
+    ClientConfig,
+    client::{ResolvesClientCert, danger::ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName},
+};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -20,6 +24,7 @@ use tracing::debug;
 
 use crate::{
     registry::Object,
+    webhook::{Bundle, words},
     wire::{Body, Status},
 };
 
@@ -29,9 +34,43 @@ const DIAL: Duration = Duration::from_secs(10);
 /// The port of a node agent that does not tell its own.
 const AGENT_PORT: u16 = 10250;
 
-/// How node agents are reached.
+/// How node agents are reached, and pods.
 pub struct Agents {
-    tls: Option<Arc<ClientConfig>>,
+    verified: Option<Arc<ClientConfig>>,
+    unverified: Option<Arc<ClientConfig>>,
+    anyone: Option<Arc<ClientConfig>>,
+}
+
+/// What is spoken to the other side, and whom it is believed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// HTTP.
+    Plain,
+    /// TLS with a node agent, which is verified and sees the server's client certificate.
+    Agent,
+    /// The same, but whoever asks does not care who the agent is.
+    Unverified,
+    /// TLS with a pod or a port of a node: nobody knows its certificate, and it sees none of ours.
+    Anyone,
+}
+
+impl Over {
+    /// As the scheme of an address says.
+    pub fn of(scheme: &str) -> Self {
+        if scheme == "https" { Self::Anyone } else { Self::Plain }
+    }
+}
+
+/// TLS with node agents that one of these authorities signed, with the server's own certificate, if it has one.
+pub fn agent_tls(authorities: Vec<CertificateDer<'static>>, own: Option<Arc<dyn ResolvesClientCert>>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let believe = Arc::new(Bundle::new(authorities, provider.clone())?);
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let config = config.dangerous().with_custom_certificate_verifier(believe);
+    Ok(match own {
+        Some(own) => config.with_client_cert_resolver(own),
+        None => config.with_no_client_auth(),
+    })
 }
 
 /// Where a request goes.
@@ -41,8 +80,8 @@ pub struct Target {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Over TLS with the server's client certificate.
-    pub tls: bool,
+    /// What is spoken there.
+    pub over: Over,
 }
 
 /// Headers that are between us and one side only.
@@ -59,7 +98,7 @@ impl Target {
             host.ok_or_else(|| Status::internal(format!("no preferred addresses found for node {:?}; known addresses: []", node.name())))?;
         let port = node.value().pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
         let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(AGENT_PORT);
-        Ok(Self { host: host.to_owned(), port, tls: true })
+        Ok(Self { host: host.to_owned(), port, over: Over::Agent })
     }
 
     /// `host:port`, as in a URL.
@@ -73,8 +112,17 @@ impl Target {
 
 impl Agents {
     /// With the TLS of the server's client side; without one no agent can be reached.
-    pub fn new(tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { tls }
+    pub fn new(verified: Option<Arc<ClientConfig>>) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let believe: Arc<dyn ServerCertVerifier> = Arc::new(Bundle::anyone(&provider));
+        let unverified = verified.as_ref().map(|verified| {
+            let mut config = ClientConfig::clone(verified);
+            config.dangerous().set_certificate_verifier(believe.clone());
+            Arc::new(config)
+        });
+        let anyone = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok();
+        let anyone = anyone.map(|config| Arc::new(config.dangerous().with_custom_certificate_verifier(believe).with_no_client_auth()));
+        Self { verified, unverified, anyone }
     }
 
     /// Sends a request; the path and query of `uri` count, headers that are not for the other side are taken out.
@@ -100,10 +148,13 @@ impl Agents {
     async fn dial(&self, target: &Target) -> Result<Box<dyn Io>, String> {
         let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|e| e.to_string())?;
         let _ = stream.set_nodelay(true);
-        if !target.tls {
-            return Ok(Box::new(stream));
-        }
-        let config = self.tls.clone().ok_or("this server has no client certificate for node agents")?;
+        let config = match target.over {
+            Over::Plain => return Ok(Box::new(stream)),
+            Over::Agent => self.verified.clone(),
+            Over::Unverified => self.unverified.clone(),
+            Over::Anyone => self.anyone.clone(),
+        };
+        let config = config.ok_or("this server does not know the authority of node agents")?;
         let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
         Ok(Box::new(stream))
@@ -132,19 +183,31 @@ pub(super) fn passed_on(body: Incoming) -> Body {
 }
 
 /// At most so much of an agent's error text is read.
-const TEXT: usize = 4096;
+const TEXT: usize = 50_000;
 
-/// What an agent says went wrong, as a status (`GenericHttpResponseChecker`).
-pub(super) async fn failure(answer: Response<Incoming>) -> Status {
+/// What an agent says went wrong with a part of a pod, as a status (`GenericHttpResponseChecker`).
+pub(super) async fn failure(answer: Response<Incoming>, part: &str, pod: &str) -> Status {
     let code = answer.status().as_u16();
-    let limited = http_body_util::Limited::new(answer.into_body(), TEXT);
-    let text = limited.collect().await.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let mut frames = BodyStream::new(answer.into_body());
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = frames.next().await
+        && text.len() < TEXT
+    {
+        text.extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+    text.truncate(TEXT);
+    refused(code, String::from_utf8_lossy(&text).into_owned(), part, pod)
+}
+
+fn refused(code: u16, text: String, part: &str, pod: &str) -> Status {
     match code {
         400 => Status::bad_request(text),
-        404 => Status::new(404, "NotFound", format!("the server could not find the requested resource ( {text})")),
         500 => Status::internal(text),
         other => {
-            Status::new(other, "InternalError", format!("an error on the server ({text:?}) has prevented the request from succeeding"))
+            let (reason, message) = words::generic(other, &text);
+            let resource = format!("pods/{part}");
+            let details = json!({"name": pod, "kind": resource});
+            Status { details, ..Status::new(other, reason, format!("{message} ( {resource} {pod})")) }
         }
     }
 }
@@ -171,8 +234,25 @@ mod tests {
             "daemonEndpoints": {"kubeletEndpoint": {"Port": 10255}},
         }});
         let target = Target::of_node(&Object::new(node).unwrap()).unwrap();
-        assert_eq!(target, Target { host: "10.0.0.7".into(), port: 10255, tls: true });
+        assert_eq!(target, Target { host: "10.0.0.7".into(), port: 10255, over: Over::Agent });
+        assert_eq!((Over::of("https"), Over::of("")), (Over::Anyone, Over::Plain));
         let bare = Object::new(json!({"metadata": {"name": "n"}})).unwrap();
         assert!(Target::of_node(&bare).unwrap_err().message.contains("no preferred addresses found for node \"n\""));
+    }
+
+    #[test]
+    fn what_an_agent_refuses_is_told_as_upstream_tells_it() {
+        for (code, reason, message) in [
+            (400, "BadRequest", "what it said"),
+            (401, "Unauthorized", "the server has asked for the client to provide credentials ( pods/log p)"),
+            (403, "Forbidden", "what it said ( pods/log p)"),
+            (404, "NotFound", "the server could not find the requested resource ( pods/log p)"),
+            (418, "", "the server responded with the status code 418 but did not return more information ( pods/log p)"),
+            (500, "InternalError", "Internal error occurred: what it said"),
+            (502, "InternalError", "an error on the server (\"what it said\") has prevented the request from succeeding ( pods/log p)"),
+        ] {
+            let told = refused(code, "what it said".to_owned(), "log", "p");
+            assert_eq!((told.code, told.reason, told.message.as_str()), (code, reason, message));
+        }
     }
 }

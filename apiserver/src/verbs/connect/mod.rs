@@ -8,7 +8,7 @@ mod streams;
 
 use std::sync::Arc;
 
-pub use agent::{Agents, Target};
+pub use agent::{Agents, Over, Target, agent_tls};
 use coracle_schema::decode;
 use http::Method;
 

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::Value;
 
-use super::agent::{Target, kept, passed_on};
+use super::agent::{Over, Target, kept, passed_on};
 use crate::{
     registry::{
         Kind, Object,
@@ -96,7 +96,7 @@ async fn target(api: &Api, call: &Call, kind: &Arc<Kind>, address: &Address<'_>)
             match address.port {
                 "" => Ok(agent),
                 port if port == agent.port.to_string() => Ok(agent),
-                port => Ok(Target { host: agent.host, port: number(port)?, tls: address.scheme == "https" }),
+                port => Ok(Target { host: agent.host, port: number(port)?, over: Over::of(address.scheme) }),
             }
         }
         "services" => of_service(api, &object, address).await,
@@ -146,7 +146,7 @@ fn of_pod(pod: &Object, address: &Address<'_>) -> Result<Target, Status> {
             None => number(text)?,
         },
     };
-    Ok(Target { host: host.to_owned(), port, tls: address.scheme == "https" })
+    Ok(Target { host: host.to_owned(), port, over: Over::of(address.scheme) })
 }
 
 /// The pods there are, to know whose an address is.
@@ -202,7 +202,7 @@ async fn of_service(api: &Api, service: &Object, address: &Address<'_>) -> Resul
     prefer(&mut found, api.claims.ranges().addresses.family());
     let pick = usize::from(uuid::Uuid::new_v4().as_bytes()[0]) % found.len().max(1);
     let (host, port) = found.into_iter().nth(pick).ok_or_else(none)?;
-    Ok(Target { host, port: u16::try_from(port).map_err(|_| none())?, tls: address.scheme == "https" })
+    Ok(Target { host, port: u16::try_from(port).map_err(|_| none())?, over: Over::of(address.scheme) })
 }
 
 /// Leaves the addresses of the cluster's first family, where there are any: this server is sure to have one of it, too.

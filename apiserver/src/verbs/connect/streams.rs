@@ -10,7 +10,7 @@ use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::agent::{Target, failure, kept, passed_on};
+use super::agent::{Over, Target, failure, kept, passed_on};
 use crate::{
     authn::bearer,
     registry::{Kind, Object},
@@ -34,14 +34,17 @@ pub(super) async fn log(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     let (namespace, name) = (pod.namespace(), pod.name());
     let pairs = LOG.iter().filter_map(|key| Some((*key, call.query.get(key)?))).collect::<Vec<_>>();
     let path = format!("/containerLogs/{namespace}/{name}/{container}{}", query(&pairs));
-    let Some(target) = agent_of(api, &pod).await? else {
+    let Some(mut target) = agent_of(api, &pod).await? else {
         // A pod without a node has no log yet: an empty one, as upstream answers.
         return Ok(answer::text(StatusCode::OK, ""));
     };
+    if call.query.flag("insecureSkipTLSVerifyBackend") {
+        target.over = Over::Unverified;
+    }
     let request = Request::get(path).body(Full::default()).map_err(|e| Status::internal(e.to_string()))?;
     let said = api.agents.send(&target, request).await?;
     if !said.status().is_success() {
-        return Err(failure(said).await);
+        return Err(failure(said, "log", name).await);
     }
     Ok(answer::bytes(StatusCode::OK, "text/plain", passed_on(said.into_body())))
 }
@@ -95,7 +98,7 @@ pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &
     let request = request.body(Full::new(Bytes::new())).map_err(|e| Status::internal(e.to_string()))?;
     let mut said = api.agents.send(&target, request).await?;
     if said.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(failure(said).await);
+        return Err(failure(said, part, pod.name()).await);
     }
     let theirs = hyper::upgrade::on(&mut said);
     let mut made = Response::new(tunnel::join(ours, theirs, api.drain.clone(), "an agent"));
