@@ -59,6 +59,7 @@ impl Issuer {
     ) -> Result<Object, Status> {
         self.check_names(account, &request)?;
         let found = self.look_up("serviceaccounts", namespace, account).await?;
+        is_of(&request, &found)?;
         let seconds = self.lifetime(&request, warnings)?;
         let audiences = audiences(&request).unwrap_or_else(|| self.audiences.clone());
         let mut binding = Binding { namespace: namespace.to_owned(), serviceaccount: reference(&found), ..Binding::default() };
@@ -84,6 +85,7 @@ impl Issuer {
         request.member_mut("spec").insert("expirationSeconds".into(), seconds.into());
         request.set_metadata("name", account);
         request.set_metadata("namespace", namespace);
+        request.set_metadata("uid", found.uid());
         request.set_metadata("creationTimestamp", time::seconds(now));
         let status = json!({"token": token, "expirationTimestamp": time::seconds(expires)});
         if let Some(root) = request.value_mut().as_object_mut() {
@@ -212,6 +214,16 @@ fn audiences(request: &Object) -> Option<Vec<String>> {
     (!texts.is_empty()).then_some(texts)
 }
 
+/// Who asks for a token of the account that was does not get one of another of its name (`TokenRequestServiceAccountUIDValidation`).
+fn is_of(request: &Object, account: &Object) -> Result<(), Status> {
+    let (asked, now) = (request.uid(), account.uid());
+    if asked.is_empty() || asked == now {
+        return Ok(());
+    }
+    let why = format!("the UID in the token request ({asked}) does not match the UID of the service account ({now})");
+    Err(Status::conflict(Subject { group: "authentication.k8s.io", resource: "TokenRequest", name: account.name() }, &why))
+}
+
 fn reference(object: &Object) -> Reference {
     Reference { name: object.name().to_owned(), uid: object.uid().to_owned() }
 }
@@ -265,6 +277,21 @@ mod tests {
         let verifier = Verifier::new(vec![issuer.name.clone()], vec![issuer.key.public().clone()], Vec::new(), issuer.reader.clone());
         let verified = verifier.verify(answer.text("/status/token"), &["api".into()], now()).await.unwrap().unwrap();
         assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_names_its_account_gets_a_token_of_that_one_only() {
+        let issuer = issuer(None);
+        let ask = async |uid: &str| {
+            let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {"uid": uid}, "spec": {}});
+            issuer.issue("ns", "a", Object::new(request).unwrap(), now(), &mut Vec::new()).await
+        };
+        for uid in ["", "sa-1"] {
+            assert_eq!(ask(uid).await.unwrap().uid(), "sa-1");
+        }
+        let refused = ask("sa-0").await.unwrap_err();
+        let why = "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"a\": the UID in the token request (sa-0) does not match the UID of the service account (sa-1)";
+        assert_eq!((refused.code, refused.message.as_str()), (409, why));
     }
 
     #[tokio::test]
