@@ -1,6 +1,6 @@
 //! How custom resources are printed: name, and what `additionalPrinterColumns` say (upstream's `tableconvertor.go`).
 
-use coracle_schema::jsonpath::JsonPath;
+use coracle_schema::{go, jsonpath::JsonPath};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -84,18 +84,13 @@ impl Printer for Columns {
     }
 }
 
-/// A value as Go's `fmt.Print` writes it: what a column of text shows of something else.
+/// What a column of text shows of a value (client-go `jsonpath`, `PrintResults`).
 fn printed(value: &Value) -> String {
     match value {
-        Value::Null => "<nil>".to_owned(),
+        Value::Null => "<no value>".to_owned(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(items) => format!("[{}]", items.iter().map(printed).collect::<Vec<_>>().join(" ")),
-        Value::Object(members) => {
-            let mut pairs: Vec<String> = members.iter().map(|(k, v)| format!("{k}:{}", printed(v))).collect();
-            pairs.sort_unstable();
-            format!("map[{}]", pairs.join(" "))
-        }
+        Value::Array(_) | Value::Object(_) => go::json(value),
     }
 }
 
@@ -116,15 +111,18 @@ mod tests {
             column("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
             column("Since", "date", ".status.since"),
             column("Tags", "string", ".spec.tags"),
+            column("Map", "string", ".spec.map"),
+            column("Null", "string", ".spec.null"),
             column("On", "boolean", ".spec.on"),
             column("None", "string", ".spec.none"),
         ]);
         let object = json!({
-            "metadata": {"name": "w"}, "spec": {"size": 3, "tags": ["a", 1], "on": true},
+            "metadata": {"name": "w"}, "spec": {"size": 3, "tags": ["a", 1], "map": {"b": "<", "a": 1}, "null": null, "on": true},
             "status": {"since": "1970-01-01T00:00:00Z", "conditions": [{"type": "A", "status": "x"}, {"type": "Ready", "status": "True"}]},
         });
         let cells = columns.cells(&object, Timestamp::from_second(7200).unwrap());
-        assert_eq!(cells, [json!("w"), json!(3), json!("True"), json!("120m"), json!("[a 1]"), json!(true), Value::Null]);
+        let (tags, map) = (json!(r#"["a",1]"#), json!(r#"{"a":1,"b":"\u003c"}"#));
+        assert_eq!(cells, [json!("w"), json!(3), json!("True"), json!("120m"), tags, map, json!("<no value>"), json!(true), Value::Null]);
         assert_eq!(columns.columns()[1].description, "Custom resource definition column (in JSONPath format): .spec.size");
     }
 
