@@ -42,7 +42,8 @@ func Spawn(logf func(string, ...interface{}), s *options.ServerRunOptions, gates
 	var flags []string
 	for _, flag := range Changed(sets(options.NewServerRunOptions()), sets(s), "secure-port", "bind-address", "cert-dir") {
 		// The certificate that upstream made for itself.
-		if !strings.HasPrefix(flag, "--tls-") || !strings.Contains(flag, "="+folder) {
+		own := strings.HasPrefix(flag, "--tls-cert-file=") || strings.HasPrefix(flag, "--tls-private-key-file=")
+		if !own || !strings.Contains(flag, "="+folder) {
 			flags = append(flags, flag)
 		}
 	}

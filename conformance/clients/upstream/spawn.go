@@ -4,6 +4,8 @@ package testing
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -109,16 +111,11 @@ func SpawnServer(logf func(string, ...interface{}), folder string, port int, tok
 	if certificate == "" {
 		certificate = filepath.Join(folder, "apiserver.crt")
 	}
-	// What upstream made for itself names the address that is told others, and this one by name only.
-	name := ""
-	if strings.HasPrefix(certificate, folder) {
-		name = "localhost"
-	}
 	for range 600 {
-		if pem, err := os.ReadFile(certificate); err == nil && len(pem) > 0 {
+		if text, err := os.ReadFile(certificate); err == nil && len(text) > 0 {
 			s.Config = &restclient.Config{
 				Host: fmt.Sprintf("https://127.0.0.1:%d", port), BearerToken: ownToken, QPS: -1, Burst: -1,
-				TLSClientConfig: restclient.TLSClientConfig{CAData: pem, ServerName: name}, DisableCompression: true,
+				TLSClientConfig: restclient.TLSClientConfig{CAData: text, ServerName: nameIn(text)}, DisableCompression: true,
 			}
 			return s, nil
 		}
@@ -130,4 +127,17 @@ func SpawnServer(logf func(string, ...interface{}), folder string, port int, tok
 	}
 	s.Stop()
 	return nil, fmt.Errorf("no certificate in %s", certificate)
+}
+
+// nameIn gives a name of the certificate; none where it is for the address of the loopback itself.
+func nameIn(text []byte) string {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return ""
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || certificate.VerifyHostname("127.0.0.1") == nil || len(certificate.DNSNames) == 0 {
+		return ""
+	}
+	return certificate.DNSNames[len(certificate.DNSNames)-1]
 }
