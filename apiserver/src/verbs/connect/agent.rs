@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig,
-    client::{ResolvesClientCert, danger::ServerCertVerifier},
+    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, ServerName},
 };
 use serde_json::{Value, json};
@@ -67,10 +67,13 @@ pub fn agent_tls(authorities: Vec<CertificateDer<'static>>, own: Option<Arc<dyn 
     let believe = Arc::new(Bundle::new(authorities, provider.clone())?);
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let config = config.dangerous().with_custom_certificate_verifier(believe);
-    Ok(match own {
+    let mut config = match own {
         Some(own) => config.with_client_cert_resolver(own),
         None => config.with_no_client_auth(),
-    })
+    };
+    // A resumed session stands for the certificate it began with, which may have been replaced since.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// Where a request goes.
