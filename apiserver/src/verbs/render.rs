@@ -79,9 +79,9 @@ pub fn error(tables: &Tables, encoding: Encoding, status: &Status) -> Answer {
 
 /// A value of the built-in API in any encoding.
 pub fn written(tables: &Tables, encoding: Encoding, value: &Value) -> Result<Bytes, Status> {
-    let mut json = value.to_string();
-    json.push('\n');
     if encoding != Encoding::Protobuf {
+        let mut json = value.to_string();
+        json.push('\n');
         return negotiate::rewrite(encoding, json.into());
     }
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -89,7 +89,8 @@ pub fn written(tables: &Tables, encoding: Encoding, value: &Value) -> Result<Byt
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let schema = tables.kind(group, version, kind).or_else(|| tables.message(&format!("meta.{kind}")));
     let schema = schema.ok_or_else(|| Status::internal(format!("no message of {api_version} {kind}")))?;
-    rewritten(encoding, json.into(), Message { api_version, kind, schema: &schema })
+    let message = proto::message_of(value, &schema).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(envelope::envelope(api_version, kind, &message).into())
 }
 
 /// JSON bytes of an object in any encoding.
@@ -141,16 +142,22 @@ fn metadata_of(message: &Bytes) -> Result<Bytes, Status> {
 
 /// One object, from the cache.
 pub async fn object(api: &Api, call: &Call, kind: &Kind, wanted: Wanted, cached: &Cached<Facts>) -> Result<Answer, Status> {
-    let (api_version, message) = match wanted {
-        Wanted { encoding: Encoding::Protobuf, form: Form::Metadata, meta } => (meta.name(), cached_metadata(api, kind, cached).await?),
-        Wanted { encoding: Encoding::Protobuf, form: Form::Object, .. } => ("", cached_message(kind, cached).await?),
-        _ => return shown(api, call, kind, wanted, StatusCode::OK, &Storage::wire_of(kind, &cached.wire()).await?),
-    };
-    let body = match api_version {
-        "" => envelope::envelope(&kind.api_version(), &kind.gvk.kind, &message),
-        version => envelope::envelope(version, "PartialObjectMetadata", &message),
-    };
-    Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)))
+    match wanted {
+        Wanted { encoding: Encoding::Protobuf, form: Form::Metadata, meta } => {
+            let body = envelope::envelope(meta.name(), "PartialObjectMetadata", &cached_metadata(api, kind, cached).await?);
+            Ok(answer::bytes(StatusCode::OK, wanted.encoding.content_type(), Body::full(body)))
+        }
+        Wanted { encoding: Encoding::Protobuf, form: Form::Object, .. } => {
+            Ok(enveloped(kind, StatusCode::OK, &cached_message(kind, cached).await?))
+        }
+        _ => shown(api, call, kind, wanted, StatusCode::OK, &Storage::wire_of(kind, &cached.wire()).await?),
+    }
+}
+
+/// An object's protobuf message as an answer.
+pub fn enveloped(kind: &Kind, code: StatusCode, message: &[u8]) -> Answer {
+    let body = envelope::envelope(&kind.api_version(), &kind.gvk.kind, message);
+    answer::bytes(code, Encoding::Protobuf.content_type(), Body::full(body))
 }
 
 /// One object, from its wire form in the kind's own version.

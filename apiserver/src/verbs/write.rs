@@ -4,11 +4,13 @@
 //! The loop re-reads when somebody else was first; whoever sent a resource version then gets the conflict.
 
 mod body;
+mod outcome;
 mod ownership;
+
+pub use self::outcome::Outcome;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use coracle_schema::{
     FieldErrors,
     decode::{self, FieldValidation},
@@ -17,7 +19,6 @@ use coracle_schema::{
     validate::{self, Rigour},
 };
 use coracle_store::{Expect, Key, StoreError, cache::Freshness};
-use http::StatusCode;
 use serde_json::Value;
 
 use super::{Api, Call, delete::Admitted, elsewhere::Elsewhere, scale};
@@ -30,7 +31,7 @@ use crate::{
         storage::{DEFINITIONS, Storage, Stored, WriteError, Written, bytes_of, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
-    wire::{Answer, Status, Wanted, answer},
+    wire::Status,
 };
 
 /// How often a write that lost a race reads again before it gives up: of as many writers of one object each gets through, since one wins
@@ -55,14 +56,6 @@ pub struct Made {
     pub object: Object,
     /// Its managed fields are up to date (apply).
     pub owned: bool,
-}
-
-/// What a write came to.
-pub struct Outcome {
-    /// The object as it goes on the wire.
-    pub wire: Bytes,
-    /// Whether it is new.
-    pub created: bool,
 }
 
 /// One write request.
@@ -212,7 +205,7 @@ impl<'a> Writing<'a> {
             return Err(refused.into());
         }
         if self.options.dry_run {
-            return Ok(Outcome { wire: Storage::as_written(kind, &object).await?, created: true });
+            return Ok(Outcome::created(Storage::as_written(kind, &object).await?));
         }
         // What is only tried never reaches the storage that minds.
         if version_set {
@@ -223,10 +216,11 @@ impl<'a> Writing<'a> {
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
         let name = object.name().to_owned();
         claim.sent(&object, None);
+        let message = self.message(&object);
         match self.api.storage.put(kind, &key, Expect::Absent, object, ttl).await {
-            Ok(Written { wire, .. }) => {
+            Ok(Written { wire, revision }) => {
                 claim.keep().await;
-                Ok(Outcome { wire, created: true })
+                Ok(Outcome::created(wire).told(message, revision))
             }
             Err(WriteError::Store(StoreError::Exists { .. } | StoreError::Moved { .. })) => {
                 claim.give_back().await;
@@ -293,11 +287,11 @@ impl<'a> Writing<'a> {
         let key = kind.key(object.namespace(), object.name()).ok_or_else(Status::no_such_path)?;
         if self.options.dry_run {
             let wire = items::splice(&Storage::as_written(kind, &object).await?, old.revision);
-            return Ok(Outcome { wire, created: false });
+            return Ok(Outcome::changed(wire));
         }
         if same && !self.api.storage.is_stale(kind, &key).await {
             let wire = items::splice(&bytes_of(&object)?, old.revision);
-            return Ok(Outcome { wire, created: false });
+            return Ok(Outcome::changed(wire));
         }
         claim.sent(&object, Some(&old.object));
         let count = kind.rules.counts(&object, &old.object);
@@ -339,12 +333,13 @@ impl<'a> Writing<'a> {
         if ends_with_change(kind, &object, &old.object) {
             let revision = self.api.storage.delete(kind, key, revision).await?;
             self.api.claims.release(kind, &old.object).await;
-            return Ok(Outcome { wire: items::splice(&bytes_of(&object).map_err(WriteError::Status)?, revision), created: false });
+            return Ok(Outcome::changed(items::splice(&bytes_of(&object).map_err(WriteError::Status)?, revision)));
         }
         drop(old);
         let ttl = kind.rules.policy().ttl_seconds.map(Duration::from_secs);
-        let Written { wire, .. } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await?;
-        Ok(Outcome { wire, created: false })
+        let message = self.message(&object);
+        let Written { wire, revision } = self.api.storage.put(kind, key, Expect::At(revision), object, ttl).await?;
+        Ok(Outcome::changed(wire).told(message, revision))
     }
 
     /// Why a commit did not happen. Who applies minds that its fields are noted (upstream's `isTooLargeError`).
@@ -501,30 +496,6 @@ impl<'a> Writing<'a> {
             self.warnings.extend(self.kind.rules.warnings(new, old));
         }
         Ok(())
-    }
-
-    /// The answer to a write: the object, or the refusal with what the client is warned of all the same.
-    pub fn settle(&mut self, made: Result<Outcome, Status>) -> Result<Answer, Status> {
-        match made {
-            Ok(outcome) => self.answer(&outcome),
-            Err(mut status) => {
-                status.warn(std::mem::take(&mut self.warnings));
-                Err(status)
-            }
-        }
-    }
-
-    /// The answer: the object in the form wanted, 201 when it is new.
-    pub fn answer(&self, outcome: &Outcome) -> Result<Answer, Status> {
-        let wanted = super::render::wanted(self.call, self.kind)?;
-        self.answer_as(wanted, outcome)
-    }
-
-    fn answer_as(&self, wanted: Wanted, outcome: &Outcome) -> Result<Answer, Status> {
-        let code = if outcome.created { StatusCode::CREATED } else { StatusCode::OK };
-        let mut made = super::render::shown(self.api, self.call, self.kind, wanted, code, &outcome.wire)?;
-        answer::warn(&mut made, &self.warnings);
-        Ok(made)
     }
 }
 

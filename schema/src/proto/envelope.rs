@@ -8,6 +8,9 @@ pub const MAGIC: &[u8] = b"k8s\0";
 /// Field of a list that holds its items.
 const ITEMS: u32 = 2;
 
+/// Field of `ObjectMeta`.
+const RESOURCE_VERSION: u32 = 6;
+
 /// Ends every envelope: content encoding and content type, both empty.
 pub const TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
 
@@ -59,6 +62,28 @@ pub fn first_field(message: &[u8]) -> Option<usize> {
         (_, Wire::Bytes(_)) => Some(message.len() - parts.0.len()),
         _ => None,
     }
+}
+
+/// An object's message with this resource version: its first field is its metadata, which has the version, empty or not.
+pub fn versioned(message: &[u8], version: &str) -> Option<Vec<u8>> {
+    let length = first_field(message)?;
+    let (_, Wire::Bytes(metadata)) = Parts(message).next()?.ok()? else { return None };
+    let mut fields = Parts(metadata);
+    let before = loop {
+        let start = metadata.len() - fields.0.len();
+        if fields.next()?.ok()?.0 == RESOURCE_VERSION {
+            break &metadata[..start];
+        }
+    };
+    let mut field = Vec::with_capacity(version.len() + 2);
+    put_bytes(&mut field, RESOURCE_VERSION, version.as_bytes());
+    let mut out = Vec::with_capacity(message.len() + field.len() + 2);
+    put_tag(&mut out, 1, BYTES);
+    put_varint(&mut out, (before.len() + field.len() + fields.0.len()) as u64);
+    for part in [before, &field, fields.0, &message[length..]] {
+        out.extend_from_slice(part);
+    }
+    Some(out)
 }
 
 /// A `metav1.WatchEvent` with the length before it that frames it in a stream; `object` is a whole body.

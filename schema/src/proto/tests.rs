@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use super::{decode, duration, envelope, message};
+use super::{decode, duration, envelope, message, message_of};
 use crate::{
     Schema, SchemaRef, Tables,
     decode::{FieldValidation, from_value},
@@ -68,6 +68,7 @@ fn every_kind_is_written_byte_for_byte_as_the_go_types_write_it() {
             panic!("the tables lack {} {}", object["apiVersion"], object["kind"]);
         };
         let raw = message(&json, &schema).unwrap();
+        assert_eq!(message_of(&object, &schema).unwrap(), raw, "{kind}");
         compared += 1;
         if envelope(&version, &kind, &raw) != proto {
             let (ours, theirs) = (decode(&envelope(&version, &kind, &raw), &schema).unwrap(), decode(&proto, &schema).unwrap());
@@ -207,6 +208,28 @@ fn objects_of_every_kind_survive_the_way_to_protobuf_and_back() {
         }
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_message_with_another_resource_version_is_that_of_the_object_with_it() {
+    let tables = Tables::load().unwrap();
+    let mut compared = 0;
+    for Golden { json, .. } in golden() {
+        let mut object: Value = serde_json::from_slice(&json).unwrap();
+        let Some((.., schema)) = schema_of(&tables, &object) else { continue };
+        if !object["metadata"]["name"].is_string() {
+            continue;
+        }
+        for version in ["", "7", "18446744073709551615"] {
+            let bare = message_of(&object, &schema).unwrap();
+            object["metadata"]["resourceVersion"] = version.into();
+            assert_eq!(envelope::versioned(&bare, version).unwrap(), message_of(&object, &schema).unwrap(), "{object}");
+        }
+        compared += 1;
+    }
+    assert!(compared > 100, "{compared}");
+    let broken = [&b""[..], b"\x0a", b"\x0a\x02\x0a\0", b"\x08\x01"];
+    assert!(broken.iter().all(|message| envelope::versioned(message, "7").is_none()));
 }
 
 #[test]
