@@ -39,7 +39,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
 
     fn eval(&mut self, op: &'a Op) -> Eval<'a> {
         match op {
-            Op::Const(value) => Ok(value.clone()),
+            Op::Const(value) => Ok(value.lent()),
             Op::Variable(_) | Op::Local(_) => {
                 self.charge(1)?;
                 self.base(op)
@@ -75,7 +75,8 @@ impl<'a, 'e> Evaluation<'a, 'e> {
                 Ok(Val::Bool(Key::of(&value).is_some_and(|key| parts.1.contains(&key))))
             }
             Op::Else(parts) => self.fallback(parts.0, &parts.1),
-            Op::Call(call) => self.call(call),
+            Op::Call(call) if call.args.len() <= 2 => self.call::<2>(call),
+            Op::Call(call) => self.call::<4>(call),
             Op::List(items) => self.list(items),
             Op::Map(entries) => self.map(entries),
             Op::Message(parts) => self.message(&parts.0, &parts.1),
@@ -171,8 +172,9 @@ impl<'a, 'e> Evaluation<'a, 'e> {
         }
     }
 
-    fn call(&mut self, call: &'a Invocation) -> Eval<'a> {
-        let mut args: [Val<'a>; 4] = [const { Val::Null }; 4];
+    /// Calls a function of up to `N` arguments.
+    fn call<const N: usize>(&mut self, call: &'a Invocation) -> Eval<'a> {
+        let mut args: [Val<'a>; N] = [const { Val::Null }; N];
         let Some(args) = args.get_mut(..call.args.len()) else { return Err(EvalError::no_overload()) };
         let mut failed = None;
         for (slot, op) in args.iter_mut().zip(&call.args) {
@@ -329,16 +331,15 @@ impl<'a, 'e> Evaluation<'a, 'e> {
 
     /// One selection. What is missing is an error, or nothing if what is selected is optional.
     fn step(&mut self, value: &Val<'a>, step: &'a Qualifier, optional: bool) -> Result<Option<Val<'a>>, EvalError> {
-        let key = match &step.key {
-            Qualified::Computed(op) => self.base(op)?,
-            Qualified::Const(key) => key.clone(),
-            field @ Qualified::Field(_, _, _, identifier) => {
-                let found = self.find(value, field)?;
-                return self.found(found, value, identifier, optional);
+        let computed;
+        let (found, key) = match &step.key {
+            Qualified::Computed(op) => {
+                computed = self.base(op)?;
+                (select(value, &computed)?, &computed)
             }
+            known @ (Qualified::Const(key) | Qualified::Field(_, _, _, key)) => (self.find(value, known)?, key),
         };
-        let found = select(value, &key)?;
-        self.found(found, value, &key, optional)
+        self.found(found, value, key, optional)
     }
 
     fn found(&mut self, found: Option<Val<'a>>, value: &Val<'a>, key: &Val<'_>, optional: bool) -> Result<Option<Val<'a>>, EvalError> {

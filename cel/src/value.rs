@@ -11,7 +11,7 @@ use serde_json::{Map as JsonMap, Value as Json};
 use crate::decl::{Decl, Listing, ObjectType};
 use crate::host::Host;
 use crate::time::Timestamp;
-use crate::types::Type;
+use crate::types::{Kind, Type};
 
 /// A value.
 #[derive(Clone, Debug)]
@@ -291,6 +291,25 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// The kind of its type.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Val::Null => Kind::Null,
+            Val::Bool(_) => Kind::Bool,
+            Val::Int(_) => Kind::Int,
+            Val::Uint(_) => Kind::Uint,
+            Val::Double(_) => Kind::Double,
+            Val::String(_) => Kind::String,
+            Val::Bytes(_) => Kind::Bytes,
+            Val::Duration(_) => Kind::Duration,
+            Val::Timestamp(_) => Kind::Timestamp,
+            Val::List(_) => Kind::List,
+            Val::Map(_) => Kind::Map,
+            Val::Type(_) => Kind::Meta,
+            Val::Optional(_) | Val::Object(_) | Val::Preserved(_) | Val::Host(_) => self.ty().kind(),
+        }
+    }
+
     /// The length as cost accounting counts it: code points, bytes, elements, entries; one for all else.
     pub(crate) fn size(&self) -> u64 {
         match self {
@@ -320,6 +339,17 @@ impl<'a> Val<'a> {
             Val::List(List::Json(list, decl, _)) => list.is_empty() && decl.ty().is_dyn(),
             Val::Timestamp(time) => time.is_zero(),
             _ => false,
+        }
+    }
+}
+
+impl Val<'static> {
+    /// A constant as a value of one evaluation: its text is looked at where it lies, rather than counted up and down by every thread.
+    #[inline]
+    pub(crate) fn lent<'a>(&'a self) -> Val<'a> {
+        match self {
+            Val::String(text) => Val::String(Text::Slice(text.as_str())),
+            other => other.clone(),
         }
     }
 }

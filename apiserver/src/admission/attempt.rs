@@ -38,6 +38,18 @@ impl Operation {
             Self::Connect => "CONNECT",
         }
     }
+
+    /// Those that a rule names so: `*` names all.
+    pub(super) fn named(name: &str) -> &'static [Self] {
+        match name {
+            "*" => &[Self::Create, Self::Update, Self::Delete, Self::Connect],
+            "CREATE" => &[Self::Create],
+            "UPDATE" => &[Self::Update],
+            "DELETE" => &[Self::Delete],
+            "CONNECT" => &[Self::Connect],
+            _ => &[],
+        }
+    }
 }
 
 /// The options a request came with.

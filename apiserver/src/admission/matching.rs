@@ -54,7 +54,7 @@ pub(super) struct Criteria {
 }
 
 struct Rule {
-    operations: Vec<String>,
+    operations: Vec<Operation>,
     groups: Vec<String>,
     versions: Vec<String>,
     /// `pods`, `pods/*`, `*/scale`, `*`, `*/*`: resource and subresource.
@@ -71,7 +71,7 @@ impl Rule {
             (resource.to_owned(), subresource.to_owned())
         };
         Self {
-            operations: texts("/operations"),
+            operations: list(rule, "/operations").iter().filter_map(Value::as_str).flat_map(Operation::named).copied().collect(),
             groups: texts("/apiGroups"),
             versions: texts("/apiVersions"),
             resources: list(rule, "/resources").iter().filter_map(Value::as_str).map(split).collect(),
@@ -89,10 +89,10 @@ impl Rule {
                 .iter()
                 .any(|(given, given_part)| (given == "*" || given == resource) && (given_part == "*" || given_part == part))
         };
-        any(&self.operations, attempt.operation.name())
+        self.operations.contains(&attempt.operation)
+            && resources()
             && any(&self.groups, group)
             && any(&self.versions, version)
-            && resources()
             && self.scope_matches(attempt)
             && (self.names.is_empty() || self.names.iter().any(|given| given == attempt.name(subject.new)))
     }

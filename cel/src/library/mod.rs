@@ -66,7 +66,7 @@ fn fits(ty: &Type, value: &Val<'_>) -> bool {
             _ => true,
         },
         (Kind::Opaque | Kind::Object, _) => ty.name() == value.ty().name(),
-        (kind, _) => kind == value.ty().kind(),
+        (kind, _) => kind == value.kind(),
     }
 }
 

@@ -1,9 +1,6 @@
 //! Asking a policy's expressions about a write (apiserver `admission/plugin/cel/{activation,composition,condition}.go`).
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-};
+use std::cell::{Cell, RefCell};
 
 use coracle_cel::{Activation, Authorizer, Decision, EvalError, Fields, Host, ResourceCheck, ServiceAccount, Val, limits};
 use parking_lot::Mutex;
@@ -119,7 +116,8 @@ pub(super) const OUT_OF_BUDGET: &str = "validation failed due to running out of 
 pub(super) struct Evaluation<'a> {
     scene: &'a Scene<'a>,
     activation: Activation<'a>,
-    known: RefCell<HashMap<String, Result<Val<'a>, EvalError>>>,
+    /// Variables by their places, as far as they were asked for.
+    known: RefCell<Vec<(usize, Result<Val<'a>, EvalError>)>>,
     /// What variables cost since it was last counted.
     cost: Cell<u64>,
     pub(super) budget: Cell<u64>,
@@ -176,10 +174,11 @@ fn activation<'a>(scene: &'a Scene<'a>) -> Activation<'a> {
 
 impl<'a> Fields<'a> for Evaluation<'a> {
     fn field(&self, name: &str) -> Option<Result<Val<'a>, EvalError>> {
-        if let Some(known) = self.known.borrow().get(name) {
+        let (place, expression) =
+            self.scene.policy.variables.iter().enumerate().find_map(|(place, (known, of))| (known == name).then_some((place, of)))?;
+        if let Some((_, known)) = self.known.borrow().iter().find(|(known, _)| *known == place) {
             return Some(known.clone());
         }
-        let (_, expression) = self.scene.policy.variables.iter().find(|(known, _)| known == name)?;
         let result = match &expression.program {
             Err(why) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}"))),
             Ok(program) => {
@@ -188,7 +187,7 @@ impl<'a> Fields<'a> for Evaluation<'a> {
                 result.map_err(|error| EvalError::new(format!("composited variable {name:?} fails to evaluate: {error}")))
             }
         };
-        self.known.borrow_mut().insert(name.to_owned(), result.clone());
+        self.known.borrow_mut().push((place, result.clone()));
         Some(result)
     }
 }

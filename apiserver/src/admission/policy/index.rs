@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Binding {
     pub(super) name: String,
     pub(super) spec: Value,
+    /// It names parameters.
+    pub(super) gives_params: bool,
     pub(super) criteria: Option<Criteria>,
 }
 
@@ -119,7 +121,9 @@ fn bound<'o>(bindings: impl Iterator<Item = &'o Value>) -> BTreeMap<String, Vec<
         let spec = object.get("spec").cloned().unwrap_or_default();
         let criteria = Criteria::of(spec.get("matchResources"), "/resourceRules");
         let policy = text(&spec, "policyName").to_owned();
-        bound.entry(policy).or_default().push(Arc::new(Binding { name: mirror::name(object).to_owned(), spec, criteria }));
+        let gives_params = spec.get("paramRef").is_some_and(Value::is_object);
+        let binding = Binding { name: mirror::name(object).to_owned(), spec, gives_params, criteria };
+        bound.entry(policy).or_default().push(Arc::new(binding));
     }
     bound.values_mut().for_each(|bindings| bindings.sort_by(|a, b| a.name.cmp(&b.name)));
     bound

@@ -142,7 +142,7 @@ impl MutatingAdmissionPolicy {
                 match params {
                     Ok(params) => {
                         let one = |param| Invocation { policy: policy.clone(), binding: binding.clone(), param, matched: matched.clone() };
-                        found.extend(params.into_iter().map(one));
+                        found.extend(params.into_owned().into_iter().map(one));
                     }
                     Err(why) => fail(policy, Some(binding), &format!("failed to configure binding: {why}"), false, failures),
                 }

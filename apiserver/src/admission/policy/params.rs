@@ -1,16 +1,27 @@
 //! The parameters of a binding (apiserver `plugin/policy/generic/policy_dispatcher.go`, `CollectParams`).
 
+use std::borrow::Cow;
+
 use coracle_schema::selector::LabelSelector;
 use serde_json::Value;
 
 use super::{Engine, compile::Policy, index::Binding};
 use crate::admission::look::{self, text};
 
+/// What a policy is asked with that takes no parameters, or is given none.
+static NONE: [Value; 1] = [Value::Null];
+
 /// The parameters with which a policy is asked, one after the other; `Null` stands for none. The error is one of configuration.
-pub(super) async fn collect(engine: &Engine, policy: &Policy, binding: &Binding, namespace: &str) -> Result<Vec<Value>, String> {
-    let kind = policy.spec.get("paramKind").filter(|kind| kind.is_object());
-    let reference = binding.spec.get("paramRef").filter(|reference| reference.is_object());
-    let (Some(kind), Some(reference)) = (kind, reference) else { return Ok(vec![Value::Null]) };
+pub(super) async fn collect(engine: &Engine, policy: &Policy, binding: &Binding, namespace: &str) -> Result<Cow<'static, [Value]>, String> {
+    if !policy.declared.params || !binding.gives_params {
+        return Ok(Cow::Borrowed(&NONE));
+    }
+    Box::pin(found(engine, policy, binding, namespace)).await.map(Cow::Owned)
+}
+
+async fn found(engine: &Engine, policy: &Policy, binding: &Binding, namespace: &str) -> Result<Vec<Value>, String> {
+    let kind = policy.spec.get("paramKind").unwrap_or(&Value::Null);
+    let reference = binding.spec.get("paramRef").unwrap_or(&Value::Null);
     let (version, name) = (text(kind, "apiVersion"), text(kind, "kind"));
     let shown = format!("&ParamKind{{APIVersion:{version},Kind:{name},}}");
     let (resource, namespaced) = (engine.resources)(version, name).ok_or_else(|| format!("paramKind kind `{shown}` not known"))?;

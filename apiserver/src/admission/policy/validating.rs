@@ -94,7 +94,7 @@ impl Admission for ValidatingAdmissionPolicy {
                         continue;
                     }
                 };
-                for param in &params {
+                for param in &*params {
                     let asked = Asked::new(&engine.authorizer, subject.attempt.user);
                     let scene = Scene {
                         policy,
@@ -124,7 +124,7 @@ impl Admission for ValidatingAdmissionPolicy {
 
 /// What a binding's policy is asked with.
 struct Ready<'o> {
-    params: Vec<Value>,
+    params: Cow<'static, [Value]>,
     /// In the version the policy matched in.
     object: Option<Cow<'o, Object>>,
     old: Option<Cow<'o, Object>>,
