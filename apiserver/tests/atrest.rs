@@ -136,6 +136,13 @@ async fn an_object_of_a_lost_key_is_told_and_the_rest_of_the_server_works() {
     assert_eq!(house.get("/api/v1/secrets?watch=true&timeoutSeconds=1").await.code, StatusCode::TOO_MANY_REQUESTS);
     house.post("/api/v1/namespaces/default/secrets", &secret("found")).await.ok();
     house.get("/api/v1/namespaces/default/secrets/found").await.ok();
+    // It lies behind the first page, and behind no page's end: whoever lists it all is told.
+    house.post("/api/v1/namespaces/default/secrets", &secret("early")).await.ok();
+    let page = |more: &str| format!("/api/v1/namespaces/default/secrets?limit=1{more}");
+    let first = house.get(&page("")).await.ok();
+    let next = first["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(house.get(&page(&format!("&continue={next}"))).await.json()["reason"], "StorageReadError");
+    assert_eq!(house.get(&page("&resourceVersion=0")).await.json()["reason"], "StorageReadError");
     house.get("/api/v1/namespaces/default/configmaps").await.ok();
     assert!(stored(&store, "found").await.starts_with(b"k8s:enc:aescbc:v1:key2:"));
 }

@@ -3,7 +3,7 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -67,16 +67,21 @@ pub(crate) fn to_agents(flags: &Flags) -> Result<Option<Arc<rustls::ClientConfig
     let names = ["kubelet-client-certificate", "kubelet-client-key", "kubelet-certificate-authority"];
     let (own, authority) = match names.map(|name| flags.last(name)) {
         [None, None, None] => return Ok(None),
-        [None, None, Some(authority)] => (None, authority),
-        [Some(certificate), Some(key), Some(authority)] => {
+        [None, None, Some(authority)] => (None, Some(authority)),
+        [Some(certificate), Some(key), authority] => {
             let files = Files { flags: [names[0], names[1]], certificate: certificate.into(), key: key.into() };
             let own: Arc<dyn ResolvesClientCert> = Arc::new(Watched::new(files).context("--kubelet-client-certificate")?);
             (Some(own), authority)
         }
-        [Some(_), Some(_), None] => bail!("--kubelet-client-certificate needs --kubelet-certificate-authority: agents are verified"),
         _ => bail!("--kubelet-client-certificate and --kubelet-client-key must be given together"),
     };
-    let authorities = server::chain(&read(names[2], Path::new(authority))?).context("--kubelet-certificate-authority")?;
+    let authorities = match authority {
+        Some(authority) => Some(server::chain(&read(names[2], Path::new(authority))?).context("--kubelet-certificate-authority")?),
+        None => {
+            warn!("node agents are not verified: --kubelet-certificate-authority is not given");
+            None
+        }
+    };
     let tls = coracle_apiserver::agent_tls(authorities, own).map_err(|why| anyhow!(why)).context("--kubelet-certificate-authority")?;
     Ok(Some(Arc::new(tls)))
 }
@@ -100,7 +105,8 @@ impl Watched {
 
     /// Takes up files that changed. Halves of a change and what cannot be read are looked at again; what was good before stays.
     fn look(&self, now: Instant) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who comes while somebody looks takes what is there.
+        let Ok(mut looked) = self.looked.try_lock() else { return };
         if now.duration_since(*looked) < LOOK {
             return;
         }

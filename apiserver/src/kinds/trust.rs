@@ -183,6 +183,10 @@ fn request(spec: &Value, errors: &mut FieldErrors) {
     if !(least..=most).contains(&seconds) {
         errors.invalid(path, seconds, &format!("must be in the range [{least}, {most}]"));
     }
+    for own in ["pkixPublicKey", "proofOfPossession"].into_iter().filter(|own| !text(own).is_empty()) {
+        // Of v1beta1 only.
+        errors.forbidden(format!("spec.{own}"), "is not supported by this server; send stubPKCS10Request");
+    }
     if text("stubPKCS10Request").is_empty() {
         let detail = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
         return errors.invalid_unshown("spec", detail);

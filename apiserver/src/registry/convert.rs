@@ -118,9 +118,11 @@ pub async fn between(from: &Kind, to: &Kind, object: &Object) -> Result<Object, 
 
 /// The versions of a built-in resource that is served in several of its group; of others none.
 pub fn siblings(kind: &Kind, catalog: &Catalog) -> Vec<Arc<Kind>> {
-    let of_it = |other: &&Arc<Kind>| other.id == kind.id && !kind.is_custom();
-    let all: Vec<Arc<Kind>> = catalog.kinds_of(&kind.id.resource).iter().filter(of_it).cloned().collect();
-    if all.len() > 1 { all } else { Vec::new() }
+    if kind.is_custom() {
+        return Vec::new();
+    }
+    let all = || catalog.kinds_of(&kind.id.resource).iter().filter(|other| other.id == kind.id);
+    if all().nth(1).is_some() { all().cloned().collect() } else { Vec::new() }
 }
 
 /// An object of one version of a built-in resource in another.

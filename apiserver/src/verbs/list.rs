@@ -188,13 +188,14 @@ pub async fn page(api: &Api, call: &Call, kind: &Arc<Kind>, options: &ListOption
     let all = options.limit == 0 || (freshness == Freshness::Any && token.is_none());
     let limit = if all { usize::MAX } else { options.limit };
     let items: Vec<_> = found.by_ref().take(limit).cloned().collect();
+    let more = items.len() == limit && found.next().is_some();
     match freshness {
         // Upstream's cache is not there while it lacks something, and its store is asked by nobody else.
         Freshness::Any | Freshness::NotOlderThan(_) if options.limit == 0 || !filter.is_open() => api.storage.readable(kind)?,
-        _ => unreadable::complete(api, kind, &filter, snapshot.revision, after.as_deref(), &items, options.limit)?,
+        _ => unreadable::complete(api, kind, &filter, snapshot.revision, after.as_deref(), (&items, more))?,
     }
     let (mut token, mut remaining) = (String::new(), None);
-    if items.len() == limit && found.next().is_some() {
+    if more {
         let last = items.last().map_or("", |c| c.key.as_str());
         let last = last.strip_prefix(filter.prefix()).unwrap_or(last);
         token = Continue { revision: Some(snapshot.revision), after: last.to_owned() }.encode();

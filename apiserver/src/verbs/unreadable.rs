@@ -22,16 +22,15 @@ use crate::{
 /// What has to be allowed.
 const VERB: &str = "unsafe-delete-ignore-read-errors";
 
-/// Refuses a list at a revision that would lack what cannot be read. `items` are those found behind `after`, as many as the page takes; of
-/// what lies behind a page that takes everything nothing is read, also not by upstream's store.
+/// Refuses a list at a revision that would lack what cannot be read. `items` are those found behind `after`; where there are more, upstream's
+/// store reads as many as the page takes, whether they can be read or not, and what lies behind them is told with a later page.
 pub(super) fn complete(
     api: &Api,
     kind: &Kind,
     filter: &Filter,
     revision: Revision,
     after: Option<&str>,
-    items: &[Arc<Cached<Facts>>],
-    limit: usize,
+    (items, more): (&[Arc<Cached<Facts>>], bool),
 ) -> Result<(), Status> {
     let mut faults = api.storage.faults(filter.prefix());
     if faults.is_empty() {
@@ -39,12 +38,12 @@ pub(super) fn complete(
     }
     let meant = |key: &str| after.is_none_or(|after| key > after) && filter.key().is_none_or(|only| only == key);
     faults.retain(|fault| fault.at <= revision && meant(fault.key.as_str()));
-    if limit > 0 && filter.is_open() {
+    if more && filter.is_open() {
         let mut before = 0;
         faults.retain(|fault| {
             let good = items.partition_point(|item| item.key < fault.key);
             before += 1;
-            good + before <= limit
+            good + before <= items.len()
         });
     }
     if faults.is_empty() {

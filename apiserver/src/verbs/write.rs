@@ -9,7 +9,10 @@ mod ownership;
 
 pub use self::outcome::Outcome;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use coracle_schema::{
     FieldErrors,
@@ -31,7 +34,7 @@ use crate::{
         storage::{DEFINITIONS, Storage, Stored, WriteError, Written, bytes_of, store_error},
     },
     request::{RequestInfo, query::WriteOptions},
-    wire::Status,
+    wire::{Status, Wanted},
 };
 
 /// How often a write that lost a race reads again before it gives up: of as many writers of one object each gets through, since one wins
@@ -78,6 +81,8 @@ pub struct Writing<'a> {
     elsewhere: Elsewhere,
     /// With what is noted of owners the object is too large: it goes without.
     unowned: bool,
+    /// How the client is to be told, once that was asked for.
+    wanted: OnceLock<Wanted>,
 }
 
 impl<'a> Writing<'a> {
@@ -89,7 +94,18 @@ impl<'a> Writing<'a> {
             other => Part::Other(other),
         };
         let elsewhere = Elsewhere::of(kind, &api.storage.catalog());
-        Self { api, call, kind, part, options, admitted: Admitted::Now, warnings: Vec::new(), elsewhere, unowned: false }
+        Self {
+            api,
+            call,
+            kind,
+            part,
+            options,
+            admitted: Admitted::Now,
+            warnings: Vec::new(),
+            elsewhere,
+            unowned: false,
+            wanted: OnceLock::new(),
+        }
     }
 
     /// A write of the server's own parts ([`Call::of_server`]).

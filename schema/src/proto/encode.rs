@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -20,21 +20,24 @@ use crate::types::{Alternative, Schema, SchemaRef, Shape, Type, TypeId, Union};
 pub fn message(json: &[u8], schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
     let json = str::from_utf8(json).map_err(|e| ProtoError::Unwritable(e.to_string()))?;
     let mut source = serde_json::Deserializer::from_str(json);
-    let message = encoded(&mut source, json.len() / 24, schema)?;
+    let message = encoded(&mut source, Source::Text { length: json.len() }, schema)?;
     source.end().map_err(unwritable)?;
     Ok(message)
 }
 
 /// The same of an object that is at hand, for half of what its JSON costs.
 pub fn message_of(object: &Value, schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
-    encoded(object, USUAL_PARTS, schema)
+    encoded(object, Source::Value, schema)
 }
 
-/// Parts of a message of a few kilobytes.
-const USUAL_PARTS: usize = 240;
+/// What a message is made of.
+#[derive(Clone, Copy)]
+enum Source {
+    Text { length: usize },
+    Value,
+}
 
-/// `parts`: about how many there are.
-fn encoded<'a, D>(source: D, parts: usize, schema: &'a SchemaRef) -> Result<Vec<u8>, ProtoError>
+fn encoded<'a, D>(object: D, source: Source, schema: &'a SchemaRef) -> Result<Vec<u8>, ProtoError>
 where
     D: Deserializer<'a, Error = serde_json::Error>,
 {
@@ -42,10 +45,14 @@ where
         return Err(ProtoError::Unwritable(format!("{} has no protobuf form", schema.root().name)));
     }
     let plan = schema.schema.plan();
-    let open = Vec::with_capacity(64);
-    let mut encoder = Encoder { schema: &schema.schema, plan, open, closed: Vec::with_capacity(parts + 16), scratch: Vec::new() };
+    let parts = match source {
+        Source::Text { length } => length / 24 + 16,
+        Source::Value => 64,
+    };
+    let (open, closed) = (Vec::with_capacity(64), Vec::with_capacity(parts));
+    let mut encoder = Encoder { schema: &schema.schema, plan, source, open, closed, scratch: Vec::new() };
     let shape = Shape::Message(schema.root);
-    let item = Seed { encoder: &mut encoder, shape: &shape, number: 0 }.deserialize(source).map_err(unwritable)?;
+    let item = Seed { encoder: &mut encoder, shape: &shape, number: 0 }.deserialize(object).map_err(unwritable)?;
     let item = item.ok_or_else(|| ProtoError::Unwritable("it is null".into()))?;
     let mut out = Vec::with_capacity(item.length as usize);
     encoder.write_content(&item, &mut out);
@@ -90,6 +97,7 @@ struct Part<'a> {
 struct Encoder<'a> {
     schema: &'a Schema,
     plan: &'a Plan,
+    source: Source,
     /// Fields of messages whose end was not reached yet.
     open: Vec<Part<'a>>,
     /// Parts of finished messages: those of one message stand together.
@@ -100,6 +108,10 @@ struct Encoder<'a> {
 impl<'a> Item<'a> {
     fn slice(bytes: &'a [u8]) -> Self {
         Self { length: bytes.len() as u32, content: Content::Slice(bytes) }
+    }
+
+    fn of_text(text: &'a str) -> Self {
+        Self::slice(text.as_bytes())
     }
 
     fn varint(value: u64) -> Self {
@@ -246,13 +258,15 @@ impl<'a> DeserializeSeed<'a> for Seed<'_, 'a> {
 
     fn deserialize<D: Deserializer<'a>>(self, source: D) -> Result<Self::Value, D::Error> {
         match self.shape {
-            // JSON within the message.
+            // JSON within the message: of a text taken as it stands.
             Shape::Object | Shape::Fields | Shape::Any => {
-                let raw = <Box<RawValue> as serde::Deserialize>::deserialize(source)?;
-                Ok((raw.get() != "null").then(|| {
-                    let text = self.encoder.copied(raw.get());
-                    self.encoder.wrapped(1, text)
-                }))
+                let text = match self.encoder.source {
+                    Source::Text { .. } => Some(<&RawValue>::deserialize(source)?.get()).filter(|raw| *raw != "null").map(Item::of_text),
+                    Source::Value => Some(<Box<RawValue>>::deserialize(source)?)
+                        .filter(|raw| raw.get() != "null")
+                        .map(|raw| self.encoder.copied(raw.get())),
+                };
+                Ok(text.map(|text| self.encoder.wrapped(1, text)))
             }
             _ => source.deserialize_any(self),
         }

@@ -1,20 +1,22 @@
 //! What is counted of it (`pod-security-admission/metrics`).
 
-use super::standard::{Level, LevelVersion};
+use std::borrow::Cow;
+
+use super::{
+    checks::NEWEST,
+    standard::{Level, LevelVersion},
+};
 use crate::{
     admission::{Attempt, Operation},
     metrics::admission::{POD_SECURITY_ERRORS, POD_SECURITY_EVALUATIONS, POD_SECURITY_EXEMPTIONS},
 };
 
-/// The release whose rules are the newest known.
-const NEWEST: u32 = 37;
-
 /// A pod, or what makes pods, was held against a level; a `mode` other than `enforce` counts only what breaks it.
 pub(super) fn evaluated(attempt: &Attempt<'_>, of: LevelVersion, mode: &str, allowed: bool) {
     let version = match of.version.minor().filter(|_| of.level != Level::Privileged) {
-        None => "latest".to_owned(),
-        Some(minor) if minor > NEWEST => "future".to_owned(),
-        Some(minor) => format!("v1.{minor}"),
+        None => Cow::Borrowed("latest"),
+        Some(minor) if minor > NEWEST => Cow::Borrowed("future"),
+        Some(minor) => Cow::Owned(format!("v1.{minor}")),
     };
     let [operation, resource, subresource] = labels(attempt);
     let decision = if allowed { "allow" } else { "deny" };

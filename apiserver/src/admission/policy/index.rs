@@ -93,12 +93,13 @@ impl Set {
 
     /// Reads all policies and bindings as they are now; should that fail, those known stay in force.
     pub(super) async fn refresh(&self, reader: &dyn Reader) {
-        self.behind.note(self.resources()[0], self.read(reader).await);
+        // How it went is noted before anybody else reads.
+        let mut known = self.known.lock().await;
+        self.behind.note(self.resources()[0], self.read(&mut known, reader).await);
     }
 
     /// Reads all policies and bindings. What did not change is not compiled again.
-    async fn read(&self, reader: &dyn Reader) -> Result<(), Status> {
-        let mut known = self.known.lock().await;
+    async fn read(&self, known: &mut BTreeMap<String, Arc<Policy>>, reader: &dyn Reader) -> Result<(), Status> {
         let [policies, bindings] = self.resources();
         let all: Vec<Value> = look::all(reader, GROUP, policies, "").await?;
         let made = all.iter().map(|object| {

@@ -146,12 +146,13 @@ impl Set {
 
     /// Reads the configurations as they are now; should that fail, those known stay in force.
     pub(super) async fn refresh(&self, reader: &Arc<dyn Reader>) {
-        self.behind.note(self.resource, self.read(reader).await);
+        // How it went is noted before anybody else reads.
+        let mut known = self.known.lock().await;
+        self.behind.note(self.resource, self.read(&mut known, reader).await);
     }
 
     /// Reads the configurations. What did not change keeps its connections and compiled conditions.
-    async fn read(&self, reader: &Arc<dyn Reader>) -> Result<(), Status> {
-        let mut known = self.known.lock().await;
+    async fn read(&self, known: &mut Vec<Configuration>, reader: &Arc<dyn Reader>) -> Result<(), Status> {
         let all: Vec<Value> = look::all(&**reader, GROUP, self.resource, "").await?;
         let reached = known.iter().flat_map(|configuration| &configuration.hooks).filter_map(|hook| hook.webhook.as_ref().ok());
         let mut places: HashMap<ClientConfig, Arc<Webhook>> = reached.map(|webhook| (webhook.config().clone(), webhook.clone())).collect();

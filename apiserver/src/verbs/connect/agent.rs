@@ -61,10 +61,17 @@ impl Over {
     }
 }
 
-/// TLS with node agents that one of these authorities signed, with the server's own certificate, if it has one.
-pub fn agent_tls(authorities: Vec<CertificateDer<'static>>, own: Option<Arc<dyn ResolvesClientCert>>) -> Result<ClientConfig, String> {
+/// TLS with node agents that one of these authorities signed, or, as upstream without `--kubelet-certificate-authority`, with anybody; with
+/// the server's own certificate, if it has one.
+pub fn agent_tls(
+    authorities: Option<Vec<CertificateDer<'static>>>,
+    own: Option<Arc<dyn ResolvesClientCert>>,
+) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let believe = Arc::new(Bundle::new(authorities, provider.clone())?);
+    let believe = Arc::new(match authorities {
+        Some(authorities) => Bundle::new(authorities, provider.clone())?,
+        None => Bundle::anyone(&provider),
+    });
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let config = config.dangerous().with_custom_certificate_verifier(believe);
     let mut config = match own {
@@ -154,7 +161,7 @@ impl Agents {
         let config = match target.over {
             Over::Plain => return Ok(Box::new(stream)),
             Over::Agent => self.verified.clone(),
-            Over::Unverified => self.unverified.clone(),
+            Over::Unverified => self.unverified.clone().or_else(|| self.anyone.clone()),
             Over::Anyone => self.anyone.clone(),
         };
         let config = config.ok_or("this server does not know the authority of node agents")?;

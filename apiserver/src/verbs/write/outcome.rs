@@ -9,7 +9,7 @@ use super::Writing;
 use crate::{
     registry::Object,
     verbs::render,
-    wire::{Answer, Encoding, Form, Status, answer},
+    wire::{Answer, Encoding, Form, Status, Wanted, answer},
 };
 
 /// What a write came to.
@@ -43,9 +43,18 @@ impl Writing<'_> {
     /// The object's protobuf message without its resource version, if that is what the client wants: it costs half of what it costs to
     /// make it of the JSON that was stored.
     pub(super) fn message(&self, object: &Object) -> Option<Vec<u8>> {
-        let wanted = render::wanted(self.call, self.kind).ok()?;
+        let wanted = self.wanted().ok()?;
         let is_told = wanted.encoding == Encoding::Protobuf && wanted.form == Form::Object;
         if is_told { proto::message_of(object.value(), &self.kind.schema).ok() } else { None }
+    }
+
+    /// The form and encoding of the answer; looked up once.
+    fn wanted(&self) -> Result<Wanted, Status> {
+        if let Some(known) = self.wanted.get() {
+            return Ok(*known);
+        }
+        let wanted = render::wanted(self.call, self.kind)?;
+        Ok(*self.wanted.get_or_init(|| wanted))
     }
 
     /// The answer to a write: the object, or the refusal with what the client is warned of all the same.
@@ -64,10 +73,7 @@ impl Writing<'_> {
         let code = if outcome.created { StatusCode::CREATED } else { StatusCode::OK };
         let mut made = match &outcome.message {
             Some(message) => render::enveloped(self.kind, code, message),
-            None => {
-                let wanted = render::wanted(self.call, self.kind)?;
-                render::shown(self.api, self.call, self.kind, wanted, code, &outcome.wire)?
-            }
+            None => render::shown(self.api, self.call, self.kind, self.wanted()?, code, &outcome.wire)?,
         };
         answer::warn(&mut made, &self.warnings);
         Ok(made)
