@@ -33,6 +33,7 @@ mod server;
 mod setup;
 mod shared;
 mod snapshot;
+mod stop;
 mod store;
 mod tls;
 mod tokens;

@@ -14,8 +14,7 @@ use anyhow::{Context, Result, bail};
 use coracle_apiserver::{Clock, Network, Ranges, Server, authn, authz, bootstrap, presence};
 use coracle_store::Store;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     authn::{AuthenticationFlags, restrain},
@@ -30,6 +29,7 @@ use crate::{
     rooms,
     setup::Setup,
     shared,
+    stop::{Orders, Rooms},
     store::{self, Opened, telling},
     version,
 };
@@ -83,35 +83,33 @@ async fn run(options: &ServerOptions, started: Instant) -> Result<()> {
     let server = Arc::new(Server::build(api).await?);
     renewal.write_kubeconfig(&certificates)?;
 
-    let (serving_stop, rooms_stop) = (CancellationToken::new(), CancellationToken::new());
+    let serving_stop = CancellationToken::new();
     let network = tokio::spawn({
         let (server, stop) = (server.clone(), serving_stop.clone());
         async move { server.run(listener, tls, stop).await }
     });
-    let rooms = TaskTracker::new();
+    let rooms = Rooms::default();
     let clients = InProcess::new(server.service());
-    rooms::start(options, &setup, &certificates, election, &clients, &rooms, &rooms_stop)?;
+    rooms::start(options, &setup, &certificates, election, &clients, &rooms.tasks, &rooms.stop)?;
     if setup.shared {
         let own = format!("https://{}", std::net::SocketAddr::new(setup.advertise, setup.listen.port()));
         let client = clients.user("system:apiserver", &["system:masters"]);
-        rooms.spawn(peers::follow(client, own, renewal.clone(), rooms_stop.clone()));
+        rooms.tasks.spawn(peers::follow(client, own, renewal.clone(), rooms.stop.clone()));
     }
-    rooms.spawn(renewal.clone().run(rooms_stop.clone()));
+    rooms.tasks.spawn(renewal.clone().run(rooms.stop.clone()));
     if let (Opened::Embedded(store), StoreChoice::Embedded) = (&store, options.store) {
         let keeping = options.keeping.clone();
-        rooms.spawn(keeping.run(options.data_dir.clone(), store.clone(), rooms_stop.clone()));
+        rooms.tasks.spawn(keeping.run(options.data_dir.clone(), store.clone(), rooms.stop.clone()));
     }
     let nodes = Nodes::start(options, &setup, renewal.agent_server(), &clients).await?;
     say_started(options, &setup, &nodes, started)?;
 
     let lifetime = options.fork.as_ref().and_then(|fork| fork.lifetime);
-    let result = until_told(&store, lifetime).await;
-    server.unready();
-    tokio::time::sleep(options.front.shutdown_delay_duration).await;
-    rooms_stop.cancel();
-    rooms.close();
-    let (ended, ()) = tokio::join!(tokio::time::timeout(ROOMS_GRACE, rooms.wait()), server.leave());
-    if ended.is_err() {
+    let mut orders = Orders::listen()?;
+    let result = until_told(&mut orders, &store, lifetime).await;
+    // Without a store there is nothing to answer.
+    let delay = if result.is_ok() { options.front.shutdown_delay_duration } else { Duration::ZERO };
+    if rooms.end(server.leave(), delay, orders.next(), ROOMS_GRACE).await.is_err() {
         tracing::warn!("scheduler or controllers did not end in {ROOMS_GRACE:?}");
     }
     nodes.stop().await;
@@ -232,12 +230,9 @@ fn front_proxy(flags: &AuthenticationFlags) -> authn::FrontProxy {
 }
 
 /// SIGTERM, Ctrl-C or the end of its time is a good end, a store that failed for good is not.
-async fn until_told(store: &Opened, lifetime: Option<Duration>) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+async fn until_told(orders: &mut Orders, store: &Opened, lifetime: Option<Duration>) -> Result<()> {
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = orders.next() => Ok(()),
         () = tokio::time::sleep(lifetime.unwrap_or(Duration::MAX)), if lifetime.is_some() => Ok(()),
         why = store.failed() => bail!("the store stopped: {why}"),
         never = pages::forget_idle() => match never {},

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio_util::task::TaskTracker;
 
 use super::{flags::Flags, objects::OURS, run};
+use crate::stop::Orders;
 
 /// A client has this long to send a request's head.
 const HEADERS: Duration = Duration::from_secs(10);
@@ -35,7 +36,8 @@ pub(crate) async fn run(flags: &Flags) -> Result<()> {
         tasks.spawn(serve(listener));
     }
     tracing::info!("well, and holding nothing: objects are in the memory of the kube-apiserver");
-    run::until_told().await
+    run::until_told(&mut Orders::listen()?).await;
+    Ok(())
 }
 
 async fn address(url: &str) -> Result<SocketAddr> {

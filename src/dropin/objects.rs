@@ -60,6 +60,9 @@ pub(super) async fn open(flags: &EtcdFlags, overrides: &[Override]) -> Result<Pl
     if servers.is_empty() || servers.iter().all(|server| server == MEMORY) || are_ours(servers, until).await {
         let sole = servers.iter().any(|server| server != MEMORY).then(|| Sole::claim(&servers.join(",")));
         let main = Opened::embedded(&embedded::Options::memory(), "objects in memory")?;
+        if !overrides.is_empty() {
+            tracing::warn!("--etcd-servers-overrides has no effect: objects stay in memory");
+        }
         return Ok(Places { main, elsewhere: Vec::new(), sole });
     }
     let patience = until.saturating_duration_since(Instant::now());

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, anyhow};
 use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities, presence};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -30,6 +29,7 @@ use crate::{
     pages,
     renewal::Renewal,
     setup::Setup,
+    stop::{Orders, Rooms},
     store::{self, Opened, telling},
     version,
 };
@@ -51,24 +51,22 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     let rooms_wanted = (settings.controllers.clone(), certificate);
     let server = Arc::new(Server::build(options_of(settings, (&store, &elsewhere), hollow.as_ref())?).await?);
 
-    let (stop, rooms_stop, rooms) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (stop, rooms) = (CancellationToken::new(), Rooms::default());
     let network = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
         async move { server.run(listener, tls, stop).await }
     });
     let clients = InProcess::new(server.service());
-    start_controllers(rooms_wanted, &clients, &rooms, &rooms_stop).context("--controllers")?;
+    start_controllers(rooms_wanted, &clients, &rooms.tasks, &rooms.stop).context("--controllers")?;
     let nodes = match &hollow {
-        Some(hollow) => Some(hollow.start(&clients, &rooms, &rooms_stop).await?),
+        Some(hollow) => Some(hollow.start(&clients, &rooms.tasks, &rooms.stop).await?),
         None => None,
     };
     tracing::info!(after_ms = started.elapsed().as_millis(), "ready");
 
-    let result = until_told().await;
-    tokio::join!(server.leave(), tokio::time::sleep(delay));
-    rooms_stop.cancel();
-    rooms.close();
-    let _ = tokio::time::timeout(ROOMS_GRACE, rooms.wait()).await;
+    let mut orders = Orders::listen()?;
+    until_told(&mut orders).await;
+    let _ = rooms.end(server.leave(), delay, orders.next(), ROOMS_GRACE).await;
     if let Some(nodes) = nodes {
         nodes.stop().await;
     }
@@ -79,7 +77,7 @@ pub(crate) async fn run(settings: Settings, started: Instant) -> Result<()> {
     for (.., store) in elsewhere {
         store.close().await;
     }
-    result
+    Ok(())
 }
 
 /// TLS by the files the flags name, read again when they change.
@@ -103,15 +101,11 @@ pub(super) fn material(files: &keys::Files, users: &AuthenticationFlags) -> Resu
 }
 
 /// SIGTERM and Ctrl-C are good ends.
-pub(crate) async fn until_told() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+pub(crate) async fn until_told(orders: &mut Orders) {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = orders.next() => {}
         never = pages::forget_idle() => match never {},
     }
-    Ok(())
 }
 
 fn options_of(
