@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     lag: Duration,
     /// Creations of this plural are refused.
     refused: Option<&'static str>,
+    /// Lists asked for, as path and query.
+    pub(crate) lists: Mutex<Vec<String>>,
     /// Creations tried.
     pub(crate) creations: AtomicUsize,
 }
@@ -70,7 +72,14 @@ impl Place {
 
 impl Fake {
     pub(crate) fn new(lag: Duration, refused: Option<&'static str>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changed: watch::Sender::new(0), lag, refused, creations: AtomicUsize::new(0) })
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+            lag,
+            refused,
+            lists: Mutex::default(),
+            creations: AtomicUsize::new(0),
+        })
     }
 
     /// A client of it.
@@ -102,6 +111,7 @@ impl Fake {
         match (parts.method, &place.name) {
             (Method::GET, None) if query.contains("watch=true") => self.watch(place.collection, &query),
             (Method::GET, None) => {
+                self.lists.lock().push(parts.uri.to_string());
                 let version = self.state.lock().version.to_string();
                 answer(200, &json!({"metadata": {"resourceVersion": version}, "items": self.list(&place.collection)}))
             }

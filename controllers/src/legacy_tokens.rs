@@ -2,7 +2,11 @@
 //! such a secret is first labelled as invalid, which ends the token, and after as long again removed
 //! (upstream `pkg/controller/serviceaccount/legacy_serviceaccount_token_cleaner.go`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use http::Request;
@@ -12,9 +16,10 @@ use jiff::{
     tz::{Offset, TimeZone},
 };
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Client;
+use kube::{Client, api::ListParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     apply::{Error, Executor},
@@ -35,6 +40,11 @@ const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 const TRACKED: &str = "/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking";
 /// Nobody tells when a pod or an account stops to refer to a secret: what was spared is looked at again after this long, as upstream does.
 const AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// What pods of a namespace use is known for so long: many of its secrets may have to be looked at, one after the other.
+const KNOWN: Duration = Duration::from_secs(60);
+/// Pods asked for at a time.
+const PAGE: u32 = 500;
 
 /// A secret with a token, without the token.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -58,6 +68,14 @@ pub(crate) struct LegacyTokens {
     clients: Clients,
     /// After so long without use.
     unused: Duration,
+    /// By namespace.
+    used: Mutex<HashMap<Arc<str>, Used>>,
+}
+
+/// The names of secrets that pods of a namespace use.
+struct Used {
+    seen: Instant,
+    names: BTreeSet<String>,
 }
 
 /// What becomes of a secret, if no pod mounts it.
@@ -74,7 +92,20 @@ enum Fate {
 impl LegacyTokens {
     /// The controller over these caches.
     pub(crate) fn new(caches: Arc<Caches>, clients: Clients, unused: Duration) -> Self {
-        Self { caches, clients, unused }
+        Self { caches, clients, unused, used: Mutex::default() }
+    }
+
+    /// Whether a pod of the namespace uses a secret. One namespace is asked for at a time.
+    async fn mounts(&self, secret: &Key) -> Result<bool, kube::Error> {
+        let mut used = self.used.lock().await;
+        used.retain(|_, of| of.seen.elapsed() < KNOWN);
+        if let Some(of) = used.get(&secret.namespace) {
+            return Ok(of.names.contains(&*secret.name));
+        }
+        let names = used_in(&(self.clients)(ROOM), &secret.namespace).await?;
+        let mounts = names.contains(&*secret.name);
+        used.insert(secret.namespace.clone(), Used { seen: Instant::now(), names });
+        Ok(mounts)
     }
 }
 
@@ -106,7 +137,7 @@ impl Reconcile for LegacyTokens {
         if let Some(left) = tracked_for(executor.client(), now, self.unused).await {
             return Ok(Some(left.min(AGAIN)));
         }
-        match mounts(&(self.clients)(ROOM), key).await {
+        match self.mounts(key).await {
             Ok(false) => {}
             Ok(true) => return Ok(Some(AGAIN)),
             Err(error) => {
@@ -176,10 +207,20 @@ async fn tracked_for(client: &Client, now: Timestamp, unused: Duration) -> Optio
     Some(left(now, after(since, unused))).filter(|left| !left.is_zero())
 }
 
-/// Whether a pod of the namespace uses a secret.
-async fn mounts(room: &Client, secret: &Key) -> Result<bool, kube::Error> {
-    let pods = get(room, &format!("/api/v1/namespaces/{}/pods", secret.namespace)).await?;
-    Ok(pods["items"].as_array().into_iter().flatten().any(|pod| names(&pod["spec"], &secret.name)))
+/// The names of secrets that pods of a namespace use.
+async fn used_in(room: &Client, namespace: &str) -> Result<BTreeSet<String>, kube::Error> {
+    let (mut used, mut params) = (BTreeSet::new(), ListParams::default().limit(PAGE));
+    loop {
+        let page = kube::core::Request::new(format!("/api/v1/namespaces/{namespace}/pods")).list(&params);
+        let page: Value = room.request(page.map_err(kube::Error::BuildRequest)?).await?;
+        for pod in page["items"].as_array().into_iter().flatten() {
+            names(&pod["spec"], &mut used);
+        }
+        match page["metadata"]["continue"].as_str().filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token.to_owned()),
+            None => return Ok(used),
+        }
+    }
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value, kube::Error> {
@@ -187,19 +228,29 @@ async fn get(client: &Client, path: &str) -> Result<Value, kube::Error> {
     client.request(request.map_err(|error| kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error)))?).await
 }
 
-/// Whether something in a pod's spec refers to a secret of this name, wherever such references stand.
-fn names(spec: &Value, secret: &str) -> bool {
-    let of = |reference: &Value| reference["name"] == secret;
+fn add(name: &Value, into: &mut BTreeSet<String>) {
+    into.extend(name.as_str().map(str::to_owned));
+}
+
+/// The names of secrets that a pod's spec refers to, wherever such references stand.
+fn names(spec: &Value, into: &mut BTreeSet<String>) {
     match spec {
-        Value::Object(members) => members.iter().any(|(member, value)| match member.as_str() {
-            "secretName" => value == secret,
-            "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => of(value),
-            "imagePullSecrets" => value.as_array().into_iter().flatten().any(of),
-            "secret" => of(value) || names(value, secret),
-            _ => names(value, secret),
-        }),
-        Value::Array(items) => items.iter().any(|item| names(item, secret)),
-        _ => false,
+        Value::Object(members) => {
+            for (member, value) in members {
+                match member.as_str() {
+                    "secretName" => add(value, into),
+                    "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => add(&value["name"], into),
+                    "imagePullSecrets" => value.as_array().into_iter().flatten().for_each(|reference| add(&reference["name"], into)),
+                    "secret" => {
+                        add(&value["name"], into);
+                        names(value, into);
+                    }
+                    _ => names(value, into),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| names(item, into)),
+        _ => {}
     }
 }
 
@@ -292,7 +343,9 @@ mod tests {
             json!({"initContainers": [{"env": [{"name": "e", "valueFrom": {"secretKeyRef": {"name": "t", "key": "k"}}}]}]}),
             json!({"containers": [{"envFrom": [{"secretRef": {"name": "t"}}]}]}),
         ] {
-            assert!(names(&spec, "t") && !names(&spec, "v") && !names(&spec, "e"), "{spec}");
+            let mut used = BTreeSet::new();
+            names(&spec, &mut used);
+            assert_eq!(used, BTreeSet::from(["t".to_owned()]), "{spec}");
         }
     }
 }

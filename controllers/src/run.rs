@@ -48,7 +48,7 @@ pub struct Options {
     /// Ended pods kept before the oldest are removed; 0 keeps all (`--terminated-pod-gc-threshold`).
     pub terminated_pods: usize,
     /// After so long without use the tokens of secrets end, and after as long again the secrets go
-    /// (`--legacy-service-account-token-clean-up-period`).
+    /// (upstream's `--legacy-service-account-token-clean-up-period`, which is fixed here).
     pub unused_tokens: Duration,
 }
 

@@ -23,9 +23,13 @@ fn workload(kind: &str, replicas: u32) -> Value {
 }
 
 fn start(fake: &Arc<Fake>, controllers: &[&str]) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+    start_with(fake, controllers, Options::default())
+}
+
+fn start_with(fake: &Arc<Fake>, controllers: &[&str], options: Options) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let client = fake.client();
     let clients: Clients = Arc::new(move |_: &str| client.clone());
-    let options = Options { controllers: controllers.iter().map(|name| (*name).to_owned()).collect(), ..Options::default() };
+    let options = Options { controllers: controllers.iter().map(|name| (*name).to_owned()).collect(), ..options };
     let controllers = Controllers::build(&clients, options).unwrap_or_else(|error| panic!("{error}"));
     let stop = CancellationToken::new();
     (stop.clone(), tokio::spawn(controllers.run(stop)))
@@ -85,4 +89,35 @@ fn a_controller_that_does_not_exist_is_refused_by_name() {
     let options = Options { controllers: vec!["deployment".to_owned()], ..Options::default() };
     let error = Controllers::build(&client, options).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("\"deployment\"") && error.contains("deployment-controller"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_in_secrets_are_spared_by_their_account_by_how_long_uses_are_noted_and_by_pods() {
+    const PATH: &str = "/api/v1/namespaces/a";
+    let run = async |noted: &str| {
+        let fake = Fake::new(Duration::ZERO, None);
+        let tracking = json!({"metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking"}, "data": {"since": noted}});
+        fake.put("/api/v1/namespaces/kube-system/configmaps", tracking);
+        let account = json!({"metadata": {"name": "sa"}, "secrets": [{"name": "mounted"}, {"name": "unused"}]});
+        fake.put(&format!("{PATH}/serviceaccounts"), account);
+        let volumes = json!([{"name": "v", "secret": {"secretName": "mounted"}}]);
+        fake.put(&format!("{PATH}/pods"), json!({"metadata": {"name": "p"}, "spec": {"volumes": volumes}}));
+        for name in ["mounted", "of-nobody", "unused"] {
+            let metadata = json!({"name": name, "annotations": {"kubernetes.io/service-account.name": "sa"}});
+            fake.put(&format!("{PATH}/secrets"), json!({"metadata": metadata}));
+        }
+        let options = Options { unused_tokens: Duration::from_secs(1), ..Options::default() };
+        let (stop, room) = start_with(&fake, &["legacy-serviceaccount-token-cleaner-controller"], options);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        stop.cancel();
+        room.await.unwrap();
+        let ended = |secret: &Value| secret["metadata"]["labels"]["kubernetes.io/legacy-token-invalid-since"].is_string();
+        let ended = fake.list("api/v1/secrets").into_iter().filter(ended).map(|secret| secret["metadata"]["name"].clone());
+        let asked = fake.lists.lock().iter().filter(|list| list.contains(&format!("{PATH}/pods"))).cloned().collect::<Vec<_>>();
+        (ended.collect::<Vec<_>>(), asked)
+    };
+    let (ended, asked) = run("2026-01-01").await;
+    assert_eq!((ended, asked.len()), (vec![json!("unused")], 1), "{asked:?}");
+    assert!(asked[0].contains("limit=500"), "{asked:?}");
+    assert_eq!(run("9998-01-01").await, (vec![], vec![]), "nobody knows whether it was used before");
 }
