@@ -192,7 +192,7 @@ fn server_options(
         flow: options.front.flow()?,
         connections: options.front.connections()?,
         versions: options.front.versions()?,
-        events_last: Some(options.front.event_ttl),
+        events_last: options.front.event_ttl,
         build: version::build(),
         presence: setup.shared.then(|| presence::Options { host: setup.node_name.clone(), leads: true }),
         clock,

@@ -41,9 +41,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let is_asked_for = |group: &str, version: &str| options.versions.iter().any(|(g, v)| (&**g, &**v) == (group, version));
     let tables = Arc::new(Tables::load_with(is_asked_for)?);
     let of_six = options.service_ranges.addresses.family() == Family::Six;
-    let events = options.events_last.map(kinds::events);
+    let events = kinds::events(options.events_last);
     let kinds = catalog::built_in(&tables, |group, resource| match (group, resource) {
-        ("" | "events.k8s.io", "events") => Odd { rules: events.unwrap_or(kinds::rules_for(group, resource)), ..odd(group, resource) },
+        ("" | "events.k8s.io", "events") => Odd { rules: events, ..odd(group, resource) },
         ("", "services") if of_six => Odd { rules: kinds::SERVICES_OF_SIX, ..odd(group, resource) },
         _ => odd(group, resource),
     });
@@ -121,7 +121,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     if let Err(status) = default_range.settle().await {
         warn!(%status, "the ServiceCIDR of the cluster is not there yet");
     }
-    bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &storage.catalog(), rows).await?;
+    bootstrap::run(&*reader, &*writer, &options.facts, options.presence.is_none(), &tables.groups, rows).await?;
 
     published.publish(api.now()).await?;
     let tracking = Tracking { reader: reader.clone(), writer: writer.clone() };

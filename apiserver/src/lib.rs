@@ -86,8 +86,8 @@ pub struct Options {
     pub connections: Connections,
     /// Which versions are served that are not unless they are asked for: group and version of [`unfinished`].
     pub versions: std::collections::BTreeSet<(String, String)>,
-    /// How long events are kept (`--event-ttl`); `None`: an hour.
-    pub events_last: Option<std::time::Duration>,
+    /// How long events are kept (`--event-ttl`); 0: for ever.
+    pub events_last: std::time::Duration,
     /// Of what the program was built: what `/version` tells.
     pub build: BuildInfo,
     /// How this server is known to others on the same store; `None`: there are none.

@@ -86,7 +86,7 @@ impl House {
             build: Default::default(),
             presence: None,
             connections: Default::default(),
-            events_last: None,
+            events_last: std::time::Duration::from_secs(3600),
             versions: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }

@@ -30,6 +30,7 @@ async fn a_version_is_served_if_it_is_asked_for_and_nowhere_else() {
         assert_eq!(with.get(path).await.code, StatusCode::OK, "{path}");
     }
     assert_eq!(with.get("/apis/resource.k8s.io/v1beta1").await.code, StatusCode::NOT_FOUND, "nobody asked for it");
+    assert_eq!(with.get("/apis/certificates.k8s.io/v1beta1").await.code, StatusCode::NOT_FOUND, "nobody asked for it");
     assert_eq!(names(&with.get("/apis/resource.k8s.io").await.ok(), "versions"), ["v1", "v1beta2"]);
     let hashes = |list: &Value| {
         let of = |entry: &Value| (entry["name"].to_string(), entry["storageVersionHash"].to_string());
@@ -79,7 +80,9 @@ async fn every_version_there_is_answers() {
     let house = house(&all).await;
     for (group, version) in all {
         let list = house.get(&format!("/apis/{group}/{version}")).await.ok();
-        for resource in names(&list, "resources").iter().filter(|name| !name.contains('/')) {
+        let names = names(&list, "resources");
+        assert!(!names.is_empty(), "{group}/{version}");
+        for resource in names.iter().filter(|name| !name.contains('/')) {
             let listed = house.get(&format!("/apis/{group}/{version}/{resource}")).await.ok();
             assert_eq!(listed["apiVersion"], format!("{group}/{version}"));
         }

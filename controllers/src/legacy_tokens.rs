@@ -41,8 +41,9 @@ const TRACKED: &str = "/api/v1/namespaces/kube-system/configmaps/kube-apiserver-
 /// Nobody tells when a pod or an account stops to refer to a secret: what was spared is looked at again after this long, as upstream does.
 const AGAIN: Duration = Duration::from_secs(24 * 3600);
 
-/// What pods of a namespace use is known for so long: many of its secrets may have to be looked at, one after the other.
-const KNOWN: Duration = Duration::from_secs(60);
+/// What pods of a namespace use is known for so long, about as old as what a watch tells may be on a bad day: many of its secrets may have to
+/// be looked at, one after the other.
+const KNOWN: Duration = Duration::from_secs(5);
 /// Pods asked for at a time.
 const PAGE: u32 = 500;
 

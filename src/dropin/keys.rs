@@ -62,7 +62,8 @@ impl Files {
     }
 }
 
-/// With which the API server speaks to node agents, by the `--kubelet-…` flags; `None` when none is given.
+/// With which the API server speaks to node agents, by the `--kubelet-…` flags; `None` when none is given: then nodes of this process are
+/// meant, or anybody.
 pub(crate) fn to_agents(flags: &Flags) -> Result<Option<Arc<rustls::ClientConfig>>> {
     let names = ["kubelet-client-certificate", "kubelet-client-key", "kubelet-certificate-authority"];
     let (own, authority) = match names.map(|name| flags.last(name)) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, bootstrap, kinds::capabilities, presence};
+use coracle_apiserver::{CertificateAndKey, Clock, Material, Server, Serving, agent_tls, bootstrap, kinds::capabilities, presence};
 use coracle_controllers::Controllers;
 use coracle_scheduler::Scheduler;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,8 +115,9 @@ fn options_of(
 ) -> Result<coracle_apiserver::Options> {
     let clock: Clock = Arc::new(jiff::Timestamp::now);
     let agent_tls = match (settings.agent_tls, hollow) {
-        (None, Some(hollow)) => Some(hollow.renewal.agent_client()),
-        (given, _) => given,
+        (None, Some(hollow)) => hollow.renewal.agent_client(),
+        (None, None) => Arc::new(agent_tls(None, None).map_err(|why| anyhow!(why))?),
+        (Some(given), _) => given,
     };
     Ok(coracle_apiserver::Options {
         store: store.store(),
@@ -137,12 +138,12 @@ fn options_of(
         flags: settings.flags,
         tracing: settings.tracing,
         encryption: settings.encryption,
-        agent_tls,
+        agent_tls: Some(agent_tls),
         aggregator: settings.aggregator,
         flow: settings.front.flow()?,
         connections: settings.connections,
         versions: settings.versions,
-        events_last: Some(settings.front.event_ttl),
+        events_last: settings.front.event_ttl,
         build: version::build(),
         // In memory there is nobody else.
         presence: match store.media_type() {

@@ -11,6 +11,7 @@ pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use coracle_schema::tables::GroupVersion;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use tracing::{debug, info, warn};
@@ -21,7 +22,7 @@ use table::Row;
 pub use writer::ApiWriter;
 
 use crate::{
-    registry::{Catalog, Reader, Writer},
+    registry::{Reader, Writer},
     wire::Status,
 };
 
@@ -52,10 +53,10 @@ pub async fn run(
     writer: &dyn Writer,
     facts: &Facts,
     alone: bool,
-    catalog: &Catalog,
+    groups: &[GroupVersion],
     roles: Vec<Row>,
 ) -> Result<Report, Status> {
-    let mut wanted = wanted(facts, catalog, roles);
+    let mut wanted = wanted(facts, groups, roles);
     if alone {
         wanted.extend(objects::endpoints(facts));
     }
@@ -76,8 +77,8 @@ pub async fn run(
 }
 
 /// Everything that should be there.
-fn wanted(facts: &Facts, catalog: &Catalog, roles: Vec<Row>) -> Vec<Wanted> {
-    let mut wanted = objects::all(facts, catalog);
+fn wanted(facts: &Facts, groups: &[GroupVersion], roles: Vec<Row>) -> Vec<Wanted> {
+    let mut wanted = objects::all(facts, groups);
     wanted.extend(roles.into_iter().map(|row| {
         let care = if row.resource.ends_with("bindings") { Care::Binding } else { Care::Role };
         Wanted { resource: row.resource, namespace: row.namespace, object: row.object, status: Value::Null, care }
@@ -207,7 +208,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::{catalog, fake::FakeReader, rules::PLAIN};
+    use crate::registry::fake::FakeReader;
 
     fn facts() -> Facts {
         Facts {
@@ -222,22 +223,22 @@ mod tests {
         table::rows().unwrap()
     }
 
-    fn built_in() -> Catalog {
-        catalog::built_in(&Tables::load().unwrap(), |_, _| &PLAIN)
+    fn built_in() -> Vec<GroupVersion> {
+        Tables::load().unwrap().groups
     }
 
     #[tokio::test]
     async fn a_server_that_moved_to_the_other_family_is_led_to() {
-        let (reader, catalog) = (FakeReader::default(), built_in());
+        let (reader, groups) = (FakeReader::default(), built_in());
         for (address, family) in [("192.0.2.7", "IPv4"), ("2001:db8::7", "IPv6")] {
             let facts = Facts { advertise_address: address.parse().unwrap(), ..facts() };
-            run(&reader, &reader, &facts, true, &catalog, Vec::new()).await.unwrap();
+            run(&reader, &reader, &facts, true, &groups, Vec::new()).await.unwrap();
             let slice = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
             assert_eq!((&slice["addressType"], &slice["endpoints"][0]["addresses"][0]), (&family.into(), &address.into()));
         }
         let before = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
         let uid = |slice: &Value| slice["metadata"]["resourceVersion"].clone();
-        run(&reader, &reader, &Facts { advertise_address: "2001:db8::7".parse().unwrap(), ..facts() }, true, &catalog, Vec::new())
+        run(&reader, &reader, &Facts { advertise_address: "2001:db8::7".parse().unwrap(), ..facts() }, true, &groups, Vec::new())
             .await
             .unwrap();
         let after = reader.look("discovery.k8s.io", "endpointslices", "default", "kubernetes").unwrap();
@@ -246,19 +247,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_may_read_what_is_public_is_who_might_discover() {
-        let (reader, catalog) = (FakeReader::default(), built_in());
-        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        let (reader, groups) = (FakeReader::default(), built_in());
+        run(&reader, &reader, &facts(), true, &groups, rows()).await.unwrap();
         let bindings = ("rbac.authorization.k8s.io", "clusterrolebindings", "");
         let look = |name: &str| reader.look(bindings.0, bindings.1, bindings.2, name);
         let mut discovery = look("system:discovery").unwrap();
         discovery["subjects"] = json!([{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}]);
         discovery["metadata"]["annotations"] = json!({"rbac.authorization.kubernetes.io/autoupdate": "false"});
         reader.put(bindings.0, bindings.1, discovery.clone());
-        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        run(&reader, &reader, &facts(), true, &groups, rows()).await.unwrap();
         assert_ne!(look("system:public-info-viewer").unwrap()["subjects"], discovery["subjects"], "one that is there stays");
 
         reader.remove(bindings.0, bindings.1, bindings.2, "system:public-info-viewer");
-        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        run(&reader, &reader, &facts(), true, &groups, rows()).await.unwrap();
         let made = look("system:public-info-viewer").unwrap();
         assert_eq!((&made["subjects"], &made["metadata"]["annotations"]), (&discovery["subjects"], &discovery["metadata"]["annotations"]));
         assert_eq!(made["roleRef"]["name"], "system:public-info-viewer");
@@ -266,9 +267,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_first_start_makes_everything_and_a_second_writes_nothing() {
-        let (reader, catalog) = (FakeReader::default(), built_in());
-        let report = run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
-        assert_eq!(report.created, wanted(&facts(), &catalog, rows()).len() + objects::endpoints(&facts()).len());
+        let (reader, groups) = (FakeReader::default(), built_in());
+        let report = run(&reader, &reader, &facts(), true, &groups, rows()).await.unwrap();
+        assert_eq!(report.created, wanted(&facts(), &groups, rows()).len() + objects::endpoints(&facts()).len());
         for (group, resource, namespace, name) in [
             ("", "namespaces", "", "kube-node-lease"),
             ("", "services", "default", "kubernetes"),
@@ -283,7 +284,7 @@ mod tests {
         }
         let writes = reader.writes();
         let later = Facts { now: "2026-11-22T12:00:00Z".parse().unwrap(), ..facts() };
-        assert_eq!(run(&reader, &reader, &later, true, &catalog, rows()).await.unwrap(), Report::default());
+        assert_eq!(run(&reader, &reader, &later, true, &groups, rows()).await.unwrap(), Report::default());
         assert_eq!(reader.writes(), writes);
     }
 
@@ -306,16 +307,37 @@ mod tests {
         assert_eq!(registered, all.iter().filter(|wanted| wanted.resource == "apiservices").count());
     }
 
+    #[test]
+    fn what_is_served_is_registered_with_its_priorities() {
+        let all = wanted(&facts(), &built_in(), rows());
+        let registered = |name: &str| {
+            let service = all.iter().find(|wanted| wanted.resource == "apiservices" && wanted.object["metadata"]["name"] == *name)?;
+            let spec = &service.object["spec"];
+            Some((spec["groupPriorityMinimum"].as_u64().unwrap(), spec["versionPriority"].as_u64().unwrap()))
+        };
+        for (name, priorities) in [
+            ("v1.", Some((18_000, 1))),
+            ("v1.apps", Some((17_800, 15))),
+            ("v2.autoscaling", Some((17_500, 30))),
+            ("v1.resource.k8s.io", Some((16_200, 21))),
+            ("v1.apiregistration.k8s.io", None),
+            ("v1beta1.certificates.k8s.io", None),
+            ("v1.admission.k8s.io", None),
+        ] {
+            assert_eq!(registered(name), priorities, "{name}");
+        }
+    }
+
     #[tokio::test]
     async fn a_new_address_is_told_and_a_spoiled_role_mended() {
-        let (reader, catalog) = (FakeReader::default(), built_in());
-        run(&reader, &reader, &facts(), true, &catalog, rows()).await.unwrap();
+        let (reader, groups) = (FakeReader::default(), built_in());
+        run(&reader, &reader, &facts(), true, &groups, rows()).await.unwrap();
         let group = "rbac.authorization.k8s.io";
         let mut role = reader.look(group, "clusterroles", "", "system:node").unwrap();
         role["rules"] = json!([]);
         reader.put(group, "clusterroles", role);
         let moved = Facts { advertise_address: "192.0.2.8".parse().unwrap(), ..facts() };
-        let report = run(&reader, &reader, &moved, true, &catalog, rows()).await.unwrap();
+        let report = run(&reader, &reader, &moved, true, &groups, rows()).await.unwrap();
         assert_eq!(report, Report { created: 0, updated: 3 });
         let endpoints = reader.look("", "endpoints", "default", "kubernetes").unwrap();
         assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.8");

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use coracle_schema::tables::GroupVersion;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -9,7 +10,6 @@ use super::{
     flow,
     settle::{Care, Wanted},
 };
-use crate::registry::{Catalog, Kind};
 
 /// The facts about this server that objects tell.
 #[derive(Clone, Debug)]
@@ -24,37 +24,14 @@ pub struct Facts {
     pub now: Timestamp,
 }
 
-/// Priorities of API groups in discovery (`pkg/controlplane/apiserver/aggregator.go` and `pkg/kubeapiserver`).
-const GROUPS: [(&str, u32); 22] = [
-    ("", 18000),
-    ("apps", 17800),
-    ("events.k8s.io", 17750),
-    ("authentication.k8s.io", 17700),
-    ("authorization.k8s.io", 17600),
-    ("autoscaling", 17500),
-    ("batch", 17400),
-    ("certificates.k8s.io", 17300),
-    ("networking.k8s.io", 17200),
-    ("policy", 17100),
-    ("rbac.authorization.k8s.io", 17000),
-    ("storage.k8s.io", 16800),
-    ("apiextensions.k8s.io", 16700),
-    ("admissionregistration.k8s.io", 16700),
-    ("scheduling.k8s.io", 16600),
-    ("coordination.k8s.io", 16500),
-    ("node.k8s.io", 16300),
-    ("discovery.k8s.io", 16200),
-    ("resource.k8s.io", 16200),
-    ("flowcontrol.apiserver.k8s.io", 16100),
-    ("internal.apiserver.k8s.io", 16000),
-    ("storagemigration.k8s.io", 15800),
-];
+/// The API of API services itself is registered nowhere (`createAPIServer` of kube-aggregator installs it beside the others).
+const UNREGISTERED: &str = "apiregistration.k8s.io";
 
 /// All of them.
-pub fn all(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
+pub fn all(facts: &Facts, groups: &[GroupVersion]) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = namespaces().chain(priority_classes()).chain(flow::all(&time(facts))).collect();
     wanted.push(service(facts));
-    wanted.extend(api_services(facts, catalog));
+    wanted.extend(api_services(facts, groups));
     wanted
 }
 
@@ -125,15 +102,10 @@ pub fn endpoints(facts: &Facts) -> Vec<Wanted> {
 }
 
 /// An APIService for every group and version served here.
-fn api_services(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
-    let mut versions: Vec<(&str, &str)> = catalog.kinds().iter().map(|k: &std::sync::Arc<Kind>| (&*k.gvk.group, &*k.gvk.version)).collect();
-    versions.sort_unstable();
-    versions.dedup();
-    let known = versions.into_iter().filter_map(|(group, version)| {
-        let (_, priority) = GROUPS.iter().find(|(g, _)| *g == group)?;
-        let spec = json!({
-            "group": group, "version": version, "groupPriorityMinimum": priority, "versionPriority": version_priority(group, version),
-        });
+fn api_services(facts: &Facts, groups: &[GroupVersion]) -> Vec<Wanted> {
+    let served = groups.iter().filter(|of| of.priority != (0, 0) && of.group != UNREGISTERED);
+    let services = served.map(|GroupVersion { group, version, priority: (of_group, of_version), .. }| {
+        let spec = json!({"group": group, "version": version, "groupPriorityMinimum": of_group, "versionPriority": of_version});
         let labels = json!({"kube-aggregator.kubernetes.io/automanaged": "onstart"});
         let service = json!({
             "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
@@ -144,24 +116,9 @@ fn api_services(facts: &Facts, catalog: &Catalog) -> Vec<Wanted> {
             "lastTransitionTime": time(facts),
         });
         let wanted = object("apiservices", service, Care::Automanaged(&["/spec"]));
-        Some(Wanted { status: json!({"conditions": [condition]}), ..wanted })
+        Wanted { status: json!({"conditions": [condition]}), ..wanted }
     });
-    known.collect()
-}
-
-/// Newer versions come first.
-fn version_priority(group: &str, version: &str) -> u32 {
-    match (group, version) {
-        ("", _) => 1,
-        ("autoscaling", "v2") => 30,
-        ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", "v1") => 21,
-        (_, "v1") => 15,
-        ("coordination.k8s.io", "v1beta1") => 13,
-        ("admissionregistration.k8s.io", "v1beta1") => 12,
-        ("resource.k8s.io", "v1beta2") => 15,
-        (_, beta) if beta.contains("beta") => 9,
-        _ => 1,
-    }
+    services.collect()
 }
 
 fn family(address: IpAddr) -> &'static str {

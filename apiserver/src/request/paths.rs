@@ -28,6 +28,8 @@ use crate::{
 pub const GIT_VERSION: &str = "v1.37.1";
 /// The version of the API in it.
 pub(super) const API_VERSION: &str = "1.37";
+/// The minor version of that.
+pub(crate) const MINOR: u32 = 37;
 
 /// The documents, and the state health is told from.
 pub struct Paths {

@@ -1,10 +1,7 @@
 //! What is said of versions that were never finished: since when they should not be used, and from when on they are gone
 //! (`zz_generated.prerelease-lifecycle.go`).
 
-use crate::registry::GroupVersionKind;
-
-/// The release that is served here (`1.N`).
-const NOW: u32 = 37;
+use crate::{registry::GroupVersionKind, request::paths::MINOR};
 
 /// What a client is told of the version it asked in.
 pub(super) struct Outdated {
@@ -14,25 +11,39 @@ pub(super) struct Outdated {
     pub(super) removed: &'static str,
 }
 
-/// Group, version, kinds (all where none is named); since which release it should not be used, and which has it no more; whether that says
-/// what is to be used instead.
-type Lifecycle = (&'static str, &'static str, &'static [&'static str], u32, &'static str, bool);
+/// When versions were given up.
+struct Lifecycle {
+    group: &'static str,
+    version: &'static str,
+    /// Kinds of it; none: all that have no row before.
+    kinds: &'static [&'static str],
+    /// The release (`1.N`) since which it should not be used.
+    since: u32,
+    /// The release that has it no more.
+    removed: &'static str,
+    /// Whether it is said what is to be used instead.
+    replaced: bool,
+}
+
+const fn lifecycle(group: &'static str, version: &'static str, since: u32, removed: &'static str, replaced: bool) -> Lifecycle {
+    Lifecycle { group, version, kinds: &[], since, removed, replaced }
+}
 
 const LIFECYCLES: &[Lifecycle] = &[
-    ("admissionregistration.k8s.io", "v1beta1", &[], 37, "1.40", true),
-    ("certificates.k8s.io", "v1beta1", &[], 37, "1.40", true),
-    ("storagemigration.k8s.io", "v1beta1", &[], 37, "1.40", true),
-    ("coordination.k8s.io", "v1beta1", &[], 36, "1.39", false),
-    ("resource.k8s.io", "v1beta1", &[], 35, "1.38", false),
-    ("resource.k8s.io", "v1beta2", &["DeviceTaintRule"], 39, "1.42", false),
-    ("resource.k8s.io", "v1beta2", &[], 36, "1.39", false),
+    lifecycle("admissionregistration.k8s.io", "v1beta1", 37, "1.40", true),
+    lifecycle("certificates.k8s.io", "v1beta1", 37, "1.40", true),
+    lifecycle("storagemigration.k8s.io", "v1beta1", 37, "1.40", true),
+    lifecycle("coordination.k8s.io", "v1beta1", 36, "1.39", false),
+    Lifecycle { kinds: &["DeviceTaintRule"], ..lifecycle("resource.k8s.io", "v1beta2", 39, "1.42", false) },
+    lifecycle("resource.k8s.io", "v1beta2", 36, "1.39", false),
 ];
 
 /// What is said of a kind, if something is (`deprecation.WarningMessage`).
 pub(super) fn outdated(kind: &GroupVersionKind) -> Option<Outdated> {
-    let named = |of: &&Lifecycle| of.2.is_empty() || of.2.contains(&&*kind.kind);
-    let (.., since, removed, replaced) = LIFECYCLES.iter().filter(|of| (of.0, of.1) == (&*kind.group, &*kind.version)).find(named)?;
-    if *since > NOW {
+    let named = |of: &&Lifecycle| of.kinds.is_empty() || of.kinds.contains(&&*kind.kind);
+    let mut of_version = LIFECYCLES.iter().filter(|of| (of.group, of.version) == (&*kind.group, &*kind.version));
+    let Lifecycle { since, removed, replaced, .. } = of_version.find(named)?;
+    if *since > MINOR {
         return None;
     }
     let (group, name) = (&kind.group, &kind.kind);

@@ -2,20 +2,18 @@
 
 use std::borrow::Cow;
 
-use super::{
-    checks::NEWEST,
-    standard::{Level, LevelVersion},
-};
+use super::standard::{Level, LevelVersion};
 use crate::{
     admission::{Attempt, Operation},
     metrics::admission::{POD_SECURITY_ERRORS, POD_SECURITY_EVALUATIONS, POD_SECURITY_EXEMPTIONS},
+    request::paths::MINOR,
 };
 
 /// A pod, or what makes pods, was held against a level; a `mode` other than `enforce` counts only what breaks it.
 pub(super) fn evaluated(attempt: &Attempt<'_>, of: LevelVersion, mode: &str, allowed: bool) {
     let version = match of.version.minor().filter(|_| of.level != Level::Privileged) {
         None => Cow::Borrowed("latest"),
-        Some(minor) if minor > NEWEST => Cow::Borrowed("future"),
+        Some(minor) if minor > MINOR => Cow::Borrowed("future"),
         Some(minor) => Cow::Owned(format!("v1.{minor}")),
     };
     let [operation, resource, subresource] = labels(attempt);
