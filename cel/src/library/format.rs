@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 
-use crate::library::url::Url;
+use crate::library::url::request_fault;
 use crate::pattern;
 use crate::time;
 
@@ -117,8 +117,7 @@ fn qualified(text: &str) -> Vec<String> {
 }
 
 fn uri(text: &str) -> Vec<String> {
-    const WRAPPED: &str = "URL parse error during conversion from string: ";
-    Url::parse(text).err().map(|error| error.message().trim_start_matches(WRAPPED).to_string()).into_iter().collect()
+    request_fault(text).into_iter().collect()
 }
 
 fn only(valid: bool, complaint: &str) -> Vec<String> {

@@ -9,7 +9,7 @@ use crate::library::format::Format;
 use crate::library::net::{Cidr, Ip};
 use crate::library::quantity::Quantity;
 use crate::library::semver::Semver;
-use crate::library::url::Url;
+use crate::library::url::{Url, request_fault};
 use crate::value::{Table, Val};
 
 type Eval<'a> = Result<Val<'a>, EvalError>;
@@ -57,7 +57,7 @@ pub(super) const FUNCTIONS: &[Row] = &[
     ("cidr_prefix_length", "cidr : prefixLength() -> int", Some(|args| Ok(Val::Int(cidr(args, 0)?.bits())))),
     ("cidr_masked", "cidr : masked() -> cidr", Some(|args| Ok(Val::Host(Host::Cidr(cidr(args, 0)?.masked()))))),
     ("string_to_url", "url(string) -> url", Some(|args| Url::parse(text(args, 0)?).map(|url| Val::Host(Host::Url(Arc::new(url)))))),
-    ("is_url_string", "isURL(string) -> bool", Some(|args| Ok(Val::Bool(Url::parse(text(args, 0)?).is_ok())))),
+    ("is_url_string", "isURL(string) -> bool", Some(|args| Ok(Val::Bool(request_fault(text(args, 0)?).is_none())))),
     ("url_get_scheme", "url : getScheme() -> string", Some(|args| Ok(Val::from(url(args)?.scheme.clone())))),
     ("url_get_host", "url : getHost() -> string", Some(|args| Ok(Val::from(url(args)?.host.clone())))),
     ("url_get_hostname", "url : getHostname() -> string", Some(|args| Ok(Val::from(url(args)?.hostname().to_string())))),

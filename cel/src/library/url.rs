@@ -1,13 +1,18 @@
 //! URLs as Go reads them (`net/url`; apiserver `pkg/cel/library/urls.go`).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::EvalError;
 
 /// A URL in its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Url {
     pub(crate) scheme: String,
+    /// What follows the scheme where that is no path: `mailto:x`.
+    opaque: String,
+    /// Whether two slashes stand before the host, though it may be empty.
+    has_authority: bool,
     user: Option<String>,
     pub(crate) host: String,
     /// As it was written, escapes and all.
@@ -16,68 +21,30 @@ pub struct Url {
     fragment: Option<String>,
 }
 
-fn wrong(text: &str, why: &str) -> EvalError {
-    EvalError::new(format!("URL parse error during conversion from string: parse {text:?}: {why}"))
+/// How a text is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum As {
+    /// As the target of a request: absolute, and without a fragment; what looks like one belongs to what stands before it.
+    Request,
+    /// As a reference, its fragment set aside.
+    Reference,
+}
+
+/// What is wrong with a text that is to be a URL, in Go's words.
+fn wrong(text: &str, why: &str) -> String {
+    format!("parse {text:?}: {why}")
 }
 
 impl Url {
-    /// Parses an absolute URL or an absolute path.
+    /// Parses an absolute URL or an absolute path: what is one as a request and as a reference.
     pub(crate) fn parse(text: &str) -> Result<Url, EvalError> {
-        if text.bytes().any(|b| b < b' ' || b == 0x7f) {
-            return Err(wrong(text, "net/url: invalid control character in URL"));
-        }
-        if text.is_empty() {
-            return Err(wrong(text, "empty url"));
-        }
-        let (scheme, rest) = scheme(text)?;
-        let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(rest, fragment)| (rest, Some(fragment.to_string())));
-        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query.to_string())));
-        if !rest.starts_with('/') {
-            if scheme.is_empty() {
-                return Err(wrong(text, "invalid URI for request"));
-            }
-            // Opaque: `mailto:x`.
-            return Ok(Url { scheme, user: None, host: String::new(), path: String::new(), query, fragment });
-        }
-        let mut url = Url { scheme, user: None, host: String::new(), path: rest.to_string(), query, fragment };
-        if let Some(authority) = rest.strip_prefix("//").filter(|_| !url.scheme.is_empty() || !rest.starts_with("///")) {
-            // A path that begins with two slashes has no host in a URL without a scheme.
-            if !url.scheme.is_empty() {
-                let end = authority.find('/').unwrap_or(authority.len());
-                url.path = authority[end..].to_string();
-                url.authority(text, &authority[..end])?;
-            }
-        }
-        escapes(text, &url.path)?;
+        let fault = |why: String| EvalError::new(format!("URL parse error during conversion from string: {why}"));
+        request_fault(text).map_or(Ok(()), |why| Err(fault(why)))?;
+        let (reference, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let mut url = read(reference, As::Reference).map_err(|why| fault(wrong(reference, &why)))?;
+        escapes(fragment).map_err(|why| fault(wrong(text, &why)))?;
+        url.fragment = Some(fragment.to_owned()).filter(|fragment| !fragment.is_empty());
         Ok(url)
-    }
-
-    fn authority(&mut self, text: &str, authority: &str) -> Result<(), EvalError> {
-        let host = match authority.rsplit_once('@') {
-            Some((user, host)) => {
-                if user.contains(|c: char| !(c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c))) {
-                    return Err(wrong(text, "net/url: invalid userinfo"));
-                }
-                self.user = Some(user.to_string());
-                host
-            }
-            None => authority,
-        };
-        let port = match host.strip_prefix('[') {
-            Some(inner) => match inner.rsplit_once(']') {
-                Some((_, port)) => port,
-                None => return Err(wrong(text, "missing ']' in host")),
-            },
-            None => host.rfind(':').map_or("", |at| &host[at..]),
-        };
-        if !port.is_empty() && !port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit())) {
-            return Err(wrong(text, &format!("invalid port {port:?} after host")));
-        }
-        if let Some(c) = host.chars().find(|c| c.is_ascii() && !(c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]<>\"%".contains(*c))) {
-            return Err(wrong(text, &format!("invalid character {:?} in host name", c.to_string())));
-        }
-        self.host = decode(host, false);
-        Ok(())
     }
 
     /// The host without its port and brackets.
@@ -98,18 +65,9 @@ impl Url {
         }
     }
 
-    /// The path with its escapes.
+    /// The path with its escapes: as it was written, or escaped anew if it should not have been written so.
     pub(crate) fn escaped_path(&self) -> String {
-        self.path
-            .chars()
-            .map(|c| {
-                if c.is_ascii() && !" \"<>\\^`{|}".contains(c) {
-                    c.to_string()
-                } else {
-                    c.to_string().bytes().map(|b| format!("%{b:02X}")).collect()
-                }
-            })
-            .collect()
+        rewritten(&self.path, PLAIN_PATH)
     }
 
     /// The parameters: each name with its values, in order. What is malformed is left out.
@@ -133,12 +91,141 @@ impl Url {
     }
 }
 
-fn scheme(text: &str) -> Result<(String, &str), EvalError> {
+/// What keeps a text from being the target of a request, in Go's words (`url.ParseRequestURI`).
+pub fn request_fault(text: &str) -> Option<String> {
+    read(text, As::Request).err().map(|why| wrong(text, &why))
+}
+
+/// What a part may have beside letters and digits without being escaped.
+const PLAIN_PATH: &str = "-_.~$&+,/:;=@";
+const PLAIN_USER: &str = "-_.~$&+,;=";
+const PLAIN_FRAGMENT: &str = "-_.~$&+,/:;=@?!()*";
+/// What is left as it is in a path or fragment that was written with it.
+const TOLERATED: &str = "!'()*[]%";
+
+fn read(text: &str, how: As) -> Result<Url, String> {
+    if text.bytes().any(|b| b < b' ' || b == 0x7f) {
+        return Err("net/url: invalid control character in URL".to_owned());
+    }
+    if text.is_empty() && how == As::Request {
+        return Err("empty url".to_owned());
+    }
+    let mut url = Url {
+        scheme: String::new(),
+        opaque: String::new(),
+        has_authority: false,
+        user: None,
+        host: String::new(),
+        path: String::new(),
+        query: None,
+        fragment: None,
+    };
+    if text == "*" {
+        url.path = "*".to_owned();
+        return Ok(url);
+    }
+    let (scheme, rest) = scheme(text)?;
+    url.scheme = scheme;
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query.to_owned())));
+    url.query = query;
+    if !rest.starts_with('/') {
+        if !url.scheme.is_empty() {
+            url.opaque = rest.to_owned();
+            return Ok(url);
+        }
+        if how == As::Request {
+            return Err("invalid URI for request".to_owned());
+        }
+        if rest.split('/').next().is_some_and(|first| first.contains(':')) {
+            return Err("first path segment in URL cannot contain colon".to_owned());
+        }
+    }
+    url.path = rest.to_owned();
+    let has_authority = !url.scheme.is_empty() || how == As::Reference && !rest.starts_with("///");
+    if let Some(authority) = rest.strip_prefix("//").filter(|_| has_authority) {
+        let (authority, path) = authority.split_at(authority.find('/').unwrap_or(authority.len()));
+        url.path = path.to_owned();
+        url.has_authority = true;
+        url.authority(authority)?;
+    }
+    escapes(&url.path)?;
+    Ok(url)
+}
+
+impl Url {
+    fn authority(&mut self, authority: &str) -> Result<(), String> {
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        self.host = host_of(&self.scheme, host)?;
+        if let Some(user) = user {
+            if user.contains(|c: char| !(c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c))) {
+                return Err("net/url: invalid userinfo".to_owned());
+            }
+            escapes(user)?;
+            self.user = Some(user.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A host with its port, unescaped (`parseHost` of `net/url`).
+fn host_of(scheme: &str, host: &str) -> Result<String, String> {
+    match host.rfind('[') {
+        Some(0) => return literal_of(host),
+        Some(_) => return Err("invalid IP-literal".to_owned()),
+        None => {}
+    }
+    // A list of hosts, as databases write it, has several ports; the web knows one.
+    let port = if matches!(scheme, "http" | "https") { host.find(':') } else { host.rfind(':') };
+    port_fault(port.map_or("", |at| &host[at..]))?;
+    host_text(host)
+}
+
+/// An IPv6 address in brackets, maybe with a zone, and its port.
+fn literal_of(host: &str) -> Result<String, String> {
+    let (address, port) = host[1..].rsplit_once(']').ok_or("missing ']' in host")?;
+    port_fault(port)?;
+    let (address, zone) = address.split_at(address.find("%25").unwrap_or(address.len()));
+    let address = host_text(address)?;
+    escapes(zone)?;
+    let zone = String::from_utf8_lossy(&unescape(zone, false)).into_owned();
+    if zone == "%" || address.parse::<Ipv6Addr>().is_err() {
+        let why = if address.parse::<Ipv4Addr>().is_ok() { "invalid IP-literal" } else { "invalid host" };
+        return Err(why.to_owned());
+    }
+    Ok(format!("[{address}{zone}]{port}"))
+}
+
+fn port_fault(port: &str) -> Result<(), String> {
+    let fits = port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    if fits { Ok(()) } else { Err(format!("invalid port {port:?} after host")) }
+}
+
+/// A host unescaped: only what is not ASCII, and `%` itself, may be escaped in it.
+fn host_text(host: &str) -> Result<String, String> {
+    let mut rest = host;
+    while let Some(at) = rest.find(|c: char| c == '%' || c.is_ascii() && !(c.is_ascii_alphanumeric() || HOST.contains(c))) {
+        let escape = rest[at..].get(..3).unwrap_or(&rest[at..]);
+        if !escape.starts_with('%') {
+            return Err(format!("invalid character {:?} in host name", &escape[..1]));
+        }
+        escapes(escape)?;
+        if escape != "%25" && escape.as_bytes()[1] < b'8' {
+            return Err(format!("invalid URL escape {escape:?}"));
+        }
+        rest = &rest[at + 3..];
+    }
+    Ok(String::from_utf8_lossy(&unescape(host, false)).into_owned())
+}
+
+/// What a host may have beside letters and digits.
+const HOST: &str = "-._~!$&'()*+,;=:[]<>\"";
+
+fn scheme(text: &str) -> Result<(String, &str), String> {
     for (at, c) in text.char_indices() {
         match c {
             'a'..='z' | 'A'..='Z' => {}
             '0'..='9' | '+' | '-' | '.' if at > 0 => {}
-            ':' if at == 0 => return Err(wrong(text, "missing protocol scheme")),
+            ':' if at == 0 => return Err("missing protocol scheme".to_owned()),
             ':' => return Ok((text[..at].to_lowercase(), &text[at + 1..])),
             _ => break,
         }
@@ -147,21 +234,45 @@ fn scheme(text: &str) -> Result<(String, &str), EvalError> {
 }
 
 fn well_escaped(text: &str) -> bool {
-    text.match_indices('%').all(|(at, _)| text.get(at + 1..at + 3).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())))
+    escapes(text).is_ok()
 }
 
-fn escapes(text: &str, part: &str) -> Result<(), EvalError> {
-    for (at, _) in part.match_indices('%') {
-        let hex = part.get(at + 1..at + 3);
-        if !hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) {
-            let shown = part.get(at..at + 3).unwrap_or(&part[at..]);
-            return Err(wrong(text, &format!("invalid URL escape {shown:?}")));
+/// Whether two hexadecimal digits follow each `%`.
+fn escapes(text: &str) -> Result<(), String> {
+    for (at, _) in text.match_indices('%') {
+        let digits = &text.as_bytes()[at + 1..];
+        if !digits.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            let shown: String = text[at..].chars().take(3).collect();
+            return Err(format!("invalid URL escape {shown:?}"));
         }
     }
     Ok(())
 }
 
+/// A part as it was written, or, if it should not have been written so, escaped anew.
+fn rewritten(part: &str, plain: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || plain.contains(c) || TOLERATED.contains(c);
+    if part.chars().all(fits) { part.to_owned() } else { escape(&unescape(part, false), plain) }
+}
+
+fn escape(bytes: &[u8], plain: &str) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || plain.as_bytes().contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            // Nothing fails that writes to a text.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
 fn decode(text: &str, plus: bool) -> String {
+    String::from_utf8_lossy(&unescape(text, plus)).into_owned()
+}
+
+fn unescape(text: &str, plus: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
@@ -177,7 +288,7 @@ fn decode(text: &str, plus: bool) -> String {
         }
         rest = after;
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 impl fmt::Display for Url {
@@ -185,18 +296,20 @@ impl fmt::Display for Url {
         if !self.scheme.is_empty() {
             write!(out, "{}:", self.scheme)?;
         }
-        if !self.host.is_empty() || self.user.is_some() {
+        out.write_str(&self.opaque)?;
+        if self.has_authority && (!self.host.is_empty() || self.user.is_some() || !self.scheme.is_empty() && !self.path.is_empty()) {
             out.write_str("//")?;
-            if let Some(user) = &self.user {
-                write!(out, "{user}@")?;
-            }
-            out.write_str(&self.host)?;
         }
+        if let Some(user) = &self.user {
+            let parts: Vec<String> = user.splitn(2, ':').map(|part| escape(&unescape(part, false), PLAIN_USER)).collect();
+            write!(out, "{}@", parts.join(":"))?;
+        }
+        out.write_str(&escape(self.host.as_bytes(), HOST))?;
         out.write_str(&self.escaped_path())?;
         if let Some(query) = &self.query {
             write!(out, "?{query}")?;
         }
-        self.fragment.as_ref().map_or(Ok(()), |fragment| write!(out, "#{fragment}"))
+        self.fragment.as_ref().map_or(Ok(()), |fragment| write!(out, "#{}", rewritten(fragment, PLAIN_FRAGMENT)))
     }
 }
 
@@ -212,8 +325,44 @@ mod tests {
         assert_eq!(url.query(), [("k".into(), vec!["1".into(), "2".into()]), ("x".into(), vec!["a b".into()])]);
         assert_eq!(Url::parse("https://[::1]:80/").unwrap().hostname(), "::1");
         assert!(Url::parse("/path").is_ok());
-        for wrong in ["", "path", "../x", "http://a b/", "http://a:x/", "/%zz", ":x"] {
+        for wrong in ["", "path", "../x", "http://a b/", "http://a:x/", "/%zz", ":x", "http://a:1:2/", "http://[1.2.3.4]/", "http://%41/"] {
             assert!(Url::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_fragment_belongs_to_the_host_of_a_request() {
+        for wrong in ["https://a:80#b", "https://a#b", "/a#%zz"] {
+            assert!(request_fault(wrong).is_some() && Url::parse(wrong).is_err(), "{wrong}");
+        }
+        let why = Url::parse("https://a:80#b").err().map(|error| error.message().to_string());
+        assert_eq!(
+            why.as_deref(),
+            Some("URL parse error during conversion from string: parse \"https://a:80#b\": invalid port \":80#b\" after host")
+        );
+        assert!(request_fault("/a?b#%zz").is_none() && Url::parse("/a?b#%zz").is_err(), "it may not be a fragment all the same");
+    }
+
+    #[test]
+    fn a_url_is_written_as_it_was_but_for_what_needs_escapes() {
+        for (text, written) in [
+            ("https://a/b#c", "https://a/b#c"),
+            ("https://u!:p@a/b?c d#e f", "https://u%21:p@a/b?c d#e%20f"),
+            ("https://%C3%A9", "https://%C3%A9"),
+            ("mailto:a@b?c", "mailto:a@b?c"),
+            ("file:///x", "file:///x"),
+            ("file:/x?", "file:/x?"),
+            ("//a/b#", "//a/b"),
+        ] {
+            assert_eq!(Url::parse(text).unwrap().to_string(), written);
+        }
+    }
+
+    #[test]
+    fn a_path_that_should_have_been_escaped_is_escaped_wholly() {
+        let escaped = |text| Url::parse(text).unwrap().escaped_path();
+        assert_eq!(escaped("/a%2Fb(c)"), "/a%2Fb(c)");
+        assert_eq!(escaped("/a%2Fb(c) d"), "/a/b%28c%29%20d");
+        assert_eq!((Url::parse("//a/b").unwrap().hostname(), escaped("//a/b").as_str()), ("a", "/b"));
     }
 }

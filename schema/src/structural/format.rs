@@ -68,7 +68,7 @@ pub fn fits(format: &str, text: &str) -> Option<bool> {
         "password" => true,
         "rgbcolor" => is_rgb_color(text),
         "ssn" => is_ssn(text),
-        "uri" => is_request_uri(text),
+        "uri" => coracle_cel::request_fault(text).is_none(),
         "uuid" => is_uuid(text, None),
         "uuid3" => is_uuid(text, Some('3')),
         "uuid4" => is_uuid(text, Some('4')),
@@ -301,52 +301,6 @@ fn is_hostname(text: &str) -> bool {
         Some((labels, top)) => labels.split('.').all(inner) && top.chars().count() >= 2 && all(r"^[a-zA-Z\p{L}]+$", top),
     };
     whole && text.len() <= 255 && text.split('.').all(|label| label.len() <= 63)
-}
-
-/// `net/url.ParseRequestURI`: a URI with a scheme, or an absolute path.
-fn is_request_uri(text: &str) -> bool {
-    if text.is_empty() || text.bytes().any(|b| b < b' ' || b == 0x7f) {
-        return false;
-    }
-    if text == "*" {
-        return true;
-    }
-    let scheme_end = text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.')).unwrap_or(text.len());
-    let (mut rest, mut scheme) = (text, false);
-    if text[scheme_end..].starts_with(':') {
-        if scheme_end == 0 {
-            return false;
-        }
-        if text.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            rest = &text[scheme_end + 1..];
-            scheme = true;
-        }
-    }
-    let rest = rest.split('?').next().unwrap_or_default();
-    if !rest.starts_with('/') {
-        return scheme;
-    }
-    if let Some(authority) = rest.strip_prefix("//").filter(|_| scheme || !rest.starts_with("///")) {
-        let end = authority.find('/').unwrap_or(authority.len());
-        return is_authority(&authority[..end]) && is_escaped(&authority[end..]);
-    }
-    is_escaped(rest)
-}
-
-fn is_escaped(text: &str) -> bool {
-    text.split('%').skip(1).all(|part| part.get(..2).is_some_and(is_hex))
-}
-
-fn is_authority(text: &str) -> bool {
-    let (user, host) = text.rsplit_once('@').map_or(("", text), |(user, host)| (user, host));
-    let user_fits = user.chars().all(|c| c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c)) && is_escaped(user);
-    let port_fits = |port: &str| port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
-    if let Some(inner) = host.strip_prefix('[') {
-        return user_fits && inner.rfind(']').is_some_and(|end| port_fits(&inner[end + 1..]));
-    }
-    let (name, port) = host.rfind(':').map_or((host, ""), |at| host.split_at(at));
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]<>\"%".contains(c) || !c.is_ascii();
-    user_fits && port_fits(port) && name.chars().all(allowed) && is_escaped(name)
 }
 
 fn is_isbn10(text: &str) -> bool {
