@@ -176,6 +176,20 @@ async fn objects_are_pruned_defaulted_validated_and_patched() {
 }
 
 #[tokio::test]
+async fn rules_that_say_the_same_are_each_a_cause() {
+    let house = House::new().await;
+    let rule = |rule: &str| json!({"rule": rule, "message": "no colour"});
+    let color = json!({"type": "string", "x-kubernetes-validations": [rule("self == 'red'"), rule("self.startsWith('r')")]});
+    let spec = json!({"spec": {"type": "object", "properties": {"color": color}}});
+    define(&house, &crd(&[version("v1", true, &spec)])).await;
+    let bad = house.post(WIDGETS, &widget("bad", &json!({"color": "x"}))).await.json();
+    let fault = "Invalid value: \"x\": no colour";
+    assert_eq!(bad["message"], format!("Widget.example.com \"bad\" is invalid: spec.color: {fault}"));
+    let cause = json!({"reason": "FieldValueInvalid", "message": fault, "field": "spec.color"});
+    assert_eq!(bad["details"]["causes"], json!([cause, cause]));
+}
+
+#[tokio::test]
 async fn status_and_scale_are_written_apart() {
     let house = House::new().await;
     let mut v1 = version("v1", true, &with_status());

@@ -490,21 +490,25 @@ impl<'a> Writing<'a> {
     /// Validates by table and rules; `errors` are those found so far. Notes the rules' warnings.
     fn refuse(&mut self, mut errors: FieldErrors, new: &Object, old: Option<&Object>) -> Result<(), Status> {
         let (value, before) = (new.value(), old.map(Object::value));
-        let tables = if self.kind.is_custom() {
-            let written = if self.part == Part::Status { structural::Written::Status } else { structural::Written::Whole };
-            structural::validate(value, before, &self.kind.schema, written)
-        } else {
-            validate::structure(value, before, &self.kind.schema, Rigour::BuiltIn)
-        };
         let rules = self.kind.rules.validate(new, old, self.part);
-        errors.extend(rules::findings(tables, rules, &*self.kind.rules, new, old));
+        if self.kind.is_custom() {
+            let written = if self.part == Part::Status { structural::Written::Status } else { structural::Written::Whole };
+            errors.extend(structural::validate(value, before, &self.kind.schema, written));
+            errors.extend(rules);
+        } else {
+            let tables = validate::structure(value, before, &self.kind.schema, Rigour::BuiltIn);
+            errors.extend(rules::findings(tables, rules, &*self.kind.rules, new, old));
+        }
         if let Some(old) = old {
             errors.extend(self.kind.rules.immutable(new, old, self.part));
         }
         if self.part == Part::Whole {
             errors.extend(admission::policy::faults(self.kind, value));
         }
-        errors.say_once();
+        if !self.kind.is_custom() {
+            // Of a custom resource several rules may say the same.
+            errors.say_once();
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(self.kind.kind_subject(new.name()), &errors));
         }

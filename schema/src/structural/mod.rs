@@ -198,16 +198,21 @@ pub fn validate(object: &Value, old: Option<&Value>, schema: &SchemaRef, written
     let root = &*custom.root;
     let mut errors = FieldErrors::none();
     let before = old.map(|old| Correlated { old, schema: root });
+    // What the schema itself refuses is told once (`Result.AddErrors` of kube-openapi); rules may say the same of one field.
+    let told_once = |mut errors: FieldErrors| {
+        errors.say_once();
+        errors
+    };
     match written {
         Written::Whole => {
-            errors.extend(value::check(root, object, before, ""));
+            errors.extend(told_once(value::check(root, object, before, "")));
             custom.scale.iter().for_each(|scale| scale.check_spec(object, &mut errors));
             custom.scale.iter().for_each(|scale| scale.check_status(object, &mut errors));
             embedded::check(root, object, "", false, &mut errors);
         }
         Written::Status => {
             if let (Some(status), Some(node)) = (object.get("status"), root.property("status")) {
-                errors.extend(value::check(node, status, before.and_then(|before| before.key("status")), "status"));
+                errors.extend(told_once(value::check(node, status, before.and_then(|before| before.key("status")), "status")));
             }
             custom.scale.iter().for_each(|scale| scale.check_status(object, &mut errors));
         }
