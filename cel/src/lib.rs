@@ -44,7 +44,7 @@ pub use env::Env;
 pub use error::EvalError;
 pub use escape::{escape, is_identifier, unescape};
 pub use host::{Authorizer, Decision, Host, ResourceCheck, ServiceAccount, Subject};
-pub use library::url::request_fault;
+pub use library::url::{Url, request_fault};
 pub use parser::selects;
 pub use program::{Activation, Fields, Lazy, Program};
 pub use source::{Issue, display};

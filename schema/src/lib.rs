@@ -23,6 +23,7 @@ pub mod tables;
 pub mod time;
 pub mod types;
 pub mod validate;
+pub mod webhook;
 
 pub use field::{ErrorKind, FieldError, FieldErrors};
 pub use quantity::Quantity;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use coracle_schema::{FieldErrors, name, selector};
+use coracle_schema::{FieldErrors, name, selector, webhook};
 use serde_json::Value;
 
 use super::{conditions, view};
@@ -156,7 +156,7 @@ fn webhook(hook: &Value, path: &str, errors: &mut FieldErrors) {
             selector::validate_object(given, &format!("{path}.{field}"), errors);
         }
     }
-    client_config(view::member(hook, "clientConfig"), &format!("{path}.clientConfig"), errors);
+    webhook::client(view::member(hook, "clientConfig"), &format!("{path}.clientConfig"), errors);
     match_conditions(hook, &format!("{path}.matchConditions"), errors);
     review_versions(hook, &format!("{path}.admissionReviewVersions"), errors);
 }
@@ -238,77 +238,6 @@ fn resources(rule: &Value, path: &str, errors: &mut FieldErrors) {
     let last = all.iter().rfind(|given| !given.is_empty() && !given.contains('/'));
     if all.contains(&"*") && last.is_some_and(|given| *given != "*") {
         errors.invalid(path, shown, "if '*' is present, must not specify other resources without subresources");
-    }
-}
-
-fn client_config(config: &Value, path: &str, errors: &mut FieldErrors) {
-    let url = view::get(config, "url").and_then(Value::as_str);
-    match (url, view::get(config, "service")) {
-        (Some(url), None) => webhook_url(url, &format!("{path}.url"), errors),
-        (None, Some(service)) => webhook_service(service, &format!("{path}.service"), errors),
-        _ => errors.required(path, "exactly one of url or service is required"),
-    }
-}
-
-/// `https://host[/path]` (`ValidateWebhookURL`).
-fn webhook_url(url: &str, path: &str, errors: &mut FieldErrors) {
-    const FORM: &str = "; desired format: https://host[/path]";
-    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
-    let (url, query) = url.split_once('?').unwrap_or((url, ""));
-    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
-    if scheme != "https" {
-        errors.invalid(path, view::quoted(scheme), &format!("'https' is the only allowed URL scheme{FORM}"));
-    }
-    let authority = rest.strip_prefix("//").unwrap_or_default().split('/').next().unwrap_or_default();
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if host.is_empty() {
-        errors.invalid(path, "\"\"", &format!("host must be specified{FORM}"));
-    }
-    if !user.is_empty() {
-        errors.invalid(path, view::quoted(user), "user information is not permitted in the URL");
-    }
-    if !fragment.is_empty() {
-        errors.invalid(path, view::quoted(fragment), "fragments are not permitted in the URL");
-    }
-    if !query.is_empty() {
-        errors.invalid(path, view::quoted(query), "query parameters are not permitted in the URL");
-    }
-}
-
-fn webhook_service(service: &Value, path: &str, errors: &mut FieldErrors) {
-    // Upstream's two arguments stand the other way round where they are taken.
-    for (called, field) in [("name", "namespace"), ("namespace", "name")] {
-        if view::text(service, field).is_empty() {
-            errors.required(format!("{path}.{called}"), "");
-        }
-    }
-    if let Some(port) = view::int(service, "port") {
-        for message in name::port_number(port) {
-            errors.invalid(format!("{path}.port"), port, &format!("port is not valid: {message}"));
-        }
-    }
-    let given = view::text(service, "path");
-    let path = format!("{path}.path");
-    if given.is_empty() || given == "/" {
-        return;
-    }
-    if given == "//" {
-        return errors.invalid(path, view::quoted(given), "segment[0] may not be empty");
-    }
-    if !given.starts_with('/') {
-        errors.invalid(&path, view::quoted(given), "must start with a '/'");
-    }
-    let mut characters = given.chars();
-    characters.next();
-    let steps = characters.as_str();
-    for (at, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
-        if step.is_empty() {
-            errors.invalid(&path, view::quoted(given), &format!("segment[{at}] may not be empty"));
-            continue;
-        }
-        for why in name::subdomain(step) {
-            errors.invalid(&path, view::quoted(given), &format!("segment[{at}]: {why}"));
-        }
     }
 }
 

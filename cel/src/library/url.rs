@@ -38,13 +38,45 @@ fn wrong(text: &str, why: &str) -> String {
 impl Url {
     /// Parses an absolute URL or an absolute path: what is one as a request and as a reference.
     pub(crate) fn parse(text: &str) -> Result<Url, EvalError> {
-        let fault = |why: String| EvalError::new(format!("URL parse error during conversion from string: {why}"));
-        request_fault(text).map_or(Ok(()), |why| Err(fault(why)))?;
+        request_fault(text)
+            .map_or_else(|| Url::reference(text), Err)
+            .map_err(|why| EvalError::new(format!("URL parse error during conversion from string: {why}")))
+    }
+
+    /// Parses a reference, which may be relative; or what is wrong with it, in Go's words (`url.Parse`).
+    pub fn reference(text: &str) -> Result<Url, String> {
         let (reference, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let mut url = read(reference, As::Reference).map_err(|why| fault(wrong(reference, &why)))?;
-        escapes(fragment).map_err(|why| fault(wrong(text, &why)))?;
+        let mut url = read(reference, As::Reference).map_err(|why| wrong(reference, &why))?;
+        escapes(fragment).map_err(|why| wrong(text, &why))?;
         url.fragment = Some(fragment.to_owned()).filter(|fragment| !fragment.is_empty());
         Ok(url)
+    }
+
+    /// The scheme in small letters, or nothing.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The host and its port, or nothing.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Who asks, as it is written, with a password if there is one.
+    pub fn user(&self) -> Option<String> {
+        let user = self.user.as_ref()?;
+        let parts: Vec<String> = user.splitn(2, ':').map(|part| escape(&unescape(part, false), PLAIN_USER)).collect();
+        Some(parts.join(":"))
+    }
+
+    /// The parameters as they were written.
+    pub fn raw_query(&self) -> &str {
+        self.query.as_deref().unwrap_or_default()
+    }
+
+    /// The fragment without escapes.
+    pub fn fragment(&self) -> String {
+        decode(self.fragment.as_deref().unwrap_or_default(), false)
     }
 
     /// The host without its port and brackets.
@@ -300,9 +332,8 @@ impl fmt::Display for Url {
         if self.has_authority && (!self.host.is_empty() || self.user.is_some() || !self.scheme.is_empty() && !self.path.is_empty()) {
             out.write_str("//")?;
         }
-        if let Some(user) = &self.user {
-            let parts: Vec<String> = user.splitn(2, ':').map(|part| escape(&unescape(part, false), PLAIN_USER)).collect();
-            write!(out, "{}@", parts.join(":"))?;
+        if let Some(user) = self.user() {
+            write!(out, "{user}@")?;
         }
         out.write_str(&escape(self.host.as_bytes(), HOST))?;
         out.write_str(&self.escaped_path())?;

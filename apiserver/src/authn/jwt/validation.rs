@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use coracle_cel::Url;
 use coracle_schema::{FieldErrors, go::quoted, name};
 
 use super::{
@@ -129,71 +130,20 @@ fn audiences(of: &Issuer, path: &str, errors: &mut FieldErrors) {
 }
 
 fn url(text: &str, path: &str, errors: &mut FieldErrors) {
-    let parts = match Url::parse(text) {
+    let parts = match Url::reference(text) {
         Ok(parts) => parts,
-        Err(why) => return errors.invalid(path, quoted(text), &format!("parse {text:?}: {why}")),
+        Err(why) => return errors.invalid(path, quoted(text), &why),
     };
     for (wrong, detail) in [
-        (parts.scheme != "https", "URL scheme must be https"),
-        (parts.user, "URL must not contain a username or password"),
-        (parts.query, "URL must not contain a query"),
-        (parts.fragment, "URL must not contain a fragment"),
+        (parts.scheme() != "https", "URL scheme must be https"),
+        (parts.user().is_some(), "URL must not contain a username or password"),
+        (!parts.raw_query().is_empty(), "URL must not contain a query"),
+        (!parts.fragment().is_empty(), "URL must not contain a fragment"),
     ] {
         if wrong {
             errors.invalid(path, quoted(text), detail);
         }
     }
-}
-
-/// What of a URL matters here.
-struct Url {
-    scheme: String,
-    user: bool,
-    query: bool,
-    fragment: bool,
-}
-
-impl Url {
-    /// As Go's `url.Parse` takes one apart; the error is its own.
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.bytes().any(|b| b < 0x20 || b == 0x7f) {
-            return Err("net/url: invalid control character in URL".to_owned());
-        }
-        let (text, fragment) = text.split_once('#').map_or((text, ""), |(text, fragment)| (text, fragment));
-        let scheme_end = text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'));
-        let (scheme, rest) = match scheme_end {
-            Some(0) if text.starts_with(':') => return Err("missing protocol scheme".to_owned()),
-            Some(at) if at > 0 && text[at..].starts_with(':') && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
-                (text[..at].to_ascii_lowercase(), &text[at + 1..])
-            }
-            _ => (String::new(), text),
-        };
-        let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
-        if scheme.is_empty() && !rest.starts_with('/') && rest.split('/').next().unwrap_or_default().contains(':') {
-            return Err("first path segment in URL cannot contain colon".to_owned());
-        }
-        let authority = rest.strip_prefix("//").map(|rest| rest.split('/').next().unwrap_or_default());
-        let (user, host) =
-            authority.unwrap_or_default().rsplit_once('@').map_or((None, authority.unwrap_or_default()), |(u, h)| (Some(u), h));
-        let unbracketed = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
-        if let Some((_, port)) = unbracketed.rsplit_once(':').filter(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit())) {
-            return Err(format!("invalid port {:?} after host", format!(":{port}")));
-        }
-        if let Some(wrong) = host.chars().find(|c| matches!(c, ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')) {
-            return Err(format!("invalid character {:?} in host name", wrong.to_string()));
-        }
-        if let Some(bad) = escape_fault(text) {
-            return Err(format!("invalid URL escape {bad:?}"));
-        }
-        Ok(Self { scheme, user: user.is_some(), query: !query.is_empty(), fragment: !fragment.is_empty() })
-    }
-}
-
-/// The first `%` that two digits do not follow, with what follows.
-fn escape_fault(text: &str) -> Option<&str> {
-    let good = |at: usize| text.as_bytes().get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-    let (at, _) = text.match_indices('%').find(|(at, _)| !good(*at))?;
-    text.get(at..(at + 3).min(text.len())).or_else(|| text.get(at..))
 }
 
 fn claim_rules(rules: &[ClaimRule], path: &str, errors: &mut FieldErrors) -> Vec<(Expression, String)> {
