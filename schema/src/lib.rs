@@ -8,6 +8,7 @@ pub mod default;
 pub mod discovery;
 pub mod field;
 pub mod go;
+pub mod json;
 pub mod jsonpath;
 pub mod managed;
 pub mod name;

@@ -68,7 +68,10 @@ pub(super) const PERSISTENT: &[&str] = &[
 
 /// The sources that are there, in `order`; exactly one in a valid volume.
 pub(super) fn given<'v>(volume: &'v Value, order: &[&'static str]) -> Vec<(&'static str, &'v Value)> {
-    order.iter().filter_map(|kind| Some((*kind, view::get(volume, kind)?))).collect()
+    let members = volume.as_object().into_iter().flatten().filter(|(_, source)| !source.is_null());
+    let mut found: Vec<_> = members.filter_map(|(name, source)| Some((order.iter().position(|kind| kind == name)?, source))).collect();
+    found.sort_unstable_by_key(|(at, _)| *at);
+    found.into_iter().map(|(at, source)| (order[at], source)).collect()
 }
 
 /// Says that a source is one too many, under the name upstream has for it then.

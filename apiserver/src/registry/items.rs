@@ -7,7 +7,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    fmt, io,
+    fmt,
     sync::{Arc, OnceLock},
 };
 
@@ -16,17 +16,15 @@ use coracle_schema::{
     SchemaRef,
     decode::{self, MAX_NESTING},
     default,
+    json::{self, TooDeep},
 };
 use coracle_store::{
     Key, Revision,
     cache::{Cached, Decode, Decoded},
 };
 use parking_lot::RwLock;
-use serde::{
-    Serialize,
-    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::{Map, Value, ser::Formatter};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::{
     convert::Conversion,
@@ -333,16 +331,16 @@ impl<'de> Visitor<'de> for &Wanted {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The stored form of an object: head first, no resource version. An error that is one of input and output: it is nested deeper than
-/// [`MAX_NESTING`]. Patches could make an object of any depth, which nobody could then read or delete.
-pub fn stored_bytes(object: &Object) -> Result<Bytes, serde_json::Error> {
+/// The stored form of an object: head first, no resource version. It fails when the object is nested deeper than [`MAX_NESTING`]: patches
+/// could make an object of any depth, which nobody could then read or delete.
+pub fn stored_bytes(object: &Object) -> Result<Bytes, TooDeep> {
     let mut out = Vec::with_capacity(4096);
     let Some(members) = object.value().as_object() else { return Ok(Bytes::new()) };
     let text = |name: &str| object.value().get(name).and_then(Value::as_str).unwrap_or_default();
     out.extend_from_slice(b"{\"apiVersion\":");
-    serde_json::to_writer(&mut out, text("apiVersion"))?;
+    json::write_text(text("apiVersion"), &mut out);
     out.extend_from_slice(b",\"kind\":");
-    serde_json::to_writer(&mut out, text("kind"))?;
+    json::write_text(text("kind"), &mut out);
     out.extend_from_slice(b",\"metadata\":{");
     let metadata = members.get("metadata").and_then(Value::as_object);
     let mut first = true;
@@ -360,49 +358,13 @@ pub fn stored_bytes(object: &Object) -> Result<Bytes, serde_json::Error> {
 }
 
 /// A member of something that is so many levels deep.
-fn write_member(out: &mut Vec<u8>, first: bool, name: &str, value: &Value, depth: usize) -> Result<(), serde_json::Error> {
+fn write_member(out: &mut Vec<u8>, first: bool, name: &str, value: &Value, depth: usize) -> Result<(), TooDeep> {
     if !first {
         out.push(b',');
     }
-    serde_json::to_writer(&mut *out, name)?;
+    json::write_text(name, out);
     out.push(b':');
-    value.serialize(&mut serde_json::Serializer::with_formatter(out, Bounded { left: MAX_NESTING - depth }))
-}
-
-/// JSON without blanks, of so many more levels at most.
-struct Bounded {
-    left: usize,
-}
-
-impl Bounded {
-    fn begin(&mut self, out: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
-        let too_deep = || io::Error::other(format!("the object is nested deeper than {MAX_NESTING} levels"));
-        self.left = self.left.checked_sub(1).ok_or_else(too_deep)?;
-        out.write_all(bracket)
-    }
-
-    fn end(&mut self, out: &mut (impl io::Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
-        self.left += 1;
-        out.write_all(bracket)
-    }
-}
-
-impl Formatter for Bounded {
-    fn begin_array<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.begin(out, b"[")
-    }
-
-    fn end_array<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.end(out, b"]")
-    }
-
-    fn begin_object<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.begin(out, b"{")
-    }
-
-    fn end_object<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        self.end(out, b"}")
-    }
+    json::write(value, MAX_NESTING - depth, out)
 }
 
 /// The wire form: stored bytes with the resource version in metadata. Bytes of another shape pass as they are.

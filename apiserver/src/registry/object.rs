@@ -101,11 +101,14 @@ impl Object {
 
 /// What is at a JSON pointer without escapes: [`Value::pointer`] without its copies of each name.
 pub fn at<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
-    pointer.split('/').skip(1).try_fold(value, |value, name| match value {
+    let Some(rest) = pointer.strip_prefix('/') else { return Some(value) };
+    let (name, deeper) = rest.split_at(rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len()));
+    let found = match value {
         Value::Object(members) => members.get(name),
         Value::Array(items) => items.get(name.parse::<usize>().ok()?),
         _ => None,
-    })
+    };
+    at(found?, deeper)
 }
 
 /// The object member `name` of `parent`, made when absent or not an object.

@@ -473,7 +473,7 @@ pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcede
 
 /// An object's stored form, or why there is none: it is nested too deep.
 pub fn bytes_of(object: &Object) -> Result<Bytes, Status> {
-    items::stored_bytes(object).map_err(|e| if e.is_io() { Status::bad_request(e.to_string()) } else { Status::internal(e.to_string()) })
+    items::stored_bytes(object).map_err(|deep| Status::bad_request(deep.to_string()))
 }
 
 /// An object's wire form, with the resource version it carries.

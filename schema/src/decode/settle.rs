@@ -14,26 +14,24 @@ use crate::types::{Shape, Type};
 impl<'a> Seed<'a> {
     /// Brings a value into its stored form. When it fails, the session has the reason, and the value is of no use.
     pub(super) fn settle(self, value: &mut Value) -> Result<(), serde_json::Error> {
-        *value = match (self.shape, value.take()) {
-            (Shape::Any | Shape::Object | Shape::Fields, given) => given,
-            (_, Value::Null) => self.visit_unit()?,
-            (_, Value::Bool(given)) => self.visit_bool(given)?,
-            (_, Value::Number(given)) => self.number(&given)?,
-            (_, Value::String(given)) => self.text(given)?,
-            (_, Value::Array(mut items)) => {
-                let Some(of) = self.item() else { return self.mismatch("array") };
-                self.settle_items(&of, &mut items)?;
-                Value::Array(items)
-            }
-            (Shape::Message(id), Value::Object(mut members)) => {
-                self.settle_message(self.message_of(*id), &mut members)?;
-                Value::Object(members)
-            }
-            (Shape::Map(of), Value::Object(mut members)) => {
-                self.settle_map(of, &mut members)?;
-                Value::Object(members)
-            }
+        match (self.shape, &mut *value) {
+            (Shape::Any | Shape::Object | Shape::Fields, _)
+            | (Shape::String | Shape::IntOrString | Shape::Duration, Value::String(_))
+            | (Shape::Bool, Value::Bool(_)) => return Ok(()),
+            (Shape::Message(id), Value::Object(members)) => return self.settle_message(self.message_of(*id), members),
+            (Shape::Map(of), Value::Object(members)) => return self.settle_map(of, members),
             (_, Value::Object(_)) => return self.mismatch("object"),
+            (_, Value::Array(items)) => {
+                let Some(of) = self.item() else { return self.mismatch("array") };
+                return self.settle_items(&of, items);
+            }
+            _ => {}
+        }
+        *value = match value.take() {
+            Value::Bool(given) => self.visit_bool(given)?,
+            Value::Number(given) => self.number(&given)?,
+            Value::String(given) => self.text(given)?,
+            _ => self.visit_unit()?,
         };
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! From Kubernetes' protobuf to JSON values, by the field numbers of the tables: what typed clients (kubectl create among them) send.
 //!
 //! The envelope is apimachinery's `runtime/serializer/protobuf`: four magic bytes and a `runtime.Unknown`. The value that comes out is
-//! what the same object would be as JSON before it is decoded: zero values and unknown fields are the decoder's business.
+//! what the same object would be as JSON before it is decoded: what stands for zero values is the decoder's business.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::{
     DEPTH, MAGIC, ProtoError, duration,
     wire::{Parts, Wire},
 };
-use crate::types::{Alternative, Field, Member, Schema, SchemaRef, Shape, Type, TypeId};
+use crate::types::{Alternative, Field, Member, Presence, Schema, SchemaRef, Shape, Type, TypeId};
 
 /// Decodes a body into the value of a message; `apiVersion` and `kind` come from the envelope.
 pub fn decode(body: &[u8], schema: &SchemaRef) -> Result<Value, ProtoError> {
@@ -95,10 +95,16 @@ impl Reader<'_> {
 
     /// Reads the fields of a message into a map; those of inline messages stand in the same map.
     fn fields(&self, of: &Type, raw: &[u8], into: &mut Map<String, Value>) -> Result<(), ProtoError> {
+        let mut last = 0;
         for part in Parts(raw) {
             let (number, wire) = part?;
             match of.member(number) {
-                Some(Member::Field(at)) => self.field(&of.fields[*at as usize], wire, into)?,
+                // Where fields come in order, as Go writes them, there is nothing yet that a zero value might overwrite.
+                Some(Member::Field(at)) if number > last && is_left_out(&of.fields[*at as usize], wire) => {}
+                Some(Member::Field(at)) => {
+                    self.field(&of.fields[*at as usize], wire, into)?;
+                    last = last.max(number);
+                }
                 Some(Member::Inline { message, .. }) => {
                     let Wire::Bytes(raw) = wire else { return Err(ProtoError::Mismatch(number.to_string())) };
                     self.deeper()?.fields(self.schema.get(*message), raw, into)?;
@@ -218,6 +224,16 @@ impl Reader<'_> {
             (None, _) => list.into(),
         })
     }
+}
+
+/// Whether this is a zero value that JSON does not have: Go writes one for all that is no pointer.
+fn is_left_out(field: &Field, wire: Wire<'_>) -> bool {
+    field.presence == Presence::WhenSet
+        && match wire {
+            Wire::Varint(0) => matches!(field.shape, Shape::Bool | Shape::Int32 | Shape::Int64),
+            Wire::Bytes([]) => matches!(field.shape, Shape::String | Shape::Bytes),
+            _ => false,
+        }
 }
 
 /// What is there of a field that comes in pieces. (An entry of the map would copy the name for each piece.)

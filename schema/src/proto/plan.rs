@@ -1,6 +1,6 @@
 //! How the messages of the tables stand on the wire: made once from the tables, looked up while encoding.
 
-use super::wire::{FIXED64, VARINT, put_bytes, put_number, put_tag};
+use super::wire::{Backwards, FIXED64, VARINT, put_bytes, put_number, put_tag};
 use crate::types::{Alternative, Field, Member, Presence, Schema, Shape, Type, TypeId};
 
 /// The plans of all messages of a schema, by type id.
@@ -10,30 +10,28 @@ pub(crate) struct Plan(Vec<Message>);
 /// How one message is written.
 #[derive(Debug, Default)]
 pub(super) struct Message {
-    /// Where each field of [`Type::fields`] goes; `None`: nowhere.
-    pub(super) places: Box<[Option<Place>]>,
-    /// The messages nested for inline members, outer ones before the inner ones they hold.
-    pub(super) inlines: Box<[Inline]>,
-    /// What is written for fields that are absent, in the order of their places.
-    pub(super) zeros: Box<[(Place, Box<[u8]>)]>,
+    /// What to write, the last part first.
+    pub(super) steps: Box<[Step]>,
     /// The message without any field set.
     pub(super) empty: Box<[u8]>,
 }
 
-/// A field number, and which nested message it is a number of.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Place {
-    /// 0: the message itself; else 1 + position in [`Message::inlines`].
-    pub(super) group: u16,
-    /// Field number.
-    pub(super) number: u32,
-}
-
-/// A nested message for inline members.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Inline {
-    /// Its place in the message around it.
-    pub(super) at: Place,
+/// A step of writing a message from its end to its beginning.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A field.
+    Field {
+        /// Position in [`Type::fields`].
+        at: usize,
+        /// Field number.
+        number: u32,
+        /// What stands there when it was not given, tag included.
+        zero: Box<[u8]>,
+    },
+    /// The end of a message nested for inline members.
+    End,
+    /// Its beginning, and its field number.
+    Begin(u32),
 }
 
 impl Plan {
@@ -60,42 +58,41 @@ fn make(schema: &Schema, id: TypeId, plans: &mut Vec<Option<Message>>, depth: us
         return;
     }
     let of = &schema.types[id.0 as usize];
-    let (mut places, mut inlines) = (vec![None; of.fields.len()], Vec::new());
+    let mut steps = Vec::new();
     let mut at = 0;
-    place(schema, of, 0, &mut at, &mut places, &mut inlines);
-    let mut zeros = Vec::new();
-    for (field, place) in of.fields.iter().zip(&places) {
-        let Some(place) = *place else { continue };
-        if let Some(bytes) = zero(schema, field, place.number, plans, depth) {
-            zeros.push((place, bytes.into_boxed_slice()));
-        }
-    }
-    zeros.sort_unstable_by_key(|(place, _)| *place);
-    let mut made = Message { places: places.into(), inlines: inlines.into(), zeros: zeros.into(), empty: Box::default() };
+    order(schema, of, &mut at, &mut steps, &mut |field, number| {
+        zero(schema, &of.fields[field], number, plans, depth).unwrap_or_default().into_boxed_slice()
+    });
+    let mut made = Message { steps: steps.into(), empty: Box::default() };
     made.empty = match of.union {
         Some(union) if union.other == Alternative::Bool => vec![VARINT as u8 | 1 << 3, 0].into(),
-        _ => made.empty_group(0).into(),
+        _ => made.without_fields().into(),
     };
     plans[id.0 as usize] = Some(made);
 }
 
-/// Numbers the fields of a message in the order in which [`Type::fields`] has them: inline members flattened in.
-fn place(schema: &Schema, of: &Type, group: u16, at: &mut usize, places: &mut [Option<Place>], inlines: &mut Vec<Inline>) {
+/// Notes the members of a message by descending number; `at` counts its fields in the order in which [`Type::fields`] has them: those of inline
+/// members flattened in.
+fn order(schema: &Schema, of: &Type, at: &mut usize, steps: &mut Vec<Step>, zero: &mut dyn FnMut(usize, u32) -> Box<[u8]>) {
+    let mut members: Vec<(u32, Vec<Step>)> = Vec::with_capacity(of.members.len());
     for member in &of.members {
         match member {
             Member::Field(field) => {
-                if let Some(slot) = places.get_mut(*at) {
-                    *slot = of.fields[*field as usize].number.map(|number| Place { group, number });
+                if let Some(number) = of.fields[*field as usize].number {
+                    members.push((number, vec![Step::Field { at: *at, number, zero: zero(*at, number) }]));
                 }
                 *at += 1;
             }
             Member::Inline { number, message } => {
-                inlines.push(Inline { at: Place { group, number: *number } });
-                let inner = inlines.len() as u16;
-                place(schema, schema.get(*message), inner, at, places, inlines);
+                let mut nested = vec![Step::End];
+                order(schema, schema.get(*message), at, &mut nested, zero);
+                nested.push(Step::Begin(*number));
+                members.push((*number, nested));
             }
         }
     }
+    members.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+    steps.extend(members.into_iter().flat_map(|(_, steps)| steps));
 }
 
 /// What Go writes for a field that was not set: nothing for pointers, lists, maps and bytes, the zero value for all else.
@@ -125,18 +122,15 @@ fn zero(schema: &Schema, field: &Field, number: u32, plans: &mut Vec<Option<Mess
 }
 
 impl Message {
-    /// A group without any field set.
-    fn empty_group(&self, group: u16) -> Vec<u8> {
-        let mut parts: Vec<(u32, Vec<u8>)> = Vec::new();
-        for (place, bytes) in self.zeros.iter().filter(|(place, _)| place.group == group) {
-            parts.push((place.number, bytes.to_vec()));
+    fn without_fields(&self) -> Vec<u8> {
+        let (mut out, mut ends) = (Backwards::default(), Vec::new());
+        for step in &self.steps {
+            match step {
+                Step::Field { zero, .. } => out.put(zero),
+                Step::End => ends.push(out.len()),
+                Step::Begin(number) => out.close(*number, ends.pop().unwrap_or_default()),
+            }
         }
-        for (at, inline) in self.inlines.iter().enumerate().filter(|(_, inline)| inline.at.group == group) {
-            let (inner, mut out) = (self.empty_group(at as u16 + 1), Vec::new());
-            put_bytes(&mut out, inline.at.number, &inner);
-            parts.push((inline.at.number, out));
-        }
-        parts.sort_unstable_by_key(|(number, _)| *number);
-        parts.into_iter().flat_map(|(_, bytes)| bytes).collect()
+        out.into_bytes()
     }
 }

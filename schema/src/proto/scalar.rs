@@ -1,16 +1,9 @@
-//! Values whose protobuf form is a small message of its own, written to a buffer.
+//! Values whose protobuf form is a small message of its own.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-
-use super::wire::{put_bytes, put_number};
-
-/// Bytes of base64 text.
-pub(super) fn bytes(text: &str, out: &mut Vec<u8>) -> Result<(), String> {
-    STANDARD.decode_vec(text, out).map_err(|e| e.to_string())
-}
+use super::wire::Backwards;
 
 /// `Timestamp` of an RFC 3339 text; only with `micros` its fraction counts (`Time.ProtoTime`).
-pub(super) fn time(text: &str, micros: bool, out: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn time(text: &str, micros: bool, out: &mut Backwards) -> Result<(), String> {
     let (seconds, nanos) = match canonical(text) {
         Some(parts) => parts,
         None => {
@@ -18,30 +11,30 @@ pub(super) fn time(text: &str, micros: bool, out: &mut Vec<u8>) -> Result<(), St
             (at.as_second(), i64::from(at.subsec_nanosecond()))
         }
     };
-    put_number(out, 1, seconds as u64);
-    put_number(out, 2, if micros { (nanos / 1_000 * 1_000) as u64 } else { 0 });
+    out.number(2, if micros { (nanos / 1_000 * 1_000) as u64 } else { 0 });
+    out.number(1, seconds as u64);
     Ok(())
 }
 
 /// `metav1.Duration`
-pub(super) fn duration(text: &str, out: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn duration(text: &str, out: &mut Backwards) -> Result<(), String> {
     let nanos = coracle_cel::duration(text).ok_or_else(|| format!("{text:?} is no duration"))?;
-    put_number(out, 1, nanos as u64);
+    out.number(1, nanos as u64);
     Ok(())
 }
 
 /// `IntOrString` that is text.
-pub(super) fn text_alternative(text: &str, out: &mut Vec<u8>) {
-    put_number(out, 1, 1);
-    put_number(out, 2, 0);
-    put_bytes(out, 3, text.as_bytes());
+pub(super) fn text_alternative(text: &str, out: &mut Backwards) {
+    out.bytes(3, text.as_bytes());
+    out.number(2, 0);
+    out.number(1, 1);
 }
 
 /// `IntOrString` that is a number.
-pub(super) fn number_alternative(value: i64, out: &mut Vec<u8>) {
-    put_number(out, 1, 0);
-    put_number(out, 2, value as u64);
-    put_bytes(out, 3, b"");
+pub(super) fn number_alternative(value: i64, out: &mut Backwards) {
+    out.bytes(3, b"");
+    out.number(2, value as u64);
+    out.number(1, 0);
 }
 
 /// Seconds and nanoseconds of a time as objects are stored with: `2006-01-02T15:04:05Z`, perhaps with six digits of fraction.

@@ -108,6 +108,91 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u32, value: u64) {
     put_varint(out, value);
 }
 
+/// Bytes written from the last to the first, as the generated code of the Go types does it: what is inside of a message is there before its
+/// length has to be told, so that nothing is measured beforehand.
+#[derive(Default)]
+pub(super) struct Backwards {
+    bytes: Vec<u8>,
+    /// Where what is written begins.
+    start: usize,
+}
+
+impl Backwards {
+    /// With room for so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: vec![0; bytes], start: bytes }
+    }
+
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.start);
+        self.bytes
+    }
+
+    /// Room for so many bytes in front of what is there.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.start < bytes {
+            let more = self.bytes.len().max(bytes).max(256);
+            let mut larger = vec![0; more + self.bytes.len()];
+            larger[more + self.start..].copy_from_slice(&self.bytes[self.start..]);
+            (self.bytes, self.start) = (larger, more + self.start);
+        }
+        self.start -= bytes;
+        &mut self.bytes[self.start..self.start + bytes]
+    }
+
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        if let Ok(byte @ ..0x80) = u8::try_from(value) {
+            self.room(1)[0] = byte;
+            return;
+        }
+        let room = self.room(varint_len(value));
+        let last = room.len() - 1;
+        for byte in &mut room[..last] {
+            *byte = value as u8 | 0x80;
+            value >>= 7;
+        }
+        room[last] = value as u8;
+    }
+
+    fn tag(&mut self, number: u32, wire: u32) {
+        self.varint(u64::from(number << 3 | wire));
+    }
+
+    /// A field that is a number.
+    pub(super) fn number(&mut self, number: u32, value: u64) {
+        self.varint(value);
+        self.tag(number, VARINT);
+    }
+
+    /// A field that is a double.
+    pub(super) fn double(&mut self, number: u32, value: f64) {
+        self.put(&value.to_bits().to_le_bytes());
+        self.tag(number, FIXED64);
+    }
+
+    /// A field of bytes.
+    pub(super) fn bytes(&mut self, number: u32, content: &[u8]) {
+        self.put(content);
+        self.varint(content.len() as u64);
+        self.tag(number, BYTES);
+    }
+
+    /// Makes what was written since there were `end` bytes the content of a field.
+    pub(super) fn close(&mut self, number: u32, end: usize) {
+        self.varint((self.len() - end) as u64);
+        self.tag(number, BYTES);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +204,26 @@ mod tests {
             put_varint(&mut out, value);
             assert_eq!(out.len(), varint_len(value));
             assert_eq!(Parts(&out).varint(), Ok(value));
+        }
+    }
+
+    #[test]
+    fn what_is_written_backwards_reads_forwards() {
+        for room in [0, 3, 1_000] {
+            let mut out = Backwards::with_capacity(room);
+            let end = out.len();
+            out.bytes(2, &[b'x'; 300]);
+            out.double(3, 0.5);
+            out.close(200, end);
+            out.number(1, u64::MAX);
+            let written = out.into_bytes();
+            let mut parts = Parts(&written);
+            assert!(matches!(parts.next(), Some(Ok((1, Wire::Varint(u64::MAX))))));
+            let Some(Ok((200, Wire::Bytes(inner)))) = parts.next() else { panic!("{written:?}") };
+            assert!(parts.next().is_none());
+            let mut inner = Parts(inner);
+            assert!(matches!(inner.next(), Some(Ok((3, Wire::Fixed64(bits)))) if bits == 0.5f64.to_bits()));
+            assert!(matches!(inner.next(), Some(Ok((2, Wire::Bytes(text)))) if text == [b'x'; 300]));
         }
     }
 }

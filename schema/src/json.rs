@@ -1,0 +1,160 @@
+//! Values as JSON text: what every write makes of its object, once for the store and once more for what protobuf holds as JSON.
+//!
+//! The text is that of `serde_json`, which looks at each byte of each text for something to escape. Hardly a text has that.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::decode::MAX_NESTING;
+
+/// The object is nested deeper than it may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the object is nested deeper than {MAX_NESTING} levels")]
+pub struct TooDeep;
+
+/// Appends a value without blanks, of so many levels of nesting at most.
+pub fn write(value: &Value, levels: usize, out: &mut Vec<u8>) -> Result<(), TooDeep> {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Number(number) => {
+            let _cannot_fail = write!(out, "{number}");
+        }
+        Value::String(text) => write_text(text, out),
+        Value::Array(items) => {
+            let levels = levels.checked_sub(1).ok_or(TooDeep)?;
+            out.push(b'[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write(item, levels, out)?;
+            }
+            out.push(b']');
+        }
+        Value::Object(members) => {
+            let levels = levels.checked_sub(1).ok_or(TooDeep)?;
+            out.push(b'{');
+            for (at, (name, value)) in members.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write_text(name, out);
+                out.push(b':');
+                write(value, levels, out)?;
+            }
+            out.push(b'}');
+        }
+    }
+    Ok(())
+}
+
+/// Appends a text in its quotes.
+pub fn write_text(text: &str, out: &mut Vec<u8>) {
+    let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+    } else {
+        write_escaped(bytes, out);
+    }
+    out.push(b'"');
+}
+
+fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) {
+    let (mut written, mut at) = (0, 0);
+    while let Some(&byte) = bytes.get(at) {
+        if bytes[at..].first_chunk().is_some_and(|eight| are_plain(*eight)) {
+            at += 8;
+            continue;
+        }
+        at += 1;
+        if byte < b' ' || byte == b'"' || byte == b'\\' {
+            out.extend_from_slice(&bytes[written..at - 1]);
+            escape(byte, out);
+            written = at;
+        }
+    }
+    out.extend_from_slice(&bytes[written..]);
+}
+
+/// Whether nothing is to be escaped. What is left of a text behind its last eight bytes is looked at together with some of those.
+fn is_plain(bytes: &[u8]) -> bool {
+    match (bytes.last_chunk(), bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(last), ..) => are_plain(*last) && bytes.as_chunks().0.iter().all(|eight| are_plain(*eight)),
+        (None, Some([a, b, c, d]), Some([e, f, g, h])) => are_plain([*a, *b, *c, *d, *e, *f, *g, *h]),
+        _ => match bytes {
+            [a, .., b] => are_plain([*a, *b, bytes[1], b'.', b'.', b'.', b'.', b'.']),
+            [a] => are_plain([*a, b'.', b'.', b'.', b'.', b'.', b'.', b'.']),
+            [] => true,
+        },
+    }
+}
+
+/// Whether none of eight bytes is to be escaped: a byte is below a bound, or zero, when taking that away borrows and its high bit was not set.
+fn are_plain(eight: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let below = |bytes: u64, bound: u8| bytes.wrapping_sub(ONES * u64::from(bound)) & !bytes;
+    let eight = u64::from_le_bytes(eight);
+    let is = |byte: u8| below(eight ^ (ONES * u64::from(byte)), 1);
+    (below(eight, b' ') | is(b'"') | is(b'\\')) & HIGH == 0
+}
+
+fn escape(byte: u8, out: &mut Vec<u8>) {
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\t' => b't',
+        b'\r' => b'r',
+        0x08 => b'b',
+        0x0c => b'f',
+        _ => {
+            let digit = |n: u8| if n < 10 { b'0' + n } else { b'a' + n - 10 };
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn written(value: &Value, levels: usize) -> Result<String, TooDeep> {
+        let mut out = Vec::new();
+        write(value, levels, &mut out).map(|()| String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn texts_are_escaped_wherever_the_byte_stands() {
+        let all: String = (0..=0x180).filter_map(char::from_u32).collect();
+        for before in 0..9 {
+            for after in 0..9 {
+                for c in all.chars() {
+                    let text = Value::from(format!("{}{c}{}", "x".repeat(before), "ÿ".repeat(after)));
+                    assert_eq!(written(&text, 0).unwrap(), text.to_string());
+                }
+            }
+        }
+        assert_eq!(written(&all.as_str().into(), 0).unwrap(), Value::from(all).to_string());
+    }
+
+    #[test]
+    fn values_are_written_as_serde_writes_them() {
+        let value = json!({"a": [null, true, false, {}, []], "n": [0, -1, u64::MAX, i64::MIN, 0.1, 1e300, -0.0, 1.0], "\"": {"é": ""}});
+        assert_eq!(written(&value, MAX_NESTING).unwrap(), value.to_string());
+    }
+
+    #[test]
+    fn what_is_nested_deeper_than_allowed_is_refused() {
+        assert_eq!(written(&json!([{"a": 1}]), 2).unwrap(), r#"[{"a":1}]"#);
+        assert_eq!(written(&json!([{"a": []}]), 2), Err(TooDeep));
+    }
+}
