@@ -37,12 +37,12 @@ fn put_civil(text: &mut String, at: Timestamp) {
 
 /// A number with leading zeros, in six digits at most.
 fn put(text: &mut String, mut number: u32, width: usize) {
-    let mut digits = ['0'; 6];
+    let mut digits = [b'0'; 6];
     for digit in digits[..width].iter_mut().rev() {
-        *digit = char::from(b'0' + u8::try_from(number % 10).unwrap_or_default());
+        *digit += (number % 10) as u8;
         number /= 10;
     }
-    text.extend(&digits[..width]);
+    text.push_str(str::from_utf8(&digits[..width]).unwrap_or_default());
 }
 
 #[cfg(test)]

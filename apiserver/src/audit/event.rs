@@ -1,18 +1,16 @@
 //! What is written down of a request at one moment of its life (`audit.k8s.io/v1` Event).
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
-use coracle_schema::{go::quoted, time};
+use coracle_schema::go::quoted;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
-use super::policy::Level;
+use super::{line::Written, policy::Level};
 use crate::{authn::User, request::RequestInfo, wire::Status};
 
 /// A moment in a request's life.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// It is known who asks for what; nothing was done yet.
     RequestReceived,
@@ -25,15 +23,21 @@ pub enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 4] = [Self::RequestReceived, Self::ResponseStarted, Self::ResponseComplete, Self::Panic];
+
     /// A stage by its name in the API.
     pub fn parse(text: &str) -> Option<Self> {
-        let all = [
-            ("RequestReceived", Self::RequestReceived),
-            ("ResponseStarted", Self::ResponseStarted),
-            ("ResponseComplete", Self::ResponseComplete),
-            ("Panic", Self::Panic),
-        ];
-        all.into_iter().find(|(name, _)| *name == text).map(|(_, stage)| stage)
+        Self::ALL.into_iter().find(|stage| stage.name() == text)
+    }
+
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RequestReceived => "RequestReceived",
+            Self::ResponseStarted => "ResponseStarted",
+            Self::ResponseComplete => "ResponseComplete",
+            Self::Panic => "Panic",
+        }
     }
 }
 
@@ -47,7 +51,8 @@ pub(super) struct Event {
     pub(super) verb: String,
     pub(super) user: Option<Arc<User>>,
     pub(super) impersonated_user: Option<Arc<User>>,
-    authentication_metadata: Option<AuthenticationMetadata>,
+    /// The verb by which acting as somebody else was allowed, where not everything is that one may.
+    pub(super) impersonation_constraint: Option<&'static str>,
     pub(super) source_ips: Vec<String>,
     pub(super) user_agent: String,
     pub(super) object_ref: Option<ObjectReference>,
@@ -58,19 +63,7 @@ pub(super) struct Event {
     pub(super) stage_timestamp: Timestamp,
     pub(super) annotations: BTreeMap<Cow<'static, str>, String>,
     /// What later lines share with this one.
-    written: Option<Written>,
-}
-
-/// A line that was written, and where in it what the next one begins with ends.
-#[derive(Clone, Debug)]
-struct Written {
-    line: Bytes,
-    /// The head, up to the stage.
-    head: usize,
-    /// What was asked, if that is as it was.
-    asked: Option<Range<usize>>,
-    /// When it came.
-    received: Range<usize>,
+    pub(super) written: Option<Written>,
 }
 
 /// How a request ended.
@@ -82,96 +75,21 @@ pub(super) enum Outcome {
     Told(Value),
 }
 
-/// The members of an event up to its stage.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Head<'e> {
-    kind: &'static str,
-    api_version: &'static str,
-    level: Level,
-    #[serde(rename = "auditID")]
-    audit_id: &'e str,
-}
-
-/// Those between its stage and its outcome: what was asked, and by whom.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Asked<'e> {
-    #[serde(rename = "requestURI")]
-    request_uri: &'e str,
-    verb: &'e str,
-    #[serde(serialize_with = "user_info")]
-    user: Option<&'e User>,
-    #[serde(serialize_with = "user_info", skip_serializing_if = "Option::is_none")]
-    impersonated_user: Option<&'e User>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authentication_metadata: Option<AuthenticationMetadata>,
-    #[serde(rename = "sourceIPs", skip_serializing_if = "<[String]>::is_empty")]
-    source_ips: &'e [String],
-    #[serde(skip_serializing_if = "str::is_empty")]
-    user_agent: &'e str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object_ref: Option<&'e ObjectReference>,
-}
-
-/// Those of its outcome. There may be none.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answered<'e> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_status: Option<&'e Outcome>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_object: Option<&'e Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_object: Option<&'e Value>,
-}
-
-/// The last ones.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tail<'e> {
-    #[serde(serialize_with = "micros")]
-    stage_timestamp: Timestamp,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'e BTreeMap<Cow<'static, str>, String>,
-}
-
-/// How somebody was recognised.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AuthenticationMetadata {
-    /// The verb by which acting as somebody else was allowed.
-    impersonation_constraint: &'static str,
-}
-
 /// The object asked for; empty parts are not known.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ObjectReference {
-    #[serde(skip_serializing_if = "String::is_empty")]
     resource: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     namespace: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     uid: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     api_group: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     api_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     resource_version: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     subresource: String,
 }
 
 /// Longer user agents are cut, in bytes.
 const USER_AGENT: usize = 1024;
-/// Bytes of most events without objects.
-const USUAL: usize = 1024;
-/// Bytes by which the last event of a request is longer than its first one, mostly.
-const MORE: usize = 320;
 
 /// What is known of a request when it comes.
 pub struct Received<'a> {
@@ -211,7 +129,7 @@ impl Event {
             verb: info.verb.clone(),
             user,
             impersonated_user: None,
-            authentication_metadata: None,
+            impersonation_constraint: None,
             source_ips,
             user_agent: shortened(user_agent),
             object_ref,
@@ -228,8 +146,7 @@ impl Event {
     /// The request acts as somebody else; `constraint` is empty where everything that one may is allowed.
     pub(super) fn impersonate(&mut self, user: &Arc<User>, constraint: &'static str) {
         self.impersonated_user = Some(Arc::clone(user));
-        let metadata = AuthenticationMetadata { impersonation_constraint: constraint };
-        self.authentication_metadata = (!constraint.is_empty()).then_some(metadata);
+        self.impersonation_constraint = (!constraint.is_empty()).then_some(constraint);
         self.ask_anew();
     }
 
@@ -258,62 +175,7 @@ impl Event {
     /// What was asked is another thing than what was written of it.
     fn ask_anew(&mut self) {
         if let Some(written) = &mut self.written {
-            written.asked = None;
-        }
-    }
-
-    /// The event as a line of JSON. What an earlier line of it held, and is as it was, is taken from there.
-    pub(super) fn line(&mut self) -> Option<Bytes> {
-        let before = self.written.as_ref();
-        let mut line = Vec::with_capacity(before.map_or(USUAL, |before| before.line.len() + MORE));
-        match before {
-            Some(before) => line.extend_from_slice(&before.line[..before.head]),
-            None => {
-                let head = Head { kind: "Event", api_version: "audit.k8s.io/v1", level: self.level, audit_id: &self.audit_id };
-                serde_json::to_writer(&mut line, &head).ok()?;
-                line.pop();
-                line.extend_from_slice(b",\"stage\":");
-            }
-        }
-        let head = line.len();
-        serde_json::to_writer(&mut line, &self.stage).ok()?;
-        let asked = line.len();
-        match before.and_then(|before| Some(&before.line[before.asked.clone()?])) {
-            Some(before) => line.extend_from_slice(before),
-            None => append(&mut line, &self.asked())?,
-        }
-        let asked = asked..line.len();
-        let (response_status, request_object) = (self.response_status.as_ref(), self.request_object.as_ref());
-        append(&mut line, &Answered { response_status, request_object, response_object: self.response_object.as_ref() })?;
-        let received = line.len();
-        match before {
-            Some(before) => line.extend_from_slice(&before.line[before.received.clone()]),
-            None => {
-                line.extend_from_slice(b",\"requestReceivedTimestamp\":\"");
-                line.extend_from_slice(time::micros(self.request_received_timestamp).as_bytes());
-                line.push(b'"');
-            }
-        }
-        let received = received..line.len();
-        append(&mut line, &Tail { stage_timestamp: self.stage_timestamp, annotations: &self.annotations })?;
-        line.extend_from_slice(b"}\n");
-        let line = Bytes::from(line);
-        // What comes after the others comes soon, or it is the end of a watch, which may last for days.
-        let another = self.stage == Stage::RequestReceived;
-        self.written = another.then(|| Written { line: line.clone(), head, asked: Some(asked), received });
-        Some(line)
-    }
-
-    fn asked(&self) -> Asked<'_> {
-        Asked {
-            request_uri: &self.request_uri,
-            verb: &self.verb,
-            user: self.user.as_deref(),
-            impersonated_user: self.impersonated_user.as_deref(),
-            authentication_metadata: self.authentication_metadata,
-            source_ips: &self.source_ips,
-            user_agent: &self.user_agent,
-            object_ref: self.object_ref.as_ref(),
+            written.ask_anew();
         }
     }
 
@@ -391,35 +253,20 @@ impl Outcome {
     }
 }
 
-impl Serialize for Outcome {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Code(code) => {
-                let mut members = serializer.serialize_struct("Status", 2)?;
-                members.serialize_field("code", code)?;
-                members.serialize_field("metadata", &Nothing {})?;
-                members.end()
-            }
-            Self::Told(status) => status.serialize(serializer),
-        }
+impl ObjectReference {
+    /// Its members by name, in order.
+    pub(super) fn members(&self) -> [(&'static str, &str); 8] {
+        [
+            ("resource", &self.resource),
+            ("namespace", &self.namespace),
+            ("name", &self.name),
+            ("uid", &self.uid),
+            ("apiGroup", &self.api_group),
+            ("apiVersion", &self.api_version),
+            ("resourceVersion", &self.resource_version),
+            ("subresource", &self.subresource),
+        ]
     }
-}
-
-/// `{}`
-#[derive(Serialize)]
-struct Nothing {}
-
-/// Adds the members of an object to one that is not closed yet, which has some already.
-fn append<T: Serialize>(line: &mut Vec<u8>, members: &T) -> Option<()> {
-    let at = line.len();
-    serde_json::to_writer(&mut *line, members).ok()?;
-    line.pop();
-    if line.len() == at + 1 {
-        line.truncate(at);
-    } else {
-        line[at] = b',';
-    }
-    Some(())
 }
 
 fn shortened(user_agent: &str) -> String {
@@ -430,32 +277,6 @@ fn shortened(user_agent: &str) -> String {
         Some((at, c)) if at + c.len_utf8() < user_agent.len() => format!("{}...TRUNCATED", &user_agent[..at + c.len_utf8()]),
         _ => user_agent.to_owned(),
     }
-}
-
-/// `2026-01-02T15:04:05.000000Z`
-fn micros<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time::micros(*at))
-}
-
-fn user_info<S: Serializer>(user: &Option<&User>, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct UserInfo<'a> {
-        #[serde(skip_serializing_if = "str::is_empty")]
-        username: &'a str,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        uid: &'a str,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        groups: Vec<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        extra: Option<&'a BTreeMap<String, Vec<String>>>,
-    }
-    let info = UserInfo {
-        username: user.map_or("", |u| &u.name),
-        uid: user.map_or("", |u| &u.uid),
-        groups: user.map(|u| u.groups.iter().map(|g| &**g).collect()).unwrap_or_default(),
-        extra: user.map(|u| &u.extra).filter(|extra| !extra.is_empty()),
-    };
-    info.serialize(serializer)
 }
 
 #[cfg(test)]
@@ -487,7 +308,7 @@ mod tests {
         event.end(200, None);
         event.annotations.insert("authorization.k8s.io/decision".into(), "allow".into());
         assert_eq!(
-            String::from_utf8(event.line().unwrap().to_vec()).unwrap().trim_end(),
+            String::from_utf8(event.line().to_vec()).unwrap().trim_end(),
             r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"id-1","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/live/pods/web?x=1","verb":"get","user":{"username":"jane","groups":["dev","system:authenticated"]},"sourceIPs":["127.0.0.1"],"userAgent":"kubectl/v1.36.0","objectRef":{"resource":"pods","namespace":"live","name":"web","apiVersion":"v1"},"responseStatus":{"code":200,"metadata":{}},"requestReceivedTimestamp":"2026-01-02T15:04:05.500000Z","stageTimestamp":"2026-01-02T15:04:05.500000Z","annotations":{"authorization.k8s.io/decision":"allow"}}"#
         );
     }
@@ -514,8 +335,8 @@ mod tests {
         let (mut event, mut seen) = (Event::new(Level::Metadata, received), Vec::new());
         for step in steps {
             step(&mut event);
-            let line = event.line().unwrap();
-            assert_eq!(line, Event { written: None, ..event.clone() }.line().unwrap());
+            let line = event.line();
+            assert_eq!(line, Event { written: None, ..event.clone() }.line());
             assert!(serde_json::from_slice::<Value>(&line).unwrap().is_object() && !seen.contains(&line));
             seen.push(line);
         }
@@ -537,7 +358,7 @@ mod tests {
         event.response_object = Some(serde_json::json!({"large": "x".repeat(1000)}));
         event.end(200, None);
         let mut cut = event.without_objects();
-        assert!(cut.line().unwrap().len() < 700 && cut.annotations["audit.k8s.io/truncated"] == "true");
+        assert!(cut.line().len() < 700 && cut.annotations["audit.k8s.io/truncated"] == "true");
         assert_eq!(
             event.text(),
             "2026-01-02T15:04:05.5Z AUDIT: id=\"id-1\" stage=\"RequestReceived\" ip=\"127.0.0.1\" method=\"get\" user=\"jane\" groups=\"\\\"dev\\\",\\\"system:authenticated\\\"\" as=\"<self>\" asgroups=\"<lookup>\" user-agent=\"curl\" namespace=\"<none>\" uri=\"/x\" response=\"200\"\n"

@@ -99,6 +99,8 @@ const GROUP: usize = 256;
 const MOMENT: Duration = Duration::from_micros(50);
 /// Lines on their way to the file.
 const LINES: usize = 1024;
+/// What is held back is in the file after this, if nothing was written before.
+const HELD: Duration = Duration::from_millis(10);
 
 impl Log {
     /// Opens the file. The error names it.
@@ -133,6 +135,11 @@ impl Log {
         }
     }
 
+    /// Takes an event that may be written with the next one, or a moment later, where that costs less. Whether it is taken.
+    pub(super) fn hold(&self, text: &[u8]) -> bool {
+        self.mode == Mode::Blocking && self.place.hold(text)
+    }
+
     /// Takes an event for which nobody waits.
     pub(super) fn leave(&self, text: Bytes) {
         match &self.queue {
@@ -163,8 +170,7 @@ impl Place {
             let mut group: Vec<Line> = Vec::new();
             while queued.blocking_recv_many(&mut group, GROUP) > 0 {
                 let texts: Vec<&[u8]> = group.iter().map(|line| &*line.text).collect();
-                let done = to.lock().write(&texts.concat());
-                let good = written(&done, group.iter().map(|line| line.events).sum());
+                let good = to.lock().write(&texts.concat(), group.iter().map(|line| line.events).sum());
                 for waiting in group.drain(..).filter_map(|line| line.written) {
                     // Whoever gave up waiting does not want to know.
                     let _ = waiting.send(good);
@@ -190,9 +196,28 @@ impl Place {
             return None;
         }
         let mut output = self.output.try_lock_for(MOMENT).filter(|output| output.has_room(text.len()))?;
-        let done = output.write(text);
-        drop(output);
-        Some(written(&done, events))
+        Some(output.write(text, events))
+    }
+
+    /// Holds a line back until the next is written, but not for long.
+    fn hold(&self, text: &[u8]) -> bool {
+        if !self.regular {
+            return false;
+        }
+        let Some(mut output) = self.output.try_lock() else { return false };
+        let is_first = output.held.is_empty();
+        output.held.extend_from_slice(text);
+        output.held_events += 1;
+        if is_first && !std::mem::replace(&mut output.awaited, true) {
+            let output = Arc::clone(&self.output);
+            tokio::spawn(async move {
+                tokio::time::sleep(HELD).await;
+                let mut output = output.lock();
+                output.awaited = false;
+                output.write(&[], 0);
+            });
+        }
+        true
     }
 
     /// Has the thread write lines; whether it has.
@@ -210,17 +235,17 @@ impl Place {
     }
 }
 
-/// Whether lines were written; if not, their events are counted as lost.
-fn written(done: &io::Result<()>, events: u64) -> bool {
-    if let Err(fault) = done {
-        AUDIT_ERRORS.add(["log"], events);
-        error!(error = %fault, events, "audit events could not be written");
-    }
-    done.is_ok()
+/// Where lines go, and those that go there with the next ones.
+struct Output {
+    target: Target,
+    held: Vec<u8>,
+    held_events: u64,
+    /// Somebody will write what is held.
+    awaited: bool,
 }
 
 /// Standard output or a file.
-enum Output {
+enum Target {
     Standard,
     File {
         file: File,
@@ -233,6 +258,39 @@ enum Output {
 
 impl Output {
     fn open(options: LogOptions) -> io::Result<Self> {
+        Ok(Self { target: Target::open(options)?, held: Vec::new(), held_events: 0, awaited: false })
+    }
+
+    fn is_regular(&self) -> bool {
+        matches!(&self.target, Target::File { file, .. } if file.metadata().is_ok_and(|about| about.is_file()))
+    }
+
+    /// Whether so many bytes go to the file as it is.
+    fn has_room(&self, more: usize) -> bool {
+        let more = (more + self.held.len()) as u64;
+        matches!(&self.target, Target::File { size, options, .. } if *size + more <= most(options))
+    }
+
+    /// Writes what is held, and lines of so many events. Whether they are written; if not, their events are counted as lost.
+    fn write(&mut self, text: &[u8], events: u64) -> bool {
+        let done = if self.held.is_empty() {
+            self.target.write(text)
+        } else {
+            self.held.extend_from_slice(text);
+            self.target.write(&self.held)
+        };
+        let events = events + std::mem::take(&mut self.held_events);
+        self.held.clear();
+        if let Err(fault) = &done {
+            AUDIT_ERRORS.add(["log"], events);
+            error!(error = %fault, events, "audit events could not be written");
+        }
+        done.is_ok()
+    }
+}
+
+impl Target {
+    fn open(options: LogOptions) -> io::Result<Self> {
         if options.path == Path::new("-") {
             return Ok(Self::Standard);
         }
@@ -241,15 +299,6 @@ impl Output {
         }
         let (file, size) = open(&options.path)?;
         Ok(Self::File { file, size, options: Arc::new(options), tidying: Arc::default() })
-    }
-
-    fn is_regular(&self) -> bool {
-        matches!(self, Self::File { file, .. } if file.metadata().is_ok_and(|about| about.is_file()))
-    }
-
-    /// Whether so many bytes go to the file as it is.
-    fn has_room(&self, more: usize) -> bool {
-        matches!(self, Self::File { size, options, .. } if *size + more as u64 <= most(options))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -404,6 +453,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_held_stands_before_the_next_line_or_comes_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(options(folder.path())).unwrap();
+        let text = || fs::read_to_string(folder.path().join("deep/audit.log")).unwrap();
+        assert!(log.hold(b"one\n") && log.hold(b"two\n"));
+        assert_eq!(text(), "");
+        assert!(log.take(Bytes::from_static(b"three\n")).await);
+        assert_eq!(text(), "one\ntwo\nthree\n");
+        assert!(log.hold(b"four\n"));
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while !text().ends_with("four\n") {
+                tokio::time::sleep(HELD).await;
+            }
+        })
+        .await
+        .unwrap();
+        assert!(log.hold(b"five\n"));
+        log.close().await;
+        assert!(text().ends_with("four\nfive\n"));
+        let strict = Log::open(LogOptions { mode: Mode::BlockingStrict, ..options(folder.path()) }).unwrap();
+        assert!(!strict.hold(b"six\n"), "its requests wait for their events");
+    }
+
+    #[tokio::test]
     async fn a_device_is_written_by_the_thread_alone() {
         let log = Log::open(LogOptions { path: "/dev/null".into(), ..options(Path::new("/")) }).unwrap();
         assert!(!log.place.regular);
@@ -448,9 +521,9 @@ mod tests {
             fs::write(deep.join(others), "other").unwrap();
         }
         let mut output = Output::open(options(folder.path())).unwrap();
-        output.write(&vec![b'x'; 900_000]).unwrap();
-        output.write(&vec![b'y'; 200_000]).unwrap();
-        let Output::File { options, tidying, .. } = &output else { panic!("a file") };
+        assert!(output.write(&vec![b'x'; 900_000], 1));
+        assert!(output.write(&vec![b'y'; 200_000], 1));
+        let Target::File { options, tidying, .. } = &output.target else { panic!("a file") };
         let _alone = tidying.lock();
         // The thread may have been first, or not: the outcome is the same.
         tidy(options, Timestamp::now()).unwrap();
@@ -496,9 +569,9 @@ mod tests {
     fn a_file_that_somebody_took_away_is_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let mut output = Output::open(options(folder.path())).unwrap();
-        output.write(&vec![b'x'; 900_000]).unwrap();
+        assert!(output.write(&vec![b'x'; 900_000], 1));
         fs::remove_file(folder.path().join("deep/audit.log")).unwrap();
-        output.write(&vec![b'y'; 200_000]).unwrap();
+        assert!(output.write(&vec![b'y'; 200_000], 1));
         assert_eq!(fs::metadata(folder.path().join("deep/audit.log")).unwrap().len(), 200_000);
     }
 

@@ -6,6 +6,7 @@
 mod batch;
 mod event;
 mod hook;
+mod line;
 mod log;
 mod policy;
 
@@ -68,6 +69,8 @@ pub struct Trail {
     level: Level,
     omit_stages: Arc<[Stage]>,
     omit_managed_fields: bool,
+    /// It does nothing but read: that it came may be written with its end, which comes before its answer.
+    only_reads: bool,
     event: Mutex<Event>,
 }
 
@@ -109,11 +112,13 @@ impl Audit {
         let verdict = self.policy.verdict(received.user.as_deref(), received.info);
         AUDIT_LEVELS.inc([verdict.as_ref().map_or("None", |verdict| verdict.level.name())]);
         let verdict = verdict?;
+        let only_reads = matches!(received.info.verb.as_str(), "get" | "list") && received.info.subresource.is_empty();
         Some(Arc::new(Trail {
             audit: Arc::clone(self),
             level: verdict.level,
             omit_stages: Arc::clone(verdict.omit_stages),
             omit_managed_fields: verdict.omit_managed_fields,
+            only_reads,
             event: Mutex::new(Event::new(verdict.level, received)),
         }))
     }
@@ -217,7 +222,8 @@ impl Trail {
         let (for_log, for_webhook) = self.lines(stage);
         let mut refused = false;
         if let (Some(log), Some(line)) = (&self.audit.log, for_log) {
-            refused |= !log.take(line).await && log.mode == Mode::BlockingStrict;
+            let held = self.only_reads && stage == Stage::RequestReceived && log.hold(&line);
+            refused |= !held && !log.take(line).await && log.mode == Mode::BlockingStrict;
         }
         if let (Some(webhook), Some(line)) = (&self.audit.webhook, for_webhook) {
             refused |= !webhook.take(line).await && webhook.mode == Mode::BlockingStrict;
@@ -269,9 +275,12 @@ impl Trail {
         }
         let mut event = self.event.lock();
         event.stage = stage;
-        event.stage_timestamp = Timestamp::now().max(event.request_received_timestamp);
+        event.stage_timestamp = match stage {
+            Stage::RequestReceived => event.request_received_timestamp,
+            _ => Timestamp::now().max(event.request_received_timestamp),
+        };
         AUDIT_EVENTS.inc([]);
-        let Some(whole) = event.line() else { return (None, None) };
+        let whole = event.line();
         let for_webhook = self.audit.webhook.as_ref().and_then(|webhook| cut(&event, whole.clone(), webhook.truncation));
         let for_log = self.audit.log.as_ref().and_then(|log| {
             let line = cut(&event, whole, log.truncation)?;
@@ -287,8 +296,8 @@ fn cut(event: &Event, whole: Bytes, truncation: Option<Truncation>) -> Option<By
     if whole.len() <= most {
         return Some(whole);
     }
-    let shorter = if event.level >= Level::Request { event.without_objects().line() } else { Some(whole) };
-    let fits = shorter.filter(|line| line.len() <= most);
+    let shorter = if event.level >= Level::Request { event.without_objects().line() } else { whole };
+    let fits = Some(shorter).filter(|line| line.len() <= most);
     if fits.is_none() {
         AUDIT_ERRORS.inc(["truncate"]);
         warn!("an audit event was lost: event is too large even after truncating");

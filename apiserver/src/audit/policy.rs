@@ -3,13 +3,13 @@
 use std::{path::Path, sync::Arc};
 
 use coracle_schema::{FieldErrors, go, name};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::event::Stage;
 use crate::{authn::User, request::RequestInfo, wire::yaml};
 
 /// How much of a request is written down; the more the greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[expect(missing_docs, reason = "the names are the API's")]
 pub enum Level {
     #[default]
