@@ -3,6 +3,9 @@
 //! A configuration file is turned into flags that stand before those of the command line, so the command line wins and every key of
 //! the file is by construction a flag.
 
+mod file;
+mod range;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -11,8 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use serde_json::Value;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{
     admission::AdmissionFlags,
@@ -31,6 +33,11 @@ use crate::{
     schedule::KeepingFlags,
     snapshot::SnapshotOptions,
     tls::TlsFlags,
+};
+
+pub(crate) use self::{
+    file::nearest,
+    range::{Cidr, PortRange},
 };
 
 /// A Kubernetes cluster in one small binary.
@@ -350,63 +357,6 @@ pub(crate) enum Part {
     Controllers,
 }
 
-/// A range of IPv4 addresses: `10.42.0.0/16`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Cidr {
-    pub(crate) base: std::net::Ipv4Addr,
-    pub(crate) bits: u8,
-}
-
-/// Ports, both ends included: `30000-32767`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PortRange {
-    pub(crate) first: u16,
-    pub(crate) last: u16,
-}
-
-impl std::str::FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = "an IPv4 range such as 10.42.0.0/16, between /8 and /24";
-        let (base, bits) = text.split_once('/').ok_or_else(|| format!("is not {wanted}"))?;
-        let base: std::net::Ipv4Addr = base.parse().map_err(|_| format!("is not {wanted}"))?;
-        let bits: u8 = bits.parse().map_err(|_| format!("is not {wanted}"))?;
-        if !(8..=24).contains(&bits) {
-            return Err(format!("is not {wanted}"));
-        }
-        let network = base.to_bits() & (u32::MAX << (32 - u32::from(bits)));
-        if network != base.to_bits() {
-            return Err(format!("has bits set beyond /{bits}; did you mean {}/{bits}?", std::net::Ipv4Addr::from_bits(network)));
-        }
-        Ok(Self { base, bits })
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
-impl Cidr {
-    /// The n-th address of the range.
-    pub(crate) fn nth(self, n: u32) -> std::net::Ipv4Addr {
-        std::net::Ipv4Addr::from_bits(self.base.to_bits() + n)
-    }
-}
-
-impl std::str::FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = "is not a range such as 30000-32767";
-        let (first, last) = text.split_once('-').ok_or(wanted)?;
-        let range = Self { first: first.parse().map_err(|_| wanted)?, last: last.parse().map_err(|_| wanted)? };
-        if range.first == 0 || range.first > range.last { Err(wanted.into()) } else { Ok(range) }
-    }
-}
-
 /// Reads the command line and, if it names one, the configuration file.
 pub(crate) fn parse() -> Result<Cli> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -451,75 +401,12 @@ const SECRET: [&str; 1] = ["token"];
 /// Parses again, with the file's settings as flags before those of the command line.
 fn with_file(arguments: &[String], file: &Path) -> Result<Cli> {
     let text = std::fs::read_to_string(file).with_context(|| format!("--config: cannot read {}", file.display()))?;
-    let flags = flags_of_file(&text).with_context(|| format!("--config: {}", file.display()))?;
+    let flags = file::flags_of_file(&text).with_context(|| format!("--config: {}", file.display()))?;
     let at = arguments.iter().position(|a| a == "server").map_or(arguments.len(), |at| at + 1);
     let mut all = arguments[..at].to_vec();
     all.extend(flags);
     all.extend_from_slice(&arguments[at..]);
     Ok(read(&all))
-}
-
-/// `listen: 0.0.0.0:6443` becomes `--listen=0.0.0.0:6443`; lists are joined by commas, or become a flag an item where commas mean nothing.
-fn flags_of_file(text: &str) -> Result<Vec<String>> {
-    let file: Value = serde_saphyr::from_str(text).context("is not valid YAML")?;
-    let settings = match file {
-        Value::Null => return Ok(Vec::new()),
-        Value::Object(settings) => settings,
-        _ => bail!("must be a map of settings, such as `listen: 127.0.0.1:6443`"),
-    };
-    let cli = Cli::command();
-    let server = cli.find_subcommand("server").context("no server command")?;
-    let known: Vec<(&str, &clap::Arg)> = server.get_arguments().filter_map(|flag| Some((flag.get_long()?, flag))).collect();
-    let known: Vec<(&str, &clap::Arg)> = known.into_iter().filter(|(name, _)| !["config", "help"].contains(name)).collect();
-    let mut flags = Vec::new();
-    for (key, value) in &settings {
-        let Some((_, flag)) = known.iter().find(|(name, _)| name == key) else {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            bail!("unknown setting `{key}`; did you mean `{}`? Known: {}", nearest(key, &names), names.join(", "));
-        };
-        match value {
-            Value::Array(_) if !matches!(flag.get_action(), ArgAction::Append) => bail!("setting `{key}` takes one value, not a list"),
-            Value::Array(items) if flag.get_value_delimiter().is_none() => {
-                for item in items {
-                    flags.push(format!("--{key}={}", plain(key, item)?));
-                }
-            }
-            value => flags.push(format!("--{key}={}", plain(key, value)?)),
-        }
-    }
-    Ok(flags)
-}
-
-/// A setting's value as the flag takes it.
-fn plain(key: &str, value: &Value) -> Result<String> {
-    Ok(match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Bool(true) => "on".into(),
-        Value::Bool(false) => "off".into(),
-        Value::Array(items) => items.iter().map(|item| plain(key, item)).collect::<Result<Vec<_>>>()?.join(","),
-        Value::Null | Value::Object(_) => bail!("setting `{key}` must be a text, a number, on/off or a list of texts"),
-    })
-}
-
-/// The known name that takes the fewest edits.
-pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> &'a str {
-    known.iter().copied().min_by_key(|name| edits(wrong, name)).unwrap_or_default()
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Options of a server, of its flags.
@@ -564,13 +451,9 @@ pub(crate) fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::ArgAction;
 
-    #[test]
-    fn a_setting_of_the_file_becomes_the_flag_of_the_same_name() {
-        let flags = flags_of_file("listen: 127.0.0.1:7000\nhollow-nodes: 3\nagent: false\nwithout: [scheduler, controllers]\n").unwrap();
-        assert_eq!(flags, ["--agent=off", "--hollow-nodes=3", "--listen=127.0.0.1:7000", "--without=scheduler,controllers"]);
-    }
+    use super::*;
 
     #[test]
     fn what_holds_of_a_flag_is_told_but_for_secrets() {
@@ -580,13 +463,6 @@ mod tests {
             assert_eq!(options.flags.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!options.flags.contains_key("help"));
-    }
-
-    #[test]
-    fn a_list_whose_items_hold_commas_becomes_a_flag_an_item() {
-        let flags = flags_of_file("oidc-required-claim: [a=1, 'b=2,3']\n").unwrap();
-        assert_eq!(flags, ["--oidc-required-claim=a=1", "--oidc-required-claim=b=2,3"]);
-        assert!(flags_of_file("log: [debug, info]").unwrap_err().to_string().contains("takes one value"));
     }
 
     #[test]
@@ -610,12 +486,6 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_setting_is_refused_with_the_nearest_name() {
-        let error = flags_of_file("hollow-node: 3").unwrap_err().to_string();
-        assert!(error.contains("`hollow-nodes`"), "{error}");
-    }
-
-    #[test]
     fn a_flag_wins_over_the_file() {
         let line: Vec<String> = ["coracle", "server", "--listen=127.0.0.1:1"].map(String::from).into();
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -625,13 +495,6 @@ mod tests {
         assert_eq!(options.log, "debug");
         let line: Vec<String> = ["coracle", "server", "--audit-log-compress", "--log=info"].map(String::from).into();
         assert!(with_file(&line, file.path()).is_ok());
-    }
-
-    #[test]
-    fn a_range_with_host_bits_is_refused_with_the_network_it_lies_in() {
-        assert_eq!("10.42.0.0/16".parse::<Cidr>().unwrap().nth(1).to_string(), "10.42.0.1");
-        assert!("10.42.1.0/16".parse::<Cidr>().unwrap_err().contains("10.42.0.0/16"));
-        assert!("10.42.0.0".parse::<Cidr>().is_err());
     }
 
     #[test]
