@@ -81,7 +81,7 @@ fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[written..]);
 }
 
-/// Whether nothing is to be escaped. What is left of a text behind its last eight bytes is looked at together with some of those.
+/// Whether nothing is to be escaped, as far as that is seen at once. What is left behind whole eights is looked at with some of the last of them.
 fn is_plain(bytes: &[u8]) -> bool {
     match (bytes.last_chunk(), bytes.first_chunk(), bytes.last_chunk()) {
         (Some(last), ..) => are_plain(*last) && bytes.as_chunks().0.iter().all(|eight| are_plain(*eight)),
@@ -94,14 +94,16 @@ fn is_plain(bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether none of eight bytes is to be escaped: a byte is below a bound, or zero, when taking that away borrows and its high bit was not set.
+/// Whether eight bytes certainly stand as they are: ASCII behind the quote, and no backslash. A byte is below a bound, or zero, when taking that
+/// away borrows. Texts with blanks or other scripts are looked at byte by byte.
+#[inline]
 fn are_plain(eight: [u8; 8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let below = |bytes: u64, bound: u8| bytes.wrapping_sub(ONES * u64::from(bound)) & !bytes;
     let eight = u64::from_le_bytes(eight);
-    let is = |byte: u8| below(eight ^ (ONES * u64::from(byte)), 1);
-    (below(eight, b' ') | is(b'"') | is(b'\\')) & HIGH == 0
+    let behind_quote = eight.wrapping_sub(ONES * (b'"' as u64 + 1));
+    let no_backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    (behind_quote | no_backslash | eight) & HIGH == 0
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {

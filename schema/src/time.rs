@@ -4,45 +4,34 @@ use jiff::{Timestamp, tz::Offset};
 
 /// `2026-01-02T15:04:05Z`, as `metav1.Time` is written.
 pub fn seconds(at: Timestamp) -> String {
-    let mut text = String::with_capacity(20);
-    put_civil(&mut text, at);
-    text.push('Z');
-    text
+    civil(*b"0000-00-00T00:00:00Z", at)
 }
 
 /// `2026-01-02T15:04:05.000000Z`, as `metav1.MicroTime` is written.
 pub fn micros(at: Timestamp) -> String {
-    let mut text = String::with_capacity(27);
-    put_civil(&mut text, at);
-    text.push('.');
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
     // Before 1970 fractions count from the second before.
-    put(&mut text, at.subsec_nanosecond().rem_euclid(1_000_000_000).unsigned_abs() / 1000, 6);
-    text.push('Z');
-    text
+    put(&mut text[20..26], at.subsec_nanosecond().rem_euclid(1_000_000_000).unsigned_abs() / 1000);
+    civil(text, at)
 }
 
-/// Date and time of day in UTC. Of a year that has no four digits Go writes as many as it has, and nobody reads that.
-fn put_civil(text: &mut String, at: Timestamp) {
+/// Fills in date and time of day in UTC. Of a year that has no four digits Go writes as many as it has, and nobody reads that.
+fn civil<const N: usize>(mut text: [u8; N], at: Timestamp) -> String {
     let civil = Offset::UTC.to_datetime(at);
-    let parts = [("-", civil.month()), ("-", civil.day()), ("T", civil.hour()), (":", civil.minute()), (":", civil.second())];
-    if civil.year() < 0 {
-        text.push('-');
+    put(&mut text[..4], u32::from(civil.year().unsigned_abs()));
+    for (from, part) in [(5, civil.month()), (8, civil.day()), (11, civil.hour()), (14, civil.minute()), (17, civil.second())] {
+        put(&mut text[from..from + 2], u32::from(part.unsigned_abs()));
     }
-    put(text, u32::from(civil.year().unsigned_abs()), 4);
-    for (separator, part) in parts {
-        text.push_str(separator);
-        put(text, u32::from(part.unsigned_abs()), 2);
-    }
+    let text = String::from_utf8_lossy(&text);
+    if civil.year() < 0 { format!("-{text}") } else { text.into_owned() }
 }
 
-/// A number with leading zeros, in six digits at most.
-fn put(text: &mut String, mut number: u32, width: usize) {
-    let mut digits = [b'0'; 6];
-    for digit in digits[..width].iter_mut().rev() {
-        *digit += (number % 10) as u8;
+/// A number with leading zeros.
+fn put(digits: &mut [u8], mut number: u32) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
-    text.push_str(str::from_utf8(&digits[..width]).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -61,14 +61,18 @@ impl Event {
         let asked = asked..line.0.len();
         self.answered(&mut line);
         let received = line.0.len();
-        match before {
-            Some(before) => line.0.extend_from_slice(&before.line[before.received.clone()]),
-            None => line.text("requestReceivedTimestamp", &time::micros(self.request_received_timestamp)),
+        let came = before.is_none().then(|| time::micros(self.request_received_timestamp));
+        match (before, &came) {
+            (Some(before), _) => line.0.extend_from_slice(&before.line[before.received.clone()]),
+            (None, came) => line.text("requestReceivedTimestamp", came.as_deref().unwrap_or_default()),
         }
         let received = received..line.0.len();
-        line.text("stageTimestamp", &time::micros(self.stage_timestamp));
+        let now = came.filter(|_| self.stage_timestamp == self.request_received_timestamp);
+        line.text("stageTimestamp", &now.unwrap_or_else(|| time::micros(self.stage_timestamp)));
         if !self.annotations.is_empty() {
-            line.object("annotations", |members| self.annotations.iter().for_each(|(key, value)| members.text(key, value)));
+            line.object("annotations", |members| {
+                self.annotations.iter().for_each(|(key, value)| write_text(value, members.key(key)));
+            });
         }
         line.0.extend_from_slice(b"}\n");
         let line = Bytes::from(line.0);
@@ -90,7 +94,7 @@ impl Event {
             line.object("authenticationMetadata", |members| members.text("impersonationConstraint", constraint));
         }
         if !self.source_ips.is_empty() {
-            line.texts("sourceIPs", &self.source_ips);
+            texts(&self.source_ips, line.name("sourceIPs"));
         }
         line.told("userAgent", &self.user_agent);
         if let Some(object) = &self.object_ref {
@@ -120,61 +124,73 @@ impl Event {
 struct Members(Vec<u8>);
 
 impl Members {
-    /// A member up to its value, which the caller appends.
-    fn name(&mut self, name: &str) -> &mut Vec<u8> {
-        if self.0.last() != Some(&b'{') {
-            self.0.push(b',');
-        }
+    /// A member of ours up to its value, which the caller appends.
+    fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
+        self.separate();
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        &mut self.0
+    }
+
+    /// A member of whatever name up to its value.
+    fn key(&mut self, name: &str) -> &mut Vec<u8> {
+        self.separate();
         write_text(name, &mut self.0);
         self.0.push(b':');
         &mut self.0
     }
 
-    fn text(&mut self, name: &str, text: &str) {
+    fn separate(&mut self) {
+        if self.0.last() != Some(&b'{') {
+            self.0.push(b',');
+        }
+    }
+
+    fn text(&mut self, name: &'static str, text: &str) {
         write_text(text, self.name(name));
     }
 
     /// A text that is left out when it is empty.
-    fn told(&mut self, name: &str, text: &str) {
+    fn told(&mut self, name: &'static str, text: &str) {
         if !text.is_empty() {
             self.text(name, text);
         }
     }
 
-    fn texts(&mut self, name: &str, texts: &[impl AsRef<str>]) {
-        let out = self.name(name);
-        out.push(b'[');
-        for (at, text) in texts.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            write_text(text.as_ref(), out);
-        }
-        out.push(b']');
-    }
-
-    fn value(&mut self, name: &str, value: &Value) {
+    fn value(&mut self, name: &'static str, value: &Value) {
         // However deep: it was read or made here.
         let _cannot_fail = write(value, usize::MAX, self.name(name));
     }
 
-    fn object(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
+    fn object(&mut self, name: &'static str, fill: impl FnOnce(&mut Self)) {
         self.name(name).push(b'{');
         fill(self);
         self.0.push(b'}');
     }
 
-    fn user(&mut self, name: &str, user: Option<&User>) {
+    fn user(&mut self, name: &'static str, user: Option<&User>) {
         self.object(name, |members| {
             let Some(user) = user else { return };
             members.told("username", &user.name);
             members.told("uid", &user.uid);
             if !user.groups.is_empty() {
-                members.texts("groups", &user.groups);
+                texts(&user.groups, members.name("groups"));
             }
             if !user.extra.is_empty() {
-                members.object("extra", |members| user.extra.iter().for_each(|(key, values)| members.texts(key, values)));
+                members.object("extra", |members| user.extra.iter().for_each(|(key, values)| texts(values, members.key(key))));
             }
         });
     }
+}
+
+fn texts(all: &[impl AsRef<str>], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (at, text) in all.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_text(text.as_ref(), out);
+    }
+    out.push(b']');
 }

@@ -147,10 +147,10 @@ fn decoded(tables: &Tables, body: &[u8]) -> Option<Value> {
 
 /// Where a request comes from: whom proxies name, then who is connected (`utilnet.SourceIPs`).
 fn source_ips(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<String> {
-    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let address_of = |text: &str| text.trim().parse::<IpAddr>().ok();
-    let mut all: Vec<IpAddr> = text(FORWARDED).split(',').filter_map(address_of).collect();
-    if let Some(real) = address_of(text(REAL)).filter(|ip| all.is_empty() || !all.contains(ip)) {
+    let mut all: Vec<IpAddr> = text(FORWARDED).into_iter().flat_map(|named| named.split(',')).filter_map(address_of).collect();
+    if let Some(real) = text(REAL).and_then(address_of).filter(|ip| !all.contains(ip)) {
         all.push(real);
     }
     if let Some(peer) = address.filter(|ip| all.last() != Some(ip)) {

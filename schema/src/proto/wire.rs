@@ -134,21 +134,29 @@ impl Backwards {
     }
 
     /// Room for so many bytes in front of what is there.
+    #[inline]
     fn room(&mut self, bytes: usize) -> &mut [u8] {
         if self.start < bytes {
-            let more = self.bytes.len().max(bytes).max(256);
-            let mut larger = vec![0; more + self.bytes.len()];
-            larger[more + self.start..].copy_from_slice(&self.bytes[self.start..]);
-            (self.bytes, self.start) = (larger, more + self.start);
+            self.grow(bytes);
         }
         self.start -= bytes;
         &mut self.bytes[self.start..self.start + bytes]
     }
 
+    #[cold]
+    fn grow(&mut self, bytes: usize) {
+        let more = self.bytes.len().max(bytes).max(256);
+        let mut larger = vec![0; more + self.bytes.len()];
+        larger[more + self.start..].copy_from_slice(&self.bytes[self.start..]);
+        (self.bytes, self.start) = (larger, more + self.start);
+    }
+
+    #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.room(bytes.len()).copy_from_slice(bytes);
     }
 
+    #[inline]
     fn varint(&mut self, mut value: u64) {
         if let Ok(byte @ ..0x80) = u8::try_from(value) {
             self.room(1)[0] = byte;
