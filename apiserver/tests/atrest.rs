@@ -222,6 +222,45 @@ async fn while_webhooks_cannot_be_read_nothing_is_written_but_what_mends_that() 
 }
 
 #[tokio::test]
+async fn a_definition_that_cannot_be_read_is_not_served_and_the_rest_is() {
+    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const FLAG: &str = "ignoreStoreReadErrorWithClusterBreakingPotential=true";
+    let folder = tempfile::tempdir().unwrap();
+    let of = |key, and| rules(&[key], and).replace("[secrets]", "[customresourcedefinitions.apiextensions.k8s.io]");
+    let crd = |plural: &str, kind: &str| {
+        let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        let versions = json!([{"name": "v1", "served": true, "storage": true, "schema": schema}]);
+        let names = json!({"plural": plural, "kind": kind});
+        let spec = json!({"group": "example.com", "scope": "Cluster", "names": names, "versions": versions});
+        json!({"metadata": {"name": format!("{plural}.example.com")}, "spec": spec})
+    };
+    let (plain, store) = house(folder.path(), None).await;
+    plain.post(CRDS, &crd("gadgets", "Gadget")).await.ok();
+    close(plain, store).await;
+    let (first, store) = house(folder.path(), Some(&of(("key1", OLD), ", {identity: {}}"))).await;
+    first.post(CRDS, &crd("widgets", "Widget")).await.ok();
+    first
+        .post("/apis/example.com/v1/widgets", &json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}}))
+        .await
+        .ok();
+    close(first, store).await;
+
+    let (house, _store) = house(folder.path(), Some(&of(("key2", NEW), ", {identity: {}}"))).await;
+    house.get("/apis/example.com/v1/gadgets").await.ok();
+    house.get("/api/v1/namespaces/default/configmaps").await.ok();
+    assert_eq!(house.get("/apis/example.com/v1/widgets").await.code, StatusCode::NOT_FOUND);
+    let list = house.get(CRDS).await;
+    assert_eq!((list.code.as_u16(), &list.json()["reason"]), (500, &json!("StorageReadError")));
+    let one = house.get(&format!("{CRDS}/widgets.example.com")).await;
+    assert!(one.code == StatusCode::INTERNAL_SERVER_ERROR && one.json()["message"].as_str().unwrap().contains("corrupt object"));
+    house.get(&format!("{CRDS}/gadgets.example.com")).await.ok();
+    // Made anew, it defines what it did; its objects are still there.
+    house.delete(&format!("{CRDS}/widgets.example.com?{FLAG}")).await.ok();
+    house.post(CRDS, &crd("widgets", "Widget")).await.ok();
+    house.get("/apis/example.com/v1/widgets/w").await.ok();
+}
+
+#[tokio::test]
 async fn without_a_configuration_there_is_nothing_to_reencrypt() {
     let house = House::new().await;
     assert_eq!(house.ask(Method::POST, "/encryption/reencrypt", &[], "").await.code, StatusCode::NOT_FOUND);

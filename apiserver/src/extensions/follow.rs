@@ -21,7 +21,6 @@ use super::{
     serve,
 };
 use crate::{
-    authz::mirror,
     registry::{Change, Reader, Writer, items, meta, storage::DEFINITIONS, writer::failed},
     verbs::Api,
     webhook,
@@ -32,6 +31,9 @@ use crate::{
 const BATCH: usize = 256;
 /// Pause before a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What is logged of a CRD that nothing can be made of.
+const NOT_SERVED: &str = "a CRD cannot be read and is not served";
 
 /// Follows CRDs.
 pub struct Follower {
@@ -71,7 +73,9 @@ impl Follower {
         reader: Arc<dyn Reader>,
         writer: Arc<dyn Writer>,
     ) -> Result<(Self, BoxStream<'static, Change>), Status> {
-        let (now, changes) = mirror::begin(&*reader, DEFINITIONS.0, DEFINITIONS.1).await?;
+        // One that cannot be read keeps nobody from what the others define: its kind alone is missing, until it can be read.
+        let (now, changes) = reader.begin_readable(DEFINITIONS.0, DEFINITIONS.1).await?;
+        note_unreadable(&api);
         let mut follower = Self {
             api,
             reader,
@@ -84,7 +88,15 @@ impl Follower {
             cleaning: BTreeSet::new(),
         };
         // Those that were served before come first: nobody takes their names.
-        let mut all: Vec<(Definition, Bytes)> = now.into_iter().filter_map(|bytes| Some((Definition::read(&bytes)?, bytes))).collect();
+        let read = |bytes: Bytes| match Definition::read(&bytes) {
+            Some(definition) => Some((definition, bytes)),
+            None => {
+                let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                warn!(name = %value["metadata"]["name"], "{NOT_SERVED}");
+                None
+            }
+        };
+        let mut all: Vec<(Definition, Bytes)> = now.into_iter().filter_map(read).collect();
         all.iter().for_each(|(definition, _)| follower.taken.note(definition));
         all.sort_by_key(|(definition, _)| !definition.is_served());
         let all: Vec<_> = all.into_iter().map(|(definition, bytes)| (definition.metadata.name, Some(bytes))).collect();
@@ -156,7 +168,7 @@ impl Follower {
     /// Looks at one CRD as it is now.
     fn look(&mut self, name: &str, source: Bytes, writes: &mut Vec<Write>, freed: &mut BTreeSet<String>) {
         let Some(mut definition) = Definition::read(&source) else {
-            warn!(name, "a CRD cannot be read and is not served");
+            warn!(name, "{NOT_SERVED}");
             return;
         };
         let version = definition.metadata.resource_version.clone();
@@ -244,6 +256,15 @@ impl Write {
         self.verdict.write(&mut value, &meta::time_text(api.now()));
         let done = writer.update(DEFINITIONS.1, "status", "", value).await;
         failed("a CRD", &self.name, done).then_some(self.name)
+    }
+}
+
+/// Tells of the CRDs that are there and could not be read.
+fn note_unreadable(api: &Api) {
+    let catalog = api.storage.catalog();
+    let Some(kind) = catalog.stored(DEFINITIONS.0, DEFINITIONS.1) else { return };
+    for fault in api.storage.faults(&kind.list_prefix("")) {
+        warn!(name = kind.split_key(fault.key.as_str()).1, "{NOT_SERVED}");
     }
 }
 
