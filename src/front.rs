@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args};
-use coracle_apiserver::{Connections, aggregator, check_egress, flow};
+use coracle_apiserver::{Connections, Origins, aggregator, check_egress, flow};
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -53,6 +53,10 @@ pub(crate) struct FrontFlags {
     /// What browsers are told to insist on: max-age=SECONDS, includeSubDomains, preload. None: nothing.
     #[arg(long, value_name = "DIRECTIVE,…", value_delimiter = ',')]
     pub(crate) strict_transport_security_directives: Vec<String>,
+
+    /// Origins whose pages may ask from a browser: expressions that say where the host begins and ends, such as //example\\.com(:|$).
+    #[arg(long, value_name = "EXPRESSION,…")]
+    pub(crate) cors_allowed_origins: Vec<String>,
 
     /// Versions to serve beside the finished ones: GROUP/VERSION=true, or api/beta=true for all.
     #[arg(long, value_name = "VERSION=BOOL,…", value_delimiter = ',')]
@@ -122,7 +126,9 @@ impl FrontFlags {
         };
         let standard = Connections::default();
         let streams = if self.http2_max_streams_per_connection == 0 { standard.streams } else { self.http2_max_streams_per_connection };
-        Ok(Connections { streams, goaway_chance: self.goaway_chance, transport_security })
+        let origins: Vec<String> = self.cors_allowed_origins.iter().flat_map(|given| fields(given)).collect();
+        let origins = Origins::new(&origins).map_err(|why| anyhow!("--cors-allowed-origins: {why}"))?;
+        Ok(Connections { streams, goaway_chance: self.goaway_chance, transport_security, origins })
     }
 
     /// Versions served beside the finished ones. What cannot be is warned of.
@@ -158,6 +164,22 @@ impl FrontFlags {
         };
         Ok(aggregator::Options { client, reject_redirects: self.aggregator_reject_forwarding_redirect })
     }
+}
+
+/// What a flag's value lists between commas. In quotes a comma is part of it (`pflag` reads lists as lines of CSV).
+fn fields(line: &str) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let (mut quoted, mut letters) = (false, line.chars().peekable());
+    while let Some(letter) = letters.next() {
+        let last = all.len() - 1;
+        match letter {
+            '"' if quoted && letters.next_if_eq(&'"').is_some() => all[last].push('"'),
+            '"' if quoted || all[last].is_empty() => quoted = !quoted,
+            ',' if !quoted => all.push(String::new()),
+            _ => all[last].push(letter),
+        }
+    }
+    all
 }
 
 /// The header of these directives (`validateHSTSDirectives`).
@@ -210,6 +232,12 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_in_quotes_is_no_end() {
+        assert_eq!(fields(r#"a,"b,{1,2}",c"d,"e""f""#), ["a", "b,{1,2}", "c\"d", "e\"f"]);
+        assert_eq!(fields("a,,b"), ["a", "", "b"]);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_the_flags_name() {
         let refused = |name: &'static str, value: &'static str| of(move |n| (n == name).then_some(value)).unwrap_err().to_string();
         assert!(refused("request-timeout", "0s").contains("--request-timeout"));
@@ -223,6 +251,9 @@ mod tests {
         );
         let all = odd("strict-transport-security-directives", "max-age=1,includeSubDomains,preload").unwrap();
         assert_eq!(all.transport_security.unwrap(), "max-age=1; includeSubDomains; preload");
+        let loose = odd("cors-allowed-origins", "//example\\.com(:|$),example.com").unwrap_err();
+        assert!(loose.starts_with("--cors-allowed-origins: has an invalid regular expression: "), "{loose}");
+        odd("cors-allowed-origins", r#""//[a-z]{1,9}\.com(:|$)",^https://b$"#).unwrap();
         assert_eq!(odd("http2-max-streams-per-connection", "7").unwrap().streams, 7);
         let away = of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
         assert!(away.aggregator(None).unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));

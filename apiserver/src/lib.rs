@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use metrics::FEATURE_GATES;
 pub use registry::claims::{Family, Network, Ranges};
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
+pub use request::cors::Origins;
 pub use request::flags::LogLevels;
 pub use request::paths::BuildInfo;
 pub use request::protocol::Protocol;

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Connections, Material, Options, Protocol, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Connections, Material, Options, Origins, Protocol, Serving, authn::Authorities};
 use coracle_store::embedded;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::house::House;
+use crate::house::{House, Reply};
 
 /// An authority and what it signed.
 pub(crate) struct Pki {
@@ -200,6 +200,35 @@ async fn a_request_may_be_the_last_of_its_connection_and_browsers_are_told_what_
     assert!(!get(port, tls, "/version").await.headers().contains_key("connection"));
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_are_answered_and_what_browsers_ask_beforehand_asks_nobody_else() {
+    let origins = Origins::new(&["//example\\.com(:|$)".to_owned()]).unwrap();
+    let connections = Connections { origins, ..Connections::default() };
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let house = House::of(Options { connections, ..House::options(store) }).await;
+    let (good, bad) = ([("origin", "https://example.com")], [("origin", "https://example.com.evil")]);
+    let allowed = |reply: &Reply| reply.headers.get("access-control-allow-origin").map(|origin| origin.to_str().unwrap().to_owned());
+
+    let asked = house.ask(Method::OPTIONS, "/api/v1/pods", &good, "").await;
+    assert_eq!((asked.code, asked.body.len(), allowed(&asked)), (StatusCode::NO_CONTENT, 0, Some("https://example.com".into())));
+    for (name, value) in [
+        ("methods", "POST, GET, OPTIONS, PUT, DELETE, PATCH"),
+        ("headers", "Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization, X-Requested-With, If-Modified-Since"),
+        ("credentials", "true"),
+    ] {
+        assert_eq!(asked.headers[format!("access-control-allow-{name}")], value);
+    }
+    assert_eq!(asked.headers["access-control-expose-headers"], "Date");
+    // Also what was refused may be read.
+    for (path, code) in [("/api/v1/namespaces/default", StatusCode::OK), ("/api/v1/namespaces/nowhere", StatusCode::NOT_FOUND)] {
+        let told = house.ask(Method::GET, path, &good, "").await;
+        assert_eq!((told.code, allowed(&told)), (code, Some("https://example.com".into())));
+        let told = house.ask(Method::GET, path, &bad, "").await;
+        assert_eq!((told.code, allowed(&told)), (code, None));
+    }
+    assert_ne!(house.ask(Method::OPTIONS, "/api/v1/pods", &bad, "").await.code, StatusCode::NO_CONTENT);
 }
 
 /// A node agent that answers logs with a line and echoes streams; it tells which path it was asked for in a header.

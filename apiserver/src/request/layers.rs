@@ -11,14 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, Request, header, request::Parts};
+use http::{HeaderValue, Method, Request, header, request::Parts};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error};
 
 use super::{
-    Query, RequestInfo,
+    Query, RequestInfo, cors,
     impersonate::{Acting, Modes, impersonate},
     limits::{self, Limits, Slot},
     paths::Paths,
@@ -140,6 +140,7 @@ impl Layers {
                 return answer::internal_error(path, &format!("failed to create RequestInfo: {text}"));
             }
         };
+        let origin_of_page = self.connections.origins.of(request.headers());
         let track = Track::new(request.headers(), info.is_long_running());
         let labels = Labels::of(&info, request.method(), &query, request.headers());
         let (trace, method) = (Trace::taken(request.headers()), request.method().clone());
@@ -181,13 +182,16 @@ impl Layers {
         if let Some(directives) = &self.connections.transport_security {
             made.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| directives.clone());
         }
+        if let Some(origin) = origin_of_page {
+            cors::allow(made.headers_mut(), origin);
+        }
         if let Ok(id) = HeaderValue::try_from(id) {
             made.headers_mut().insert("audit-id", id);
         }
         made
     }
 
-    /// The layers, in order: authentication, audit, impersonation, limits, authorization, body, dispatch.
+    /// The layers, in order: what browsers ask beforehand, authentication, audit, impersonation, limits, authorization, body, dispatch.
     async fn pass(
         self: &Arc<Self>,
         origin: Origin,
@@ -199,6 +203,9 @@ impl Layers {
         let (address, limited) = (origin.address(), matches!(origin, Origin::Network { .. }));
         let allowed = if info.is_long_running() { self.timeout } else { query.timeout(self.timeout)? };
         let until = (!info.is_long_running()).then(|| Instant::now() + allowed);
+        if request.method() == Method::OPTIONS && self.connections.origins.of(request.headers()).is_some() {
+            return Ok(cors::preflight());
+        }
         let work = async {
             let (mut parts, body) = request.into_parts();
             let user = self.recognise(origin, &parts, info, track).await?;

@@ -1,5 +1,6 @@
 //! From an HTTP request to a typed one: path grammar, options, then the layers in order.
 
+pub mod cors;
 pub mod discovery;
 pub mod documents;
 pub mod flags;

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
+    cors::Origins,
     gather::{self, Gathered},
     idle::Activity,
     layers::{Layers, Origin},
@@ -74,11 +75,13 @@ pub struct Connections {
     pub goaway_chance: f64,
     /// What browsers are told to insist on (`--strict-transport-security-directives`).
     pub transport_security: Option<HeaderValue>,
+    /// Whose pages may read answers (`--cors-allowed-origins`).
+    pub origins: Origins,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { streams: STREAMS, goaway_chance: 0.0, transport_security: None }
+        Self { streams: STREAMS, goaway_chance: 0.0, transport_security: None, origins: Origins::default() }
     }
 }
 
