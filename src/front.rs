@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args};
-use coracle_apiserver::{Connections, Origins, aggregator, check_egress, flow};
+use coracle_apiserver::{Connections, Egress, Origins, aggregator, flow};
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -94,7 +94,7 @@ pub(crate) struct FrontFlags {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true", value_parser = truth)]
     pub(crate) aggregator_reject_forwarding_redirect: bool,
 
-    /// By which way others are reached: an EgressSelectorConfiguration, in which every way is Direct.
+    /// By which way others are reached: an EgressSelectorConfiguration with Direct and HTTPConnect.
     #[arg(long, value_name = "FILE")]
     pub(crate) egress_selector_config_file: Option<PathBuf>,
 }
@@ -151,12 +151,15 @@ impl FrontFlags {
         socket.listen(BACKLOG)
     }
 
+    /// By which way others are reached.
+    pub(crate) fn egress(&self) -> Result<Egress> {
+        let Some(file) = &self.egress_selector_config_file else { return Ok(Egress::default()) };
+        let bytes = read("egress-selector-config-file", file)?;
+        Egress::read(bytes.as_bytes()).map_err(|why| anyhow!("--egress-selector-config-file: {why}"))
+    }
+
     /// How other API servers are spoken to. `made` are the certificate and key that are there without flags.
     pub(crate) fn aggregator(&self, made: Option<(PathBuf, PathBuf)>) -> Result<aggregator::Options> {
-        if let Some(file) = &self.egress_selector_config_file {
-            let bytes = read("egress-selector-config-file", file)?;
-            check_egress(bytes.as_bytes()).map_err(|why| anyhow!("--egress-selector-config-file: {why}"))?;
-        }
         let client = match (&self.proxy_client_cert_file, &self.proxy_client_key_file) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => made,
@@ -256,7 +259,7 @@ mod tests {
         odd("cors-allowed-origins", r#""//[a-z]{1,9}\.com(:|$)",^https://b$"#).unwrap();
         assert_eq!(odd("http2-max-streams-per-connection", "7").unwrap().streams, 7);
         let away = of(|name| (name == "egress-selector-config-file").then_some("/nowhere")).unwrap();
-        assert!(away.aggregator(None).unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));
+        assert!(away.egress().unwrap_err().to_string().starts_with("--egress-selector-config-file: cannot read /nowhere"));
         let half = of(|name| (name == "proxy-client-key-file").then_some("/k")).unwrap();
         assert!(half.aggregator(None).unwrap_err().to_string().contains("--proxy-client-cert-file"));
         let none = of(|name| name.ends_with("inflight").then_some("0")).unwrap();

@@ -188,6 +188,7 @@ fn server_options(
         encryption: options.encryption.clone().options()?,
         // A fork reaches no agent: what runs there is another cluster's.
         agent_tls: options.fork.is_none().then(|| renewal.agent_client()),
+        egress: options.front.egress()?,
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
         connections: options.front.connections()?,

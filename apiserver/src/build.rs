@@ -37,7 +37,7 @@ use crate::{
 
 /// Builds the server.
 pub(crate) async fn server(options: Options) -> Result<Server, Error> {
-    let audit = Audit::open(&options.audit).map_err(Error::Options)?;
+    let audit = Audit::open(&options.audit, &options.egress).map_err(Error::Options)?;
     let is_asked_for = |group: &str, version: &str| options.versions.iter().any(|(g, v)| (&**g, &**v) == (group, version));
     let tables = Arc::new(Tables::load_with(is_asked_for)?);
     let of_six = options.service_ranges.addresses.family() == Family::Six;
@@ -71,6 +71,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         nodes: nodes.clone(),
         rbac: rbac.clone(),
         policies: options.authorization.policies.clone().map(Arc::new),
+        egress: options.egress.clone(),
         clock: options.clock.clone(),
     };
     let (authorizer, reload) = authorizers.start(options.authorization).map_err(Error::Options)?;
@@ -84,6 +85,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         equivalents,
         review: tables.message("admission.AdmissionReview").ok_or_else(no_review)?,
     };
+    webhooks.webhooks.reach_by(&options.egress);
     let plugins = admission::Options {
         policies: policies.clone(),
         webhooks: webhooks.clone(),
@@ -101,11 +103,15 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
         authenticator: Arc::new(
-            Authenticator::new(authn::Options { writer: Some(writer.clone()), ..options.authentication }, reader.clone())
-                .map_err(Error::Options)?,
+            Authenticator::new(
+                authn::Options { writer: Some(writer.clone()), egress: options.egress.clone(), ..options.authentication },
+                reader.clone(),
+            )
+            .map_err(Error::Options)?,
         ),
         authorizer,
-        agents: Agents::new(options.agent_tls),
+        agents: Agents::new(options.agent_tls, options.egress.cluster.clone()),
+        egress: options.egress.clone(),
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
         runs: Runs::default(),
         watches_last: options.flow.watches,
@@ -182,7 +188,7 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     } else {
         None
     };
-    let aggregator = Arc::new(Aggregator::new(options.aggregator, reader.clone()).map_err(Error::Options)?);
+    let aggregator = Arc::new(Aggregator::new(options.aggregator, options.egress.cluster, reader.clone()).map_err(Error::Options)?);
     let (follower, services) = aggregator::Follower::start(aggregator.clone(), api.clone(), registering).await?;
     spawn(follower.run(services).boxed());
 

@@ -44,7 +44,7 @@ pub use request::serving::{CertificateAndKey, Material, Serving, certified};
 pub use request::zpages::Flags;
 pub use trace::Options as TracingOptions;
 pub use verbs::{Clock, connect::agent_tls};
-pub use webhook::{Kubeconfig, check_egress};
+pub use webhook::{Egress, Kubeconfig};
 
 use presence::Presence;
 use request::layers::Layers;
@@ -79,6 +79,8 @@ pub struct Options {
     pub encryption: Option<atrest::Options>,
     /// How node agents are reached for logs, exec and proxies: client certificate and authority; `None`: plain verification fails closed.
     pub agent_tls: Option<Arc<rustls::ClientConfig>>,
+    /// By which way others are reached (`--egress-selector-config-file`).
+    pub egress: Egress,
     /// How other API servers are spoken to.
     pub aggregator: aggregator::Options,
     /// How many requests at a time, and who goes first.

@@ -81,6 +81,7 @@ impl House {
             flags: [("log".to_owned(), "warn".to_owned())].into(),
             tracing: None,
             agent_tls: None,
+            egress: Default::default(),
             aggregator: Default::default(),
             flow: Default::default(),
             build: Default::default(),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Connections, Material, Options, Origins, Protocol, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Connections, Egress, Material, Options, Origins, Protocol, Serving, authn::Authorities};
 use coracle_store::embedded;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -287,5 +287,42 @@ async fn logs_and_streams_come_from_the_agent_of_the_pods_node() {
     assert_eq!(&echoed, b"both ways");
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(6), running).await.unwrap().unwrap();
+    agent.abort();
+}
+
+#[tokio::test]
+async fn nodes_are_reached_by_the_way_of_the_cluster() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let pki = Pki::new();
+    let (agents, proxy) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (to, by) = (agents.local_addr().unwrap(), proxy.local_addr().unwrap());
+    let agent = tokio::spawn(agent(agents, pki.server_config()));
+    // Nobody but the proxy knows where the node is.
+    let proxy = tokio::spawn(async move {
+        let (mut near, mut asked) = (proxy.accept().await.unwrap().0, [0; 1024]);
+        let read = near.read(&mut asked).await.unwrap();
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let mut far = TcpStream::connect(to).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        String::from_utf8(asked[..read].to_vec()).unwrap()
+    });
+    let connection = json!({"proxyProtocol": "HTTPConnect", "transport": {"tcp": {"url": format!("http://{by}")}}});
+    let egress = json!({
+        "apiVersion": "apiserver.k8s.io/v1beta1", "kind": "EgressSelectorConfiguration",
+        "egressSelections": [{"name": "cluster", "connection": connection}],
+    });
+    let egress = Egress::read(egress.to_string().as_bytes()).unwrap();
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let options = Options { egress, agent_tls: Some(pki.client_config(true)), ..House::options(store) };
+    let house = House::of(options).await;
+    let status = json!({
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 7}},
+    });
+    house.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": status})).await.ok();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    house.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    assert_eq!(house.get("/api/v1/namespaces/default/pods/p/log").await.body, "a line\n");
+    drop(house);
+    assert!(proxy.await.unwrap().starts_with("CONNECT 127.0.0.1:7 HTTP/1.1\r\n"));
     agent.abort();
 }

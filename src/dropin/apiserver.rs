@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use coracle_apiserver::{
-    Connections, Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
+    Connections, Egress, Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     kinds::capabilities::Capabilities,
@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     /// What is offered in handshakes.
     pub(crate) tls: Protocol,
     pub(crate) agent_tls: Option<Arc<rustls::ClientConfig>>,
+    /// By which way others are reached.
+    pub(crate) egress: Egress,
     pub(crate) aggregator: aggregator::Options,
     /// Limits, and what connections are told.
     pub(crate) front: FrontFlags,
@@ -138,6 +140,7 @@ impl Settings {
             encryption: group::<EncryptionFlags>(|name| flags.all(name))?.options()?,
             tls: group::<TlsFlags>(|name| flags.all(name))?.protocol()?,
             agent_tls: keys::to_agents(flags)?,
+            egress: front.egress()?,
             aggregator: front.aggregator(None)?,
             connections: front.connections()?,
             versions: front.versions()?,

@@ -139,6 +139,7 @@ fn options_of(
         tracing: settings.tracing,
         encryption: settings.encryption,
         agent_tls: Some(agent_tls),
+        egress: settings.egress,
         aggregator: settings.aggregator,
         flow: settings.front.flow()?,
         connections: settings.connections,

@@ -219,7 +219,7 @@ impl Follower {
             }
             return;
         }
-        let Some(remote) = Remote::new(object, identity, before.map(|before| &**before)).map(Arc::new) else {
+        let Some(remote) = Remote::new(object, identity, &self.aggregator.way, before.map(|before| &**before)).map(Arc::new) else {
             return self.forget(name);
         };
         if let Err(why) = &remote.link {

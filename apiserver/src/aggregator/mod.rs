@@ -41,6 +41,7 @@ use crate::{
     metrics::page::{Page, Type},
     registry::Reader,
     request::RequestInfo,
+    webhook::Way,
 };
 
 /// Group and resource of the objects.
@@ -78,6 +79,8 @@ pub struct Aggregator {
     reader: Arc<dyn Reader>,
     reject_redirects: bool,
     files: ClientFiles,
+    /// The way to the others.
+    way: Way,
     /// Whether there are any: most servers have none, and no request shall look for them.
     any: AtomicBool,
     state: RwLock<Arc<State>>,
@@ -103,9 +106,10 @@ struct Counts {
 
 impl Aggregator {
     /// Knows of none yet. The error names the file that cannot be used.
-    pub fn new(options: Options, reader: Arc<dyn Reader>) -> Result<Self, String> {
+    pub(crate) fn new(options: Options, way: Way, reader: Arc<dyn Reader>) -> Result<Self, String> {
         Ok(Self {
             reader,
+            way,
             reject_redirects: options.reject_redirects,
             files: ClientFiles::new(options.client)?,
             any: AtomicBool::new(false),

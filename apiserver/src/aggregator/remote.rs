@@ -22,7 +22,7 @@ use crate::{
     authn::User,
     registry::{Reader, condition::Condition},
     webhook::{
-        Identity, Question, ServiceReference,
+        Identity, Question, ServiceReference, Way,
         forward::{Frames, Link, Terms},
     },
 };
@@ -108,9 +108,9 @@ pub(super) struct Said {
 
 impl Remote {
     /// As its object describes it; `None` when that is served here. What was told before is kept.
-    pub(super) fn new(object: &ApiService, identity: Option<Arc<Identity>>, before: Option<&Self>) -> Option<Self> {
+    pub(super) fn new(object: &ApiService, identity: Option<Arc<Identity>>, way: &Way, before: Option<&Self>) -> Option<Self> {
         let service = object.spec.service.clone()?;
-        let terms = Terms { bundle: object.spec.ca_bundle.as_deref(), insecure: object.spec.insecure, identity: identity.as_deref() };
+        let terms = Terms { bundle: object.spec.ca_bundle.as_deref(), insecure: object.spec.insecure, identity: identity.as_deref(), way };
         let spec = object.spec.clone();
         let mut told = before.map(|before| before.told.lock().clone()).unwrap_or_default();
         let mut foreign = Foreign::clone(&told.shown);

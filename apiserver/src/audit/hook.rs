@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     metrics::access::AUDIT_ERRORS,
-    webhook::{Kubeconfig, Terms, Webhook, answered},
+    webhook::{Egress, Kubeconfig, Terms, Webhook, answered},
 };
 
 /// Where events are sent, and how.
@@ -70,9 +70,9 @@ const KIND: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
 
 impl Hook {
     /// Reads the kubeconfig. The error is upstream's. Must be called within a runtime.
-    pub(super) fn open(options: &HookOptions) -> Result<Self, String> {
+    pub(super) fn open(options: &HookOptions, egress: &Egress) -> Result<Self, String> {
         let file = Kubeconfig::read(&options.config).map_err(|why| format!("initializing audit webhook: {why}"))?;
-        let sender = Arc::new(Sender { webhook: Webhook::at(file), backoff: options.backoff });
+        let sender = Arc::new(Sender { webhook: Webhook::at(file).through(egress), backoff: options.backoff });
         let queue = (options.mode == Mode::Batch).then(|| {
             let sender = Arc::clone(&sender);
             let deliver: Deliver = Arc::new(move |events| {

@@ -35,6 +35,7 @@ use crate::{
     admission::Annotations,
     authn::{User, tokens::Remarks},
     metrics::access::{AUDIT_ERRORS, AUDIT_EVENTS, AUDIT_LEVELS, AUDIT_REFUSALS},
+    webhook::Egress,
     wire::Status,
 };
 
@@ -77,7 +78,7 @@ pub struct Trail {
 impl Audit {
     /// Reads the policy and opens the sinks; `None` when there is no policy or nowhere to write. The error names the file. Must be called
     /// within a runtime.
-    pub fn open(options: &Options) -> Result<Option<Arc<Self>>, String> {
+    pub fn open(options: &Options, egress: &Egress) -> Result<Option<Arc<Self>>, String> {
         let Options { policy, log, webhook } = options;
         let somewhere = log.is_some() || webhook.is_some();
         let Some(policy) = policy else {
@@ -93,7 +94,7 @@ impl Audit {
         Ok(Some(Arc::new(Self {
             policy: Policy::load(policy)?,
             log: log.clone().map(Log::open).transpose()?,
-            webhook: webhook.as_ref().map(Hook::open).transpose()?,
+            webhook: webhook.as_ref().map(|webhook| Hook::open(webhook, egress)).transpose()?,
         })))
     }
 

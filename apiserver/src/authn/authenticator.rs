@@ -20,6 +20,7 @@ use super::{
 use crate::{
     metrics::tokens as series,
     registry::{Reader, Writer},
+    webhook::Egress,
     wire::Status,
 };
 
@@ -57,6 +58,8 @@ pub struct Options {
     pub jwt: Option<JwtOptions>,
     /// Who is asked of tokens that nobody here knows (`--authentication-token-webhook-config-file`).
     pub webhook: Option<WebhookOptions>,
+    /// By which way that one is reached.
+    pub egress: Egress,
     /// What marks secrets whose tokens are used; they are not marked without.
     pub writer: Option<Arc<dyn Writer>>,
 }
@@ -132,7 +135,7 @@ impl Authenticator {
             nobody: Arc::new(User::anonymous()),
             bootstrap_tokens: options.bootstrap_tokens,
             fixed_tokens: options.fixed_tokens,
-            webhook: options.webhook.map(|webhook| TokenWebhook::new(webhook, audiences.clone())),
+            webhook: options.webhook.map(|webhook| TokenWebhook::new(webhook, &options.egress, audiences.clone())),
             recent: Cache::new(),
             jwt: options.jwt.map(|jwt| Reload::new(jwt, &issuers)).transpose()?,
             issuers: issuers.clone(),

@@ -12,7 +12,7 @@ use super::{
     cache::Cache,
     tokens::{TokenError, Verified},
 };
-use crate::webhook::{Backoff, Kubeconfig, Terms, Webhook, status};
+use crate::webhook::{Backoff, Egress, Kubeconfig, Terms, Webhook, status};
 
 /// What is asked and answered.
 const KIND: &str = "TokenReview";
@@ -62,9 +62,9 @@ pub(super) struct TokenWebhook {
 }
 
 impl TokenWebhook {
-    pub(super) fn new(options: WebhookOptions, implicit: Vec<String>) -> Self {
+    pub(super) fn new(options: WebhookOptions, egress: &Egress, implicit: Vec<String>) -> Self {
         let WebhookOptions { kubeconfig, version, cache: ttl } = options;
-        Self { webhook: Webhook::at(kubeconfig), version, implicit, ttl, cache: Cache::new() }
+        Self { webhook: Webhook::at(kubeconfig).through(egress), version, implicit, ttl, cache: Cache::new() }
     }
 
     /// Whose token it is; `None` when the webhook does not know it. Errors are not remembered.

@@ -15,7 +15,7 @@ use super::{
     fixed, node, rbac,
     webhook::WebhookAuthorizer,
 };
-use crate::verbs::Clock;
+use crate::{verbs::Clock, webhook::Egress};
 
 /// How often a configuration file is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub(crate) struct Authorizers {
     pub(crate) policies: Option<Arc<abac::Policies>>,
     #[cfg(feature = "cedar")]
     pub(crate) cedar: Option<Arc<super::cedar::Cedar>>,
+    /// By which way webhooks are reached.
+    pub(crate) egress: Egress,
     pub(crate) clock: Clock,
 }
 
@@ -105,7 +107,9 @@ impl Authorizers {
             (Mode::Abac, _) => Link::Local(
                 self.policies.clone().ok_or("authorizer type ABAC is not allowed if it was not enabled at initial server startup")?,
             ),
-            (Mode::Webhook, Some(settings)) => Link::Remote(Arc::new(WebhookAuthorizer::new(one, settings, self.clock.clone())?)),
+            (Mode::Webhook, Some(settings)) => {
+                Link::Remote(Arc::new(WebhookAuthorizer::new(one, settings, &self.egress, self.clock.clone())?))
+            }
             #[cfg(feature = "cedar")]
             (Mode::Cedar, _) => Link::Local(
                 self.cedar.clone().ok_or("authorizer type Cedar is not allowed if it was not enabled at initial server startup")?,
@@ -186,6 +190,7 @@ mod tests {
             policies: None,
             #[cfg(feature = "cedar")]
             cedar: None,
+            egress: Egress::default(),
             clock: Arc::new(jiff::Timestamp::now),
         };
         let (chain, reload) = authorizers.start(Options::read(file.path()).unwrap()).unwrap();

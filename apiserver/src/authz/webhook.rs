@@ -19,7 +19,7 @@ use crate::{
     authn::{User, cache::Cache},
     request::RequestInfo,
     verbs::Clock,
-    webhook::{Backoff, Kubeconfig, Terms, Webhook, status},
+    webhook::{Backoff, Egress, Kubeconfig, Terms, Webhook, status},
 };
 
 /// What is asked and answered.
@@ -61,14 +61,14 @@ impl Version {
 
 impl WebhookAuthorizer {
     /// Reads the kubeconfig; the error says what is wrong with it.
-    pub(super) fn new(configured: &Configured, settings: &WebhookSettings, clock: Clock) -> Result<Self, String> {
+    pub(super) fn new(configured: &Configured, settings: &WebhookSettings, egress: &Egress, clock: Clock) -> Result<Self, String> {
         let kubeconfig = match &settings.kubeconfig {
             Some(file) => Kubeconfig::read(file)?,
             None => Kubeconfig::in_cluster()?,
         };
         Ok(Self {
             name: configured.name.clone(),
-            webhook: Webhook::at(kubeconfig),
+            webhook: Webhook::at(kubeconfig).through(egress),
             settings: settings.clone(),
             conditions: Conditions::new(&settings.conditions)?,
             answers: Cache::new(),

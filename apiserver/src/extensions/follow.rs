@@ -212,7 +212,7 @@ impl Follower {
         }
         let before = catalog.of_crd(group, plural);
         let same = self.known.get(&definition.metadata.name).is_some_and(|known| known.means(definition));
-        let webhook = definition.webhook().map(|of| Arc::new(Webhook::new(of, self.reader.clone())));
+        let webhook = definition.webhook().map(|of| Arc::new(Webhook::new(of, self.reader.clone(), &self.api.egress)));
         let made = serve::kinds(definition, source, &self.api.tables, webhook, before.filter(|_| same).map(|b| &**b));
         match made {
             Some(served) => storage.serve(served, before.is_some() && !same),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::definition;
 use crate::{
     registry::{Reader, names},
-    webhook::{self, Terms},
+    webhook::{self, Egress, Terms},
     wire::Status,
 };
 
@@ -31,8 +31,9 @@ pub(super) struct Webhook {
 
 impl Webhook {
     /// The webhook a CRD names; services are looked up through `reader`.
-    pub(super) fn new(of: &definition::Webhook, reader: Arc<dyn Reader>) -> Self {
-        Self { review_versions: of.conversion_review_versions.clone(), asked: webhook::Webhook::new(of.client_config.clone(), reader) }
+    pub(super) fn new(of: &definition::Webhook, reader: Arc<dyn Reader>, egress: &Egress) -> Self {
+        let asked = webhook::Webhook::new(of.client_config.clone(), reader).through(egress);
+        Self { review_versions: of.conversion_review_versions.clone(), asked }
     }
 }
 

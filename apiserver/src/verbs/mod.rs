@@ -46,6 +46,7 @@ use crate::{
     metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
+    webhook::Egress,
     wire::{Answer, Status, answer, negotiate, yaml},
 };
 
@@ -69,6 +70,8 @@ pub struct Api {
     pub authenticator: Arc<Authenticator>,
     /// How node agents are reached.
     pub agents: connect::Agents,
+    /// By which way webhooks are.
+    pub egress: Egress,
     /// What only one object may hold.
     pub claims: Arc<Claims>,
     /// Decides who may; answers access reviews.

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use rustls::{ClientConfig as Tls, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Duration, Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -272,8 +271,7 @@ pub(super) async fn first(addresses: &[Address], place: &Place, tls: &Arc<Tls>) 
 
 /// A new connection to an address.
 async fn dial((host, port): &Address, place: &Place, tls: &Arc<Tls>) -> Result<Connection, String> {
-    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| words::dial(&authority(host, *port), &e))?;
-    let _ = stream.set_nodelay(true);
+    let stream = place.way.dial(host, *port).await?;
     if place.plain {
         return one(stream).await;
     }

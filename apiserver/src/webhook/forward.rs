@@ -14,8 +14,8 @@ use rustls::ClientConfig as Tls;
 use tracing::debug;
 
 use super::{
-    Identity, Question, ServiceReference, Trust, certificates, client,
-    connection::{Connection, Pool, Unsent, Way, first},
+    Identity, Question, ServiceReference, Trust, Way, certificates, client,
+    connection::{self, Connection, Pool, Unsent, first},
     place::{self, Address, Place, authority},
 };
 use crate::registry::Reader;
@@ -23,6 +23,7 @@ use crate::registry::Reader;
 /// A service that requests are passed on to, and the connections to it.
 pub(crate) struct Link {
     service: ServiceReference,
+    way: Way,
     tls: Arc<Tls>,
     /// For connections that leave HTTP: those are of version 1.
     upgradable: OnceLock<Arc<Tls>>,
@@ -47,6 +48,8 @@ pub(crate) struct Terms<'a> {
     pub insecure: bool,
     /// The certificate shown to it.
     pub identity: Option<&'a Identity>,
+    /// The way to it.
+    pub way: &'a Way,
 }
 
 /// What a service answered: its body as it comes.
@@ -57,7 +60,8 @@ impl Link {
     pub(crate) fn new(service: ServiceReference, terms: &Terms<'_>) -> Result<Self, String> {
         let bundle = terms.bundle.filter(|bundle| !bundle.trim().is_empty()).map(certificates).transpose()?;
         let trust = Trust { bundle, insecure: terms.insecure, identity: terms.identity, protocols: &["h2", "http/1.1"] };
-        Ok(Self { service, tls: client(trust)?, upgradable: OnceLock::new(), pool: Arc::default(), known: Mutex::default() })
+        let (tls, way) = (client(trust)?, terms.way.clone());
+        Ok(Self { service, way, tls, upgradable: OnceLock::new(), pool: Arc::default(), known: Mutex::default() })
     }
 
     /// Its endpoints or its service have changed.
@@ -96,7 +100,7 @@ impl Link {
         let place = self.place(&request);
         let mut request = request;
         loop {
-            let Way { address, mut connection, is_new } = self.pool.way(addresses, &place, &self.tls).await?;
+            let connection::Way { address, mut connection, is_new } = self.pool.way(addresses, &place, &self.tls).await?;
             match connection.send(request, &place).await {
                 Ok(answer) => return Ok(self.answered(answer, address, connection)),
                 Err(Unsent { question: Some(unsent), .. }) if !is_new => request = unsent,
@@ -122,7 +126,10 @@ impl Link {
     }
 
     fn place(&self, request: &Request<Question>) -> Place {
-        Place::at_service(&self.service, request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+        let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let mut place = Place::at_service(&self.service, path);
+        place.way = self.way.clone();
+        place
     }
 
     /// The answer; its connection is free for the next question when its body has ended.

@@ -6,7 +6,7 @@
 //! | `place` | where a question goes: a URL, or a service at its endpoints |
 //! | `accounts` | as whom admission webhooks are asked |
 //! | `kubeconfig` | where it goes, and as whom, by a kubeconfig file |
-//! | `egress` | the configuration of ways out, of which there is one |
+//! | `egress` | by which way others are reached |
 //! | `trust` | whom a `caBundle` makes us believe |
 //! | `connection` | dialling, TLS and the connections kept |
 //! | `forward` | whole requests passed on to a service, and its answers streamed back |
@@ -46,7 +46,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 pub(crate) use accounts::{Account, Accounts};
-pub use egress::check_egress;
+pub use egress::Egress;
+pub(crate) use egress::{Io, Way};
 pub use kubeconfig::Kubeconfig;
 pub(crate) use retry::{Backoff, status};
 pub(crate) use trust::Bundle;
@@ -126,6 +127,8 @@ pub(crate) struct Webhook {
     line: Mutex<Option<Result<Arc<Line>, String>>>,
     /// Where services are looked up.
     reader: Option<Arc<dyn Reader>>,
+    /// The way to it.
+    way: Way,
 }
 
 /// How the webhook is spoken to now: connections are kept as long as what they were made with is valid.
@@ -155,23 +158,29 @@ pub(crate) fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>
 impl Webhook {
     /// The webhook that is reached so; services are looked up through `reader`.
     pub(crate) fn new(config: ClientConfig, reader: Arc<dyn Reader>) -> Self {
-        Self { config, file: None, account: None, line: Mutex::default(), reader: Some(reader) }
+        Self { config, file: None, account: None, line: Mutex::default(), reader: Some(reader), way: Way::default() }
     }
 
     /// The webhook a kubeconfig names.
     pub(crate) fn at(file: Kubeconfig) -> Self {
         let config = ClientConfig { url: Some(file.server.clone()), ..ClientConfig::default() };
-        Self { config, file: Some(file), account: None, line: Mutex::default(), reader: None }
+        Self { config, file: Some(file), account: None, line: Mutex::default(), reader: None, way: Way::default() }
     }
 
     /// Somebody who is no service of this cluster.
     pub(crate) fn outside(config: ClientConfig) -> Self {
-        Self { config, file: None, account: None, line: Mutex::default(), reader: None }
+        Self { config, file: None, account: None, line: Mutex::default(), reader: None, way: Way::default() }
     }
 
     /// The same, asked by somebody.
     pub(crate) fn by(self, account: Option<Account>) -> Self {
         Self { account, ..self }
+    }
+
+    /// The same, reached by one of these ways: services are in the cluster, others are not.
+    pub(crate) fn through(self, egress: &Egress) -> Self {
+        let is_service = self.config.url.is_none() && self.config.service.is_some();
+        Self { way: if is_service { &egress.cluster } else { &egress.control_plane }.clone(), ..self }
     }
 
     /// How it is reached.
@@ -211,6 +220,7 @@ impl Webhook {
         let timeout = (method == Method::POST).then_some(terms.timeout);
         let failed = |why| format!("{} {:?}: {why}", words::verb(&method), place::url(&self.config));
         let mut place = Place::of(&self.config, timeout).map_err(failed)?;
+        place.way = self.way.clone();
         if let Some(name) = self.file.as_ref().and_then(|file| file.name.as_ref()) {
             place.name.clone_from(name);
         }

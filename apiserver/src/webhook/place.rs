@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 use http::Uri;
 use serde_json::Value;
 
-use super::{ClientConfig, ServiceReference};
+use super::{ClientConfig, ServiceReference, Way};
 use crate::{registry::Reader, wire::Status};
 
 /// Where a question goes.
@@ -26,6 +26,8 @@ pub(super) struct Place {
     port: u16,
     /// Without TLS: only a kubeconfig may lead to such a place.
     pub(super) plain: bool,
+    /// The way there.
+    pub(super) way: Way,
 }
 
 /// An address to dial.
@@ -87,7 +89,8 @@ impl Place {
         let plain = uri.scheme_str() == Some("http");
         let (scheme, port) = if plain { ("http", 80) } else { ("https", 443) };
         let port = uri.port_u16().unwrap_or(port);
-        Ok(Self { origin: format!("{scheme}://{given}"), authority: given, path, host: name.clone(), name, port, plain })
+        let (origin, way) = (format!("{scheme}://{given}"), Way::default());
+        Ok(Self { origin, authority: given, path, host: name.clone(), name, port, plain, way })
     }
 
     /// A path (with its query) at a service.
@@ -95,7 +98,8 @@ impl Place {
         let port = service.port.unwrap_or(443);
         let name = format!("{}.{}.svc", service.name, service.namespace);
         let authority = format!("{name}:{port}");
-        Self { origin: format!("https://{authority}"), authority, path: path.to_owned(), host: name.clone(), name, port, plain: false }
+        let (origin, way) = (format!("https://{authority}"), Way::default());
+        Self { origin, authority, path: path.to_owned(), host: name.clone(), name, port, plain: false, way }
     }
 
     /// The whole address, as messages show it.

@@ -17,7 +17,7 @@ use crate::{
         reach::{Hooks, Reach},
     },
     registry::Reader,
-    webhook::{Accounts, ClientConfig, Webhook},
+    webhook::{Accounts, ClientConfig, Egress, Webhook},
     wire::Status,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Set {
     behind: Behind,
     /// As whom they are asked; said before they are read.
     accounts: OnceLock<Accounts>,
+    /// By which way they are reached; said before they are read.
+    egress: OnceLock<Egress>,
     /// Those of files; said before any are read.
     manifests: OnceLock<Arc<Manifests>>,
 }
@@ -62,6 +64,13 @@ impl Default for Webhooks {
 }
 
 impl Webhooks {
+    /// By which way they are reached; to be said before any are read.
+    pub fn reach_by(&self, egress: &Egress) {
+        for set in self.sets() {
+            let _ = set.egress.set(egress.clone());
+        }
+    }
+
     /// Reads all configurations; where that fails, writes are refused until it succeeds. [`Webhooks::follow`] keeps them as they are.
     pub async fn load(&self, reader: &Arc<dyn Reader>) -> Changes {
         let changes = Changes::begin(&**reader, &[self.mutating.resource, self.validating.resource]);
@@ -100,7 +109,7 @@ impl Webhooks {
 impl Set {
     fn new(resource: &'static str) -> Self {
         let (hooks, known, behind) = (Hooks::default(), Mutex::default(), Behind::default());
-        Self { resource, hooks, known, behind, accounts: OnceLock::new(), manifests: OnceLock::new() }
+        Self { resource, hooks, known, behind, accounts: OnceLock::new(), egress: OnceLock::new(), manifests: OnceLock::new() }
     }
 
     /// Goes by what is configured of their plugin, which nobody else says. The error says what is wrong with the webhooks of files.
@@ -130,7 +139,13 @@ impl Set {
     /// Where a webhook is asked: those at one place share connections.
     fn place(&self, places: &mut HashMap<ClientConfig, Arc<Webhook>>, config: &ClientConfig, reader: &Arc<dyn Reader>) -> Arc<Webhook> {
         let account = self.accounts.get().and_then(|accounts| accounts.of(config));
-        let made = || Arc::new(Webhook::new(config.clone(), reader.clone()).by(account.cloned()));
+        let made = || {
+            let webhook = Webhook::new(config.clone(), reader.clone()).by(account.cloned());
+            Arc::new(match self.egress.get() {
+                Some(egress) => webhook.through(egress),
+                None => webhook,
+            })
+        };
         places.entry(config.clone()).or_insert_with(made).clone()
     }
 

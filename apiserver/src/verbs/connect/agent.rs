@@ -14,17 +14,13 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use crate::{
     registry::Object,
-    webhook::{Bundle, words},
+    webhook::{Bundle, Io, Way, words},
     wire::{Body, Status},
 };
 
@@ -39,6 +35,7 @@ pub struct Agents {
     verified: Option<Arc<ClientConfig>>,
     unverified: Option<Arc<ClientConfig>>,
     anyone: Option<Arc<ClientConfig>>,
+    way: Way,
 }
 
 /// What is spoken to the other side, and whom it is believed to be.
@@ -121,8 +118,8 @@ impl Target {
 }
 
 impl Agents {
-    /// With the TLS of the server's client side; without one no agent can be reached.
-    pub fn new(verified: Option<Arc<ClientConfig>>) -> Self {
+    /// With the TLS of the server's client side, by a way; without one no agent can be reached.
+    pub(crate) fn new(verified: Option<Arc<ClientConfig>>, way: Way) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let believe: Arc<dyn ServerCertVerifier> = Arc::new(Bundle::anyone(&provider));
         let unverified = verified.as_ref().map(|verified| {
@@ -132,7 +129,7 @@ impl Agents {
         });
         let anyone = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok();
         let anyone = anyone.map(|config| Arc::new(config.dangerous().with_custom_certificate_verifier(believe).with_no_client_auth()));
-        Self { verified, unverified, anyone }
+        Self { verified, unverified, anyone, way }
     }
 
     /// Sends a request; the path and query of `uri` count, headers that are not for the other side are taken out.
@@ -148,18 +145,20 @@ impl Agents {
         let host = authority.parse().map_err(|_| Status::internal(format!("{authority:?} is no address")))?;
         request.headers_mut().insert(header::HOST, host);
         let failed = |why: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: dial tcp {authority}: {why}"));
-        match timeout(DIAL, self.dial(target)).await {
-            Ok(Ok(io)) => exchange(io, request).await.map_err(|e| failed(&e)),
-            Ok(Err(why)) => Err(failed(&why)),
+        match timeout(DIAL, self.way.dial(&target.host, target.port)).await {
+            Ok(Ok(io)) => {
+                let secured = timeout(DIAL, self.secure(io, target)).await.unwrap_or_else(|_| Err("i/o timeout".to_owned()));
+                let io = secured.map_err(|why| failed(&why))?;
+                exchange(io, request).await.map_err(|e| failed(&e))
+            }
+            Ok(Err(why)) => Err(Status::internal(format!("error dialing backend: {why}"))),
             Err(_) => Err(failed(&"i/o timeout")),
         }
     }
 
-    async fn dial(&self, target: &Target) -> Result<Box<dyn Io>, String> {
-        let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|e| e.to_string())?;
-        let _ = stream.set_nodelay(true);
+    async fn secure(&self, stream: Box<dyn Io>, target: &Target) -> Result<Box<dyn Io>, String> {
         let config = match target.over {
-            Over::Plain => return Ok(Box::new(stream)),
+            Over::Plain => return Ok(stream),
             Over::Agent => self.verified.clone(),
             Over::Unverified => self.unverified.clone().or_else(|| self.anyone.clone()),
             Over::Anyone => self.anyone.clone(),
@@ -170,10 +169,6 @@ impl Agents {
         Ok(Box::new(stream))
     }
 }
-
-/// A connection.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 async fn exchange(io: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
