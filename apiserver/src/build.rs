@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Builds the server.
-pub(crate) async fn server(options: Options) -> Result<Server, Error> {
+pub(crate) async fn server(mut options: Options) -> Result<Server, Error> {
     let audit = Audit::open(&options.audit, &options.egress).map_err(Error::Options)?;
     let is_asked_for = |group: &str, version: &str| options.versions.iter().any(|(g, v)| (&**g, &**v) == (group, version));
     let tables = Arc::new(Tables::load_with(is_asked_for)?);
@@ -99,12 +99,18 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         catalog: storage.catalog(),
         server: options.presence.as_ref().map(|presence| presence::name(&presence.host)),
     };
+    let signer = signer(&mut options.authentication).await.map_err(Error::Options)?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Arc::new(Api {
         admission: admission::chain(&plugins).map_err(Error::Options)?,
         authenticator: Arc::new(
             Authenticator::new(
-                authn::Options { writer: Some(writer.clone()), egress: options.egress.clone(), ..options.authentication },
+                authn::Options {
+                    writer: Some(writer.clone()),
+                    egress: options.egress.clone(),
+                    signer: signer.clone(),
+                    ..options.authentication
+                },
                 reader.clone(),
             )
             .map_err(Error::Options)?,
@@ -156,6 +162,9 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
     }
     let authenticator = api.authenticator.clone();
     spawn(async move { authenticator.follow().await }.boxed());
+    if let Some(signer) = signer {
+        spawn(signer.follow().boxed());
+    }
     let role_changes = rbac.load(&*reader).await?;
     spawn(rbac.clone().follow(role_changes).boxed());
     let node_changes = nodes.load(&*reader).await?;
@@ -222,6 +231,21 @@ pub(crate) async fn server(options: Options) -> Result<Server, Error> {
         });
     }
     Ok(Server { layers, presence, tasks, stop })
+}
+
+/// Who signs tokens instead of a key of ours, if somebody does. The longest lifetime he gives to them is the longest there is.
+async fn signer(options: &mut authn::Options) -> Result<Option<Arc<authn::Signer>>, String> {
+    let Some(endpoint) = options.signing_endpoint.as_deref().filter(|_| !options.issuers.is_empty()) else { return Ok(None) };
+    let signer = authn::Signer::open(endpoint).await?;
+    let longest = jiff::SignedDuration::from_secs(signer.longest());
+    if let Some(wanted) = options.longest_token.filter(|wanted| *wanted > longest) {
+        let (wanted, longest) = (wanted.as_secs(), longest.as_secs());
+        return Err(format!(
+            "service-account-max-token-expiration cannot be set longer than the token expiration supported by service-account-signing-endpoint: {wanted}s > {longest}s"
+        ));
+    }
+    options.longest_token.get_or_insert(longest);
+    Ok(Some(Arc::new(signer)))
 }
 
 /// The prefixes of resources that are in other stores. Those that are not built in are not kept there, as upstream.

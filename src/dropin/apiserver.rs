@@ -250,6 +250,7 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
             "service-account-issuer is a required flag, --service-account-signing-key-file and --service-account-issuer are required flags"
         );
     }
+    let signing_endpoint = keys::endpoint(flags)?;
     let longest_token = match flags.last("service-account-max-token-expiration").and_then(duration) {
         None | Some(0.0) => None,
         Some(seconds) if !(3600.0..=4_294_967_296.0).contains(&seconds) => {
@@ -266,6 +267,7 @@ fn authentication(flags: &Flags, users: &AuthenticationFlags, authorization: &au
         issuers,
         audiences: owned(&flags.list("api-audiences")),
         signing_key,
+        signing_endpoint,
         verifying_keys,
         longest_token,
         extend_tokens: flags.switch("service-account-extend-token-expiration").unwrap_or(true),

@@ -147,9 +147,42 @@ pub(crate) fn of_tokens(flags: &Flags) -> Result<(Option<SigningKey>, Vec<Verify
     Ok((signing, verifying))
 }
 
+/// Where somebody signs tokens instead of a key: a path, or a name behind `@` (`validateServiceAccountTokenSigningConfig`).
+pub(crate) fn endpoint(flags: &Flags) -> Result<Option<String>> {
+    let Some(endpoint) = flags.last("service-account-signing-endpoint").filter(|given| !given.is_empty()) else { return Ok(None) };
+    let given = |name: &str| flags.last(name).is_some_and(|file| !file.is_empty());
+    if given("service-account-signing-key-file") || given("service-account-key-file") {
+        bail!(
+            "can't set `--service-account-signing-key-file` and/or `--service-account-key-file` with `--service-account-signing-endpoint` (They are mutually exclusive)"
+        );
+    }
+    let is_word = |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-".contains(letter));
+    if endpoint.strip_prefix('@').is_some_and(|name| !name.split('.').all(is_word)) {
+        bail!(
+            "invalid value {endpoint:?} passed for `--service-account-signing-endpoint`, when prefixed with @ must be a valid abstract socket name"
+        );
+    }
+    Ok(Some(endpoint.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dropin::flags::KUBE_APISERVER;
+
+    #[test]
+    fn who_signs_elsewhere_has_all_the_keys() {
+        let of = |line: &str| {
+            let flags = Flags::parse(&KUBE_APISERVER, &line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap();
+            endpoint(&flags).map_err(|error| error.to_string())
+        };
+        assert_eq!(of("--secure-port=1"), Ok(None));
+        assert_eq!(of("--service-account-signing-endpoint=/run/s"), Ok(Some("/run/s".to_owned())));
+        assert_eq!(of("--service-account-signing-endpoint=@a.b-c"), Ok(Some("@a.b-c".to_owned())));
+        assert!(of("--service-account-signing-endpoint=@a..b").unwrap_err().contains("must be a valid abstract socket name"));
+        let both = of("--service-account-signing-endpoint=/s --service-account-key-file=/k").unwrap_err();
+        assert!(both.ends_with("(They are mutually exclusive)"), "{both}");
+    }
 
     #[test]
     fn a_client_certificate_whose_files_change_is_shown_when_both_have() {

@@ -10,7 +10,8 @@ use tracing::debug;
 use super::{
     Authorities, FrontProxy, Peer, User, WebhookOptions, bearer,
     cache::{Cache, Key, Remembered},
-    issuer::Issuer,
+    external::Signer,
+    issuer::{Issuer, Signing},
     join,
     jwt::{JwtOptions, Reload},
     keys::{SigningKey, VerifyingKey},
@@ -38,6 +39,10 @@ pub struct Options {
     pub audiences: Vec<String>,
     /// `--service-account-signing-key-file`; without it no tokens are issued.
     pub signing_key: Option<SigningKey>,
+    /// Who signs instead of a key of ours (`--service-account-signing-endpoint`), a path or `@name`.
+    pub signing_endpoint: Option<String>,
+    /// What that is when it was found; made of `signing_endpoint` at the start.
+    pub signer: Option<Arc<Signer>>,
     /// `--service-account-key-file`; the signing key verifies, too.
     pub verifying_keys: Vec<VerifyingKey>,
     /// `--service-account-max-token-expiration`
@@ -120,9 +125,10 @@ impl Authenticator {
         if let Some(key) = signing_key.as_ref().map(SigningKey::public).filter(|k| !verifying_keys.contains(k)) {
             verifying_keys.insert(0, key.clone());
         }
-        let issuer = signing_key.zip(issuers.first()).map(|(key, name)| Issuer {
+        let signing = signing_key.map(Signing::Here).or_else(|| options.signer.clone().map(Signing::Elsewhere));
+        let issuer = signing.zip(issuers.first()).map(|(signing, name)| Issuer {
             name: name.clone(),
-            key,
+            signing,
             audiences: audiences.clone(),
             longest: options.longest_token,
             extend: options.extend_tokens,
@@ -140,7 +146,9 @@ impl Authenticator {
             jwt: options.jwt.map(|jwt| Reload::new(jwt, &issuers)).transpose()?,
             issuers: issuers.clone(),
             jwks_uri: options.jwks_uri.clone(),
-            verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone()).marking(options.writer),
+            verifier: Verifier::new(issuers, verifying_keys, audiences.clone(), reader.clone())
+                .marking(options.writer)
+                .asking(options.signer),
             audiences,
             issuer,
             reader,
@@ -290,16 +298,18 @@ impl Authenticator {
         self.issuer.as_ref()
     }
 
-    /// The key set document.
-    pub fn key_set(&self) -> serde_json::Value {
-        super::issuer::key_set(self.verifier.keys())
+    /// The key set document, and for how many seconds it is good.
+    pub fn key_set(&self) -> (serde_json::Value, u64) {
+        let (keys, seconds) = self.verifier.keys();
+        (super::issuer::key_set(&keys), seconds)
     }
 
     /// The OIDC discovery document; `own` is where this server tells the keys. `None` when the issuer is no https URL, as upstream then
     /// serves none.
-    pub fn discovery(&self, own: &str) -> Option<serde_json::Value> {
+    pub fn discovery(&self, own: &str) -> Option<(serde_json::Value, u64)> {
         let issuer = self.issuers.first().filter(|i| i.starts_with("https://"))?;
-        Some(super::issuer::discovery(issuer, self.jwks_uri.as_deref().unwrap_or(own), self.verifier.keys()))
+        let (keys, seconds) = self.verifier.keys();
+        Some((super::issuer::discovery(issuer, self.jwks_uri.as_deref().unwrap_or(own), &keys), seconds))
     }
 }
 

@@ -110,6 +110,12 @@ pub fn issuer(token: &str) -> Option<String> {
     serde_json::from_slice::<Issued>(&payload).ok().map(|issued| issued.iss)
 }
 
+/// The key a token says to be signed with, before anything of it is verified.
+pub(super) fn key_id(token: &str) -> Option<String> {
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;
+    serde_json::from_slice::<Header>(&header).ok().map(|header| header.kid)
+}
+
 /// The claims of a token whose signature one of `keys` made: the one its key id names, or any when it names none of them.
 pub fn open<T: serde::de::DeserializeOwned>(token: &str, keys: &[VerifyingKey]) -> Result<T, FormError> {
     let (signed, signature) = token.rsplit_once('.').ok_or(FormError::NotAToken)?;

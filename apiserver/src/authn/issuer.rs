@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     claims::{self, Binding, Claims, Reference},
+    external::Signer,
     keys::{SigningKey, VerifyingKey},
 };
 use crate::{
@@ -31,12 +32,37 @@ const LONGEST_SECONDS: i64 = 1 << 32;
 /// Lifetime when none is asked for, in seconds.
 const DEFAULT_SECONDS: i64 = 3600;
 
+/// Who signs new tokens.
+pub enum Signing {
+    /// This server.
+    Here(SigningKey),
+    /// Somebody who is asked.
+    Elsewhere(Arc<Signer>),
+}
+
+impl Signing {
+    async fn seal(&self, claims: &Claims) -> Result<String, String> {
+        match self {
+            Self::Here(key) => claims::seal(claims, key).ok_or_else(|| "no randomness".to_owned()),
+            Self::Elsewhere(signer) => signer.seal(claims).await,
+        }
+    }
+
+    /// The longest lifetime a token may have, in seconds.
+    fn longest(&self) -> i64 {
+        match self {
+            Self::Here(_) => i64::MAX,
+            Self::Elsewhere(signer) => signer.longest(),
+        }
+    }
+}
+
 /// Issues tokens in the name of one issuer.
 pub struct Issuer {
     /// `iss` of new tokens; an https URL for OIDC.
     pub name: String,
     /// Signs new tokens.
-    pub key: SigningKey,
+    pub signing: Signing,
     /// The API server's own audiences, used when a request names none.
     pub audiences: Vec<String>,
     /// Longer requests are shortened to this, with a warning (`--service-account-max-token-expiration`).
@@ -67,7 +93,7 @@ impl Issuer {
         let mut lives = seconds;
         if self.extend && seconds == WARN_SECONDS && binding.pod.is_some() && audiences == self.audiences {
             binding.warnafter = Some(now.as_second() + seconds);
-            lives = self.longest.map_or(EXTENDED_SECONDS, |l| l.as_secs().min(EXTENDED_SECONDS));
+            lives = self.signing.longest().min(EXTENDED_SECONDS);
         }
         let claims = Claims {
             aud: audiences.clone(),
@@ -79,7 +105,10 @@ impl Issuer {
             nbf: now.as_second(),
             sub: format!("system:serviceaccount:{namespace}:{account}"),
         };
-        let token = claims::seal(&claims, &self.key).ok_or_else(|| Status::internal("failed to generate token"))?;
+        let token = self.signing.seal(&claims).await.map_err(|why| {
+            let why = format!("failed to generate token: {why}");
+            Status { details: json!({"causes": [{"message": why}]}), ..Status::internal(why) }
+        })?;
         let expires = Timestamp::from_second(now.as_second() + seconds).unwrap_or(Timestamp::MAX);
         request.member_mut("spec").insert("audiences".into(), audiences.into());
         request.member_mut("spec").insert("expirationSeconds".into(), seconds.into());
@@ -190,12 +219,12 @@ impl Issuer {
 
 /// The key set at `/openid/v1/jwks`.
 pub fn key_set(keys: &[VerifyingKey]) -> Value {
-    json!({"keys": keys.iter().map(VerifyingKey::jwk).collect::<Vec<_>>()})
+    json!({"keys": keys.iter().filter(|key| !key.is_hidden).map(VerifyingKey::jwk).collect::<Vec<_>>()})
 }
 
 /// The discovery document at `/.well-known/openid-configuration`.
 pub fn discovery(issuer: &str, jwks_uri: &str, keys: &[VerifyingKey]) -> Value {
-    let mut algorithms: Vec<&str> = keys.iter().map(|k| k.algorithm.name()).collect();
+    let mut algorithms: Vec<&str> = keys.iter().filter(|key| !key.is_hidden).map(|key| key.algorithm.name()).collect();
     algorithms.sort_unstable();
     algorithms.dedup();
     json!({
@@ -249,12 +278,17 @@ mod tests {
         reader.put("", "nodes", json!({"metadata": {"name": "n", "uid": "node-1"}}));
         Issuer {
             name: "https://issuer".into(),
-            key: SigningKey::from_pem(rcgen::KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap(),
+            signing: Signing::Here(SigningKey::from_pem(rcgen::KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap()),
             audiences: vec!["api".into()],
             longest: longest.map(SignedDuration::from_secs),
             extend: true,
             reader,
         }
+    }
+
+    fn public(issuer: &Issuer) -> VerifyingKey {
+        let Signing::Here(key) = &issuer.signing else { panic!("somebody else signs") };
+        key.public().clone()
     }
 
     fn now() -> Timestamp {
@@ -274,7 +308,7 @@ mod tests {
         let (answer, _) = issue(&issuer, json!({})).await.unwrap();
         assert_eq!(answer.value()["spec"], json!({"audiences": ["api"], "expirationSeconds": 3600}));
         assert_eq!(answer.text("/status/expirationTimestamp"), "2026-11-21T13:00:00Z");
-        let verifier = Verifier::new(vec![issuer.name.clone()], vec![issuer.key.public().clone()], Vec::new(), issuer.reader.clone());
+        let verifier = Verifier::new(vec![issuer.name.clone()], vec![public(&issuer)], Vec::new(), issuer.reader.clone());
         let verified = verifier.verify(answer.text("/status/token"), &["api".into()], now()).await.unwrap().unwrap();
         assert_eq!(&*verified.user.name, "system:serviceaccount:ns:a");
     }
@@ -296,10 +330,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_pods_token_names_pod_and_node_and_is_prolonged_with_a_warning_mark() {
-        let issuer = issuer(None);
+        // However long others may last.
+        let issuer = issuer(Some(7200));
         let spec = json!({"expirationSeconds": 3607, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p-1"}});
         let (answer, _) = issue(&issuer, spec).await.unwrap();
-        let claims: Claims = claims::open(answer.text("/status/token"), &[issuer.key.public().clone()]).unwrap();
+        let claims: Claims = claims::open(answer.text("/status/token"), &[public(&issuer)]).unwrap();
         assert_eq!(claims.kubernetes.pod, Some(Reference { name: "p".into(), uid: "p-1".into() }));
         assert_eq!(claims.kubernetes.node, Some(Reference { name: "n".into(), uid: "node-1".into() }));
         assert_eq!(claims.kubernetes.warnafter, Some(now().as_second() + 3607));

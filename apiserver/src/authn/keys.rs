@@ -58,6 +58,8 @@ pub struct VerifyingKey {
     pub id: String,
     /// The only algorithm it is used with.
     pub algorithm: Algorithm,
+    /// Others are not told of it: it verifies what was issued before.
+    pub is_hidden: bool,
     /// EC point, or PKCS#1 `RSAPublicKey`: what ring verifies with.
     key: Vec<u8>,
 }
@@ -156,6 +158,17 @@ impl VerifyingKey {
         if keys.is_empty() { Err(KeyError::NoPem) } else { Ok(keys) }
     }
 
+    /// Reads a public key of DER (PKIX).
+    pub(super) fn from_der(der: &[u8]) -> Option<Self> {
+        let (rest, info) = SubjectPublicKeyInfo::from_der(der).ok()?;
+        if rest.is_empty() { Self::from_info(&info) } else { None }
+    }
+
+    /// The same by another id, as whoever has its private half calls it.
+    pub(super) fn named(self, id: String, is_hidden: bool) -> Self {
+        Self { id, is_hidden, ..self }
+    }
+
     /// Whether `signature` over `message` was made by this key.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(self.algorithm.verification(), &self.key).verify(message, signature).is_ok()
@@ -184,7 +197,7 @@ impl VerifyingKey {
 
     fn new(algorithm: Algorithm, key: &[u8]) -> Self {
         let info = tlv(0x30, &[tlv(0x30, &algorithm.identifier()), tlv(0x03, &[&[0], key].concat())].concat());
-        Self { id: URL_SAFE_NO_PAD.encode(Sha256::digest(info)), algorithm, key: key.to_vec() }
+        Self { id: URL_SAFE_NO_PAD.encode(Sha256::digest(info)), algorithm, is_hidden: false, key: key.to_vec() }
     }
 
     fn from_info(info: &SubjectPublicKeyInfo<'_>) -> Option<Self> {

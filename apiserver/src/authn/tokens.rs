@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{
     CREDENTIAL_ID, User,
     claims::{self, Binding, Claims, FormError, Reference},
+    external::Signer,
     keys::VerifyingKey,
     legacy,
 };
@@ -20,6 +21,9 @@ use crate::{
 
 /// Clocks of issuer and verifier may differ by this much.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// For how many seconds keys of files are said to be good.
+const KEYS_KEPT: u64 = 3600;
 
 /// Why a token is not good.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -152,7 +156,9 @@ impl std::fmt::Display for Refusal {
 pub struct Verifier {
     /// Accepted `iss` values, the current one first.
     issuers: Vec<String>,
-    keys: Vec<VerifyingKey>,
+    keys: Arc<[VerifyingKey]>,
+    /// Who signs elsewhere, and tells the keys.
+    signer: Option<Arc<Signer>>,
     /// Those of a token that names none: the API server's.
     implicit: Vec<String>,
     reader: Arc<dyn Reader>,
@@ -163,7 +169,7 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier over these issuers and keys; `implicit` are the audiences of old tokens, which name none.
     pub fn new(issuers: Vec<String>, keys: Vec<VerifyingKey>, implicit: Vec<String>, reader: Arc<dyn Reader>) -> Self {
-        Self { issuers, keys, implicit, reader, writer: None }
+        Self { issuers, keys: keys.into(), signer: None, implicit, reader, writer: None }
     }
 
     /// The same, marking secrets whose tokens are used.
@@ -172,21 +178,35 @@ impl Verifier {
         Self { writer, ..self }
     }
 
-    /// The keys tokens are verified with.
-    pub fn keys(&self) -> &[VerifyingKey] {
-        &self.keys
+    /// The same, with the keys of somebody who signs elsewhere.
+    #[must_use]
+    pub fn asking(self, signer: Option<Arc<Signer>>) -> Self {
+        Self { signer, ..self }
+    }
+
+    /// The keys tokens are verified with, and for how many seconds they are good.
+    pub fn keys(&self) -> (Arc<[VerifyingKey]>, u64) {
+        self.signer.as_ref().map_or_else(|| (Arc::clone(&self.keys), KEYS_KEPT), |signer| signer.keys())
+    }
+
+    /// Those a token may be signed with.
+    async fn keys_of(&self, token: &str) -> Vec<VerifyingKey> {
+        match &self.signer {
+            Some(signer) => signer.keys_of(&claims::key_id(token).unwrap_or_default()).await,
+            None => self.keys.to_vec(),
+        }
     }
 
     /// Whose token it is, when it is good for one of the `wanted` audiences; `None` when it is of none of our issuers.
     pub async fn verify(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Option<Verified>, TokenError> {
-        let Some(issuer) = claims::issuer(token).filter(|_| !self.keys.is_empty()) else { return Ok(None) };
+        let Some(issuer) = claims::issuer(token).filter(|_| self.signer.is_some() || !self.keys.is_empty()) else { return Ok(None) };
         if issuer == legacy::ISSUER {
             return self.verify_legacy(token, wanted, now).await.map(Some);
         }
         if !self.issuers.contains(&issuer) {
             return Ok(None);
         }
-        let claims: Claims = claims::open(token, &self.keys)?;
+        let claims: Claims = claims::open(token, &self.keys_of(token).await)?;
         if claims.iss != issuer {
             return Err(TokenError::Issuer(claims.iss));
         }
@@ -200,7 +220,7 @@ impl Verifier {
     }
 
     async fn verify_legacy(&self, token: &str, wanted: &[String], now: Timestamp) -> Result<Verified, TokenError> {
-        let claims: legacy::Claims = claims::open(token, &self.keys)?;
+        let claims: legacy::Claims = claims::open(token, &self.keys_of(token).await)?;
         if claims.iss != legacy::ISSUER {
             return Err(TokenError::Issuer(claims.iss));
         }

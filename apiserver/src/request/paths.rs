@@ -121,12 +121,12 @@ impl Paths {
                 let issuer = "/openid/v1/jwks";
                 let host = call.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or(&self.address);
                 let document = layers.api.authenticator.discovery(&format!("https://{host}{issuer}"));
-                Ok(document.map_or_else(answer::not_found, |d| answer::value(StatusCode::OK, &d)))
+                Ok(document.map_or_else(answer::not_found, |(d, seconds)| good_for(seconds, answer::value(StatusCode::OK, &d))))
             }
             ["openid", "v1", "jwks"] => {
                 discovery::routed(call, KEYS)?;
-                let body = layers.api.authenticator.key_set().to_string();
-                Ok(answer::bytes(StatusCode::OK, KEYS, Body::full(body)))
+                let (keys, seconds) = layers.api.authenticator.key_set();
+                Ok(good_for(seconds, answer::bytes(StatusCode::OK, KEYS, Body::full(keys.to_string()))))
             }
             _ => Ok(answer::not_found()),
         }
@@ -299,6 +299,14 @@ const REWRITTEN: usize = 500;
 
 const JSON: &str = "application/json";
 const KEYS: &str = "application/jwk-set+json";
+
+/// An answer that whoever it passes may keep for a while.
+fn good_for(seconds: u64, mut answer: Answer) -> Answer {
+    if let Ok(value) = HeaderValue::try_from(format!("public, max-age={seconds}")) {
+        answer.headers_mut().insert(header::CACHE_CONTROL, value);
+    }
+    answer
+}
 
 /// Runs what computes for long on a thread of its own.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {

@@ -349,7 +349,7 @@ mod tests {
             read("[{name: controlplane, connection: {proxyProtocol: Direct}}, {name: Cluster, connection: {proxyProtocol: Direct}}]");
         assert!(direct.unwrap().cluster.0.is_none());
         let proxied = read(&by("{tcp: {url: 'http://proxy:1'}}")).unwrap();
-        assert!(!proxied.cluster.0.is_none() && proxied.control_plane.0.is_none());
+        assert!(proxied.cluster.0.is_some() && proxied.control_plane.0.is_none());
         for (selections, why) in [
             (
                 "[{name: cluster, connection: {proxyProtocol: GRPC, transport: {uds: {udsName: /a}}}}]",
