@@ -192,6 +192,7 @@ fn server_options(
         aggregator: options.front.aggregator(Some(front_proxy_files(options)))?,
         flow: options.front.flow()?,
         connections: options.front.connections()?,
+        gates: Default::default(),
         versions: options.front.versions()?,
         events_last: options.front.event_ttl,
         build: version::build(),

@@ -118,6 +118,7 @@ pub(crate) async fn server(mut options: Options) -> Result<Server, Error> {
         authorizer,
         agents: Agents::new(options.agent_tls, options.egress.cluster.clone()),
         egress: options.egress.clone(),
+        gates: options.gates,
         claims: Claims::new(options.service_ranges, storage.clone(), writer.clone(), tasks.clone()),
         runs: Runs::default(),
         watches_last: options.flow.watches,

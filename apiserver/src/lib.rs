@@ -20,6 +20,7 @@ pub mod verbs;
 pub mod wire;
 
 mod build;
+mod gates;
 mod metrics;
 mod trace;
 mod user;
@@ -32,6 +33,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use gates::Gates;
 pub use metrics::FEATURE_GATES;
 pub use registry::claims::{Family, Network, Ranges};
 pub use registry::values::{Codec as StorageCodec, MediaType as StorageMediaType};
@@ -89,6 +91,8 @@ pub struct Options {
     pub connections: Connections,
     /// Which versions are served that are not unless they are asked for: group and version of [`unfinished`].
     pub versions: std::collections::BTreeSet<(String, String)>,
+    /// Feature gates that are switched off.
+    pub gates: Gates,
     /// How long events are kept (`--event-ttl`); 0: for ever.
     pub events_last: std::time::Duration,
     /// Of what the program was built: what `/version` tells.

@@ -88,6 +88,7 @@ impl House {
             presence: None,
             connections: Default::default(),
             events_last: std::time::Duration::from_secs(3600),
+            gates: Default::default(),
             versions: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }

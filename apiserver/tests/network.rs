@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_apiserver::{CertificateAndKey, Connections, Egress, Material, Options, Origins, Protocol, Serving, authn::Authorities};
+use coracle_apiserver::{CertificateAndKey, Connections, Egress, Gates, Material, Options, Origins, Protocol, Serving, authn::Authorities};
 use coracle_store::embedded;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -325,4 +325,26 @@ async fn nodes_are_reached_by_the_way_of_the_cluster() {
     drop(house);
     assert!(proxy.await.unwrap().starts_with("CONNECT 127.0.0.1:7 HTTP/1.1\r\n"));
     agent.abort();
+}
+
+#[tokio::test]
+async fn gates_that_are_switched_off_take_what_they_gate_along() {
+    let mut gates = Gates::default();
+    for name in ["WatchList", "APIResponseCompression", "ComponentFlagz"] {
+        assert!(gates.switch(name, false), "{name}");
+    }
+    assert!(!gates.switch("APIServerIdentity", false), "is fixed");
+    let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
+    let house = House::of(Options { gates, ..House::options(store) }).await;
+    let refused = house.get("/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1").await;
+    let why = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+    assert_eq!((refused.code, refused.json()["message"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some(why)));
+    assert_eq!(house.get("/api/v1/pods?watch=true&timeoutSeconds=1").await.code, StatusCode::OK);
+    let large = house.ask(Method::GET, "/apis/rbac.authorization.k8s.io/v1/clusterroles", &[("accept-encoding", "gzip")], "").await;
+    assert!(large.code == StatusCode::OK && large.json()["items"].is_array() && !large.headers.contains_key("content-encoding"));
+    assert_eq!(house.get("/flagz").await.code, StatusCode::NOT_FOUND);
+    assert_eq!(house.get("/statusz").await.code, StatusCode::OK);
+    let metrics = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains(r#"kubernetes_feature_enabled{name="WatchList",stage="BETA"} 0"#));
+    assert!(metrics.contains(r#"kubernetes_feature_enabled{name="ComponentStatusz",stage="BETA"} 1"#));
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use coracle_apiserver::{
-    Connections, Egress, Family, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
+    Connections, Egress, Family, Gates, Network, Protocol, Ranges, TracingOptions, admission, aggregator, atrest, audit,
     authn::{self, keys::VerifyingKey},
     authz::{self, Mode, configuration::Configured},
     kinds::capabilities::Capabilities,
@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) aggregator: aggregator::Options,
     /// Limits, and what connections are told.
     pub(crate) front: FrontFlags,
+    /// Feature gates that are switched off.
+    pub(crate) gates: Gates,
     pub(crate) connections: Connections,
     /// Versions served beside the finished ones.
     pub(crate) versions: BTreeSet<(String, String)>,
@@ -83,9 +85,12 @@ pub(crate) struct Settings {
 impl Settings {
     /// Reads the flags, and the files and environment they name. Warnings are told in the log.
     pub(crate) fn new(flags: &Flags) -> Result<Self> {
-        let gates = features::check_gates(&flags.list("feature-gates"))?;
-        for warning in gates {
+        let (gates, warnings) = features::gates(&flags.list("feature-gates"))?;
+        for warning in warnings {
             tracing::warn!("{warning}");
+        }
+        if !gates.is_on("RemoteRequestHeaderUID") && !flags.list("requestheader-uid-headers").is_empty() {
+            bail!("--requestheader-uid-headers requires the \"RemoteRequestHeaderUID\" feature to be enabled");
         }
         if let Some(backend) = flags.last("storage-backend").filter(|backend| !["", "etcd3"].contains(backend)) {
             bail!("--storage-backend: {backend:?} is not known; allowed: etcd3");
@@ -134,7 +139,7 @@ impl Settings {
             authorization,
             capabilities: Capabilities { allow_privileged: flags.on("allow-privileged") },
             ranges,
-            admission: admission_settings(flags)?,
+            admission: admission_settings(flags, &gates)?,
             audit: group::<AuditFlags>(|name| flags.all(name))?.options()?,
             tracing: logging::tracing(flags.last("tracing-config-file").map(Path::new))?,
             encryption: group::<EncryptionFlags>(|name| flags.all(name))?.options()?,
@@ -143,6 +148,7 @@ impl Settings {
             egress: front.egress()?,
             aggregator: front.aggregator(None)?,
             connections: front.connections()?,
+            gates,
             versions: front.versions()?,
             front,
             endpoints,
@@ -155,9 +161,13 @@ impl Settings {
 }
 
 /// `--admission-control`, of old, names all plugins there are to be.
-fn admission_settings(flags: &Flags) -> Result<admission::Settings> {
+fn admission_settings(flags: &Flags, gates: &Gates) -> Result<admission::Settings> {
     let only = flags.last("admission-control").map(|_| owned(&flags.list("admission-control")));
-    Ok(admission::Settings { only, ..group::<AdmissionFlags>(|name| flags.all(name))?.settings()? })
+    let mut settings = admission::Settings { only, ..group::<AdmissionFlags>(|name| flags.all(name))?.settings()? };
+    if !gates.is_on("PodTopologyLabelsAdmission") {
+        settings.disable.push("PodTopologyLabels".to_owned());
+    }
+    Ok(settings)
 }
 
 fn hollow_nodes(flags: &Flags) -> Result<u32> {
@@ -321,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_old_flag_of_admission_names_all_plugins_there_are_to_be() {
-        let only = |line: &str| admission_settings(&flags(line)).unwrap().only;
+        let only = |line: &str| admission_settings(&flags(line), &Gates::default()).unwrap().only;
         let two = vec!["A".to_owned(), "B".to_owned()];
         assert_eq!((only("--admission-control=A,B"), only("--enable-admission-plugins=A")), (Some(two), None));
     }

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
+use coracle_apiserver::Gates;
 
 use super::flags::truth;
 
 /// `name on|off stage [locked]` a line.
 const GATES: &str = coracle_apiserver::FEATURE_GATES;
 
-/// Checks the settings of `--feature-gates` (`Name=true`, `kube:Name=false`); what differs from our fixed behaviour comes back as warnings.
-pub(crate) fn check_gates(settings: &[&str]) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
+/// Reads the settings of `--feature-gates` (`Name=true`, `kube:Name=false`); what differs from our fixed behaviour comes back as warnings.
+pub(crate) fn gates(settings: &[&str]) -> Result<(Gates, Vec<String>)> {
+    let (mut gates, mut warnings) = (Gates::default(), Vec::new());
     for setting in settings {
         let Some((name, value)) = setting.split_once('=') else { bail!("--feature-gates: missing bool value for {setting}") };
         let name = name.trim().trim_start_matches("kube:");
@@ -28,7 +29,7 @@ pub(crate) fn check_gates(settings: &[&str]) -> Result<Vec<String>> {
             bail!("unrecognized feature gate: {name}")
         };
         let default = known.nth(1) == Some("on");
-        if default == on {
+        if gates.switch(name, on) || default == on {
             continue;
         }
         if known.any(|word| word == "locked") {
@@ -36,7 +37,7 @@ pub(crate) fn check_gates(settings: &[&str]) -> Result<Vec<String>> {
         }
         warnings.push(format!("feature gate {name}={on} is taken and changes nothing: it is {} here", if default { "on" } else { "off" }));
     }
-    Ok(warnings)
+    Ok((gates, warnings))
 }
 
 /// What `--runtime-config` asks for.
@@ -189,12 +190,14 @@ mod tests {
     use super::*;
 
     fn gate(setting: &str) -> Result<usize, String> {
-        check_gates(&[setting]).map(|warnings| warnings.len()).map_err(|error| error.to_string())
+        gates(&[setting]).map(|(_, warnings)| warnings.len()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn gates_are_taken_warned_of_or_refused_as_upstream_does() {
         assert_eq!(gate("APIResponseCompression=true"), Ok(0));
+        let (off, warnings) = gates(&["WatchList=false", "ComponentFlagz=false", "ComponentFlagz=true"]).unwrap();
+        assert!(!off.is_on("WatchList") && off.is_on("ComponentFlagz") && warnings.is_empty());
         assert_eq!(gate("kube:CBORServingAndStorage=true"), Ok(1));
         assert_eq!(gate("PodAffinityNamespaceSelector=true"), Err("unrecognized feature gate: PodAffinityNamespaceSelector".into()));
         // Finished long ago, but upstream still takes it: test environments of operators set it.

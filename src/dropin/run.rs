@@ -143,6 +143,7 @@ fn options_of(
         aggregator: settings.aggregator,
         flow: settings.front.flow()?,
         connections: settings.connections,
+        gates: settings.gates,
         versions: settings.versions,
         events_last: settings.front.event_ttl,
         build: version::build(),

@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{gates, page::Page, store};
 use crate::{
+    gates::Gates,
     registry::{Catalog, Kind},
     request::{
         layers::Layers,
@@ -18,7 +19,7 @@ pub(super) async fn write(page: &mut Page, layers: &Arc<Layers>) {
     in_flight(page, layers);
     objects(page, layers).await;
     version(page, layers);
-    features(page);
+    features(page, &layers.api.gates);
 }
 
 fn in_flight(page: &mut Page, layers: &Layers) {
@@ -73,12 +74,17 @@ fn version(page: &mut Page, layers: &Layers) {
     page.gauge("kubernetes_build_info", HELP, &labels, 1.0);
 }
 
-/// What upstream makes switchable is fixed here.
-fn features(page: &mut Page) {
+/// Most of what upstream makes switchable is fixed here.
+fn features(page: &mut Page, gates_off: &Gates) {
     const HELP: &str = "[BETA] This metric records the data about the stage and enablement of a k8s feature.";
     for mut words in gates() {
         let (Some(name), Some(state), Some(stage)) = (words.next(), words.next(), words.next()) else { continue };
         let stage = if stage == "GA" { String::new() } else { stage.to_uppercase() };
-        page.gauge("kubernetes_feature_enabled", HELP, &[("name", name), ("stage", &stage)], f64::from(u8::from(state == "on")));
+        page.gauge(
+            "kubernetes_feature_enabled",
+            HELP,
+            &[("name", name), ("stage", &stage)],
+            f64::from(u8::from(state == "on" && gates_off.is_on(name))),
+        );
     }
 }

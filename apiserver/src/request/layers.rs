@@ -238,6 +238,9 @@ impl Layers {
                 let arrival = Arrival { parts, body, user: &user, audit_id: &track.id, address, is_resource, until, drain };
                 return Ok((Box::pin(self.aggregator.forward(&remote, arrival)).await, Some(place)));
             }
+            if info.path.starts_with("/api") && info.subresource != "proxy" && !self.api.gates.is_on("APIResponseCompression") {
+                parts.headers.remove(header::ACCEPT_ENCODING);
+            }
             let Place { seat, slot, watch } = place;
             let (seat, beginning) = if info.verb == "watch" { (None, seat) } else { (seat, None) };
             let call = Call {

@@ -101,8 +101,8 @@ impl Paths {
             ["version", ..] => Err(Status::no_such_path()),
             ["debug", "flags", flag @ ..] => Ok(flags::answer(self.levels.as_deref(), call, &flag.join("/"))),
             ["encryption", "reencrypt"] => self.reencrypt(layers, call).await,
-            ["flagz"] => zpages::flags(layers, call),
-            ["statusz"] => zpages::status(layers, call),
+            ["flagz"] if layers.api.gates.is_on("ComponentFlagz") => zpages::flags(layers, call),
+            ["statusz"] if layers.api.gates.is_on("ComponentStatusz") => zpages::status(layers, call),
             ["metrics"] => Ok(metrics::answer(layers).await),
             ["metrics", "slis"] => Ok(metrics::indicators()),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
@@ -287,6 +287,9 @@ impl Paths {
                 paths.push(format!("/apis/{group}"));
                 paths.push(format!("/apis/{group}/{version}"));
             }
+        }
+        for (path, gate) in [("/flagz", "ComponentFlagz"), ("/statusz", "ComponentStatusz")] {
+            paths.retain(|known| known != path || layers.api.gates.is_on(gate));
         }
         paths.sort();
         paths.dedup();

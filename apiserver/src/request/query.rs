@@ -395,6 +395,19 @@ fn version(text: &str) -> Result<Option<u64>, Status> {
     })
 }
 
+/// Refuses a watch that is to begin with what is there (`validateWatchOptions` without `WatchList`).
+pub(crate) fn without_initial_events(query: &Query) -> Result<(), Status> {
+    if query.get("sendInitialEvents").is_none() {
+        return Ok(());
+    }
+    let mut errors = FieldErrors::none();
+    if query.text("resourceVersionMatch") != "NotOlderThan" {
+        errors.forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled");
+    refuse("ListOptions", &errors)
+}
+
 fn refuse(kind: &str, errors: &FieldErrors) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(Subject { group: "meta.k8s.io", resource: kind, name: "" }, errors)) }
 }

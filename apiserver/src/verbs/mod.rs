@@ -43,6 +43,7 @@ use crate::{
     authn::{Authenticator, User},
     authz,
     flow::Seat,
+    gates::Gates,
     metrics::requests::{DEPRECATED as DEPRECATED_APIS, routed},
     registry::{Kind, Storage, Subresource, Verb, claims::Claims, storage::DEFINITIONS},
     request::{Query, RequestInfo},
@@ -70,6 +71,8 @@ pub struct Api {
     pub authenticator: Arc<Authenticator>,
     /// How node agents are reached.
     pub agents: connect::Agents,
+    /// Feature gates that are switched off.
+    pub gates: Gates,
     /// By which way webhooks are.
     pub egress: Egress,
     /// What only one object may hold.
