@@ -291,6 +291,23 @@ async fn logs_and_streams_come_from_the_agent_of_the_pods_node() {
 }
 
 #[tokio::test]
+async fn a_node_that_cannot_be_reached_is_told_of_as_upstream_tells_it() {
+    let pki = Pki::new();
+    let house = House::reaching_agents(Some(pki.client_config(true))).await;
+    // Taken, and nobody listens there any more.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let status = json!({
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    });
+    house.post("/api/v1/nodes", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": status})).await.ok();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    house.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    let told = house.get("/api/v1/namespaces/default/pods/p/log").await;
+    let why = format!("Get \"https://127.0.0.1:{port}/containerLogs/default/p/c\": dial tcp 127.0.0.1:{port}: connect: connection refused");
+    assert_eq!((told.code, told.json()["message"].as_str()), (StatusCode::INTERNAL_SERVER_ERROR, Some(&*why)));
+}
+
+#[tokio::test]
 async fn nodes_are_reached_by_the_way_of_the_cluster() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let pki = Pki::new();

@@ -28,7 +28,7 @@ pub(super) fn dial(address: &str, error: &std::io::Error) -> String {
 }
 
 /// An error of the TLS handshake.
-pub(super) fn handshake(error: &std::io::Error) -> String {
+pub(crate) fn handshake(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(why)) => format!("tls: failed to verify certificate: {}", certificate(why)),
@@ -77,7 +77,7 @@ fn instant(at: UnixTime) -> String {
 }
 
 /// An error of a request on its way.
-pub(super) fn sending(error: &hyper::Error) -> String {
+pub(crate) fn sending(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() {
         return "EOF".to_owned();
     }

@@ -133,7 +133,8 @@ impl Agents {
     }
 
     /// Sends a request; the path and query of `uri` count, headers that are not for the other side are taken out.
-    pub async fn send(&self, target: &Target, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
+    /// The error is what Go's transport says.
+    pub async fn send(&self, target: &Target, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         for name in HOP {
             request.headers_mut().remove(name);
         }
@@ -142,18 +143,12 @@ impl Agents {
             request.headers_mut().remove(name);
         }
         let authority = target.authority();
-        let host = authority.parse().map_err(|_| Status::internal(format!("{authority:?} is no address")))?;
+        let host = authority.parse().map_err(|_| format!("{authority:?} is no address"))?;
         request.headers_mut().insert(header::HOST, host);
-        let failed = |why: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: dial tcp {authority}: {why}"));
-        match timeout(DIAL, self.way.dial(&target.host, target.port)).await {
-            Ok(Ok(io)) => {
-                let secured = timeout(DIAL, self.secure(io, target)).await.unwrap_or_else(|_| Err("i/o timeout".to_owned()));
-                let io = secured.map_err(|why| failed(&why))?;
-                exchange(io, request).await.map_err(|e| failed(&e))
-            }
-            Ok(Err(why)) => Err(Status::internal(format!("error dialing backend: {why}"))),
-            Err(_) => Err(failed(&"i/o timeout")),
-        }
+        let late = || format!("dial tcp {authority}: i/o timeout");
+        let dialled = timeout(DIAL, async { self.secure(self.way.dial(&target.host, target.port).await?, target).await });
+        let io = dialled.await.unwrap_or_else(|_| Err(late()))?;
+        exchange(io, request).await.map_err(|why| words::sending(&why))
     }
 
     async fn secure(&self, stream: Box<dyn Io>, target: &Target) -> Result<Box<dyn Io>, String> {
@@ -165,7 +160,7 @@ impl Agents {
         };
         let config = config.ok_or("this server does not know the authority of node agents")?;
         let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| words::handshake(&e))?;
         Ok(Box::new(stream))
     }
 }

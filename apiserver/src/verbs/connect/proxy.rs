@@ -49,7 +49,8 @@ pub(super) async fn proxy(api: &Api, call: Call, kind: &Arc<Kind>) -> Result<Ans
         headers.remove(header::UPGRADE);
     }
     let request = request.body(Full::new(call.body)).map_err(|e| Status::internal(e.to_string()))?;
-    let said = api.agents.send(&target, request).await.map_err(|s| Status { code: 503, reason: "ServiceUnavailable", ..s })?;
+    let said = api.agents.send(&target, request).await;
+    let said = said.map_err(|why| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {why}")))?;
     let (parts, body) = said.into_parts();
     let mut made = http::Response::new(passed_on(body));
     *made.status_mut() = parts.status;

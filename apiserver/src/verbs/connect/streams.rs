@@ -41,8 +41,9 @@ pub(super) async fn log(api: &Api, call: &Call, kind: &Arc<Kind>) -> Result<Answ
     if call.query.flag("insecureSkipTLSVerifyBackend") {
         target.over = Over::Unverified;
     }
+    let url = format!("https://{}{path}", target.authority());
     let request = Request::get(path).body(Full::default()).map_err(|e| Status::internal(e.to_string()))?;
-    let said = api.agents.send(&target, request).await?;
+    let said = api.agents.send(&target, request).await.map_err(|why| Status::new(500, "", format!("Get {url:?}: {why}")))?;
     if !said.status().is_success() {
         return Err(failure(said, "log", name).await);
     }
@@ -96,7 +97,8 @@ pub(super) async fn upgrade(api: &Api, mut call: Call, kind: &Arc<Kind>, part: &
         bearer::remove(headers);
     }
     let request = request.body(Full::new(Bytes::new())).map_err(|e| Status::internal(e.to_string()))?;
-    let mut said = api.agents.send(&target, request).await?;
+    let said = api.agents.send(&target, request).await;
+    let mut said = said.map_err(|why| Status::internal(format!("error dialing backend: {why}")))?;
     if said.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(failure(said, part, pod.name()).await);
     }
