@@ -193,6 +193,7 @@ fn server_options(
         flow: options.front.flow()?,
         connections: options.front.connections()?,
         gates: Default::default(),
+        metrics_off: Default::default(),
         versions: options.front.versions()?,
         events_last: options.front.event_ttl,
         build: version::build(),

@@ -217,6 +217,7 @@ pub(crate) async fn server(mut options: Options) -> Result<Server, Error> {
         timeout: options.flow.timeout,
         modes: Modes::default(),
         paths: Paths::new(discovery::built_in(&tables), address, options.log_levels, options.flags, options.build),
+        metrics_off: options.metrics_off,
         tracer: options.tracing.as_ref().map(|tracing| Arc::new(Tracer::start(tracing))),
     });
     layers.paths.set_started();

@@ -85,6 +85,8 @@ pub struct Options {
     pub egress: Egress,
     /// How other API servers are spoken to.
     pub aggregator: aggregator::Options,
+    /// Families of metrics that nobody is told (`--disabled-metrics`).
+    pub metrics_off: std::collections::BTreeSet<String>,
     /// How many requests at a time, and who goes first.
     pub flow: flow::Options,
     /// What connections are allowed and told.

@@ -89,6 +89,7 @@ impl House {
             connections: Default::default(),
             events_last: std::time::Duration::from_secs(3600),
             gates: Default::default(),
+            metrics_off: Default::default(),
             versions: Default::default(),
             clock: Arc::new(jiff::Timestamp::now),
         }

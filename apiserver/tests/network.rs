@@ -345,14 +345,15 @@ async fn nodes_are_reached_by_the_way_of_the_cluster() {
 }
 
 #[tokio::test]
-async fn gates_that_are_switched_off_take_what_they_gate_along() {
+async fn gates_that_are_switched_off_take_what_they_gate_along_and_metrics_go_by_themselves() {
     let mut gates = Gates::default();
     for name in ["WatchList", "APIResponseCompression", "ComponentFlagz"] {
         assert!(gates.switch(name, false), "{name}");
     }
     assert!(!gates.switch("APIServerIdentity", false), "is fixed");
     let store = Arc::new(embedded::Embedded::open(&embedded::Options::memory()).unwrap());
-    let house = House::of(Options { gates, ..House::options(store) }).await;
+    let metrics_off = ["apiserver_request_total".to_owned()].into();
+    let house = House::of(Options { gates, metrics_off, ..House::options(store) }).await;
     let refused = house.get("/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1").await;
     let why = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
     assert_eq!((refused.code, refused.json()["message"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some(why)));
@@ -362,6 +363,7 @@ async fn gates_that_are_switched_off_take_what_they_gate_along() {
     assert_eq!(house.get("/flagz").await.code, StatusCode::NOT_FOUND);
     assert_eq!(house.get("/statusz").await.code, StatusCode::OK);
     let metrics = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("\ndisabled_metrics_total 1\n") && !metrics.contains("apiserver_request_total"));
     assert!(metrics.contains(r#"kubernetes_feature_enabled{name="WatchList",stage="BETA"} 0"#));
     assert!(metrics.contains(r#"kubernetes_feature_enabled{name="ComponentStatusz",stage="BETA"} 1"#));
 }

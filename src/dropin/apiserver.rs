@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) front: FrontFlags,
     /// Feature gates that are switched off.
     pub(crate) gates: Gates,
+    /// Families of metrics that nobody is told.
+    pub(crate) metrics_off: BTreeSet<String>,
     pub(crate) connections: Connections,
     /// Versions served beside the finished ones.
     pub(crate) versions: BTreeSet<(String, String)>,
@@ -149,6 +151,7 @@ impl Settings {
             aggregator: front.aggregator(None)?,
             connections: front.connections()?,
             gates,
+            metrics_off: owned(&flags.list("disabled-metrics")).into_iter().collect(),
             versions: front.versions()?,
             front,
             endpoints,

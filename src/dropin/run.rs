@@ -144,6 +144,7 @@ fn options_of(
         flow: settings.front.flow()?,
         connections: settings.connections,
         gates: settings.gates,
+        metrics_off: settings.metrics_off,
         versions: settings.versions,
         events_last: settings.front.event_ttl,
         build: version::build(),

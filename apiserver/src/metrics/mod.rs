@@ -32,7 +32,7 @@ use std::{str::SplitWhitespace, sync::Arc};
 use http::StatusCode;
 
 use self::{
-    page::Page,
+    page::{Page, Type},
     series::{Counters, Family, Gauges},
 };
 use crate::{
@@ -69,6 +69,9 @@ pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {
     if let Some(flow) = &layers.flow {
         flow.metrics(&mut page);
     }
+    let off = &layers.metrics_off;
+    page.family("disabled_metrics_total", Type::Counter, "[BETA] The count of disabled metrics.").value::<&str>(&[], &[], off.len() as f64);
+    off.iter().for_each(|name| page.leave_out(name));
     as_text(page.finish())
 }
 

@@ -44,6 +44,11 @@ impl Page {
         self.family(name, Type::Gauge, help).pairs(labels, value);
     }
 
+    /// Leaves out a family, if there is one of this name.
+    pub(crate) fn leave_out(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// The text.
     pub(crate) fn finish(self) -> String {
         let mut out = String::new();

@@ -1,6 +1,7 @@
 //! What every request passes on its way in, in one list: see [`Layers::pass`].
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr},
     panic::AssertUnwindSafe,
@@ -109,6 +110,8 @@ pub struct Layers {
     pub modes: Modes,
     /// Everything that is not an API object.
     pub paths: Paths,
+    /// Families of metrics that nobody is told (`--disabled-metrics`).
+    pub metrics_off: BTreeSet<String>,
     /// What sends spans of requests, if something does.
     pub(crate) tracer: Tracing,
 }
