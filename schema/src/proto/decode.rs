@@ -95,12 +95,12 @@ impl Reader<'_> {
 
     /// Reads the fields of a message into a map; those of inline messages stand in the same map.
     fn fields(&self, of: &Type, raw: &[u8], into: &mut Map<String, Value>) -> Result<(), ProtoError> {
-        let mut last = 0;
+        // Where fields come in order, as Go writes them, there is nothing yet that a zero value might overwrite.
+        let (fresh, mut last) = (into.is_empty(), 0);
         for part in Parts(raw) {
             let (number, wire) = part?;
             match of.member(number) {
-                // Where fields come in order, as Go writes them, there is nothing yet that a zero value might overwrite.
-                Some(Member::Field(at)) if number > last && is_left_out(&of.fields[*at as usize], wire) => {}
+                Some(Member::Field(at)) if fresh && number > last && is_left_out(&of.fields[*at as usize], wire) => {}
                 Some(Member::Field(at)) => {
                     self.field(&of.fields[*at as usize], wire, into)?;
                     last = last.max(number);
@@ -351,6 +351,18 @@ mod tests {
         let resources = tables.message("core.ResourceRequirements").unwrap();
         let entry = [bytes(1, b"cpu"), bytes(2, &bytes(1, b"100m"))].concat();
         assert_eq!(decode(&envelope("", "", &bytes(1, &entry)), &resources).unwrap(), json!({"limits": {"cpu": "100m"}}));
+    }
+
+    #[test]
+    fn of_what_comes_twice_the_last_counts_zero_or_not() {
+        let tables = Tables::load().unwrap();
+        let secret = tables.kind("", "v1", "Secret").unwrap();
+        let read = |raw: &[u8], schema| decode(&envelope("", "", raw), schema).unwrap();
+        assert_eq!(read(&[bytes(3, b"a"), bytes(3, b"")].concat(), &secret), json!({"type": ""}));
+        // The name stands in a message of its own, whose fields are those of the one around it.
+        let source = tables.message("core.ConfigMapEnvSource").unwrap();
+        let nested = |name: &[u8]| bytes(1, &bytes(1, name));
+        assert_eq!(read(&[nested(b"a"), nested(b"")].concat(), &source), json!({"name": ""}));
     }
 
     #[test]

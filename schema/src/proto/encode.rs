@@ -1,24 +1,20 @@
 //! From an object to its protobuf message, in one pass from its last field to its first.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     ProtoError,
+    node::{Node, Read},
     plan::{Plan, Step},
     scalar,
     wire::Backwards,
 };
-use crate::{
-    decode::MAX_NESTING,
-    json,
-    types::{Alternative, Schema, SchemaRef, Shape, TypeId},
-};
+use crate::types::{Alternative, Schema, SchemaRef, Shape, TypeId};
 
 /// The message of an object, without envelope, from its JSON. What the schema does not know is left out.
 pub fn message(json: &[u8], schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
-    let object = serde_json::from_slice(json).map_err(|error| ProtoError::Unwritable(error.to_string()))?;
-    encoded(&object, json.len(), schema)
+    encoded(&Read::object(json, schema)?, json.len(), schema)
 }
 
 /// The same of an object that is at hand.
@@ -29,7 +25,7 @@ pub fn message_of(object: &Value, schema: &SchemaRef) -> Result<Vec<u8>, ProtoEr
 /// Room for a pod.
 const USUAL: usize = 4096;
 
-fn encoded(object: &Value, room: usize, schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
+fn encoded<N: Node>(object: &N, room: usize, schema: &SchemaRef) -> Result<Vec<u8>, ProtoError> {
     if !schema.has_protobuf() {
         return Err(ProtoError::Unwritable(format!("{} has no protobuf form", schema.root().name)));
     }
@@ -42,58 +38,51 @@ fn encoded(object: &Value, room: usize, schema: &SchemaRef) -> Result<Vec<u8>, P
     Ok(encoder.out.into_bytes())
 }
 
-struct Encoder<'a> {
+struct Encoder<'a, N> {
     schema: &'a Schema,
     plan: &'a Plan,
     out: Backwards,
     /// The values of the fields of the messages that are being written, by their positions in [`crate::types::Type::fields`].
-    found: Vec<Option<&'a Value>>,
+    found: Vec<Option<&'a N>>,
     /// Where messages end that are nested for inline members.
     ends: Vec<usize>,
     scratch: Vec<u8>,
 }
 
-impl<'a> Encoder<'a> {
-    fn message(&mut self, id: TypeId, value: &'a Value) -> Result<(), ProtoError> {
-        match (value, self.schema.get(id).union) {
-            (Value::Object(members), None) => self.fields(id, members),
-            (Value::Object(members), Some(union)) => {
-                let (end, number) = (self.out.len(), if union.other == Alternative::Bool { 2 } else { 1 });
-                self.fields(union.message, members)?;
-                self.out.close(number, end);
-                if union.other == Alternative::Bool {
-                    // A schema allows.
-                    self.out.number(1, 1);
-                }
-                Ok(())
-            }
-            (Value::Array(items), Some(union)) if union.other != Alternative::Bool => {
-                let of = if union.other == Alternative::List { Shape::Message(union.message) } else { Shape::String };
-                items.iter().rev().try_for_each(|item| self.item(2, &of, item))
-            }
-            (Value::Bool(allows), Some(union)) if union.other == Alternative::Bool => {
-                self.out.number(1, (*allows).into());
-                Ok(())
-            }
-            _ => mismatch(&Shape::Message(id), value),
+impl<'a, N: Node> Encoder<'a, N> {
+    fn message(&mut self, id: TypeId, value: &'a N) -> Result<(), ProtoError> {
+        let Some(union) = self.schema.get(id).union else { return self.fields(id, value) };
+        if let (Some(items), true) = (value.items(), union.other != Alternative::Bool) {
+            let of = if union.other == Alternative::List { Shape::Message(union.message) } else { Shape::String };
+            return items.iter().rev().try_for_each(|item| self.item(2, &of, item));
         }
+        if let (Some(allows), Alternative::Bool) = (value.bool(), union.other) {
+            self.out.number(1, allows.into());
+            return Ok(());
+        }
+        let (end, number) = (self.out.len(), if union.other == Alternative::Bool { 2 } else { 1 });
+        self.fields(union.message, value)?;
+        self.out.close(number, end);
+        if union.other == Alternative::Bool {
+            // A schema allows.
+            self.out.number(1, 1);
+        }
+        Ok(())
     }
 
-    fn fields(&mut self, id: TypeId, members: &'a Map<String, Value>) -> Result<(), ProtoError> {
+    fn fields(&mut self, id: TypeId, value: &'a N) -> Result<(), ProtoError> {
         let (schema, Some(plan)) = (self.schema, self.plan.get(id)) else {
             return Err(ProtoError::Unwritable("a message without a plan".into()));
         };
         let of = schema.get(id);
         let base = self.found.len();
         self.found.resize(base + of.fields.len(), None);
-        for (name, value) in members {
-            if let Some(at) = of.position(name) {
-                self.found[base + at] = Some(value).filter(|value| !value.is_null());
-            }
+        if !value.fields(of, &mut self.found[base..]) {
+            return Err(unlike(&Shape::Message(id), value));
         }
         for step in &plan.steps {
             match step {
-                Step::Field { at, number, zero } => match self.found[base + at] {
+                Step::Field { at, number, zero } => match self.found[base + at].filter(|value| !value.is_null()) {
                     Some(value) => {
                         let field = &of.fields[*at];
                         let (end, inner) = (self.out.len(), if field.nested { 1 } else { *number });
@@ -116,119 +105,79 @@ impl<'a> Encoder<'a> {
     }
 
     /// A field, which a list and a map repeat for every item and entry.
-    fn field(&mut self, number: u32, shape: &Shape, value: &'a Value) -> Result<(), ProtoError> {
-        match (shape, value) {
-            (Shape::List(of), Value::Array(items)) => items.iter().rev().try_for_each(|item| self.item(number, of, item)),
-            // A map is a list of messages of key 1 and value 2, sorted by key.
-            (Shape::Map(of), Value::Object(entries)) => entries.iter().rev().try_for_each(|(key, value)| {
-                let end = self.out.len();
-                self.item(2, of, value)?;
-                self.out.bytes(1, key.as_bytes());
-                self.out.close(number, end);
-                Ok(())
-            }),
-            (Shape::Bool, Value::Bool(set)) => {
-                self.out.number(number, (*set).into());
-                Ok(())
+    fn field(&mut self, number: u32, shape: &Shape, value: &'a N) -> Result<(), ProtoError> {
+        let expected = |found: Option<u64>| found.ok_or_else(|| unlike(shape, value));
+        match shape {
+            Shape::List(of) => {
+                let items = value.items().ok_or_else(|| unlike(shape, value))?;
+                items.iter().rev().try_for_each(|item| self.item(number, of, item))?;
             }
-            (Shape::Int32 | Shape::Int64, Value::Number(given)) => match given.as_i64() {
-                // Negative numbers are sign-extended, 32-bit ones, too.
-                Some(given) => {
-                    self.out.number(number, given as u64);
-                    Ok(())
+            // A map is a list of messages of key 1 and value 2, sorted by key.
+            Shape::Map(of) => {
+                for (key, value) in value.entries().ok_or_else(|| unlike(shape, value))?.rev() {
+                    let end = self.out.len();
+                    self.item(2, of, value)?;
+                    self.out.bytes(1, key.as_bytes());
+                    self.out.close(number, end);
                 }
-                None => mismatch(shape, value),
-            },
-            (Shape::Float64, Value::Number(given)) => match given.as_f64() {
-                Some(given) => {
-                    self.out.double(number, given);
-                    Ok(())
-                }
-                None => mismatch(shape, value),
-            },
+            }
+            Shape::Bool => self.out.number(number, expected(value.bool().map(u64::from))?),
+            // Negative numbers are sign-extended, 32-bit ones, too.
+            Shape::Int32 | Shape::Int64 => self.out.number(number, expected(value.integer().map(|given| given as u64))?),
+            Shape::Float64 => self.out.double(number, f64::from_bits(expected(value.float().map(f64::to_bits))?)),
             _ => {
                 let end = self.out.len();
                 self.content(shape, value)?;
                 self.out.close(number, end);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// An item of a list, or the value of a map's entry: null is the zero value there, and a list a message of its own.
-    fn item(&mut self, number: u32, shape: &Shape, value: &'a Value) -> Result<(), ProtoError> {
-        match (shape, value) {
-            (Shape::Bool | Shape::Int32 | Shape::Int64, Value::Null) => self.out.number(number, 0),
-            (Shape::Float64, Value::Null) => self.out.double(number, 0.0),
-            (Shape::List(_), Value::Array(_)) => {
+    fn item(&mut self, number: u32, shape: &Shape, value: &'a N) -> Result<(), ProtoError> {
+        match shape {
+            Shape::List(_) if !value.is_null() => {
                 let end = self.out.len();
                 self.field(1, shape, value)?;
                 self.out.close(number, end);
             }
-            (_, Value::Null) => {
-                let zero: &[u8] = match shape {
-                    Shape::Quantity => b"\x0a\x010",
-                    Shape::Message(id) => self.plan.get(*id).map_or(&[], |plan| &plan.empty),
-                    _ => &[],
-                };
-                self.out.bytes(number, zero);
-            }
-            _ => self.field(number, shape, value)?,
+            _ if !value.is_null() => self.field(number, shape, value)?,
+            Shape::Bool | Shape::Int32 | Shape::Int64 => self.out.number(number, 0),
+            Shape::Float64 => self.out.double(number, 0.0),
+            Shape::Quantity => self.out.bytes(number, b"\x0a\x010"),
+            Shape::Message(id) => self.out.bytes(number, self.plan.get(*id).map_or(&[], |plan| &plan.empty)),
+            _ => self.out.bytes(number, &[]),
         }
         Ok(())
     }
 
     /// What stands in a field that has a length.
-    fn content(&mut self, shape: &Shape, value: &'a Value) -> Result<(), ProtoError> {
+    fn content(&mut self, shape: &Shape, value: &'a N) -> Result<(), ProtoError> {
         let out = &mut self.out;
-        let put = match (shape, value) {
-            (Shape::Message(id), _) => return self.message(*id, value),
-            (Shape::String, Value::String(text)) => {
-                out.put(text.as_bytes());
-                Ok(())
-            }
-            (Shape::Quantity, Value::String(text)) => {
-                out.bytes(1, text.as_bytes());
-                Ok(())
-            }
-            (Shape::Quantity, Value::Number(given)) if given.is_i64() => {
-                out.bytes(1, given.to_string().as_bytes());
-                Ok(())
-            }
-            (Shape::Bytes, Value::String(text)) => STANDARD.decode(text).map(|bytes| out.put(&bytes)).map_err(|error| error.to_string()),
-            (Shape::Time, Value::String(text)) => scalar::time(text, false, out),
-            (Shape::MicroTime, Value::String(text)) => scalar::time(text, true, out),
-            (Shape::Duration, Value::String(text)) => scalar::duration(text, out),
-            (Shape::IntOrString, Value::String(text)) => {
-                scalar::text_alternative(text, out);
-                Ok(())
-            }
-            (Shape::IntOrString, Value::Number(given)) if given.is_i64() => {
-                scalar::number_alternative(given.as_i64().unwrap_or_default(), out);
-                Ok(())
-            }
+        match (shape, value.text(), value.integer()) {
+            (Shape::Message(id), ..) => self.message(*id, value)?,
             // JSON within the message.
-            (Shape::Object | Shape::Fields | Shape::Any, _) => {
+            (Shape::Object | Shape::Fields | Shape::Any, ..) => {
                 self.scratch.clear();
-                let written = json::write(value, MAX_NESTING, &mut self.scratch).map_err(|error| error.to_string());
+                value.json(&mut self.scratch)?;
                 out.bytes(1, &self.scratch);
-                written
             }
-            _ => return mismatch(shape, value),
-        };
-        put.map_err(ProtoError::Unwritable)
+            (Shape::String, Some(text), _) => out.put(text.as_bytes()),
+            (Shape::Quantity, Some(text), _) => out.bytes(1, text.as_bytes()),
+            (Shape::Quantity, _, Some(number)) => out.bytes(1, number.to_string().as_bytes()),
+            (Shape::Bytes, Some(text), _) => out.put(&STANDARD.decode(text).map_err(|error| ProtoError::Unwritable(error.to_string()))?),
+            (Shape::Time, Some(text), _) => scalar::time(text, false, out).map_err(ProtoError::Unwritable)?,
+            (Shape::MicroTime, Some(text), _) => scalar::time(text, true, out).map_err(ProtoError::Unwritable)?,
+            (Shape::Duration, Some(text), _) => scalar::duration(text, out).map_err(ProtoError::Unwritable)?,
+            (Shape::IntOrString, Some(text), _) => scalar::text_alternative(text, out),
+            (Shape::IntOrString, _, Some(number)) => scalar::number_alternative(number, out),
+            _ => return Err(unlike(shape, value)),
+        }
+        Ok(())
     }
 }
 
-fn mismatch(shape: &Shape, found: &Value) -> Result<(), ProtoError> {
-    let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(number) if number.is_i64() => "a number",
-        Value::Number(_) => "a fraction",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    Err(ProtoError::Unwritable(format!("{found} stands where {shape:?} is expected")))
+fn unlike(shape: &Shape, found: &impl Node) -> ProtoError {
+    ProtoError::Unwritable(format!("{} stands where {shape:?} is expected", found.what()))
 }

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod duration;
 pub mod encode;
 pub mod envelope;
+mod node;
 mod plan;
 mod scalar;
 #[cfg(test)]
