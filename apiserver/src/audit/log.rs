@@ -137,7 +137,8 @@ impl Log {
 
     /// Takes an event that may be written with the next one, or a moment later, where that costs less. Whether it is taken.
     pub(super) fn hold(&self, text: &[u8]) -> bool {
-        self.mode == Mode::Blocking && self.place.hold(text)
+        // The next one may turn out too large to be written.
+        self.mode == Mode::Blocking && self.truncation.is_none() && self.place.hold(text)
     }
 
     /// Takes an event for which nobody waits.

@@ -113,7 +113,9 @@ impl Audit {
         let verdict = self.policy.verdict(received.user.as_deref(), received.info);
         AUDIT_LEVELS.inc([verdict.as_ref().map_or("None", |verdict| verdict.level.name())]);
         let verdict = verdict?;
-        let only_reads = matches!(received.info.verb.as_str(), "get" | "list") && received.info.subresource.is_empty();
+        // Without an end that is written there is nothing that could take the beginning with it.
+        let ends = !verdict.omit_stages.contains(&Stage::ResponseComplete);
+        let only_reads = ends && matches!(received.info.verb.as_str(), "get" | "list") && received.info.subresource.is_empty();
         Some(Arc::new(Trail {
             audit: Arc::clone(self),
             level: verdict.level,
@@ -318,5 +320,59 @@ pub struct Completion(pub Arc<Trail>);
 impl Drop for Completion {
     fn drop(&mut self) {
         self.0.leave(Stage::ResponseComplete);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::request::RequestInfo;
+
+    /// What the file holds after a request came, and after it was answered.
+    async fn written(folder: &Path, verb: &str, omitted: &str) -> [usize; 2] {
+        let policy = folder.join("policy.yaml");
+        fs::write(&policy, format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [{omitted}]\nrules:\n- level: Metadata\n"))
+            .unwrap();
+        let options = log::LogOptions { path: folder.join(format!("{verb}{omitted}.log")), ..output_options(folder) };
+        let path = options.path.clone();
+        let options = Options { policy: Some(policy), log: Some(options), webhook: None };
+        let audit = Audit::open(&options, &Egress::default()).unwrap().unwrap();
+        let info = RequestInfo { is_resource: true, verb: verb.into(), resource: "pods".into(), ..RequestInfo::default() };
+        let user = Some(Arc::new(User::new("jane", &[])));
+        let at = Timestamp::now();
+        let received = Received { audit_id: "1", uri: "/x".into(), info: &info, user, source_ips: Vec::new(), user_agent: "", at };
+        let trail = audit.begin(received).unwrap();
+        let lines = || fs::read_to_string(&path).unwrap().lines().count();
+        trail.write(Stage::RequestReceived).await.unwrap();
+        let came = lines();
+        trail.end(200, None);
+        trail.write(Stage::ResponseComplete).await.unwrap();
+        [came, lines()]
+    }
+
+    fn output_options(folder: &Path) -> LogOptions {
+        let batch = Batch { buffer: 10, size: 1, wait: std::time::Duration::ZERO, throttle: None };
+        LogOptions {
+            path: folder.join("audit.log"),
+            max_size: 1,
+            max_age: 0,
+            max_backups: 0,
+            compress: false,
+            mode: Mode::Blocking,
+            batch,
+            truncation: None,
+            format: Format::Json,
+        }
+    }
+
+    #[tokio::test]
+    async fn before_its_answer_everything_of_a_request_is_written_and_of_what_does_more_than_read_before_that() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(written(folder.path(), "get", "").await, [0, 2]);
+        assert_eq!(written(folder.path(), "create", "").await, [1, 2]);
+        assert_eq!(written(folder.path(), "get", "ResponseComplete").await, [1, 1]);
+        assert_eq!(written(folder.path(), "get", "RequestReceived").await, [0, 1]);
     }
 }
