@@ -1,14 +1,20 @@
 //! Tokens that somebody else signs: a service on a socket that has the keys (`--service-account-signing-endpoint`; kubernetes
 //! `pkg/serviceaccount/externaljwt/plugin`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::keys::VerifyingKey;
 use crate::{
@@ -24,13 +30,17 @@ const AGAIN: Duration = Duration::from_secs(10);
 const SHORTEST: i64 = 600;
 /// Longest id of a key, in bytes.
 const LONGEST_ID: usize = 1024;
+/// The keys that are taken.
+const ALLOWED: &str = "an RSA key or an uncompressed point on P-256 or P-384, in DER (PKIX)";
 
 /// The service.
 pub struct Signer {
     client: Client,
     known: RwLock<Arc<Known>>,
-    /// One fetches keys at a time; those who came meanwhile take what he got.
-    fetching: Mutex<()>,
+    /// One fetches keys at a time; those who came meanwhile take what he got, which stands here, be it a failure.
+    fetching: Mutex<Result<(), String>>,
+    /// How many fetches have ended: who waits for his turn sees by it that another one had his. It changes with the turn held.
+    fetches: AtomicU64,
     /// The longest lifetime it gives to tokens, in seconds.
     longest: i64,
 }
@@ -64,7 +74,7 @@ impl Signer {
         if longest < SHORTEST {
             return Err(format!("max token life supported by external-jwt-signer ({longest}s) is less than acceptable (min {SHORTEST}s)"));
         }
-        Ok(Self { client, known: RwLock::new(Arc::new(known)), fetching: Mutex::default(), longest })
+        Ok(Self { client, known: RwLock::new(Arc::new(known)), fetching: Mutex::new(Ok(())), fetches: AtomicU64::new(0), longest })
     }
 
     /// The longest lifetime it gives to tokens, in seconds.
@@ -95,14 +105,21 @@ impl Signer {
     }
 
     async fn fetch(&self) -> Result<(), String> {
-        let before = Arc::clone(&self.known.read());
-        let _turn = self.fetching.lock().await;
-        if !Arc::ptr_eq(&before, &self.known.read()) {
-            return Ok(());
+        let before = self.fetches.load(Ordering::Acquire);
+        let mut last = self.fetching.lock().await;
+        // A service that is not there keeps each one waiting for a minute: a failure is not repeated for all who wait.
+        if self.fetches.load(Ordering::Acquire) != before {
+            return last.clone();
         }
-        let known = fetched(&self.client).await.map_err(|why| format!("while fetching token verification keys: {why}"))?;
-        *self.known.write() = Arc::new(known);
-        Ok(())
+        *last = match fetched(&self.client).await {
+            Ok(known) => {
+                *self.known.write() = Arc::new(known);
+                Ok(())
+            }
+            Err(why) => Err(format!("while fetching token verification keys: {why}")),
+        };
+        self.fetches.fetch_add(1, Ordering::Release);
+        last.clone()
     }
 
     /// Keeps its keys up to date for ever.
@@ -151,8 +168,11 @@ impl Signer {
         if kid.len() > LONGEST_ID {
             return Err("key id longer than 1 kb".to_owned());
         }
-        if !["RS256", "ES256", "ES384", "ES512"].contains(&alg.as_str()) {
-            return Err(format!("bad signing algorithm {alg:?}"));
+        match alg.as_str() {
+            "RS256" | "ES256" | "ES384" => {}
+            // Such a token could be given out and never be verified.
+            "ES512" => return Err(format!("bad signing algorithm {alg:?}: its keys (EC on P-521) are not supported")),
+            _ => return Err(format!("bad signing algorithm {alg:?}")),
         }
         // Such keys verify what was issued before, nothing new.
         if self.keys_of(&kid).await.iter().any(|key| key.is_hidden) {
@@ -181,10 +201,13 @@ async fn fetched(client: &Client) -> Result<Known, String> {
         .call("/v1.ExternalJWTSigner/FetchKeys", &[])
         .await
         .map_err(|why| format!("while getting externally supported jwt signing keys: {why}"))?;
-    let (mut keys, mut dated) = (Vec::new(), false);
+    let (mut keys, mut strange, mut dated) = (Vec::new(), Vec::new(), false);
     for field in fields(&said).ok_or_else(|| malformed().to_string())? {
         match field {
-            (1, Field::Bytes(message)) => keys.push(key(message)?),
+            (1, Field::Bytes(message)) => match key(message)? {
+                (_, Some(key)) => keys.push(key),
+                (id, None) => strange.push(id),
+            },
             (2, Field::Bytes(_)) => dated = true,
             _ => {}
         }
@@ -193,11 +216,18 @@ async fn fetched(client: &Client) -> Result<Known, String> {
     let Some(hint) = u64::try_from(refresh).ok().filter(|hint| *hint > 0) else {
         return Err(format!("found invalid refresh hint ({refresh}s)"));
     };
-    if keys.is_empty() {
+    if keys.is_empty() && strange.is_empty() {
         return Err("found no keys".to_owned());
     }
     if !dated {
         return Err("invalid data timestamp: proto: invalid nil Timestamp".to_owned());
+    }
+    if keys.is_empty() {
+        return Err(format!("while parsing external public keys: of {strange:?} none is {ALLOWED}"));
+    }
+    for id in &strange {
+        // What the others sign is verified all the same.
+        warn!(id, "key of tokens is left out: it is not {ALLOWED}");
     }
     info!(keys = keys.len(), "keys of tokens were fetched");
     let now = Instant::now();
@@ -205,7 +235,8 @@ async fn fetched(client: &Client) -> Result<Known, String> {
     Ok(Known { keys: keys.into(), until })
 }
 
-fn key(message: &[u8]) -> Result<VerifyingKey, String> {
+/// A key and its id; the id alone when the key is of a kind that verifies nothing here.
+fn key(message: &[u8]) -> Result<(String, Option<VerifyingKey>), String> {
     let (mut id, mut der, mut is_hidden) = (String::new(), &[][..], false);
     for field in fields(message).ok_or_else(|| malformed().to_string())? {
         match field {
@@ -221,14 +252,13 @@ fn key(message: &[u8]) -> Result<VerifyingKey, String> {
     if der.is_empty() {
         return Err("found empty public key".to_owned());
     }
-    let key = VerifyingKey::from_der(der);
-    let key = key.ok_or("while parsing external public keys: neither RSA of 2048 to 8192 bits nor EC on P-256 or P-384")?;
-    Ok(key.named(id, is_hidden))
+    let key = VerifyingKey::from_der(der).map(|key| key.named(id.clone(), is_hidden));
+    Ok((id, key))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::atomic::AtomicUsize};
 
     use http_body_util::{BodyExt, StreamBody};
     use hyper::{body::Frame, server::conn::http2, service::service_fn};
@@ -244,6 +274,12 @@ mod tests {
     struct Service {
         pair: EcdsaKeyPair,
         der: Vec<u8>,
+        /// The key `other`, if there is one.
+        other: Vec<u8>,
+        /// How often its keys were asked for.
+        asked: Arc<AtomicUsize>,
+        /// How often it tells them.
+        good: usize,
         header: Value,
         hint: u64,
         hidden: bool,
@@ -257,7 +293,8 @@ mod tests {
             let pair = EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &made.serialize_der(), &random).unwrap();
             let der = made.subject_public_key_info();
             let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"});
-            Self { pair, der, header, hint: 60, hidden: false, longest: 7200 }
+            let (other, asked, good) = (Vec::new(), Arc::default(), usize::MAX);
+            Self { pair, der, other, asked, good, header, hint: 60, hidden: false, longest: 7200 }
         }
 
         fn answer(&self, method: &str, asked: &[u8]) -> Vec<u8> {
@@ -266,7 +303,12 @@ mod tests {
                 "FetchKeys" => {
                     let key = Writer::default().bytes(1, b"k").bytes(2, &self.der).number(3, self.hidden.into());
                     let stamp = Writer::default().number(1, 1_800_000_000);
-                    Writer::default().message(1, &key).message(2, &stamp).number(3, self.hint).finish()
+                    let mut said = Writer::default().message(1, &key).message(2, &stamp);
+                    if !self.other.is_empty() {
+                        said = said.message(1, &Writer::default().bytes(1, b"other").bytes(2, &self.other));
+                    }
+                    let is_good = self.asked.fetch_add(1, Ordering::Relaxed) < self.good;
+                    said.number(3, if is_good { self.hint } else { 0 }).finish()
                 }
                 _ => {
                     let Some((1, Field::Bytes(payload))) = fields(asked).unwrap().into_iter().next() else { panic!("no claims") };
@@ -325,6 +367,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_of_another_kind_is_left_out() {
+        let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().subject_public_key_info();
+        let signer = open(Service { other: other.clone(), ..Service::new() }).await.unwrap();
+        assert_eq!((signer.keys_of("k").await.len(), signer.keys_of("other").await.len()), (1, 0));
+        let why = open(Service { der: other, ..Service::new() }).await.err().unwrap();
+        assert!(why.ends_with(&format!("while parsing external public keys: of [\"k\"] none is {ALLOWED}")), "{why}");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_fetch_share_its_failure() {
+        let service = Service { good: 1, ..Service::new() };
+        let asked = Arc::clone(&service.asked);
+        let signer = open(service).await.unwrap();
+        let (one, two, three) = tokio::join!(signer.fetch(), signer.fetch(), signer.fetch());
+        let expected: Result<(), String> = Err("while fetching token verification keys: found invalid refresh hint (0s)".to_owned());
+        assert_eq!([one, two, three], [expected.clone(), expected.clone(), expected.clone()]);
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "one at the start, one for the three");
+        assert_eq!(signer.fetch().await, expected);
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "who comes later asks himself");
+        assert_eq!(signer.keys_of("k").await.len(), 1, "the stale ones stay in use");
+    }
+
+    #[tokio::test]
     async fn what_the_service_may_not_say_is_refused() {
         let signing = async |header: Value, hidden: bool| {
             let signer = open(Service { header, hidden, ..Service::new() }).await.unwrap();
@@ -335,6 +400,11 @@ mod tests {
             (header("ES256", "k", "JOSE"), false, "while validating header: bad type"),
             (header("ES256", "", "JWT"), false, "while validating header: key id missing"),
             (header("none", "k", "JWT"), false, "while validating header: bad signing algorithm \"none\""),
+            (
+                header("ES512", "k", "JWT"),
+                false,
+                "while validating header: bad signing algorithm \"ES512\": its keys (EC on P-521) are not supported",
+            ),
             (
                 header("ES256", "k", "JWT"),
                 true,
