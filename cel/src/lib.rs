@@ -31,6 +31,7 @@ mod parser;
 pub mod pattern;
 mod plan;
 mod program;
+mod quote;
 mod source;
 mod time;
 mod types;
@@ -47,6 +48,7 @@ pub use host::{Authorizer, Decision, Host, ResourceCheck, ServiceAccount, Subjec
 pub use library::url::{Url, request_fault};
 pub use parser::selects;
 pub use program::{Activation, Fields, Lazy, Program};
+pub use quote::quoted;
 pub use source::{Issue, display};
 pub use time::{Timestamp, duration};
 pub use types::{Param, Type};

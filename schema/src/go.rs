@@ -1,5 +1,6 @@
 //! What Go calls the values of JSON: upstream's error messages say it in these words.
 
+pub use coracle_cel::quoted;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -42,32 +43,6 @@ pub fn not_an_object(bytes: &[u8]) -> Option<String> {
         Some(_) => "number",
     };
     Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
-}
-
-/// A text in double quotes as Go prints it (`%q`).
-pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{a0}') => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// JSON text as Go's encoder writes it: `<`, `>`, `&` and the two line separators of Unicode escaped.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::EvalError;
+use crate::{EvalError, quoted};
 
 /// A URL in its parts.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ enum As {
 
 /// What is wrong with a text that is to be a URL, in Go's words.
 fn wrong(text: &str, why: &str) -> String {
-    format!("parse {text:?}: {why}")
+    format!("parse {}: {why}", quoted(text))
 }
 
 impl Url {
@@ -209,7 +209,7 @@ fn host_of(scheme: &str, host: &str) -> Result<String, String> {
     // A list of hosts, as databases write it, has several ports; the web knows one.
     let port = if matches!(scheme, "http" | "https") { host.find(':') } else { host.rfind(':') };
     port_fault(port.map_or("", |at| &host[at..]))?;
-    host_text(host)
+    host_text(host, |byte| !byte.is_ascii())
 }
 
 /// An IPv6 address in brackets, maybe with a zone, and its port.
@@ -217,9 +217,9 @@ fn literal_of(host: &str) -> Result<String, String> {
     let (address, port) = host[1..].rsplit_once(']').ok_or("missing ']' in host")?;
     port_fault(port)?;
     let (address, zone) = address.split_at(address.find("%25").unwrap_or(address.len()));
-    let address = host_text(address)?;
-    escapes(zone)?;
-    let zone = String::from_utf8_lossy(&unescape(zone, false)).into_owned();
+    let address = host_text(address, |byte| !byte.is_ascii())?;
+    // What a zone may not have as it is, it may not have by an escape; but Windows puts spaces there.
+    let zone = host_text(zone, |byte| byte == b' ' || in_host(char::from(byte)))?;
     if zone == "%" || address.parse::<Ipv6Addr>().is_err() {
         let why = if address.parse::<Ipv4Addr>().is_ok() { "invalid IP-literal" } else { "invalid host" };
         return Err(why.to_owned());
@@ -229,24 +229,29 @@ fn literal_of(host: &str) -> Result<String, String> {
 
 fn port_fault(port: &str) -> Result<(), String> {
     let fits = port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-    if fits { Ok(()) } else { Err(format!("invalid port {port:?} after host")) }
+    if fits { Ok(()) } else { Err(format!("invalid port {} after host", quoted(port))) }
 }
 
-/// A host unescaped: only what is not ASCII, and `%` itself, may be escaped in it.
-fn host_text(host: &str) -> Result<String, String> {
+/// A host, or a part of one, unescaped: only the bytes that `hides` names, and `%` itself, may be escaped in it.
+fn host_text(host: &str, hides: fn(u8) -> bool) -> Result<String, String> {
     let mut rest = host;
-    while let Some(at) = rest.find(|c: char| c == '%' || c.is_ascii() && !(c.is_ascii_alphanumeric() || HOST.contains(c))) {
+    while let Some(at) = rest.find(|c: char| c.is_ascii() && !in_host(c)) {
         let escape = rest[at..].get(..3).unwrap_or(&rest[at..]);
         if !escape.starts_with('%') {
-            return Err(format!("invalid character {:?} in host name", &escape[..1]));
+            return Err(format!("invalid character {} in host name", quoted(&escape[..1])));
         }
         escapes(escape)?;
-        if escape != "%25" && escape.as_bytes()[1] < b'8' {
-            return Err(format!("invalid URL escape {escape:?}"));
+        if !u8::from_str_radix(&escape[1..], 16).is_ok_and(|byte| byte == b'%' || hides(byte)) {
+            return Err(format!("invalid URL escape {}", quoted(escape)));
         }
         rest = &rest[at + 3..];
     }
     Ok(String::from_utf8_lossy(&unescape(host, false)).into_owned())
+}
+
+/// Whether a host may have a character as it is; those that are not ASCII aside.
+fn in_host(c: char) -> bool {
+    c.is_ascii_alphanumeric() || HOST.contains(c)
 }
 
 /// What a host may have beside letters and digits.
@@ -275,7 +280,7 @@ fn escapes(text: &str) -> Result<(), String> {
         let digits = &text.as_bytes()[at + 1..];
         if !digits.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
             let shown: String = text[at..].chars().take(3).collect();
-            return Err(format!("invalid URL escape {shown:?}"));
+            return Err(format!("invalid URL escape {}", quoted(&shown)));
         }
     }
     Ok(())
@@ -372,6 +377,37 @@ mod tests {
             Some("URL parse error during conversion from string: parse \"https://a:80#b\": invalid port \":80#b\" after host")
         );
         assert!(request_fault("/a?b#%zz").is_none() && Url::parse("/a?b#%zz").is_err(), "it may not be a fragment all the same");
+    }
+
+    #[test]
+    fn a_zone_hides_nothing_that_it_may_not_show() {
+        for (text, host) in [
+            ("https://[fe80::1%25en0]/", "[fe80::1%en0]"),
+            ("https://[fe80::1%25a%20b]:80/", "[fe80::1%a b]:80"),
+            ("https://[fe80::1%25%65n%3A0%25]/", "[fe80::1%en:0%]"),
+            ("https://[fe80::1%25é]/", "[fe80::1%é]"),
+        ] {
+            assert_eq!(Url::parse(text).unwrap().host, host, "{text}");
+        }
+        for (text, why) in [
+            ("https://[fe80::1%25%0a]/", "invalid URL escape \"%0a\""),
+            ("https://[fe80::1%25%C3%A9]/", "invalid URL escape \"%C3\""),
+            ("https://[fe80::1%25%zz]/", "invalid URL escape \"%zz\""),
+            ("https://[fe80::1%25a b]/", "invalid character \" \" in host name"),
+        ] {
+            assert_eq!(request_fault(text), Some(format!("parse \"{text}\": {why}")));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_quoted_in_gos_way() {
+        for (text, expected) in [
+            ("/a\u{1}", r#"parse "/a\x01": net/url: invalid control character in URL"#),
+            ("/\0", r#"parse "/\x00": net/url: invalid control character in URL"#),
+            ("http://a:\u{a0}/", r#"parse "http://a:\u00a0/": invalid port ":\u00a0" after host"#),
+        ] {
+            assert_eq!(request_fault(text).as_deref(), Some(expected));
+        }
     }
 
     #[test]
