@@ -45,6 +45,7 @@ impl AdmissionFlags {
         };
         let seconds = [self.default_not_ready_toleration_seconds, self.default_unreachable_toleration_seconds];
         Ok(Settings {
+            gated: Vec::new(),
             enable: self.enable_admission_plugins.clone(),
             disable: self.disable_admission_plugins.clone(),
             only: None,

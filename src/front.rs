@@ -126,7 +126,8 @@ impl FrontFlags {
         };
         let standard = Connections::default();
         let streams = if self.http2_max_streams_per_connection == 0 { standard.streams } else { self.http2_max_streams_per_connection };
-        let origins: Vec<String> = self.cors_allowed_origins.iter().flat_map(|given| fields(given)).collect();
+        let origins = self.cors_allowed_origins.iter().map(|given| fields(given)).collect::<Result<Vec<_>>>();
+        let origins = origins.context("--cors-allowed-origins")?.concat();
         let origins = Origins::new(&origins).map_err(|why| anyhow!("--cors-allowed-origins: {why}"))?;
         Ok(Connections { streams, goaway_chance: self.goaway_chance, transport_security, origins })
     }
@@ -170,19 +171,26 @@ impl FrontFlags {
 }
 
 /// What a flag's value lists between commas. In quotes a comma is part of it (`pflag` reads lists as lines of CSV).
-fn fields(line: &str) -> Vec<String> {
+fn fields(line: &str) -> Result<Vec<String>> {
     let mut all = vec![String::new()];
     let (mut quoted, mut letters) = (false, line.chars().peekable());
     while let Some(letter) = letters.next() {
         let last = all.len() - 1;
         match letter {
             '"' if quoted && letters.next_if_eq(&'"').is_some() => all[last].push('"'),
-            '"' if quoted || all[last].is_empty() => quoted = !quoted,
+            '"' if quoted && matches!(letters.peek(), None | Some(',')) => quoted = false,
+            '"' if !quoted && all[last].is_empty() => quoted = true,
+            '"' => bail!(
+                "a quote stands in the middle of an item of {line:?}; items with commas or quotes stand in quotes, in which a quote is doubled"
+            ),
             ',' if !quoted => all.push(String::new()),
             _ => all[last].push(letter),
         }
     }
-    all
+    if quoted {
+        bail!("a quote is not closed in {line:?}");
+    }
+    Ok(all)
 }
 
 /// The header of these directives (`validateHSTSDirectives`).
@@ -236,8 +244,11 @@ mod tests {
 
     #[test]
     fn a_comma_in_quotes_is_no_end() {
-        assert_eq!(fields(r#"a,"b,{1,2}",c"d,"e""f""#), ["a", "b,{1,2}", "c\"d", "e\"f"]);
-        assert_eq!(fields("a,,b"), ["a", "", "b"]);
+        assert_eq!(fields(r#"a,"b,{1,2}","e""f""#).unwrap(), ["a", "b,{1,2}", "e\"f"]);
+        assert_eq!(fields("a,,b").unwrap(), ["a", "", "b"]);
+        for wrong in [r#"c"d"#, r#""a,b"#, r#""a"b"#] {
+            assert!(fields(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

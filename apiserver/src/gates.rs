@@ -23,6 +23,13 @@ impl Gates {
         true
     }
 
+    /// Switches all but those that were switched one by one (`AllBeta`: those that may be switched are all beta).
+    pub fn switch_others(&mut self, on: bool, named: &[&str]) {
+        SWITCHABLE.into_iter().filter(|name| !named.contains(name)).for_each(|name| {
+            self.switch(name, on);
+        });
+    }
+
     /// Whether one that may be switched is on; `true` of all others.
     pub fn is_on(&self, name: &str) -> bool {
         !self.0.contains(name)

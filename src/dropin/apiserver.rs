@@ -168,7 +168,7 @@ fn admission_settings(flags: &Flags, gates: &Gates) -> Result<admission::Setting
     let only = flags.last("admission-control").map(|_| owned(&flags.list("admission-control")));
     let mut settings = admission::Settings { only, ..group::<AdmissionFlags>(|name| flags.all(name))?.settings()? };
     if !gates.is_on("PodTopologyLabelsAdmission") {
-        settings.disable.push("PodTopologyLabels".to_owned());
+        settings.gated.push("PodTopologyLabels");
     }
     Ok(settings)
 }

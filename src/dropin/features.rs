@@ -13,6 +13,7 @@ const GATES: &str = coracle_apiserver::FEATURE_GATES;
 /// Reads the settings of `--feature-gates` (`Name=true`, `kube:Name=false`); what differs from our fixed behaviour comes back as warnings.
 pub(crate) fn gates(settings: &[&str]) -> Result<(Gates, Vec<String>)> {
     let (mut gates, mut warnings) = (Gates::default(), Vec::new());
+    let (mut named, mut all_beta) = (Vec::new(), None);
     for setting in settings {
         let Some((name, value)) = setting.split_once('=') else { bail!("--feature-gates: missing bool value for {setting}") };
         let name = name.trim().trim_start_matches("kube:");
@@ -22,9 +23,15 @@ pub(crate) fn gates(settings: &[&str]) -> Result<(Gates, Vec<String>)> {
             other => bail!("--feature-gates: invalid value of {name}={other}, must be true or false"),
         };
         if ["AllAlpha", "AllBeta"].contains(&name) {
-            warnings.push(format!("feature gate {name}={on} is taken and changes nothing: each feature is fixed at its default"));
+            if name == "AllBeta" {
+                all_beta = Some(on);
+            }
+            warnings.push(format!(
+                "feature gate {name}={on} changes only what may be switched here: each other feature is fixed at its default"
+            ));
             continue;
         }
+        named.push(name);
         let Some(mut known) = GATES.lines().map(|line| line.split(' ')).find(|words| words.clone().next() == Some(name)) else {
             bail!("unrecognized feature gate: {name}")
         };
@@ -36,6 +43,9 @@ pub(crate) fn gates(settings: &[&str]) -> Result<(Gates, Vec<String>)> {
             bail!("cannot set feature gate {name} to {on}, feature is locked to {default}");
         }
         warnings.push(format!("feature gate {name}={on} is taken and changes nothing: it is {} here", if default { "on" } else { "off" }));
+    }
+    if let Some(on) = all_beta {
+        gates.switch_others(on, &named);
     }
     Ok((gates, warnings))
 }
@@ -198,6 +208,8 @@ mod tests {
         assert_eq!(gate("APIResponseCompression=true"), Ok(0));
         let (off, warnings) = gates(&["WatchList=false", "ComponentFlagz=false", "ComponentFlagz=true"]).unwrap();
         assert!(!off.is_on("WatchList") && off.is_on("ComponentFlagz") && warnings.is_empty());
+        let (off, warnings) = gates(&["WatchList=true", "AllBeta=false"]).unwrap();
+        assert!(off.is_on("WatchList") && !off.is_on("ComponentFlagz") && warnings.len() == 1, "{warnings:?}");
         assert_eq!(gate("kube:CBORServingAndStorage=true"), Ok(1));
         assert_eq!(gate("PodAffinityNamespaceSelector=true"), Err("unrecognized feature gate: PodAffinityNamespaceSelector".into()));
         // Finished long ago, but upstream still takes it: test environments of operators set it.

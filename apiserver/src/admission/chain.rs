@@ -154,6 +154,9 @@ fn check(settings: &Settings) -> Result<(), String> {
 
 fn wants(settings: &Settings, name: &str) -> bool {
     let named = |list: &[String]| list.iter().any(|known| known == name);
+    if settings.gated.contains(&name) {
+        return false;
+    }
     match &settings.only {
         Some(only) => named(only),
         None => !named(&settings.disable) && (!optional::NAMES.contains(&name) || named(&settings.enable)),

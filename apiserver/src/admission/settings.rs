@@ -17,6 +17,8 @@ pub struct Settings {
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
     pub disable: Vec<String>,
+    /// Those that a feature gate keeps out, wanted or not.
+    pub gated: Vec<&'static str>,
     /// `--admission-control`: these and no others.
     pub only: Option<Vec<String>>,
     /// `--admission-control-config-file`, read.

@@ -76,11 +76,12 @@ pub(crate) async fn answer(layers: &Arc<Layers>) -> Answer {
 }
 
 /// `/metrics/slis`: the checks of health alone.
-pub(crate) fn indicators() -> Answer {
+pub(crate) fn indicators(layers: &Layers) -> Answer {
     let mut page = Page::default();
     HEALTH.write(&mut page);
     HEALTH_TOTAL.write(&mut page);
     process::write_start(&mut page);
+    layers.metrics_off.iter().for_each(|name| page.leave_out(name));
     as_text(page.finish())
 }
 

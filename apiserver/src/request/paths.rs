@@ -104,7 +104,7 @@ impl Paths {
             ["flagz"] if layers.api.gates.is_on("ComponentFlagz") => zpages::flags(layers, call),
             ["statusz"] if layers.api.gates.is_on("ComponentStatusz") => zpages::status(layers, call),
             ["metrics"] => Ok(metrics::answer(layers).await),
-            ["metrics", "slis"] => Ok(metrics::indicators()),
+            ["metrics", "slis"] => Ok(metrics::indicators(layers)),
             ["api", ..] | ["apis", ..] if segments.len() <= 3 => self.discovery(layers, call, &segments),
             ["openapi", "v2"] => self.openapi_v2(layers, call).await,
             ["openapi", "v3"] => self.document(layers, call, all(""), JSON, |seen| {
