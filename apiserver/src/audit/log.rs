@@ -206,10 +206,9 @@ impl Place {
             return false;
         }
         let Some(mut output) = self.output.try_lock() else { return false };
-        let is_first = output.held.is_empty();
         output.held.extend_from_slice(text);
         output.held_events += 1;
-        if is_first && !std::mem::replace(&mut output.awaited, true) {
+        if !std::mem::replace(&mut output.awaited, true) {
             let output = Arc::clone(&self.output);
             tokio::spawn(async move {
                 tokio::time::sleep(HELD).await;
@@ -418,10 +417,11 @@ fn compress(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn options(folder: &Path) -> LogOptions {
+    /// Of a log in a folder of its own.
+    pub(in crate::audit) fn options(folder: &Path) -> LogOptions {
         let path = folder.join("deep/audit.log");
         LogOptions {
             path,

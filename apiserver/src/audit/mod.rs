@@ -335,7 +335,7 @@ mod tests {
         let policy = folder.join("policy.yaml");
         fs::write(&policy, format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [{omitted}]\nrules:\n- level: Metadata\n"))
             .unwrap();
-        let options = log::LogOptions { path: folder.join(format!("{verb}{omitted}.log")), ..output_options(folder) };
+        let options = LogOptions { path: folder.join(format!("{verb}{omitted}.log")), ..log::tests::options(folder) };
         let path = options.path.clone();
         let options = Options { policy: Some(policy), log: Some(options), webhook: None };
         let audit = Audit::open(&options, &Egress::default()).unwrap().unwrap();
@@ -350,21 +350,6 @@ mod tests {
         trail.end(200, None);
         trail.write(Stage::ResponseComplete).await.unwrap();
         [came, lines()]
-    }
-
-    fn output_options(folder: &Path) -> LogOptions {
-        let batch = Batch { buffer: 10, size: 1, wait: std::time::Duration::ZERO, throttle: None };
-        LogOptions {
-            path: folder.join("audit.log"),
-            max_size: 1,
-            max_age: 0,
-            max_backups: 0,
-            compress: false,
-            mode: Mode::Blocking,
-            batch,
-            truncation: None,
-            format: Format::Json,
-        }
     }
 
     #[tokio::test]

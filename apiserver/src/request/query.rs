@@ -166,6 +166,11 @@ fn no_duration(text: &str) -> String {
 impl ListOptions {
     /// Reads and checks the options of a list (`watch` false) or a watch.
     pub fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
+        Self::parse_gated(query, watch, true)
+    }
+
+    /// The same; `watch_list`: a watch may begin with what is there (the gate `WatchList`).
+    pub(crate) fn parse_gated(query: &Query, watch: bool, watch_list: bool) -> Result<Self, Status> {
         let options = Self {
             labels: LabelSelector::parse(query.text("labelSelector")).map_err(Status::bad_request)?,
             fields: FieldSelector::parse(query.text("fieldSelector")).map_err(Status::bad_request)?,
@@ -179,7 +184,7 @@ impl ListOptions {
         };
         let mut errors = FieldErrors::none();
         let at = query.text("resourceVersion");
-        let version_match = options.check(at, query.text("resourceVersionMatch"), watch, &mut errors);
+        let version_match = options.check(at, query.text("resourceVersionMatch"), watch.then_some(watch_list), &mut errors);
         refuse("ListOptions", &errors)?;
         if !watch && !options.token.is_empty() {
             // What is wrong with a token is said before what is wrong with a version, and of that it does not matter what.
@@ -188,16 +193,23 @@ impl ListOptions {
         Ok(Self { resource_version: version(at)?, version_match, ..options })
     }
 
-    fn check(&self, at: &str, text: &str, watch: bool, errors: &mut FieldErrors) -> Option<VersionMatch> {
+    /// `watch`: it is one, and whether it may begin with what is there.
+    fn check(&self, at: &str, text: &str, watch: Option<bool>, errors: &mut FieldErrors) -> Option<VersionMatch> {
         const FIELD: &str = "resourceVersionMatch";
         let found = match text {
             "Exact" => Some(VersionMatch::Exact),
             "NotOlderThan" => Some(VersionMatch::NotOlderThan),
             _ => None,
         };
-        if watch {
+        if let Some(watch_list) = watch {
             if self.initial_events.is_some() && found != Some(VersionMatch::NotOlderThan) {
                 errors.forbidden(FIELD, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            }
+            if self.initial_events.is_some() && !watch_list {
+                errors.forbidden(
+                    "sendInitialEvents",
+                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                );
             }
             if !text.is_empty() {
                 if self.initial_events.is_none() {
@@ -393,19 +405,6 @@ fn version(text: &str) -> Result<Option<u64>, Status> {
         errors.invalid("resourceVersion", format!("{text:?}"), &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
         Status::bad_request(format!("invalid resource version: {}", errors.0[0]))
     })
-}
-
-/// Refuses a watch that is to begin with what is there (`validateWatchOptions` without `WatchList`).
-pub(crate) fn without_initial_events(query: &Query) -> Result<(), Status> {
-    if query.get("sendInitialEvents").is_none() {
-        return Ok(());
-    }
-    let mut errors = FieldErrors::none();
-    if query.text("resourceVersionMatch") != "NotOlderThan" {
-        errors.forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-    }
-    errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled");
-    refuse("ListOptions", &errors)
 }
 
 fn refuse(kind: &str, errors: &FieldErrors) -> Result<(), Status> {

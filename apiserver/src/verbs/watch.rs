@@ -36,7 +36,7 @@ use crate::{
     flow::Seat,
     metrics::{requests, series::Histogram},
     registry::{Kind, items::Facts, storage::read_error},
-    request::query::{ListOptions, without_initial_events},
+    request::query::ListOptions,
     wire::{Answer, Body, Status, Wanted, answer},
 };
 
@@ -57,10 +57,7 @@ pub type Frames = BoxStream<'static, Vec<Bytes>>;
 pub async fn watch(api: &Arc<Api>, call: &Call, kind: &Arc<Kind>) -> Result<Answer, Status> {
     let wanted = render::wanted(call, kind)?;
     let socket = websocket::asked_for(call)?;
-    if !api.gates.is_on("WatchList") {
-        without_initial_events(&call.query)?;
-    }
-    let options = ListOptions::parse(&call.query, true)?;
+    let options = ListOptions::parse_gated(&call.query, true, api.gates.is_on("WatchList"))?;
     let filter = Filter::new(kind, call, &options)?;
     let Some(lasts) = duration(&options, api.watches_last) else { return ended(api, socket, wanted) };
     let mut session = Session {

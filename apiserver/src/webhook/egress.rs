@@ -135,10 +135,10 @@ impl Egress {
             if seen.contains(&name) {
                 return Err(format!("service.connection[{at}]: Duplicate value: {name:?}"));
             }
-            let way = |_| connection.way().map_err(|why| format!("failed to create dialer for egressSelection {name:?}: {why}"));
+            let way = || connection.way().map_err(|why| format!("failed to create dialer for egressSelection {name:?}: {why}"));
             match name.as_str() {
-                "cluster" => egress.cluster = way(())?,
-                "controlplane" => egress.control_plane = way(())?,
+                "cluster" => egress.cluster = way()?,
+                "controlplane" => egress.control_plane = way()?,
                 "etcd" if connection.proxy_protocol == "Direct" => {}
                 "etcd" => return Err("egress selection \"etcd\": only the proxy protocol Direct is supported".to_owned()),
                 _ => {

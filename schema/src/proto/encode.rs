@@ -106,25 +106,24 @@ impl<'a, N: Node> Encoder<'a, N> {
 
     /// A field, which a list and a map repeat for every item and entry.
     fn field(&mut self, number: u32, shape: &Shape, value: &'a N) -> Result<(), ProtoError> {
-        let expected = |found: Option<u64>| found.ok_or_else(|| unlike(shape, value));
         match shape {
             Shape::List(of) => {
-                let items = value.items().ok_or_else(|| unlike(shape, value))?;
+                let items = expected(value.items(), shape, value)?;
                 items.iter().rev().try_for_each(|item| self.item(number, of, item))?;
             }
             // A map is a list of messages of key 1 and value 2, sorted by key.
             Shape::Map(of) => {
-                for (key, value) in value.entries().ok_or_else(|| unlike(shape, value))?.rev() {
+                for (key, value) in expected(value.entries(), shape, value)?.rev() {
                     let end = self.out.len();
                     self.item(2, of, value)?;
                     self.out.bytes(1, key.as_bytes());
                     self.out.close(number, end);
                 }
             }
-            Shape::Bool => self.out.number(number, expected(value.bool().map(u64::from))?),
+            Shape::Bool => self.out.number(number, expected(value.bool(), shape, value)?.into()),
             // Negative numbers are sign-extended, 32-bit ones, too.
-            Shape::Int32 | Shape::Int64 => self.out.number(number, expected(value.integer().map(|given| given as u64))?),
-            Shape::Float64 => self.out.double(number, f64::from_bits(expected(value.float().map(f64::to_bits))?)),
+            Shape::Int32 | Shape::Int64 => self.out.number(number, expected(value.integer(), shape, value)? as u64),
+            Shape::Float64 => self.out.double(number, expected(value.float(), shape, value)?),
             _ => {
                 let end = self.out.len();
                 self.content(shape, value)?;
@@ -176,6 +175,10 @@ impl<'a, N: Node> Encoder<'a, N> {
         }
         Ok(())
     }
+}
+
+fn expected<T>(found: Option<T>, shape: &Shape, value: &impl Node) -> Result<T, ProtoError> {
+    found.ok_or_else(|| unlike(shape, value))
 }
 
 fn unlike(shape: &Shape, found: &impl Node) -> ProtoError {

@@ -1,7 +1,7 @@
 //! Kubernetes' protobuf, by the field numbers of the tables, in both directions: what typed clients speak unless they are told not to.
 //!
 //! A body is four magic bytes and a `runtime.Unknown` (apimachinery's `runtime/serializer/protobuf`): version and kind, and the message.
-//! Answers are made from the JSON bytes an object is cached as, without a value in between, or of the value where there is one ([`encode`]),
+//! Answers are made from the JSON bytes an object is cached as, read no further than needed, or of the value where there is one ([`encode`]),
 //! byte for byte as the generated code of the Go types writes them: ascending field numbers, sorted maps, zero values of all that is no
 //! pointer there.
 

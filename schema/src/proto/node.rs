@@ -32,15 +32,15 @@ pub(super) trait Node: Sized {
 
     /// What it is, as an error says it.
     fn what(&self) -> &'static str {
-        match () {
-            () if self.is_null() => "null",
-            () if self.bool().is_some() => "a truth value",
-            () if self.integer().is_some() => "a number",
-            () if self.float().is_some() => "a fraction",
-            () if self.text().is_some() => "text",
-            () if self.items().is_some() => "a list",
-            () => "an object",
-        }
+        let kinds = [
+            (self.is_null(), "null"),
+            (self.bool().is_some(), "a truth value"),
+            (self.integer().is_some(), "a number"),
+            (self.float().is_some(), "a fraction"),
+            (self.text().is_some(), "text"),
+            (self.items().is_some(), "a list"),
+        ];
+        kinds.into_iter().find_map(|(is, what)| is.then_some(what)).unwrap_or("an object")
     }
 }
 
