@@ -66,15 +66,18 @@ pub fn write_text(text: &str, out: &mut Vec<u8>) {
 
 fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     let (mut written, mut at) = (0, 0);
-    while let Some(&byte) = bytes.get(at) {
-        if bytes[at..].first_chunk().is_some_and(|eight| are_plain(*eight)) {
-            at += 8;
-            continue;
-        }
-        at += 1;
-        if byte < b' ' || byte == b'"' || byte == b'\\' {
-            out.extend_from_slice(&bytes[written..at - 1]);
+    while let rest @ [_, ..] = &bytes[at..] {
+        let eight = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut eight = [b'.'; 8];
+            eight[..rest.len()].copy_from_slice(rest);
+            eight
+        });
+        let plain = plain_before(eight).min(rest.len());
+        at += plain;
+        if let (0..8, Some(&byte)) = (plain, rest.get(plain)) {
+            out.extend_from_slice(&bytes[written..at]);
             escape(byte, out);
+            at += 1;
             written = at;
         }
     }
@@ -95,7 +98,8 @@ fn is_plain(bytes: &[u8]) -> bool {
 }
 
 /// Whether eight bytes certainly stand as they are: ASCII behind the quote, and no backslash. A byte is below a bound, or zero, when taking that
-/// away borrows. Texts with blanks or other scripts are looked at byte by byte.
+/// away borrows. Of texts with blanks or in other scripts the first byte that
+/// is escaped is looked for.
 #[inline]
 fn are_plain(eight: [u8; 8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
@@ -104,6 +108,19 @@ fn are_plain(eight: [u8; 8]) -> bool {
     let behind_quote = eight.wrapping_sub(ONES * (b'"' as u64 + 1));
     let no_backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
     (behind_quote | no_backslash | eight) & HIGH == 0
+}
+
+/// How many of eight bytes stand before the first that is escaped. A byte is below a bound, or zero, when taking that away borrows, unless it
+/// was 0x80 or more; what it borrows from stands behind it.
+#[inline]
+fn plain_before(eight: [u8; 8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let below = |bytes: u64, bound: u64| bytes.wrapping_sub(ONES * bound) & !bytes;
+    let eight = u64::from_le_bytes(eight);
+    let quote = below(eight ^ (ONES * b'"' as u64), 1);
+    let backslash = below(eight ^ (ONES * b'\\' as u64), 1);
+    ((below(eight, b' ' as u64) | quote | backslash) & HIGH).trailing_zeros() as usize / 8
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {

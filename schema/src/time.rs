@@ -22,8 +22,8 @@ fn civil<const N: usize>(mut text: [u8; N], at: Timestamp) -> String {
     for (from, part) in [(5, civil.month()), (8, civil.day()), (11, civil.hour()), (14, civil.minute()), (17, civil.second())] {
         put(&mut text[from..from + 2], u32::from(part.unsigned_abs()));
     }
-    let text = String::from_utf8_lossy(&text);
-    if civil.year() < 0 { format!("-{text}") } else { text.into_owned() }
+    let text = str::from_utf8(&text).unwrap_or_default();
+    if civil.year() < 0 { format!("-{text}") } else { text.to_owned() }
 }
 
 /// A number with leading zeros.
