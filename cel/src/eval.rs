@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map as JsonMap, Value as Json};
+
 use crate::charge::Charge;
 use crate::cost::{LIST, MAP, MESSAGE};
+use crate::decl::{Decl, Shape};
 use crate::plan::{Body, Invocation, Loop, Op, Part, Path, Qualified, Qualifier};
 use crate::program::{Activation, Lazy, Program};
 use crate::value::{Key, List, Map, Object, Table, Val, compare};
@@ -252,12 +255,59 @@ impl<'a, 'e> Evaluation<'a, 'e> {
         if let (Op::Conditional(parts), false) = (&path.base, path.test) {
             return self.chosen(parts, &path.steps);
         }
-        let (mut value, steps) = match self.lazily(&path.base, &path.steps) {
+        if let Some((members, decl)) = self.untyped(&path.base) {
+            return self.walk(path, members, decl);
+        }
+        let (value, steps) = match self.lazily(&path.base, &path.steps) {
             Some(value) if path.steps.len() == 1 => return if path.test { Ok(Val::Bool(value.is_ok())) } else { self.charged(value) },
             Some(value) => (self.charged(value)?, &path.steps[1..]),
             None => (self.operand(&path.base)?, &path.steps[..]),
         };
-        let before = &before[before.len() + 1 - steps.len()..];
+        self.follow(path, value, &before[before.len() + 1 - steps.len()..], last)
+    }
+
+    /// The untyped object that a path begins with.
+    #[inline]
+    fn untyped(&self, base: &Op) -> Option<(&'a JsonMap<String, Json>, &'a Decl)> {
+        match base {
+            Op::Variable(place) if self.lazy.is_none_or(|(lazy, _)| lazy != *place) => {
+                let (_, decl) = self.program.variable(*place);
+                self.activation.untyped(*place, decl)
+            }
+            Op::Local(slot) => match &self.locals[*slot] {
+                Val::Map(Map::Json(members, decl)) if matches!(decl.shape(), Shape::Dyn) => Some((*members, *decl)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A path into untyped data: as long as members are selected by name, no value is made of what it passes.
+    fn walk(&mut self, path: &'a Path, mut members: &'a JsonMap<String, Json>, decl: &'a Decl) -> Eval<'a> {
+        let mut steps = &path.steps[..];
+        while let [step, rest @ ..] = steps {
+            let (Qualified::Const(Val::String(name)), false) = (&step.key, step.optional) else { break };
+            self.charge(1)?;
+            let found = members.get(name.as_str());
+            if rest.is_empty() && path.test {
+                return Ok(Val::Bool(found.is_some()));
+            }
+            let Some(found) = found else { return Err(EvalError::new(format!("no such key: {}", name.as_str()))) };
+            match (rest, found) {
+                ([], found) => return Ok(view::dynamic(found, decl)),
+                (_, Json::Object(inner)) => members = inner,
+                ([before @ .., last], found) => return self.follow(path, view::dynamic(found, decl), before, last),
+            }
+            steps = rest;
+        }
+        match steps {
+            [before @ .., last] => self.follow(path, Val::Map(Map::Json(members, decl)), before, last),
+            [] => Ok(Val::Map(Map::Json(members, decl))),
+        }
+    }
+
+    /// What the steps of a path select of a value.
+    fn follow(&mut self, path: &'a Path, mut value: Val<'a>, before: &'a [Qualifier], last: &'a Qualifier) -> Eval<'a> {
         let mut optional = false;
         if let Val::Optional(inner) = &value {
             let Some(inner) = inner else { return Ok(if path.test { Val::Bool(false) } else { value }) };

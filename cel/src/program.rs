@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use crate::cost::Range;
-use crate::decl::Decl;
+use crate::decl::{Decl, Shape};
 use crate::env::Env;
 use crate::eval::Evaluation;
 use crate::plan::Planned;
@@ -82,6 +82,15 @@ impl<'a> Activation<'a> {
             Bound::None => None,
             Bound::Json(json) => Some(view::value(json, decl)),
             Bound::Value(value) => Some(Ok(value.clone())),
+        }
+    }
+
+    /// An object that is seen as it is.
+    #[inline]
+    pub(crate) fn untyped(&self, place: usize, decl: &'a Decl) -> Option<(&'a Map<String, Json>, &'a Decl)> {
+        match (self.values.get(place)?, decl.shape()) {
+            (Bound::Json(Json::Object(members)), Shape::Dyn) => Some((members, decl)),
+            _ => None,
         }
     }
 }

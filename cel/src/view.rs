@@ -80,7 +80,7 @@ fn unfit(shape: &Shape, json: &Json) -> EvalError {
 }
 
 /// Untyped JSON: whole numbers are `int`, others `double`.
-fn dynamic<'a>(json: &'a Json, decl: &'a Decl) -> Val<'a> {
+pub(crate) fn dynamic<'a>(json: &'a Json, decl: &'a Decl) -> Val<'a> {
     match json {
         Json::Null => Val::Null,
         Json::Bool(value) => Val::Bool(*value),

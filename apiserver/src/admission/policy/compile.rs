@@ -3,7 +3,7 @@
 use coracle_cel::{Program, Type, display};
 use serde_json::Value;
 
-use super::environment::{Declared, environment};
+use super::environment::{Declared, NAMESPACE, REQUEST, environment};
 use crate::admission::{
     look::{list, text},
     matching::Criteria,
@@ -39,6 +39,10 @@ pub(in crate::admission) struct Policy {
     pub(super) declared: Declared,
     /// Some expression uses `authorizer`.
     pub(super) asks_authorizer: bool,
+    /// Some expression uses `request`, or what is told of it to the authorizer.
+    pub(super) reads_request: bool,
+    /// Some expression uses `namespaceObject`.
+    pub(super) reads_namespace: bool,
     pub(super) criteria: Option<Criteria>,
     pub(super) variables: Vec<(String, Expression)>,
     pub(super) conditions: Vec<Expression>,
@@ -152,6 +156,8 @@ impl Policy {
             fails_closed: text(&spec, "failurePolicy") != "Ignore",
             declared: compiler.declared,
             asks_authorizer: false,
+            reads_request: false,
+            reads_namespace: false,
             criteria: Criteria::of(spec.get("matchConstraints"), "/resourceRules"),
             variables,
             conditions: list(&spec, "/matchConditions").iter().map(condition).collect(),
@@ -162,7 +168,20 @@ impl Policy {
         };
         let asks = policy.expressions().any(|expression| expression.asks_authorizer(policy.declared));
         policy.asks_authorizer = asks;
+        policy.reads_request = asks || policy.uses(REQUEST);
+        policy.reads_namespace = policy.uses(NAMESPACE);
         policy
+    }
+
+    /// Whether it must see the namespace of what is written.
+    pub(super) fn asks_namespace(&self) -> bool {
+        self.reads_namespace || self.criteria.as_ref().is_some_and(Criteria::asks_namespace)
+    }
+
+    /// Whether some expression uses the variable at this place, which is the same for all.
+    fn uses(&self, place: usize) -> bool {
+        let messages = self.validations.iter().filter_map(|validation| validation.message_expression.as_ref());
+        self.expressions().chain(messages).any(|expression| expression.program.as_ref().is_ok_and(|program| program.uses(place)))
     }
 
     /// All expressions that may use `authorizer`: messages may not.

@@ -1,6 +1,9 @@
 //! Asking a policy's expressions about a write (apiserver `admission/plugin/cel/{activation,composition,condition}.go`).
 
-use std::cell::{Cell, RefCell};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+};
 
 use coracle_cel::{Activation, Authorizer, Decision, EvalError, Fields, Host, ResourceCheck, ServiceAccount, Val, limits};
 use parking_lot::Mutex;
@@ -107,6 +110,8 @@ pub(in crate::admission) struct Scene<'a> {
     pub(in crate::admission) request: &'a Value,
     pub(in crate::admission) params: &'a Value,
     pub(in crate::admission) asked: &'a Asked<'a>,
+    /// The values of its variables, if others see the same.
+    pub(in crate::admission) shared: Option<&'a Activation<'a>>,
 }
 
 /// The budget is used up, or nothing more can be evaluated.
@@ -115,7 +120,7 @@ pub(super) const OUT_OF_BUDGET: &str = "validation failed due to running out of 
 /// Evaluations that share their variables.
 pub(super) struct Evaluation<'a> {
     scene: &'a Scene<'a>,
-    activation: Activation<'a>,
+    activation: Cow<'a, Activation<'a>>,
     /// Variables by their places, as far as they were asked for.
     known: RefCell<Vec<(usize, Result<Val<'a>, EvalError>)>>,
     /// What variables cost since it was last counted.
@@ -125,7 +130,7 @@ pub(super) struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     pub(super) fn new(scene: &'a Scene<'a>, budget: u64) -> Self {
-        let activation = activation(scene);
+        let activation = scene.shared.map_or_else(|| Cow::Owned(activation(scene)), Cow::Borrowed);
         Self { scene, activation, known: RefCell::default(), cost: Cell::new(0), budget: Cell::new(budget) }
     }
 
@@ -143,14 +148,15 @@ impl<'a> Evaluation<'a> {
     }
 }
 
+/// The values of the variables that all policies have.
+pub(super) fn common<'a>(object: &'a Value, old: &'a Value, namespace: &'a Value, request: &'a Value) -> Activation<'a> {
+    Activation::new().json(OBJECT, object).json(OLD_OBJECT, old).json(NAMESPACE, namespace).json(REQUEST, request)
+}
+
 /// The values of the variables. They stand in the same places for all expressions of a policy, whichever of them it declares.
 fn activation<'a>(scene: &'a Scene<'a>) -> Activation<'a> {
     let declared = scene.policy.declared;
-    let mut activation = Activation::new()
-        .json(OBJECT, scene.object)
-        .json(OLD_OBJECT, scene.old)
-        .json(NAMESPACE, scene.namespace)
-        .json(REQUEST, scene.request);
+    let mut activation = common(scene.object, scene.old, scene.namespace, scene.request);
     if declared.params {
         activation = activation.json(PARAMS, scene.params);
     }

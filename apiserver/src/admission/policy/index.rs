@@ -30,6 +30,13 @@ pub(super) struct Binding {
     pub(super) criteria: Option<Criteria>,
 }
 
+impl Binding {
+    /// Whether it must see the namespace of what is written.
+    pub(super) fn asks_namespace(&self) -> bool {
+        self.criteria.as_ref().is_some_and(Criteria::asks_namespace)
+    }
+}
+
 /// Policies of one kind with their bindings, by name.
 pub(in crate::admission) struct Set {
     mutating: bool,

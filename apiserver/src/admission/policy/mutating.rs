@@ -181,6 +181,7 @@ impl MutatingAdmissionPolicy {
                 request: &request,
                 params: param,
                 asked: &asked,
+                shared: None,
             };
             if at == 0 {
                 match asked.until_known(|| conditions(&scene)).await {

@@ -136,6 +136,32 @@ async fn variables_build_on_one_another_and_make_messages() {
 }
 
 #[tokio::test]
+async fn each_of_several_policies_sees_what_it_reads_and_is_heard_in_order() {
+    let world = World::new();
+    let expressions = [
+        "object.spec.replicas > 9",
+        "request.operation == 'UPDATE'",
+        "namespaceObject.metadata.labels.team == 'b'",
+        "authorizer.path('/x').check('get').allowed()",
+        "has(oldObject.x)",
+        "object.spec.replicas == 1 && request.namespace == 'shop' && namespaceObject.metadata.name == 'shop' && oldObject == null",
+    ];
+    for (at, expression) in expressions.iter().enumerate() {
+        let name = format!("p{at}");
+        let binding = json!({"policyName": name, "validationActions": ["Warn"]});
+        world.put("validatingadmissionpolicies", &name, &matching(json!({"validations": [{"expression": expression}]})));
+        world.put("validatingadmissionpolicybindings", &name, &binding);
+    }
+    let failed = |at: usize| {
+        let why = format!("failed expression: {}", expressions[at]);
+        format!("Validation failed for ValidatingAdmissionPolicy 'p{at}' with binding 'p{at}': {why}")
+    };
+    let (result, warnings) = world.ask(deployment(1)).await;
+    assert!(result.is_ok());
+    assert_eq!(warnings, [0, 1, 2, 3, 4].map(failed));
+}
+
+#[tokio::test]
 async fn bindings_may_only_warn() {
     let world = World::new();
     let binding = json!({"policyName": "p", "validationActions": ["Warn", "Audit"]});

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Engine,
     compile::{Expression, Policy, Validation},
-    evaluate::{Asked, Evaluation, Scene, conditions},
+    evaluate::{Asked, Evaluation, Scene, common, conditions},
     index::Binding,
     namespace_of, params, reach,
 };
@@ -64,12 +64,15 @@ impl Admission for ValidatingAdmissionPolicy {
     async fn validate(&self, attempt: &mut Attempt<'_>, new: Option<&Object>) -> Result<(), Status> {
         let engine = &self.0;
         let hooks = engine.policies.validating.hooks(reach(attempt)).ok_or_else(|| look::unready(attempt, new))?;
-        let namespace = namespace_of(&*engine.reader, attempt).await?;
+        let asks_namespace = hooks.iter().any(|(policy, bindings)| policy.asks_namespace() || bindings.iter().any(|b| b.asks_namespace()));
+        let namespace = if asks_namespace { namespace_of(&*engine.reader, attempt).await? } else { None };
+        let asked = Asked::new(&engine.authorizer, attempt.user);
         let mut verdict = Verdict::default();
         // The same for all policies that match in the version asked for, and for none where none matches.
         let request = OnceLock::new();
+        let values = [const { OnceLock::new() }; 2];
+        let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
         for (policy, bindings) in &*hooks {
-            let subject = Subject { attempt, new, namespace: namespace.as_ref(), equivalents: &engine.equivalents };
             let matched = match matches(policy.criteria.as_ref(), &subject) {
                 Ok(Some(matched)) => matched,
                 Ok(None) => continue,
@@ -78,37 +81,35 @@ impl Admission for ValidatingAdmissionPolicy {
                     continue;
                 }
             };
-            let other = matched.as_deref().map(|kind| describe(attempt, new, Some(kind)));
-            let request = || other.as_ref().unwrap_or_else(|| request.get_or_init(|| describe(attempt, new, None)));
+            let request = || if policy.reads_request { request.get_or_init(|| describe(attempt, new, None)) } else { &Value::Null };
             let mut notes = Vec::new();
             for binding in bindings {
-                let ready = match matches(binding.criteria.as_ref(), &subject) {
-                    Ok(Some(_)) => ready(engine, policy, binding, &subject, &matched).await,
+                match matches(binding.criteria.as_ref(), &subject) {
+                    Ok(Some(_)) => {}
                     Ok(None) => continue,
-                    Err(why) => Err(why),
-                };
-                let Ready { params, object, old } = match ready {
-                    Ok(ready) => ready,
                     Err(why) => {
                         verdict.configuration(policy, Some(binding), &why);
                         continue;
                     }
-                };
-                for param in &*params {
-                    let asked = Asked::new(&engine.authorizer, subject.attempt.user);
-                    let scene = Scene {
-                        policy,
-                        attempt: subject.attempt,
-                        object: object.as_deref().map_or(&Value::Null, Object::value),
-                        old: old.as_deref().map_or(&Value::Null, Object::value),
-                        namespace: namespace.as_ref().unwrap_or(&Value::Null),
-                        request: request(),
-                        params: param,
-                        asked: &asked,
-                    };
-                    let said = asked.until_known(|| ask(&scene)).await;
-                    verdict.hear(policy, binding, said, &mut notes);
                 }
+                if matched.is_some() || policy.declared.params || policy.asks_authorizer {
+                    Box::pin(hear(engine, (policy, binding), &subject, &matched, &mut verdict, &mut notes)).await;
+                    continue;
+                }
+                let scene = Scene {
+                    policy,
+                    attempt,
+                    object: new.map_or(&Value::Null, Object::value),
+                    old: attempt.old.map_or(&Value::Null, Object::value),
+                    namespace: namespace.as_ref().unwrap_or(&Value::Null),
+                    request: request(),
+                    params: &Value::Null,
+                    asked: &asked,
+                    shared: None,
+                };
+                let values = &values[usize::from(policy.reads_request)];
+                let values = values.get_or_init(|| common(scene.object, scene.old, scene.namespace, scene.request));
+                verdict.hear(policy, binding, ask(&Scene { shared: Some(values), ..scene }), &mut notes);
             }
             for (key, values) in notes {
                 annotate(attempt, &format!("{}/{key}", policy.name), &values.join(", "));
@@ -119,6 +120,38 @@ impl Admission for ValidatingAdmissionPolicy {
         }
         attempt.warnings.extend(verdict.warnings);
         verdict.refused.map_or(Ok(()), |(denial, message)| Err(refusal(attempt, new, &denial, &message)))
+    }
+}
+
+/// Asks a policy that takes parameters, asks who may what, or is about another version of the object than the one that is written.
+async fn hear(
+    engine: &Engine,
+    (policy, binding): (&Policy, &Binding),
+    subject: &Subject<'_>,
+    matched: &Matched,
+    verdict: &mut Verdict,
+    notes: &mut Vec<(String, Vec<String>)>,
+) {
+    let Ready { params, object, old } = match ready(engine, policy, binding, subject, matched).await {
+        Ok(ready) => ready,
+        Err(why) => return verdict.configuration(policy, Some(binding), &why),
+    };
+    let request = if policy.reads_request { describe(subject.attempt, subject.new, matched.as_deref()) } else { Value::Null };
+    for param in &*params {
+        let asked = Asked::new(&engine.authorizer, subject.attempt.user);
+        let scene = Scene {
+            policy,
+            attempt: subject.attempt,
+            object: object.as_deref().map_or(&Value::Null, Object::value),
+            old: old.as_deref().map_or(&Value::Null, Object::value),
+            namespace: subject.namespace.unwrap_or(&Value::Null),
+            request: &request,
+            params: param,
+            asked: &asked,
+            shared: None,
+        };
+        let said = asked.until_known(|| ask(&scene)).await;
+        verdict.hear(policy, binding, said, notes);
     }
 }
 

@@ -145,6 +145,7 @@ impl Hook {
             request: &request,
             params: &null,
             asked: &asked,
+            shared: None,
         };
         match asked.until_known(|| conditions(&scene)).await {
             Ok(holds) => Ok(holds),
