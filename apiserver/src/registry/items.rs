@@ -334,6 +334,9 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// The stored form of an object: head first, no resource version. It fails when the object is nested deeper than [`MAX_NESTING`]: patches
 /// could make an object of any depth, which nobody could then read or delete.
 pub fn stored_bytes(object: &Object) -> Result<Bytes, TooDeep> {
+    if let Some(known) = object.stored() {
+        return Ok(known.clone());
+    }
     let mut out = Vec::with_capacity(4096);
     let Some(members) = object.value().as_object() else { return Ok(Bytes::new()) };
     let text = |name: &str| object.value().get(name).and_then(Value::as_str).unwrap_or_default();
@@ -355,6 +358,22 @@ pub fn stored_bytes(object: &Object) -> Result<Bytes, TooDeep> {
     }
     out.push(b'}');
     Ok(out.into())
+}
+
+/// Appends an object as it is. Where that is its stored form, as of most new objects, that is kept for the store.
+pub fn append(object: &Object, out: &mut Vec<u8>) {
+    let is_text = |name: &str| object.value().get(name).is_some_and(Value::is_string);
+    let plain = |metadata: &Value| metadata.as_object().is_some_and(|metadata| !metadata.contains_key("resourceVersion"));
+    if is_text("apiVersion")
+        && is_text("kind")
+        && object.value().get("metadata").is_some_and(plain)
+        && let Ok(stored) = stored_bytes(object)
+    {
+        out.extend_from_slice(&stored);
+        return object.keep_stored(stored);
+    }
+    // However deep: it was read or made here.
+    let _cannot_fail = json::write(object.value(), usize::MAX, out);
 }
 
 /// A member of something that is so many levels deep.
@@ -437,6 +456,32 @@ mod tests {
         assert_eq!(wire, r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"12","name":"a"},"aa":1}"#);
         assert_eq!(respliced(&wire, Revision(7)), splice(&stored, Revision(7)));
         assert_eq!((revision_of(&wire), revision_of(&stored)), (Revision(12), Revision(0)));
+    }
+
+    #[test]
+    fn a_stored_form_that_was_made_before_is_that_of_the_object_as_it_is() {
+        let shown = |object: &Object| {
+            let mut out = Vec::new();
+            append(object, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let mut object = Object::new(json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {}})).unwrap();
+        assert_eq!(shown(&object), r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}"#);
+        object.adjust(|_| false);
+        assert!(object.stored().is_some());
+        object.adjust(|value| std::mem::replace(&mut value["spec"], json!({"y": 2})) != json!({"y": 2}));
+        assert!(object.stored().is_none());
+        object.member_mut("spec").clear();
+        shown(&object);
+        object.set_metadata("uid", "u");
+        assert_eq!(stored_bytes(&object).unwrap(), r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","uid":"u"},"spec":{}}"#);
+        shown(&object);
+        object.member_mut("spec").insert("x".to_owned(), 1.into());
+        object.set_metadata("resourceVersion", "3");
+        assert!(shown(&object).contains(r#""resourceVersion":"3","uid":"u"},"spec":{"x":1}"#));
+        assert!(!stored_bytes(&object).unwrap().windows(15).any(|w| w == b"resourceVersion"));
+        let bare = Object::new(json!({"a": 1})).unwrap();
+        assert_eq!(shown(&bare), r#"{"a":1}"#, "nothing is added to what has no type or metadata");
     }
 
     #[test]

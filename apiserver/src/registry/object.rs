@@ -1,35 +1,67 @@
 //! An object of any kind: parsed JSON with easy access to its metadata.
 
+use std::sync::OnceLock;
+
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 /// A parsed object. The root is always a JSON object; accessors of absent metadata give the empty value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Object(Value);
+#[derive(Clone, Debug)]
+pub struct Object {
+    value: Value,
+    /// Its stored form, if somebody needed that before it was stored; gone with any change.
+    stored: OnceLock<Bytes>,
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
 
 impl Object {
     /// Wraps a JSON value; `None` when it is not a JSON object.
     pub fn new(value: Value) -> Option<Self> {
-        value.is_object().then_some(Self(value))
+        value.is_object().then(|| Self { value, stored: OnceLock::new() })
     }
 
     /// The whole value.
     pub fn value(&self) -> &Value {
-        &self.0
+        &self.value
     }
 
     /// The whole value, to change. It must stay a JSON object.
     pub fn value_mut(&mut self) -> &mut Value {
-        &mut self.0
+        self.stored.take();
+        &mut self.value
+    }
+
+    /// Changes the whole value, which must stay a JSON object, where it must; `change` tells whether it did.
+    pub fn adjust(&mut self, change: impl FnOnce(&mut Value) -> bool) {
+        if change(&mut self.value) {
+            self.stored.take();
+        }
+    }
+
+    /// Its stored form, if that was made of it as it is.
+    pub(super) fn stored(&self) -> Option<&Bytes> {
+        self.stored.get()
+    }
+
+    /// This is its stored form.
+    pub(super) fn keep_stored(&self, bytes: Bytes) {
+        // Whoever was first made the same.
+        let _ = self.stored.set(bytes);
     }
 
     /// Unwraps.
     pub fn into_value(self) -> Value {
-        self.0
+        self.value
     }
 
     /// What is at a JSON pointer of plain member names.
     pub fn at(&self, pointer: &str) -> Option<&Value> {
-        at(&self.0, pointer)
+        at(&self.value, pointer)
     }
 
     /// A text at a JSON pointer of plain member names; empty when absent or not text.
@@ -75,17 +107,17 @@ impl Object {
 
     /// `metadata.labels[key]`
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.0.get("metadata")?.get("labels")?.get(key)?.as_str()
+        self.value.get("metadata")?.get("labels")?.get(key)?.as_str()
     }
 
     /// `metadata.annotations[key]`
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
+        self.value.get("metadata")?.get("annotations")?.get(key)?.as_str()
     }
 
     /// The metadata map, made when absent.
     pub fn metadata_mut(&mut self) -> &mut Map<String, Value> {
-        member_mut(&mut self.0, "metadata")
+        member_mut(self.value_mut(), "metadata")
     }
 
     /// Sets a member of metadata.
@@ -95,7 +127,7 @@ impl Object {
 
     /// A top-level member, made an empty object when absent (`spec`, `status`).
     pub fn member_mut(&mut self, name: &str) -> &mut Map<String, Value> {
-        member_mut(&mut self.0, name)
+        member_mut(self.value_mut(), name)
     }
 }
 

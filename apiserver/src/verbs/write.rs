@@ -432,7 +432,7 @@ impl<'a> Writing<'a> {
     /// What becomes of lists without items when the object is stored. Definitions are stored as JSON upstream, which keeps them.
     fn store_lists(&self, object: &mut Object) {
         if !self.kind.id.is(DEFINITIONS) {
-            decode::as_stored(object.value_mut(), &self.kind.schema);
+            object.adjust(|object| decode::as_stored(object, &self.kind.schema));
         }
     }
 

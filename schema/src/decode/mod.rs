@@ -17,9 +17,9 @@ mod zero;
 use std::{cell::Cell, str::Utf8Error};
 
 use serde::de::DeserializeSeed;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::types::{Schema, SchemaRef, Shape};
+use crate::types::{Schema, SchemaRef, Shape, Type};
 
 pub use self::plain::{json_patch_reports, plain_json};
 use self::{path::Path, reports::Reports, visit::Seed};
@@ -129,12 +129,15 @@ pub fn from_applied(value: Value, schema: &SchemaRef, mode: FieldValidation) -> 
 }
 
 /// What upstream shows of an object once it was stored: lists without items that stand in JSON all the same are null, since protobuf does
-/// not tell them from none. Custom resources are stored as they are.
-pub fn as_stored(object: &mut Value, schema: &SchemaRef) {
+/// not tell them from none. Custom resources are stored as they are. Whether it was another before.
+pub fn as_stored(object: &mut Value, schema: &SchemaRef) -> bool {
+    let mut changed = false;
     if schema.custom().is_none() {
         let types = &schema.schema;
-        types.enter_messages(&Shape::Message(schema.root), object, &mut |of, members| zero::forget_empty_lists(types, of, members));
+        let mut forget = |of: &Type, members: &mut Map<String, Value>| changed |= zero::forget_empty_lists(types, of, members);
+        types.enter_messages(&Shape::Message(schema.root), object, &mut forget);
     }
+    changed
 }
 
 /// Brings an object read from the store into the form its schema has now: custom resources whose definition changed. What is malformed

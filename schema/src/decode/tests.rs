@@ -107,8 +107,9 @@ fn lists_without_items_are_there_until_they_are_stored() {
     let mut role = value("rbac.ClusterRole", &json!({"rules": [], "aggregationRule": {"clusterRoleSelectors": []}}));
     assert_eq!((&role["rules"], &role["aggregationRule"]), (&json!([]), &json!({})));
     let schema = |message: &str| Tables::load().unwrap().message(message).unwrap();
-    as_stored(&mut role, &schema("rbac.ClusterRole"));
+    assert!(as_stored(&mut role, &schema("rbac.ClusterRole")));
     assert_eq!(role["rules"], Value::Null);
+    assert!(!as_stored(&mut role, &schema("rbac.ClusterRole")), "it is as it was");
     let terms = json!([{"matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}]);
     let mut slice = value("discovery.EndpointSlice", &json!({"addressType": "IPv4", "endpoints": [{"addresses": []}], "ports": []}));
     let mut pod = value(
@@ -117,8 +118,8 @@ fn lists_without_items_are_there_until_they_are_stored() {
         {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}),
     );
     assert_eq!((&slice["endpoints"][0]["addresses"], &slice["ports"], &pod["spec"]["containers"]), (&json!([]), &json!([]), &json!([])));
-    as_stored(&mut slice, &schema("discovery.EndpointSlice"));
-    as_stored(&mut pod, &schema("core.Pod"));
+    assert!(as_stored(&mut slice, &schema("discovery.EndpointSlice")));
+    assert!(as_stored(&mut pod, &schema("core.Pod")));
     assert_eq!((&slice["endpoints"][0]["addresses"], &slice["ports"]), (&Value::Null, &Value::Null));
     assert_eq!(pod["spec"]["containers"], Value::Null);
 }

@@ -40,15 +40,20 @@ pub(super) fn is_absent(field: &Field, value: &Value) -> bool {
 }
 
 /// Makes lists without items null where they are written all the same: protobuf, in which upstream stores what it then shows, does not tell
-/// them from none.
-pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
+/// them from none. Whether there were any.
+pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map<String, Value>) -> bool {
+    let mut any = false;
     for field in of.listed.iter().map(|at| &of.fields[*at as usize]) {
         let Some(value) = members.get_mut(&*field.name) else { continue };
         match value {
-            Value::Array(items) if items.is_empty() && field.is_always_written() => *value = Value::Null,
-            value => schema.enter_messages(&field.shape, value, &mut |of, members| forget_empty_lists(schema, of, members)),
+            Value::Array(items) if items.is_empty() && field.is_always_written() => {
+                *value = Value::Null;
+                any = true;
+            }
+            value => schema.enter_messages(&field.shape, value, &mut |of, members| any |= forget_empty_lists(schema, of, members)),
         }
     }
+    any
 }
 
 /// The zero value of a shape, as it is encoded.

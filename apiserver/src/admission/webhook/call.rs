@@ -133,7 +133,7 @@ async fn put(
     if let Some(why) = webhook.fault() {
         return Err(Failure::Calling(format!("could not get REST client: {why}")));
     }
-    let review = Review::new(version, attempt, matched, objects).map_err(Failure::Refused)?;
+    let review = Review::new(version, attempt, matched, objects);
     let terms = Terms { timeout: patience(hook.timeout, attempt.until), late: "context deadline exceeded", largest: LARGEST };
     let failed = |why: String| Failure::Calling(format!("failed to call webhook: {why}"));
     let body = webhook.post(review.body, terms).await.and_then(answered).map_err(failed)?;

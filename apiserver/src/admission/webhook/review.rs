@@ -1,12 +1,12 @@
 //! The question: an `AdmissionReview` (apiserver `plugin/webhook/request/admissionreview.go`). Objects are written into it as they are.
 
 use bytes::Bytes;
+use coracle_schema::json;
 use serde_json::Value;
 
 use crate::{
     admission::{Attempt, matching::Matched, request::describe},
-    registry::Object,
-    wire::Status,
+    registry::{Object, items},
 };
 
 /// A question to a webhook.
@@ -25,30 +25,36 @@ pub(super) struct Objects<'a> {
 
 impl Review {
     /// The question in this version of the review.
-    pub(super) fn new(version: &str, attempt: &Attempt<'_>, matched: &Matched, objects: Objects<'_>) -> Result<Self, Status> {
+    pub(super) fn new(version: &str, attempt: &Attempt<'_>, matched: &Matched, objects: Objects<'_>) -> Self {
         let uid = uuid::Uuid::new_v4().to_string();
         let mut request = describe(attempt, objects.new, matched.as_deref());
         request["uid"] = uid.as_str().into();
-        let body = written(version, &request, objects).map_err(|e| Status::internal(e.to_string()))?;
-        Ok(Self { uid, body: body.into() })
+        let body = written(version, &request, objects);
+        Self { uid, body: body.into() }
     }
 }
 
-fn written(version: &str, request: &Value, Objects { new, old }: Objects<'_>) -> Result<Vec<u8>, serde_json::Error> {
-    let mut out = Vec::with_capacity(2048);
+/// What a question takes besides its objects, mostly.
+const USUAL: usize = 2048;
+/// What most objects take.
+const OBJECT: usize = 8192;
+
+fn written(version: &str, request: &Value, Objects { new, old }: Objects<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(USUAL + [new, old].into_iter().flatten().count() * OBJECT);
     out.extend_from_slice(b"{\"kind\":\"AdmissionReview\",\"apiVersion\":\"");
     out.extend_from_slice(version.as_bytes());
     out.extend_from_slice(b"\",\"request\":");
-    serde_json::to_writer(&mut out, request)?;
+    // However deep: it was made here.
+    let _cannot_fail = json::write(request, usize::MAX, &mut out);
     // The objects follow the members that are there already.
     out.pop();
-    for (name, object) in [("object", new), ("oldObject", old)] {
-        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+    for (name, object) in [(&b",\"object\":"[..], new), (b",\"oldObject\":", old)] {
+        out.extend_from_slice(name);
         match object {
-            Some(object) => serde_json::to_writer(&mut out, object.value())?,
+            Some(object) => items::append(object, &mut out),
             None => out.extend_from_slice(b"null"),
         }
     }
     out.extend_from_slice(b"}}");
-    Ok(out)
+    out
 }
