@@ -48,14 +48,15 @@ pub(super) struct Event {
     pub(super) audit_id: String,
     pub(super) stage: Stage,
     pub(super) request_uri: String,
-    pub(super) verb: String,
+    /// What is asked for.
+    pub(super) info: Arc<RequestInfo>,
     pub(super) user: Option<Arc<User>>,
     pub(super) impersonated_user: Option<Arc<User>>,
     /// The verb by which acting as somebody else was allowed, where not everything is that one may.
     pub(super) impersonation_constraint: Option<&'static str>,
     pub(super) source_ips: Vec<String>,
     pub(super) user_agent: String,
-    pub(super) object_ref: Option<ObjectReference>,
+    pub(super) told: ObjectReference,
     pub(super) response_status: Option<Outcome>,
     pub(super) request_object: Option<Value>,
     pub(super) response_object: Option<Value>,
@@ -75,17 +76,13 @@ pub(super) enum Outcome {
     Told(Value),
 }
 
-/// The object asked for; empty parts are not known.
+/// What only the request's object tells of the object asked for; empty parts are not told, or known without it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ObjectReference {
-    resource: String,
     namespace: String,
     name: String,
     uid: String,
-    api_group: String,
-    api_version: String,
     resource_version: String,
-    subresource: String,
 }
 
 /// Longer user agents are cut, in bytes.
@@ -98,7 +95,7 @@ pub struct Received<'a> {
     /// Path and query.
     pub uri: String,
     /// What it asks for.
-    pub info: &'a RequestInfo,
+    pub info: &'a Arc<RequestInfo>,
     /// Who asks, before impersonation; `None` when nobody was recognised.
     pub user: Option<Arc<User>>,
     /// Where it came from, the client first.
@@ -112,27 +109,18 @@ pub struct Received<'a> {
 impl Event {
     pub(super) fn new(level: Level, received: Received<'_>) -> Self {
         let Received { audit_id, uri, info, user, source_ips, user_agent, at } = received;
-        let object_ref = info.is_resource.then(|| ObjectReference {
-            resource: info.resource.clone(),
-            namespace: info.namespace.clone(),
-            name: info.name.clone(),
-            api_group: info.group.clone(),
-            api_version: info.version.clone(),
-            subresource: info.subresource.clone(),
-            ..ObjectReference::default()
-        });
         Self {
             level,
             audit_id: audit_id.to_owned(),
             stage: Stage::RequestReceived,
             request_uri: uri,
-            verb: info.verb.clone(),
+            info: Arc::clone(info),
             user,
             impersonated_user: None,
             impersonation_constraint: None,
             source_ips,
             user_agent: shortened(user_agent),
-            object_ref,
+            told: ObjectReference::default(),
             response_status: None,
             request_object: None,
             response_object: None,
@@ -152,17 +140,19 @@ impl Event {
 
     /// What only the request's object tells of the object asked for.
     pub(super) fn name_object(&mut self, object: &Value) {
-        let Some(reference) = &mut self.object_ref else { return };
+        if !self.info.is_resource {
+            return;
+        }
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
         let parts = [
-            (&mut reference.namespace, "namespace"),
-            (&mut reference.name, "name"),
-            (&mut reference.uid, "uid"),
-            (&mut reference.resource_version, "resourceVersion"),
+            (&*self.info.namespace, &mut self.told.namespace, "namespace"),
+            (&self.info.name, &mut self.told.name, "name"),
+            ("", &mut self.told.uid, "uid"),
+            ("", &mut self.told.resource_version, "resourceVersion"),
         ];
         let mut told = false;
-        for (part, name) in parts {
-            if part.is_empty() && !text(name).is_empty() {
+        for (known, part, name) in parts {
+            if known.is_empty() && part.is_empty() && !text(name).is_empty() {
                 text(name).clone_into(part);
                 told = true;
             }
@@ -170,6 +160,23 @@ impl Event {
         if told {
             self.ask_anew();
         }
+    }
+
+    /// The object asked for: the names of its members as they stand behind one another, and what they are, empty where that is not known.
+    pub(super) fn object_ref(&self) -> [(&'static str, &str); 8] {
+        let Self { info, told, .. } = self;
+        let namespace = if info.namespace.is_empty() { &told.namespace } else { &info.namespace };
+        let name = if info.name.is_empty() { &told.name } else { &info.name };
+        [
+            (r#","resource":"#, &info.resource),
+            (r#","namespace":"#, namespace),
+            (r#","name":"#, name),
+            (r#","uid":"#, &told.uid),
+            (r#","apiGroup":"#, &info.group),
+            (r#","apiVersion":"#, &info.version),
+            (r#","resourceVersion":"#, &told.resource_version),
+            (r#","subresource":"#, &info.subresource),
+        ]
     }
 
     /// What was asked is another thing than what was written of it.
@@ -196,7 +203,7 @@ impl Event {
         }
         let (acting, as_groups) =
             self.impersonated_user.as_ref().map_or(("<self>", "<lookup>".to_owned()), |user| (&*user.name, list(&user.groups)));
-        let namespace = self.object_ref.as_ref().map_or("", |object| &object.namespace);
+        let [_, (_, namespace), ..] = self.object_ref();
         let response = self.response_status.as_ref().map_or_else(|| "<deferred>".to_owned(), Outcome::code);
         format!(
             "{} AUDIT: id={} stage=\"{:?}\" ip={} method={} user={} groups={} as={} asgroups={} user-agent={} namespace={} uri={} response=\"{response}\"\n",
@@ -204,7 +211,7 @@ impl Event {
             quoted(&self.audit_id),
             self.stage,
             quoted(self.source_ips.first().map_or("<unknown>", |ip| ip)),
-            quoted(&self.verb),
+            quoted(&self.info.verb),
             quoted(name),
             quoted(&groups),
             quoted(acting),
@@ -253,22 +260,6 @@ impl Outcome {
     }
 }
 
-impl ObjectReference {
-    /// Its members by name, in order.
-    pub(super) fn members(&self) -> [(&'static str, &str); 8] {
-        [
-            ("resource", &self.resource),
-            ("namespace", &self.namespace),
-            ("name", &self.name),
-            ("uid", &self.uid),
-            ("apiGroup", &self.api_group),
-            ("apiVersion", &self.api_version),
-            ("resourceVersion", &self.resource_version),
-            ("subresource", &self.subresource),
-        ]
-    }
-}
-
 fn shortened(user_agent: &str) -> String {
     if user_agent.len() <= USER_AGENT {
         return user_agent.to_owned();
@@ -285,7 +276,7 @@ mod tests {
 
     #[test]
     fn an_event_is_written_as_upstream_writes_it() {
-        let info = RequestInfo {
+        let info = Arc::new(RequestInfo {
             is_resource: true,
             verb: "get".into(),
             version: "v1".into(),
@@ -293,7 +284,7 @@ mod tests {
             namespace: "live".into(),
             name: "web".into(),
             ..RequestInfo::default()
-        };
+        });
         let received = Received {
             audit_id: "id-1",
             uri: "/api/v1/namespaces/live/pods/web?x=1".into(),
@@ -315,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_later_line_is_the_one_it_would_be_without_an_earlier_one() {
-        let info = RequestInfo { is_resource: true, verb: "create".into(), resource: "pods".into(), ..RequestInfo::default() };
+        let info = Arc::new(RequestInfo { is_resource: true, verb: "create".into(), resource: "pods".into(), ..RequestInfo::default() });
         let received = Received {
             audit_id: "id \"1\"",
             uri: "/x".into(),
@@ -344,7 +335,7 @@ mod tests {
 
     #[test]
     fn an_event_without_objects_says_so_and_text_tells_the_most_important() {
-        let info = RequestInfo { verb: "get".into(), path: "/x".into(), ..RequestInfo::default() };
+        let info = Arc::new(RequestInfo { verb: "get".into(), path: "/x".into(), ..RequestInfo::default() });
         let received = Received {
             audit_id: "id-1",
             uri: "/x".into(),

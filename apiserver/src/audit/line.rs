@@ -1,12 +1,13 @@
 //! An event as a line of JSON, its members in upstream's order. Where every request is written down twice, this is most of what that costs.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use coracle_schema::{
     json::{write, write_text},
     time,
 };
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::event::{Event, Outcome, Stage};
@@ -44,15 +45,16 @@ impl Event {
         match before {
             Some(before) => line.0.extend_from_slice(&before.line[..before.head]),
             None => {
-                line.0.push(b'{');
-                line.text("kind", "Event");
-                line.text("apiVersion", "audit.k8s.io/v1");
-                line.text("level", self.level.name());
-                line.text("auditID", &self.audit_id);
+                line.0.extend_from_slice(br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":""#);
+                line.0.extend_from_slice(self.level.name().as_bytes());
+                line.0.push(b'"');
+                line.text(r#","auditID":"#, &self.audit_id);
             }
         }
         let head = line.0.len();
-        line.text("stage", self.stage.name());
+        line.0.extend_from_slice(br#","stage":""#);
+        line.0.extend_from_slice(self.stage.name().as_bytes());
+        line.0.push(b'"');
         let asked = line.0.len();
         match before.and_then(|before| Some(&before.line[before.asked.clone()?])) {
             Some(before) => line.0.extend_from_slice(before),
@@ -64,13 +66,13 @@ impl Event {
         let came = before.is_none().then(|| time::micros(self.request_received_timestamp));
         match (before, &came) {
             (Some(before), _) => line.0.extend_from_slice(&before.line[before.received.clone()]),
-            (None, came) => line.text("requestReceivedTimestamp", came.as_deref().unwrap_or_default()),
+            (None, came) => line.text(r#","requestReceivedTimestamp":"#, came.as_deref().unwrap_or_default()),
         }
         let received = received..line.0.len();
         let now = came.filter(|_| self.stage_timestamp == self.request_received_timestamp);
-        line.text("stageTimestamp", &now.unwrap_or_else(|| time::micros(self.stage_timestamp)));
+        line.text(r#","stageTimestamp":"#, &now.unwrap_or_else(|| time::micros(self.stage_timestamp)));
         if !self.annotations.is_empty() {
-            line.object("annotations", |members| {
+            line.object(r#","annotations":"#, |members| {
                 self.annotations.iter().for_each(|(key, value)| write_text(value, members.key(key)));
             });
         }
@@ -84,35 +86,35 @@ impl Event {
 
     /// What was asked, and by whom.
     fn asked(&self, line: &mut Members) {
-        line.text("requestURI", &self.request_uri);
-        line.text("verb", &self.verb);
-        line.user("user", self.user.as_deref());
+        line.text(r#","requestURI":"#, &self.request_uri);
+        line.text(r#","verb":"#, &self.info.verb);
+        line.user(r#","user":"#, self.user.as_ref());
         if let Some(user) = &self.impersonated_user {
-            line.user("impersonatedUser", Some(user));
+            line.user(r#","impersonatedUser":"#, Some(user));
         }
         if let Some(constraint) = self.impersonation_constraint {
-            line.object("authenticationMetadata", |members| members.text("impersonationConstraint", constraint));
+            line.object(r#","authenticationMetadata":"#, |members| members.text(r#","impersonationConstraint":"#, constraint));
         }
         if !self.source_ips.is_empty() {
-            texts(&self.source_ips, line.name("sourceIPs"));
+            texts(&self.source_ips, line.name(r#","sourceIPs":"#));
         }
-        line.told("userAgent", &self.user_agent);
-        if let Some(object) = &self.object_ref {
-            line.object("objectRef", |members| object.members().into_iter().for_each(|(name, text)| members.told(name, text)));
+        line.told(r#","userAgent":"#, &self.user_agent);
+        if self.info.is_resource {
+            line.object(r#","objectRef":"#, |members| self.object_ref().into_iter().for_each(|(name, text)| members.told(name, text)));
         }
     }
 
     /// How it ended, as far as it has.
     fn answered(&self, line: &mut Members) {
         match &self.response_status {
-            Some(Outcome::Told(status)) => line.value("responseStatus", status),
-            Some(Outcome::Code(code)) => line.object("responseStatus", |members| {
-                members.name("code").extend_from_slice(code.to_string().as_bytes());
-                members.object("metadata", |_| {});
+            Some(Outcome::Told(status)) => line.value(r#","responseStatus":"#, status),
+            Some(Outcome::Code(code)) => line.object(r#","responseStatus":"#, |members| {
+                members.name(r#","code":"#).extend_from_slice(code.to_string().as_bytes());
+                members.object(r#","metadata":"#, |_| {});
             }),
             None => {}
         }
-        for (name, object) in [("requestObject", &self.request_object), ("responseObject", &self.response_object)] {
+        for (name, object) in [(r#","requestObject":"#, &self.request_object), (r#","responseObject":"#, &self.response_object)] {
             if let Some(object) = object {
                 line.value(name, object);
             }
@@ -124,27 +126,22 @@ impl Event {
 struct Members(Vec<u8>);
 
 impl Members {
-    /// A member of ours up to its value, which the caller appends.
+    /// A member of ours up to its value, which the caller appends: its name in quotes, with the comma that stands before all but the first, and
+    /// the colon behind it.
     fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
-        self.separate();
-        self.0.push(b'"');
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
+        let first = usize::from(self.0.last() == Some(&b'{'));
+        self.0.extend_from_slice(&name.as_bytes()[first..]);
         &mut self.0
     }
 
     /// A member of whatever name up to its value.
     fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        self.separate();
-        write_text(name, &mut self.0);
-        self.0.push(b':');
-        &mut self.0
-    }
-
-    fn separate(&mut self) {
         if self.0.last() != Some(&b'{') {
             self.0.push(b',');
         }
+        write_text(name, &mut self.0);
+        self.0.push(b':');
+        &mut self.0
     }
 
     fn text(&mut self, name: &'static str, text: &str) {
@@ -169,19 +166,42 @@ impl Members {
         self.0.push(b'}');
     }
 
-    fn user(&mut self, name: &'static str, user: Option<&User>) {
-        self.object(name, |members| {
-            let Some(user) = user else { return };
-            members.told("username", &user.name);
-            members.told("uid", &user.uid);
-            if !user.groups.is_empty() {
-                texts(&user.groups, members.name("groups"));
-            }
-            if !user.extra.is_empty() {
-                members.object("extra", |members| user.extra.iter().for_each(|(key, values)| texts(values, members.key(key))));
-            }
-        });
+    fn user(&mut self, name: &'static str, user: Option<&Arc<User>>) {
+        let out = self.name(name);
+        match user {
+            Some(user) => out.extend_from_slice(&shown(user)),
+            None => out.extend_from_slice(b"{}"),
+        }
     }
+}
+
+/// A user, and how he stands in a line.
+type Shown = (Arc<User>, Bytes);
+
+/// Users as they stand in lines, at places of theirs: the same few ask again and again.
+static SHOWN: [Mutex<Option<Shown>>; 61] = [const { Mutex::new(None) }; 61];
+
+fn shown(user: &Arc<User>) -> Bytes {
+    // Of what is held nothing changes, and nobody else has its address.
+    let place = SHOWN[(Arc::as_ptr(user).addr() >> 4) % SHOWN.len()].try_lock();
+    if let Some((_, shown)) = place.as_ref().and_then(|place| place.as_ref()).filter(|(known, _)| Arc::ptr_eq(known, user)) {
+        return shown.clone();
+    }
+    let mut line = Members(vec![b'{']);
+    line.told(r#","username":"#, &user.name);
+    line.told(r#","uid":"#, &user.uid);
+    if !user.groups.is_empty() {
+        texts(&user.groups, line.name(r#","groups":"#));
+    }
+    if !user.extra.is_empty() {
+        line.object(r#","extra":"#, |members| user.extra.iter().for_each(|(key, values)| texts(values, members.key(key))));
+    }
+    line.0.push(b'}');
+    let shown = Bytes::from(line.0);
+    if let Some(mut place) = place {
+        *place = Some((Arc::clone(user), shown.clone()));
+    }
+    shown
 }
 
 fn texts(all: &[impl AsRef<str>], out: &mut Vec<u8>) {

@@ -182,7 +182,7 @@ impl Trail {
 
     /// Whether the request is a removal.
     pub fn removes(&self) -> bool {
-        self.event.lock().verb.starts_with("delete")
+        self.event.lock().info.verb.starts_with("delete")
     }
 
     /// What an answer says that is a `Status`.
@@ -339,7 +339,7 @@ mod tests {
         let path = options.path.clone();
         let options = Options { policy: Some(policy), log: Some(options), webhook: None };
         let audit = Audit::open(&options, &Egress::default()).unwrap().unwrap();
-        let info = RequestInfo { is_resource: true, verb: verb.into(), resource: "pods".into(), ..RequestInfo::default() };
+        let info = Arc::new(RequestInfo { is_resource: true, verb: verb.into(), resource: "pods".into(), ..RequestInfo::default() });
         let user = Some(Arc::new(User::new("jane", &[])));
         let at = Timestamp::now();
         let received = Received { audit_id: "1", uri: "/x".into(), info: &info, user, source_ips: Vec::new(), user_agent: "", at };

@@ -28,8 +28,8 @@ pub fn token(headers: &HeaderMap) -> Option<Cow<'_, str>> {
 
 /// What stands behind one space after `Bearer`, up to the next.
 fn after_bearer(authorization: &str) -> Option<&str> {
-    let mut parts = authorization.trim().splitn(3, ' ');
-    let (scheme, token) = (parts.next()?, parts.next()?);
+    let (scheme, rest) = authorization.trim().split_once(' ')?;
+    let token = &rest[..memchr::memchr(b' ', rest.as_bytes()).unwrap_or(rest.len())];
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 

@@ -316,7 +316,7 @@ impl Layers {
     }
 
     /// Who asks. From here on the request is written down.
-    async fn recognise(&self, origin: Origin, parts: &Parts, info: &RequestInfo, track: &Track) -> Result<Arc<User>, Status> {
+    async fn recognise(&self, origin: Origin, parts: &Parts, info: &Arc<RequestInfo>, track: &Track) -> Result<Arc<User>, Status> {
         let (now, started) = (self.api.now(), Instant::now());
         let (found, address, certificate) = match origin {
             Origin::Process(user) => (Ok(user), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), false),

@@ -74,7 +74,7 @@ impl Track {
         &self,
         audit: &Arc<Audit>,
         found: &Result<Arc<User>, Status>,
-        (parts, info): (&Parts, &RequestInfo),
+        (parts, info): (&Parts, &Arc<RequestInfo>),
         address: Option<IpAddr>,
         at: Timestamp,
     ) -> Result<(), Status> {
@@ -149,14 +149,33 @@ fn decoded(tables: &Tables, body: &[u8]) -> Option<Value> {
 fn source_ips(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<String> {
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let address_of = |text: &str| text.trim().parse::<IpAddr>().ok();
-    let mut all: Vec<IpAddr> = text(FORWARDED).into_iter().flat_map(|named| named.split(',')).filter_map(address_of).collect();
-    if let Some(real) = text(REAL).and_then(address_of).filter(|ip| !all.contains(ip)) {
+    let (forwarded, real) = (text(FORWARDED), text(REAL));
+    if forwarded.or(real).is_none() {
+        return address.map(shown_address).into_iter().collect();
+    }
+    let mut all: Vec<IpAddr> = forwarded.into_iter().flat_map(|named| named.split(',')).filter_map(address_of).collect();
+    if let Some(real) = real.and_then(address_of).filter(|ip| !all.contains(ip)) {
         all.push(real);
     }
     if let Some(peer) = address.filter(|ip| all.last() != Some(ip)) {
         all.push(peer);
     }
-    all.iter().map(ToString::to_string).collect()
+    all.into_iter().map(shown_address).collect()
+}
+
+/// An address as text, without the general formatter where it is one of those that most are.
+fn shown_address(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let (mut text, mut end) = (*b"255.255.255.255.", 0);
+    for part in address.octets() {
+        for (digit, shown) in [(part / 100, part > 99), (part / 10 % 10, part > 9), (part % 10, true)] {
+            text[end] = b'0' + digit;
+            end += usize::from(shown);
+        }
+        text[end] = b'.';
+        end += 1;
+    }
+    str::from_utf8(&text[..end - 1]).unwrap_or_default().to_owned()
 }
 
 /// What a client tried that nobody recognised.
@@ -199,6 +218,9 @@ mod tests {
         assert_eq!(source_ips(&forwarded, peer), ["1.1.1.1", "2.2.2.2", "3.3.3.3", "10.0.0.9"]);
         assert_eq!(source_ips(&headers(&[("x-forwarded-for", "10.0.0.9")]), peer), ["10.0.0.9"]);
         assert!(source_ips(&headers(&[]), None).is_empty());
+        for peer in ["0.0.0.0", "127.0.0.1", "10.20.109.255", "100.101.9.10", "fd00::1"] {
+            assert_eq!(source_ips(&headers(&[]), peer.parse().ok()), [peer]);
+        }
     }
 
     #[test]
