@@ -1,6 +1,9 @@
 //! What installed custom resource definitions cost: memory, installation, and discovery of all of them.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use http::Method;
@@ -15,52 +18,66 @@ use crate::{
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-/// Definitions that both install and whose discovery is compared; kube-apiserver takes minutes for a thousand.
+/// Definitions that both install and whose discovery is compared, unless `DEFINITIONS` says otherwise; kube-apiserver takes minutes and 13 GB for
+/// a thousand.
 const COMPARED: usize = 300;
 /// Definitions that this project's binary installs in all.
 const ALL: usize = 1_000;
 /// Requests of discovery whose median counts.
-const ROUNDS: usize = 50;
+const ROUNDS: usize = 200;
 
 struct Figures {
     /// MiB that one definition adds.
     each: f64,
-    /// Wall milliseconds until aggregated discovery of all has been received, and CPU milliseconds of the server for it.
-    discovery: (f64, f64),
+    /// Aggregated discovery of all as it is, and compressed, as clients in Go ask for it.
+    discovery: [Asked; 2],
+}
+
+/// Median wall milliseconds until an answer has been received, mean CPU milliseconds of the server for it, and its bytes.
+struct Asked {
+    wall: f64,
+    cpu: f64,
+    bytes: usize,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:.2} ms ({:.2} ms CPU, {} KB)", self.wall, self.cpu, self.bytes / 1000)
+    }
 }
 
 /// 1,000 definitions of 20 KiB schema: memory, and aggregated discovery against kube-apiserver with as many.
 pub async fn definitions() -> Result<()> {
+    let compared = std::env::var("DEFINITIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(COMPARED);
     let peer = match peers() {
         Some(binaries) => {
             let server = Server::start(Program::Peer(binaries, Vec::new())).await?;
-            Some(compare(&server, &server.client().await?, "kube-apiserver + etcd").await?)
+            Some(compare(&server, &server.client().await?, "kube-apiserver + etcd", compared).await?)
         }
         None => None,
     };
     let server = Server::start(own(&["--agent=off", "--without=scheduler,controllers"])).await?;
     let client = server.client().await?;
     let empty = server.resident_mib()?;
-    let made = compare(&server, &client, "coracle").await?;
+    let made = compare(&server, &client, "coracle", compared).await?;
     if let Some(peer) = peer {
+        let ratios = |at: usize| (peer.discovery[at].wall / made.discovery[at].wall, peer.discovery[at].cpu / made.discovery[at].cpu);
+        let ((plain, plain_cpu), (packed, packed_cpu)) = (ratios(0), ratios(1));
         println!(
-            "crds    discovery of {COMPARED}: {:.0}x sooner, {:.0}x less CPU; {:.0}x less memory each",
-            peer.discovery.0 / made.discovery.0,
-            peer.discovery.1 / made.discovery.1,
+            "crds    discovery of {compared}: {plain:.0}x sooner, {plain_cpu:.0}x less CPU; compressed {packed:.0}x sooner, {packed_cpu:.0}x less CPU; \
+             {:.0}x less memory each",
             peer.each / made.each
         );
     }
-    install(&client, COMPARED..ALL).await?;
+    install(&client, compared.min(ALL)..ALL).await?;
     settle().await;
     let full = server.resident_mib()?;
-    let discovery = discovery(&server, &client).await?;
+    let discovery = discovery(&server, &client).await?.map(|asked| asked.to_string()).join("; compressed ");
     let one = Instant::now();
     let document = client.get("/openapi/v3/apis/g1.example.com/v1").await?.len();
     println!(
-        "crds    coracle with {ALL}: {full:.0} MiB resident ({empty:.0} before), discovery in {:.1} ms ({:.1} ms CPU); OpenAPI of one group, \
+        "crds    coracle with {ALL}: {full:.0} MiB resident ({empty:.0} before), discovery in {discovery}; OpenAPI of one group, \
          made when asked for: {:.1} ms, {:.1} MB; {:.0} MiB resident then",
-        discovery.0,
-        discovery.1,
         one.elapsed().as_secs_f64() * 1e3,
         document as f64 / 1e6,
         server.resident_mib()?
@@ -69,22 +86,25 @@ pub async fn definitions() -> Result<()> {
 }
 
 /// Installs the compared definitions and asks for discovery.
-async fn compare(server: &Server, client: &Client, name: &str) -> Result<Figures> {
+async fn compare(server: &Server, client: &Client, name: &str, count: usize) -> Result<Figures> {
     let (empty, cpu, started) = (server.resident_mib()?, server.cpu()?, Instant::now());
-    install(client, 0..COMPARED).await?;
+    install(client, 0..count).await?;
     let (wall, cpu) = (started.elapsed().as_secs_f64(), server.cpu()? - cpu);
     settle().await;
-    let each = (server.resident_mib()? - empty) / COMPARED as f64;
+    let each = (server.resident_mib()? - empty) / count as f64;
     let discovery = discovery(server, client).await?;
     println!(
-        "crds    {name}: {COMPARED} served after {wall:.1} s, {cpu:.1} s CPU; {each:.2} MiB each; discovery in {:.2} ms ({:.2} ms CPU)",
-        discovery.0, discovery.1
+        "crds    {name}: {count} served after {wall:.1} s, {cpu:.1} s CPU; {each:.2} MiB each; discovery in {}; compressed {}",
+        discovery[0], discovery[1]
     );
     Ok(Figures { each, discovery })
 }
 
 /// Creates definitions and waits until the last of them is served and all are discovered.
 async fn install(client: &Client, which: std::ops::Range<usize>) -> Result<()> {
+    if which.is_empty() {
+        return Ok(());
+    }
     let (last, count) = (which.end - 1, which.end);
     for n in which {
         client.send(Method::POST, DEFINITIONS, Body::json(&definition(n))).await?;
@@ -105,17 +125,24 @@ pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_secs(20)).await;
 }
 
-/// Median wall milliseconds and mean CPU milliseconds of one answer.
-async fn discovery(server: &Server, client: &Client) -> Result<(f64, f64)> {
+/// What discovery costs, as it is and compressed.
+async fn discovery(server: &Server, client: &Client) -> Result<[Asked; 2]> {
+    Ok([asked(server, client, false).await?, asked(server, client, true).await?])
+}
+
+async fn asked(server: &Server, client: &Client, packed: bool) -> Result<Asked> {
+    let ask = async || if packed { client.gzip("/apis", AGGREGATED).await } else { client.accept("/apis", AGGREGATED).await };
+    let bytes = ask().await?.len();
     let before = server.cpu()?;
     let mut walls = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        client.accept("/apis", AGGREGATED).await?;
+        ask().await?;
         walls.push(start.elapsed());
     }
     walls.sort();
-    Ok((walls[ROUNDS / 2].as_secs_f64() * 1e3, (server.cpu()? - before) / ROUNDS as f64 * 1e3))
+    let cpu = (server.cpu()? - before) / ROUNDS as f64 * 1e3;
+    Ok(Asked { wall: walls[ROUNDS / 2].as_secs_f64() * 1e3, cpu, bytes })
 }
 
 /// A definition with a schema of 20 KiB, in one of a hundred groups.
