@@ -22,6 +22,8 @@ const KEPT: usize = 512;
 const KEPT_BYTES: usize = 8 << 20;
 /// Documents from this size on are kept compressed.
 const LARGE: usize = 16 << 10;
+/// Up to this size they are compressed well: it takes a millisecond or two, once, and discovery of a thousand definitions leaves in one piece.
+const PACKED_WELL: usize = 1 << 20;
 
 /// The documents at hand, and the view of the kinds they are made from.
 pub struct Documents(Mutex<State>);
@@ -112,7 +114,8 @@ impl Document {
         if text.len() < LARGE {
             return Ok(Self { body: text.into(), compressed: false, etag });
         }
-        let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+        let level = if text.len() <= PACKED_WELL { Compression::default() } else { Compression::fast() };
+        let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), level);
         let packed = encoder.write_all(&text).and_then(|()| encoder.finish());
         let packed = packed.map_err(|e| Status::internal(e.to_string()))?;
         Ok(Self { body: packed.into(), compressed: true, etag })

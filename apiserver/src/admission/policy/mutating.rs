@@ -171,7 +171,7 @@ impl MutatingAdmissionPolicy {
         };
         for (at, mutation) in policy.mutations.iter().enumerate() {
             let shown = versioned(attempt, matched, object).await?;
-            let request = describe(attempt, Some(object), matched.as_deref());
+            let request = if policy.reads_request { describe(attempt, Some(object), matched.as_deref()) } else { Value::Null };
             let scene = Scene {
                 policy,
                 attempt,

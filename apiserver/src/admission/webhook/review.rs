@@ -1,11 +1,9 @@
 //! The question: an `AdmissionReview` (apiserver `plugin/webhook/request/admissionreview.go`). Objects are written into it as they are.
 
 use bytes::Bytes;
-use coracle_schema::json;
-use serde_json::Value;
 
 use crate::{
-    admission::{Attempt, matching::Matched, request::describe},
+    admission::{Attempt, matching::Matched, request},
     registry::{Object, items},
 };
 
@@ -27,10 +25,8 @@ impl Review {
     /// The question in this version of the review.
     pub(super) fn new(version: &str, attempt: &Attempt<'_>, matched: &Matched, objects: Objects<'_>) -> Self {
         let uid = uuid::Uuid::new_v4().to_string();
-        let mut request = describe(attempt, objects.new, matched.as_deref());
-        request["uid"] = uid.as_str().into();
-        let body = written(version, &request, objects);
-        Self { uid, body: body.into() }
+        let body = written(version, &uid, attempt, matched, objects).into();
+        Self { uid, body }
     }
 }
 
@@ -39,15 +35,17 @@ const USUAL: usize = 2048;
 /// What most objects take.
 const OBJECT: usize = 8192;
 
-fn written(version: &str, request: &Value, Objects { new, old }: Objects<'_>) -> Vec<u8> {
+fn written(version: &str, uid: &str, attempt: &Attempt<'_>, matched: &Matched, Objects { new, old }: Objects<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(USUAL + [new, old].into_iter().flatten().count() * OBJECT);
     out.extend_from_slice(b"{\"kind\":\"AdmissionReview\",\"apiVersion\":\"");
     out.extend_from_slice(version.as_bytes());
     out.extend_from_slice(b"\",\"request\":");
-    // However deep: it was made here.
-    let _cannot_fail = json::write(request, usize::MAX, &mut out);
-    // The objects follow the members that are there already.
+    request::append(attempt, new, matched.as_deref(), &mut out);
+    // What is told of the request is followed by this question's own.
     out.pop();
+    out.extend_from_slice(b",\"uid\":\"");
+    out.extend_from_slice(uid.as_bytes());
+    out.push(b'"');
     for (name, object) in [(&b",\"object\":"[..], new), (b",\"oldObject\":", old)] {
         out.extend_from_slice(name);
         match object {
