@@ -8,9 +8,9 @@ use coracle_apiserver::{
     bootstrap::Facts,
 };
 use coracle_store::{Store, embedded};
+use coracle_tree::{Value, json};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::house::{House, Reply};

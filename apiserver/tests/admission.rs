@@ -6,9 +6,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use coracle_apiserver::admission;
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use serde_json::{Value, json};
 
 use crate::{
     hook::{Asked, Hook},

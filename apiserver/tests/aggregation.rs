@@ -7,12 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use coracle_apiserver::{Service, authn::User};
+use coracle_tree::{Value, json};
 use futures::{SinkExt, StreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -7,8 +7,8 @@ use coracle_store::{
     Key, Store,
     embedded::{self, Embedded},
 };
+use coracle_tree::json;
 use http::{Method, StatusCode};
-use serde_json::json;
 
 use crate::house::House;
 
@@ -53,7 +53,7 @@ async fn stored(store: &Embedded, name: &str) -> Vec<u8> {
     store.get(&Key::from(format!("/registry/secrets/default/{name}"))).await.unwrap().value.unwrap().value.to_vec()
 }
 
-fn secret(name: &str) -> serde_json::Value {
+fn secret(name: &str) -> coracle_tree::Value {
     json!({"metadata": {"name": name}, "stringData": {"word": WORD}, "data": {"raw": "cGxhaW50ZXh0LXByb29m"}})
 }
 

@@ -8,9 +8,9 @@ use coracle_apiserver::{
     authn::User,
 };
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::{hook::Hook, house::House};
@@ -216,7 +216,7 @@ async fn receiver(folder: &Path, refused: usize) -> (std::path::PathBuf, Arc<rec
 mod received {
     use std::sync::Mutex;
 
-    use serde_json::Value;
+    use coracle_tree::Value;
 
     #[derive(Default)]
     pub(super) struct Events(Mutex<Vec<Value>>);

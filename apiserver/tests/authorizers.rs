@@ -9,9 +9,9 @@ use coracle_apiserver::{
     authz::{self, configuration::Configuration},
 };
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use serde_json::{Value, json};
 
 use crate::{hook::Hook, house::House};
 

@@ -8,8 +8,8 @@ use coracle_apiserver::{
     authz::{self, Mode},
 };
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
 
 use crate::house::House;
 

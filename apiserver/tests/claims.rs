@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 use async_trait::async_trait;
 use coracle_apiserver::{Options, Ranges};
 use coracle_store::{Expect, Key, Store, Write, embedded};
+use coracle_tree::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use coracle_tree::{Value, json};
 use futures::StreamExt;
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyStream, Full};
-use serde_json::{Value, json};
 
 use crate::{hook::Hook, house::House};
 
@@ -58,19 +58,19 @@ fn split(mut object: Value, wanted: &str) -> Result<Value, String> {
     if wanted.ends_with("/v2") {
         let both = members.remove("hostPort").unwrap_or_default();
         let (host, port) = both.as_str().and_then(|b| b.split_once(':')).ok_or("no hostPort")?;
-        members.insert("host".into(), host.into());
-        members.insert("port".into(), port.into());
+        members.insert("host", host.into());
+        members.insert("port", port.into());
     } else {
         let text = |v: Option<Value>| v.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         let (host, port) = (text(members.remove("host")), text(members.remove("port")));
-        members.insert("hostPort".into(), format!("{host}:{port}").into());
+        members.insert("hostPort", format!("{host}:{port}").into());
     }
     Ok(object)
 }
 
 fn crd(conversion: &Value) -> Value {
     let version = |name: &str, storage: bool, fields: &[&str]| {
-        let properties: serde_json::Map<String, Value> = fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
+        let properties: coracle_tree::Map = fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
         let selectable: Vec<Value> = fields.iter().map(|f| json!({"jsonPath": format!(".{f}")})).collect();
         json!({"name": name, "served": true, "storage": storage, "selectableFields": selectable,
             "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})

@@ -16,9 +16,9 @@ use coracle_apiserver::{
     },
 };
 use coracle_store::embedded::{self, Embedded};
+use coracle_tree::{Value, json};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::house::House;
@@ -98,7 +98,7 @@ impl World {
     }
 
     fn json(&self) -> Value {
-        serde_json::to_value(self.claims()).unwrap()
+        coracle_tree::to_value(self.claims()).unwrap()
     }
 
     /// What a request with these headers gets: code and body.

@@ -1,8 +1,8 @@
 //! The verbs over objects, one behaviour a test.
 
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
 
 use crate::house::House;
 
@@ -364,7 +364,7 @@ async fn the_history_of_an_object_is_told_to_whoever_asks_for_it() {
 #[tokio::test]
 async fn an_object_that_is_too_large_with_its_owners_goes_without_unless_it_is_applied() {
     let house = House::new().await;
-    let data: serde_json::Map<String, Value> = (0..20_000).map(|at| (format!("{at:080}"), "a".into())).collect();
+    let data: coracle_tree::Map = (0..20_000).map(|at| (format!("{at:080}"), "a")).collect();
     let path = "/api/v1/namespaces/default/configmaps";
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
     let made = house.post(path, &map).await.ok();

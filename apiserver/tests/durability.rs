@@ -7,7 +7,7 @@ use coracle_store::{
     Durability, Key, Write,
     embedded::{Embedded, Options},
 };
-use serde_json::json;
+use coracle_tree::json;
 
 use crate::{
     house::House,

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use coracle_apiserver::{Options, StorageMediaType};
 use coracle_schema::{SchemaRef, Tables, proto};
 use coracle_store::{Store, embedded};
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
 
 use crate::house::{House, Reply};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coracle_store::{Store, embedded};
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
 
 use crate::house::House;
 

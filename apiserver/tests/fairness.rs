@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_apiserver::{Options, flow};
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::house::{House, Reply};

@@ -5,10 +5,10 @@ use std::{io::Read, net::Ipv4Addr, sync::Arc};
 use bytes::Bytes;
 use coracle_apiserver::{Options, Ranges, Server, Service, admission, audit, authn, authn::User, authz, bootstrap::Facts};
 use coracle_store::{Store, embedded};
+use coracle_tree::Value;
 use flate2::read::GzDecoder;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use serde_json::Value;
 use tower::ServiceExt;
 
 /// A running server and who asks it.

@@ -1,8 +1,8 @@
 //! What single kinds do differently, seen from outside.
 
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
 
 use crate::house::House;
 

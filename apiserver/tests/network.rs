@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use coracle_apiserver::{CertificateAndKey, Connections, Egress, Gates, Material, Options, Origins, Protocol, Serving, authn::Authorities};
 use coracle_store::embedded;
+use coracle_tree::json;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,

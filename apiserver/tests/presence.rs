@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use coracle_apiserver::{Options, bootstrap::Facts, presence};
 use coracle_store::{Store, embedded};
+use coracle_tree::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use crate::house::House;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use coracle_apiserver::{Options, unfinished};
 use coracle_store::embedded;
+use coracle_tree::{Value, json};
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
 
 use crate::house::House;
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use coracle_cel::{Activation, Env, Program, Val, limits};
-use serde_json::Value;
+use coracle_tree::Value;
 
 const ROUNDS: u32 = 20_000;
 

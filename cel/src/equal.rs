@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value as Json;
+use coracle_tree::Value as Json;
 
 use crate::decl::Listing;
 use crate::value::{List, Map, Val, compare};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map as JsonMap, Value as Json};
+use coracle_tree::{Map as JsonMap, Value as Json};
 
 use crate::charge::Charge;
 use crate::cost::{LIST, MAP, MESSAGE};
@@ -268,7 +268,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
 
     /// The untyped object that a path begins with.
     #[inline]
-    fn untyped(&self, base: &Op) -> Option<(&'a JsonMap<String, Json>, &'a Decl)> {
+    fn untyped(&self, base: &Op) -> Option<(&'a JsonMap, &'a Decl)> {
         match base {
             Op::Variable(place) if self.lazy.is_none_or(|(lazy, _)| lazy != *place) => {
                 let (_, decl) = self.program.variable(*place);
@@ -283,7 +283,7 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     }
 
     /// A path into untyped data: as long as members are selected by name, no value is made of what it passes.
-    fn walk(&mut self, path: &'a Path, mut members: &'a JsonMap<String, Json>, decl: &'a Decl) -> Eval<'a> {
+    fn walk(&mut self, path: &'a Path, mut members: &'a JsonMap, decl: &'a Decl) -> Eval<'a> {
         let mut steps = &path.steps[..];
         while let [step, rest @ ..] = steps {
             let (Qualified::Const(Val::String(name)), false) = (&step.key, step.optional) else { break };
@@ -405,8 +405,8 @@ impl<'a, 'e> Evaluation<'a, 'e> {
     fn find(&mut self, value: &Val<'a>, key: &'a Qualified) -> Result<Option<Val<'a>>, EvalError> {
         match (key, value) {
             (Qualified::Field(object, name, decl, _), Val::Map(Map::Object(map, of))) if std::ptr::eq(&**object, *of) => {
-                match map.get(&**name) {
-                    None | Some(serde_json::Value::Null) => Ok(None),
+                match map.get(name) {
+                    None | Some(coracle_tree::Value::Null) => Ok(None),
                     Some(json) => view::value(json, decl).map(Some),
                 }
             }

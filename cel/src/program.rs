@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value as Json};
+use coracle_tree::{Map, Value as Json};
 
 use crate::cost::Range;
 use crate::decl::{Decl, Shape};
@@ -87,7 +87,7 @@ impl<'a> Activation<'a> {
 
     /// An object that is seen as it is.
     #[inline]
-    pub(crate) fn untyped(&self, place: usize, decl: &'a Decl) -> Option<(&'a Map<String, Json>, &'a Decl)> {
+    pub(crate) fn untyped(&self, place: usize, decl: &'a Decl) -> Option<(&'a Map, &'a Decl)> {
         match (self.values.get(place)?, decl.shape()) {
             (Bound::Json(Json::Object(members)), Shape::Dyn) => Some((members, decl)),
             _ => None,

@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use serde_json::{Map as JsonMap, Value as Json};
+use coracle_tree::{Map as JsonMap, Value as Json};
 
 use crate::decl::{Decl, Listing, ObjectType};
 use crate::host::Host;
@@ -74,9 +74,9 @@ pub enum List<'a> {
 #[derive(Clone, Debug)]
 pub enum Map<'a> {
     /// As it stands in the data; every value is seen as the declaration says.
-    Json(&'a JsonMap<String, Json>, &'a Decl),
+    Json(&'a JsonMap, &'a Decl),
     /// An object of the data, with its type.
-    Object(&'a JsonMap<String, Json>, &'a ObjectType),
+    Object(&'a JsonMap, &'a ObjectType),
     /// Computed.
     Shared(Arc<Table<'a>>),
 }
@@ -249,7 +249,7 @@ impl<'a> Val<'a> {
     }
 
     /// As JSON, or why it cannot be.
-    pub fn to_json(&self) -> Result<serde_json::Value, crate::EvalError> {
+    pub fn to_json(&self) -> Result<coracle_tree::Value, crate::EvalError> {
         crate::view::json(self)
     }
 

@@ -1,7 +1,7 @@
 //! JSON seen as values of declared types (apiserver `pkg/cel/common/valuesunstructured.go`). Nothing is copied but scalars.
 
 use base64::Engine as _;
-use serde_json::{Map as JsonMap, Number, Value as Json};
+use coracle_tree::{Map as JsonMap, Number, Value as Json};
 
 use crate::EvalError;
 use crate::convert;
@@ -54,7 +54,7 @@ fn formatted<'a>(shape: &Shape, text: &'a str) -> Eval<Val<'a>> {
         Shape::DateTime => time::schema_date_time(text)
             .map(Val::Timestamp)
             .ok_or_else(|| EvalError::new(format!("Invalid date-time formatted string {text}"))),
-        _ => Err(unfit(shape, &Json::String(text.to_string()))),
+        _ => Err(unfit(shape, &Json::from(text))),
     }
 }
 
@@ -92,9 +92,9 @@ pub(crate) fn dynamic<'a>(json: &'a Json, decl: &'a Decl) -> Val<'a> {
 }
 
 /// The field that stands in `map` under its name in JSON; a null field counts as absent.
-pub(crate) fn field<'a>(map: &'a JsonMap<String, Json>, object: &'a ObjectType, identifier: &str) -> Option<Eval<Val<'a>>> {
+pub(crate) fn field<'a>(map: &'a JsonMap, object: &'a ObjectType, identifier: &str) -> Option<Eval<Val<'a>>> {
     let property = object.field(identifier)?;
-    match map.get(&*property.name)? {
+    match map.get(&property.name)? {
         Json::Null => None,
         json => Some(value(json, &property.decl)),
     }
@@ -131,11 +131,11 @@ pub(crate) fn json(value: &Val<'_>) -> Eval<Json> {
         Val::Bool(value) => Json::Bool(*value),
         Val::Int(value) => Json::from(*value),
         Val::Uint(value) => Json::from(*value),
-        Val::Double(value) => Number::from_f64(*value).map_or_else(|| Json::String(convert::double_text(*value)), Json::Number),
-        Val::String(text) => Json::String(text.as_str().to_string()),
-        Val::Bytes(bytes) => Json::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
-        Val::Duration(nanos) => Json::String(time::duration_text(*nanos)),
-        Val::Timestamp(time) => Json::String(time.to_string()),
+        Val::Double(value) => Number::from_f64(*value).map_or_else(|| Json::from(convert::double_text(*value)), Json::Number),
+        Val::String(text) => Json::from(text.as_str()),
+        Val::Bytes(bytes) => Json::from(base64::engine::general_purpose::STANDARD.encode(bytes)),
+        Val::Duration(nanos) => Json::from(time::duration_text(*nanos)),
+        Val::Timestamp(time) => Json::from(time.to_string()),
         Val::List(List::Json(items, decl, _)) if decl.ty().is_dyn() => Json::Array(items.to_vec()),
         Val::List(list) => Json::Array(list.iter().map(|item| json(&item?)).collect::<Eval<_>>()?),
         Val::Map(Map::Json(map, _) | Map::Object(map, _)) => Json::Object((*map).clone()),

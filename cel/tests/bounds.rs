@@ -1,13 +1,13 @@
 //! Hostile expressions: refused or stopped, quickly, without a panic.
 
 use coracle_cel::{Activation, Decl, Env};
-use serde_json::json;
+use coracle_tree::json;
 
 fn compile(text: &str) -> Result<coracle_cel::Program, String> {
     Env::new().variable("x", Decl::dynamic()).compile(text).map_err(|issues| coracle_cel::display(&issues))
 }
 
-fn error(text: &str, x: &serde_json::Value) -> String {
+fn error(text: &str, x: &coracle_tree::Value) -> String {
     let program = compile(text).unwrap();
     let (result, cost) = program.eval(&Activation::new().json(0, x), 1_000_000);
     assert!(cost > 0);

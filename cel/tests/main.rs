@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use coracle_cel::{Activation, Decl, Env, List, Map, Val, display, limits};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 mod bounds;
 mod schema;

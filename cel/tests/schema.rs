@@ -1,7 +1,7 @@
 //! Declarations of schemas, as the server makes them.
 
 use coracle_cel::{Decl, Listing, ObjectType};
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// The declaration of a schema, as the server makes it.
 pub(crate) fn decl(schema: &Value, name: &str) -> Decl {
@@ -35,9 +35,9 @@ pub(crate) fn decl(schema: &Value, name: &str) -> Decl {
             Decl::map(decl(&schema["additionalProperties"], &format!("{name}.@elem")), number("maxProperties"))
         }
         (Some(_), _) => {
-            let none = serde_json::Map::new();
+            let none = coracle_tree::Map::new();
             let properties = schema["properties"].as_object().unwrap_or(&none);
-            let fields = properties.iter().map(|(field, schema)| (field.clone(), decl(schema, &format!("{name}.{field}"))));
+            let fields = properties.iter().map(|(field, schema)| (field.to_string(), decl(schema, &format!("{name}.{field}"))));
             let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             Decl::object(ObjectType::new(name, fields), &required)
         }

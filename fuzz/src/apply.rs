@@ -5,7 +5,7 @@ use coracle_schema::{
     decode::{FieldValidation, from_value},
     managed::{Who, keep_times_if_unchanged, record_update},
 };
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::kind;
 

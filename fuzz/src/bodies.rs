@@ -6,7 +6,7 @@ use coracle_schema::{
     decode::{FieldValidation, from_json, from_value},
     default, proto,
 };
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kind;
 

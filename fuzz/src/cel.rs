@@ -1,7 +1,7 @@
 //! CEL expressions.
 
 use coracle_cel::{Activation, Decl, Env, limits};
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// `expression \xFF value of self`: compiled or refused; evaluation ends within its limit, and twice with the same outcome.
 pub(crate) fn cel(data: &[u8]) {

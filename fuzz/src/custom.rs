@@ -6,7 +6,7 @@ use coracle_schema::{
     jsonpath::JsonPath,
     structural,
 };
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::TABLES;
 

@@ -1,7 +1,7 @@
 //! Patches of all three kinds.
 
 use coracle_schema::patch::{json_patch, merge_patch, strategic_merge_patch};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kind;
 

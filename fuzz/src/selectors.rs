@@ -9,7 +9,7 @@ use coracle_schema::{
 pub(crate) fn selectors(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(selector) = LabelSelector::parse(text) {
-        let labels = serde_json::Map::from_iter([("a".to_owned(), "b".into())]);
+        let labels = coracle_tree::Map::from_iter([("a", "b")]);
         let _ = selector.matches(&labels);
     }
     if let Ok(selector) = FieldSelector::parse(text) {

@@ -10,7 +10,7 @@ use coracle_schema::{
     apply::apply,
     managed::{Who, record_update},
 };
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 /// Few calls a round, so that the copies stay in the processor's cache, as a request's object does.
 const CALLS: u32 = 8;

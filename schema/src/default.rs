@@ -1,6 +1,6 @@
 //! The defaults of the tables, filled in where a field was not given. Those that depend on other fields are rules of the kind.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use crate::types::{Field, Presence, Schema, SchemaRef, Shape, Type};
 
@@ -16,16 +16,16 @@ fn descend(schema: &Schema, shape: &Shape, value: &mut Value) {
     schema.enter_messages(shape, value, &mut |of, members| fill(schema, of, members));
 }
 
-fn fill(schema: &Schema, of: &Type, members: &mut Map<String, Value>) {
+fn fill(schema: &Schema, of: &Type, members: &mut Map) {
     for field in of.filled.iter().map(|at| &of.fields[*at as usize]) {
         if let Some(default) = &field.default
-            && members.get(&*field.name).is_none_or(|value| is_unset(field, value))
+            && members.get(&field.name).is_none_or(|value| is_unset(field, value))
             // A default that is the zero value is only said in the published schema: the field stays left out.
             && (field.presence != Presence::WhenSet || !is_unset(field, default))
         {
             members.insert(field.key(), default.clone());
         }
-        match members.get_mut(&*field.name) {
+        match members.get_mut(&field.name) {
             Some(value) => descend(schema, &field.shape, value),
             // Not a pointer upstream: it is there, empty, and its own defaults count.
             None if matches!(field.shape, Shape::Message(_)) && matches!(field.presence, Presence::WhenSet | Presence::Always) => {
@@ -53,7 +53,7 @@ fn is_unset(field: &Field, value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::{

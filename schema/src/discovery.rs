@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::tables::Tables;

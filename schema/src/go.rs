@@ -1,8 +1,8 @@
 //! What Go calls the values of JSON: upstream's error messages say it in these words.
 
 pub use coracle_cel::quoted;
+use coracle_tree::Value;
 use serde::Serialize;
-use serde_json::Value;
 
 /// The Go type of a value decoded without a schema (`%T`).
 pub fn type_name(value: &Value) -> &'static str {

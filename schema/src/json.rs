@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::decode::MAX_NESTING;
 
@@ -142,7 +142,7 @@ fn escape(byte: u8, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

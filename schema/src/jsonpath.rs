@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// Longest path, in bytes.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -282,7 +282,7 @@ fn walk<'v>(steps: &'v [Step], values: Vec<&'v Value>) -> Result<Vec<&'v Value>,
 fn one<'v>(step: &'v Step, values: Vec<&'v Value>) -> Result<Vec<&'v Value>, String> {
     let mut found = Vec::new();
     match step {
-        Step::Field(name) => found.extend(values.into_iter().filter_map(|value| value.as_object()?.get(&**name))),
+        Step::Field(name) => found.extend(values.into_iter().filter_map(|value| value.as_object()?.get(name))),
         Step::Wildcard => values.into_iter().for_each(|value| found.extend(children(value))),
         Step::Recursive => {
             for value in values {
@@ -407,7 +407,7 @@ fn compare(left: &Value, right: &Value) -> Result<Option<Ordering>, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

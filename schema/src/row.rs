@@ -181,7 +181,7 @@ mod tests {
     fn defaults_limits_and_nested_shapes_are_read() {
         let read = field("  12 x {[string]} default={\"a\":[\"b\"]} minimum=0 maximum=100 maxItems=3");
         assert_eq!(read.shape, Shape::Map(Box::new(Shape::List(Box::new(Shape::String)))));
-        assert_eq!(read.default, Some(serde_json::json!({"a": ["b"]})));
+        assert_eq!(read.default, Some(coracle_tree::json!({"a": ["b"]})));
         let limits = read.limits.unwrap();
         assert_eq!((limits.minimum, limits.maximum, limits.max_items), (Some(0.0), Some(100.0), Some(3)));
     }

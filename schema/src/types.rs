@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use crate::proto;
 
@@ -109,7 +109,7 @@ pub struct Field {
     /// Protobuf field number, if the field has one.
     pub number: Option<u32>,
     /// JSON name.
-    pub name: Box<str>,
+    pub name: Text,
     /// What it holds.
     pub shape: Shape,
     /// When it is written.
@@ -181,8 +181,8 @@ pub enum Shape {
 
 impl Field {
     /// Its name as the key of a member: copied, where `to_string` of a boxed text formats it.
-    pub fn key(&self) -> String {
-        String::from(&*self.name)
+    pub fn key(&self) -> Text {
+        self.name.clone()
     }
 
     /// Whether it stands in JSON when it was not given. Go's `omitempty` does not see an empty struct as empty; only one time has `omitzero`.
@@ -277,7 +277,7 @@ impl Schema {
 
     /// Calls `enter` with every message that a value of a shape is, or holds in lists and maps: with that of the form that is there where it
     /// may have two. What is inside of messages is left to `enter`.
-    pub(crate) fn enter_messages(&self, shape: &Shape, value: &mut Value, enter: &mut dyn FnMut(&Type, &mut Map<String, Value>)) {
+    pub(crate) fn enter_messages(&self, shape: &Shape, value: &mut Value, enter: &mut dyn FnMut(&Type, &mut Map)) {
         match (shape, value) {
             (Shape::Message(id), value) => match (self.get(*id).union, value) {
                 (Some(union), Value::Object(members)) => enter(self.get(union.message), members),

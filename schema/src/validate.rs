@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, fmt};
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use crate::{
     field::FieldErrors,
@@ -67,15 +67,15 @@ impl From<&Path<'_>> for String {
 }
 
 impl Walk<'_> {
-    fn message(&mut self, of: &Type, new: &Map<String, Value>, old: Option<&Map<String, Value>>, path: &Path<'_>) {
+    fn message(&mut self, of: &Type, new: &Map, old: Option<&Map>, path: &Path<'_>) {
         for field in of.checked.iter().map(|at| &of.fields[*at as usize]) {
             let is_root = matches!(path, Path::Root);
             let is_status = &*field.name == "status" && matches!(field.shape, Shape::Message(_));
             if is_root && (&*field.name == "metadata" || (is_status && self.rigour == Rigour::BuiltIn)) {
                 continue;
             }
-            let value = new.get(&*field.name).filter(|v| !v.is_null());
-            let before = old.and_then(|old| old.get(&*field.name)).filter(|v| !v.is_null());
+            let value = new.get(&field.name).filter(|v| !v.is_null());
+            let before = old.and_then(|old| old.get(&field.name)).filter(|v| !v.is_null());
             if value.is_none() && before.is_none() && !field.required {
                 continue;
             }
@@ -178,9 +178,7 @@ impl Walk<'_> {
             let key = match kind {
                 ListKind::Atomic => return,
                 ListKind::Set => item.clone(),
-                ListKind::Map(keys) => {
-                    keys.iter().map(|key| (key.to_string(), item.get(&**key).cloned().unwrap_or_default())).collect::<Map<_, _>>().into()
-                }
+                ListKind::Map(keys) => keys.iter().map(|key| (&**key, item.get(&**key).cloned().unwrap_or_default())).collect(),
             };
             let text = key.to_string();
             if !seen.insert(text.clone()) {
@@ -202,7 +200,7 @@ fn is_empty(field: &Field, value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::tables::Tables;

@@ -1,7 +1,7 @@
 //! Where a webhook is, of admission and of conversion (apiserver `pkg/util/webhook/validation.go`).
 
 use coracle_cel::Url;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::{field::FieldErrors, go::quoted, name};
 
@@ -82,7 +82,7 @@ fn text_of<'v>(of: &'v Value, name: &str) -> &'v str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use coracle_schema::SchemaRef;
+use coracle_tree::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::reinvocation::Reinvocation;

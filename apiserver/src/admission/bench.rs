@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coracle_schema::Tables;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{Admission, Annotations, Attempt, Operation};
 use crate::{

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 use x509_parser::{certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer};
 
 use super::{Admission, Attempt, Operation, look};
@@ -193,8 +193,8 @@ fn organizations(request: &str) -> Option<Vec<String>> {
 mod tests {
     use std::sync::Arc;
 
+    use coracle_tree::json;
     use rcgen::{CertificateParams, DnType, KeyPair};
-    use serde_json::json;
 
     use super::*;
     use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Admission, Attempt, Operation, look, look::list, look::text};
 use crate::{
@@ -171,7 +171,7 @@ fn is_of_node(user: &User, claim: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::{

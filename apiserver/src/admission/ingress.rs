@@ -30,13 +30,13 @@ impl Admission for DefaultIngressClass {
 
     async fn mutate(&self, _attempt: &mut Attempt<'_>, new: Option<&mut Object>) -> Result<(), Status> {
         let Some(ingress) = new else { return Ok(()) };
-        let named = ingress.value().pointer("/spec/ingressClassName").is_some_and(serde_json::Value::is_string);
+        let named = ingress.value().pointer("/spec/ingressClassName").is_some_and(coracle_tree::Value::is_string);
         if named || ingress.annotation("kubernetes.io/ingress.class").is_some() {
             return Ok(());
         }
         let classes = look::all(&*self.reader, GROUP, "ingressclasses", "").await?;
         if let Some(name) = default_class(classes, &["ingressclass.kubernetes.io/is-default-class"]) {
-            ingress.member_mut("spec").insert("ingressClassName".into(), name.into());
+            ingress.member_mut("spec").insert("ingressClassName", name.into());
         }
         Ok(())
     }
@@ -44,7 +44,7 @@ impl Admission for DefaultIngressClass {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::Bench;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_schema::Quantity;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     Admission, Attempt, Operation,
@@ -207,7 +207,7 @@ fn claim_errors(item: &Value, claim: &Value) -> Vec<String> {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::{Bench, pod};

@@ -1,11 +1,11 @@
 //! What plugins read of other objects, and how they refuse.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::Attempt;
 pub(crate) use crate::registry::reader::{all, one, read_all};
 use crate::{
-    registry::{Object, object},
+    registry::Object,
     wire::{Status, status::Subject},
 };
 
@@ -34,12 +34,12 @@ pub(crate) fn is(attempt: &Attempt<'_>, group: &str, resource: &str) -> bool {
 
 /// The list at a JSON pointer; empty when absent.
 pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    object::at(value, pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The labels of an object.
 pub(crate) fn labels(value: &Value) -> Option<&Value> {
-    object::at(value, "/metadata/labels")
+    value.pointer("/metadata/labels")
 }
 
 /// The list member `name` of an object, made when absent; `None` only when `parent` is no object.

@@ -14,8 +14,8 @@ use coracle_schema::{
     default, name,
     validate::{self, Rigour},
 };
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::{error, info};
 
@@ -123,8 +123,8 @@ impl Manifests {
             for item in list(&value, "/items") {
                 let mut item = item.clone();
                 if let (Some(of), Some(members)) = (single, item.as_object_mut()) {
-                    members.insert("apiVersion".to_owned(), version.as_str().into());
-                    members.insert("kind".to_owned(), of.into());
+                    members.insert("apiVersion", version.as_str().into());
+                    members.insert("kind", of.into());
                 }
                 self.accept(item, file, seen, into)?;
             }
@@ -253,7 +253,7 @@ fn bound(objects: &[Value], policies: &Kind, bindings: &Kind) -> Result<(), Stri
 #[cfg(test)]
 mod tests {
     use coracle_schema::Tables;
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::catalog::{self, Odd};

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use coracle_schema::selector::LabelSelector;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     attempt::{Attempt, Operation},

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
+use coracle_tree::Value;
 use futures::{
     StreamExt,
     stream::{BoxStream, SelectAll, select_all},
 };
-use serde_json::Value;
 use tracing::warn;
 
 use crate::{authz::mirror, registry::Reader, wire::Status};

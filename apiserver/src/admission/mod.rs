@@ -40,7 +40,7 @@ pub(crate) mod bench;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use coracle_tree::Value;
 
 pub use attempt::{Annotations, Attempt, Given, Operation};
 pub use chain::{Options, chain};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coracle_tree::json;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::{Admission, Attempt, Operation, look};
 use crate::{

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coracle_tree::Value;
 use memchr::memmem;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Admission, Attempt, Operation, look};
 use crate::{
@@ -109,11 +109,11 @@ impl Priority {
         }
         let spec = pod.member_mut("spec");
         if let Some(class) = class {
-            spec.insert("priorityClassName".into(), class.metadata.name.into());
+            spec.insert("priorityClassName", class.metadata.name.into());
         }
-        spec.insert("priority".into(), value.into());
+        spec.insert("priority", value.into());
         if let Some(policy) = policy {
-            spec.insert("preemptionPolicy".into(), policy.into());
+            spec.insert("preemptionPolicy", policy.into());
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ fn keep(old: Option<&Object>, pod: &mut Object) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::{Bench, pod};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// What one attempt remembers between the two runs.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

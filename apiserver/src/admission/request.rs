@@ -2,7 +2,7 @@
 //! `plugin/webhook/request/admissionreview.go`).
 
 use coracle_schema::json::{self, write_text};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::attempt::Attempt;
 use crate::{
@@ -125,7 +125,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use coracle_schema::Tables;
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_schema::Quantity;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Admission, Attempt, Operation,

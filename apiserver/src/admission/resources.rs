@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_schema::Quantity;
-use serde_json::{Map, Value};
+use coracle_tree::Value;
 
 use super::look::{list, text};
 
@@ -32,14 +32,14 @@ pub(super) fn of(value: Option<&Value>) -> List {
     let members = value.and_then(Value::as_object);
     let pairs = members.into_iter().flatten().filter_map(|(name, q)| {
         let text = q.as_str().map(str::to_owned).or_else(|| q.as_number().map(ToString::to_string))?;
-        Some((name.clone(), text.parse().ok()?))
+        Some((name.to_string(), text.parse().ok()?))
     });
     pairs.collect()
 }
 
 /// As JSON.
 pub(super) fn to_value(list: &List) -> Value {
-    Value::Object(list.iter().map(|(name, q)| (name.clone(), Value::from(q.to_string()))).collect::<Map<_, _>>())
+    list.iter().map(|(name, q)| (name.as_str(), q.to_string())).collect()
 }
 
 /// `cpu=1,memory=1Gi`
@@ -99,7 +99,7 @@ pub(super) fn of_pod(pod: &Value, half: Half) -> List {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     Admission, Attempt, Operation,
@@ -36,7 +36,7 @@ impl Admission for RuntimeClass {
         let Some(class) = self.class(attempt, pod).await? else { return Ok(()) };
         let overhead = class.pointer("/overhead/podFixed").filter(|o| o.is_object());
         if let Some(overhead) = overhead.filter(|_| pod.value().pointer("/spec/overhead").is_none()) {
-            pod.member_mut("spec").insert("overhead".into(), overhead.clone());
+            pod.member_mut("spec").insert("overhead", overhead.clone());
         }
         let result = place(pod, &class);
         result.map_err(|why| look::forbidden(attempt, Some(pod), &why))
@@ -98,7 +98,7 @@ fn place(pod: &mut Object, class: &Value) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::{Bench, pod};

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coracle_schema::name;
+use coracle_tree::{Value, json};
 use futures::StreamExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::{
     Admission, Attempt, Operation,
@@ -86,15 +86,15 @@ impl Admission for ServiceAccount {
             look::forbidden(attempt, Some(pod), &why)
         })?;
         let spec = pod.member_mut("spec");
-        spec.insert("serviceAccountName".into(), name.clone().into());
-        spec.insert("serviceAccount".into(), name.into());
+        spec.insert("serviceAccountName", name.clone().into());
+        spec.insert("serviceAccount", name.into());
         let pod_wants = pod.value().pointer("/spec/automountServiceAccountToken").and_then(Value::as_bool);
         if pod_wants.or(account.automount_service_account_token).unwrap_or(true) {
             mount(&mut pod.value_mut()["spec"], &volume_name());
         }
         let secrets = account.image_pull_secrets.unwrap_or_default();
         if list(pod.value(), "/spec/imagePullSecrets").is_empty() && !secrets.is_empty() {
-            pod.member_mut("spec").insert("imagePullSecrets".into(), secrets.into());
+            pod.member_mut("spec").insert("imagePullSecrets", secrets.into());
         }
         Ok(())
     }

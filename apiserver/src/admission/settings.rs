@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::wire::{configuration::Format, yaml};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Admission, Attempt, Operation, look};
 use crate::{
@@ -73,7 +73,7 @@ impl Admission for DefaultStorageClass {
         let classes = look::all(&*self.reader, GROUP, "storageclasses", "").await?;
         let annotations = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
         if let Some(name) = default_class(classes, &annotations) {
-            claim.member_mut("spec").insert("storageClassName".into(), name.into());
+            claim.member_mut("spec").insert("storageClassName", name.into());
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Admission for PersistentVolumeClaimResize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::Bench;

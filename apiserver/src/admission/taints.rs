@@ -1,7 +1,7 @@
 //! TaintNodesByCondition: a new node takes no pods before it says it is ready (`plugin/pkg/admission/nodetaint`).
 
 use async_trait::async_trait;
-use serde_json::json;
+use coracle_tree::json;
 
 use super::{
     Admission, Attempt, Operation,

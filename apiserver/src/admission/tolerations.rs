@@ -2,7 +2,7 @@
 //! (`plugin/pkg/admission/defaulttolerationseconds`).
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Admission, Attempt, Operation,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::{Admission, Attempt, Operation, look};
 use crate::{
@@ -45,8 +45,8 @@ impl Admission for PodTopologyLabels {
         }
         let found: Option<Value> = look::one(&*self.reader, "", "nodes", "", node).await?;
         let labels = found.as_ref().and_then(|n| n.pointer("/metadata/labels")).and_then(Value::as_object);
-        let copied = LABELS.iter().filter_map(|l| Some(((*l).to_owned(), labels?.get(*l)?.clone())));
-        let copied: Map<String, Value> = copied.collect();
+        let copied = LABELS.iter().filter_map(|l| Some(((*l).to_owned(), labels?.get(l)?.clone())));
+        let copied: Map = copied.collect();
         if copied.is_empty() {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl Admission for PodTopologyLabels {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::Bench;
@@ -68,12 +68,12 @@ mod tests {
     #[tokio::test]
     async fn zone_and_region_of_the_node_are_copied() {
         let b = Bench::new();
-        let labels = json!({LABELS[0]: "z", LABELS[1]: "r", "other": "x"});
+        let labels = json!({(LABELS[0]): "z", (LABELS[1]): "r", "other": "x"});
         b.reader.put("", "nodes", json!({"metadata": {"name": "a", "labels": labels}}));
         let plugin = PodTopologyLabels { reader: b.reader.clone() };
         let binding = |node: &str| json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": node}});
         let bound = b.create(&plugin, "pods/binding live web", binding("a")).await.unwrap();
-        assert_eq!(bound["metadata"]["labels"], json!({LABELS[0]: "z", LABELS[1]: "r"}));
+        assert_eq!(bound["metadata"]["labels"], json!({(LABELS[0]): "z", (LABELS[1]): "r"}));
         assert_eq!(b.create(&plugin, "pods/binding live web", binding("b")).await.unwrap(), binding("b"));
     }
 }

@@ -1,6 +1,6 @@
 //! What the condition `Available` of an `APIService` should say (kube-aggregator `controllers/status`).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::remote::ApiService;
 use crate::{
@@ -92,7 +92,7 @@ fn is_ready(slice: &Value, port: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

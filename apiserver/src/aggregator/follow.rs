@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
+use coracle_tree::Value;
 use futures::{
     FutureExt, StreamExt,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use serde_json::Value;
 use tokio::{
     sync::watch,
     task::JoinSet,

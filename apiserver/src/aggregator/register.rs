@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_schema::discovery::CUSTOM_PRIORITY;
+use coracle_tree::{Value, json};
 use futures::{StreamExt, stream};
-use serde_json::{Value, json};
 
 use super::{
     AUTOMANAGED, SERVICES,

@@ -7,9 +7,9 @@ use coracle_schema::{
     discovery::{Foreign, group_version},
     openapi::v2,
 };
+use coracle_tree::{Value, json};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{StatusCode, header};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::debug;
 
@@ -105,7 +105,7 @@ fn of_aggregated(list: &Value, group: &str, version: &str) -> Value {
 fn with_kind(of: &mut Value) {
     let Some(of) = of.as_object_mut() else { return };
     if of.get("responseKind").is_none_or(|kind| !kind.is_object()) {
-        of.insert("responseKind".to_owned(), json!({"group": "", "version": "", "kind": ""}));
+        of.insert("responseKind", json!({"group": "", "version": "", "kind": ""}));
     }
     match of.get_mut("subresources") {
         Some(Value::Array(parts)) => {
@@ -162,9 +162,9 @@ async fn documents(remote: &Remote, reader: &dyn Reader) -> bool {
             let found = index["paths"].as_object().into_iter().flatten();
             // Of what it serves for us, and of nothing else.
             let ours = [format!("apis/{}", remote.group), format!("apis/{}/{}", remote.group, remote.version)];
-            let found = found.filter(|(path, _)| ours.contains(path));
+            let found = found.filter(|(path, _)| ours.iter().any(|our| our == path));
             let found: BTreeMap<String, String> =
-                found.filter_map(|(path, of)| Some((path.clone(), of["serverRelativeURL"].as_str()?.to_owned()))).collect();
+                found.filter_map(|(path, of)| Some((path.to_string(), of["serverRelativeURL"].as_str()?.to_owned()))).collect();
             let mut told = remote.told.lock();
             moved |= told.v3 != found || told.converted;
             (told.v3, told.converted) = (found, false);

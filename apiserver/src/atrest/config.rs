@@ -4,8 +4,8 @@
 use std::{collections::HashSet, path::Path, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_tree::Value;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::quoted;
@@ -132,7 +132,7 @@ pub(super) fn parse(path: &Path, text: &str, reload: bool) -> Result<Configurati
     if !unknown.is_empty() {
         return Err(undecodable(format!("strict decoding error: {}", unknown.join(", "))));
     }
-    let read: Configuration = serde_json::from_value(value).map_err(|e| undecodable(first_line(&e)))?;
+    let read: Configuration = coracle_tree::from_value(value).map_err(|e| undecodable(first_line(&e)))?;
     match (read.kind.as_str(), read.api_version.as_str()) {
         ("EncryptionConfiguration" | "EncryptionConfig", "apiserver.config.k8s.io/v1") | ("EncryptionConfig", "v1") => {}
         ("", _) => return Err(undecodable("Object 'Kind' is missing".to_owned())),
@@ -166,7 +166,7 @@ fn unknown_fields(value: &Value, known: &Fields, path: &str, unknown: &mut Vec<S
         }
         Value::Object(members) => {
             for (name, member) in members {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
                 match known.0.iter().find(|(known, _)| known == name) {
                     None => unknown.push(format!("unknown field {path:?}")),
                     Some((_, Some(below))) => unknown_fields(member, below, &path, unknown),

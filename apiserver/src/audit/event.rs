@@ -3,8 +3,8 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use coracle_schema::go::quoted;
+use coracle_tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{line::Written, policy::Level};
 use crate::{authn::User, request::RequestInfo, wire::Status};
@@ -224,7 +224,7 @@ impl Event {
 
     /// What a `Status` tells beyond its code.
     pub(super) fn take_status(&mut self, status: &Value) {
-        let mut outcome = serde_json::json!({"metadata": {}});
+        let mut outcome = coracle_tree::json!({"metadata": {}});
         for name in ["status", "message", "reason", "details", "code"] {
             if let Some(value) = status.get(name) {
                 outcome[name] = value.clone();
@@ -239,7 +239,7 @@ impl Event {
             self.response_status = Some(Outcome::Code(code));
             return;
         };
-        let mut outcome = serde_json::json!({"metadata": {}, "code": code, "status": "Failure", "message": status.message});
+        let mut outcome = coracle_tree::json!({"metadata": {}, "code": code, "status": "Failure", "message": status.message});
         if !status.reason.is_empty() {
             outcome["reason"] = status.reason.into();
         }
@@ -319,7 +319,7 @@ mod tests {
         let steps: [fn(&mut Event); 5] = [
             |_| {},
             |event| event.impersonate(&Arc::new(User::new("joe", &[])), "impersonate:user-info"),
-            |event| event.name_object(&serde_json::json!({"metadata": {"name": "web", "uid": "1"}})),
+            |event| event.name_object(&coracle_tree::json!({"metadata": {"name": "web", "uid": "1"}})),
             |event| event.end(201, None),
             |event| event.stage = Stage::ResponseComplete,
         ];
@@ -346,7 +346,7 @@ mod tests {
             at: "2026-01-02T15:04:05.5Z".parse().unwrap(),
         };
         let mut event = Event::new(Level::RequestResponse, received);
-        event.response_object = Some(serde_json::json!({"large": "x".repeat(1000)}));
+        event.response_object = Some(coracle_tree::json!({"large": "x".repeat(1000)}));
         event.end(200, None);
         let mut cut = event.without_objects();
         assert!(cut.line().len() < 700 && cut.annotations["audit.k8s.io/truncated"] == "true");

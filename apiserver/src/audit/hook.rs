@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn a_list_says_once_what_its_events_are() {
         let event = Bytes::from_static(b"{\"kind\":\"Event\",\"apiVersion\":\"audit.k8s.io/v1\",\"level\":\"Metadata\"}\n");
-        let list: serde_json::Value = serde_json::from_slice(&list(&[event.clone(), event])).unwrap();
+        let list: coracle_tree::Value = serde_json::from_slice(&list(&[event.clone(), event])).unwrap();
         assert_eq!(list["kind"], "EventList");
-        assert_eq!(list["items"], serde_json::json!([{"level": "Metadata"}, {"level": "Metadata"}]));
+        assert_eq!(list["items"], coracle_tree::json!([{"level": "Metadata"}, {"level": "Metadata"}]));
     }
 }

@@ -7,8 +7,8 @@ use coracle_schema::{
     json::{write, write_text},
     time,
 };
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::event::{Event, Outcome, Stage};
 use crate::authn::User;

@@ -13,9 +13,9 @@ mod policy;
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use coracle_tree::Value;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tracing::warn;
 
 pub use self::{
@@ -252,7 +252,7 @@ impl Trail {
             (true, _) => {}
             (false, false) => self.end(504, Some(&Status::timeout("request did not complete within requested timeout - context canceled"))),
             (false, true) => {
-                let closed = serde_json::json!({"metadata": {}, "status": "Success", "message": "Connection closed early", "code": 200});
+                let closed = coracle_tree::json!({"metadata": {}, "status": "Success", "message": "Connection closed early", "code": 200});
                 self.event.lock().response_status = Some(Outcome::Told(closed));
                 self.leave(Stage::ResponseStarted);
             }

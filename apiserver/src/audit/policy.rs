@@ -55,7 +55,7 @@ struct Document {
     api_version: String,
     kind: String,
     #[serde(default, rename = "metadata")]
-    _metadata: serde_json::Value,
+    _metadata: coracle_tree::Value,
     #[serde(default)]
     rules: Vec<Written>,
     #[serde(default)]
@@ -122,7 +122,7 @@ impl Policy {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let document = yaml::read(bytes)?;
-        let document: Document = serde_json::from_value(document.value).map_err(|e| e.to_string())?;
+        let document: Document = coracle_tree::from_value(document.value).map_err(|e| e.to_string())?;
         if document.api_version != "audit.k8s.io/v1" || document.kind != "Policy" {
             return Err(format!("{} {} is not known; known: audit.k8s.io/v1 Policy", document.api_version, document.kind));
         }

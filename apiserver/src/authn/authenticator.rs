@@ -299,14 +299,14 @@ impl Authenticator {
     }
 
     /// The key set document, and for how many seconds it is good.
-    pub fn key_set(&self) -> (serde_json::Value, u64) {
+    pub fn key_set(&self) -> (coracle_tree::Value, u64) {
         let (keys, seconds) = self.verifier.keys();
         (super::issuer::key_set(&keys), seconds)
     }
 
     /// The OIDC discovery document; `own` is where this server tells the keys. `None` when the issuer is no https URL, as upstream then
     /// serves none.
-    pub fn discovery(&self, own: &str) -> Option<(serde_json::Value, u64)> {
+    pub fn discovery(&self, own: &str) -> Option<(coracle_tree::Value, u64)> {
         let issuer = self.issuers.first().filter(|i| i.starts_with("https://"))?;
         let (keys, seconds) = self.verifier.keys();
         Some((super::issuer::discovery(issuer, self.jwks_uri.as_deref().unwrap_or(own), &keys), seconds))
@@ -387,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_is_believed_for_ten_seconds_whatever_becomes_of_its_account() {
-        use serde_json::json;
+        use coracle_tree::json;
         let reader = Arc::new(FakeReader::default());
         reader.put("", "serviceaccounts", json!({"metadata": {"name": "a", "namespace": "ns", "uid": "1"}}));
         let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();

@@ -260,12 +260,12 @@ fn key(message: &[u8]) -> Result<(String, Option<VerifyingKey>), String> {
 mod tests {
     use std::{path::Path, sync::atomic::AtomicUsize};
 
+    use coracle_tree::{Value, json};
     use http_body_util::{BodyExt, StreamBody};
     use hyper::{body::Frame, server::conn::http2, service::service_fn};
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use rcgen::PublicKeyData;
     use ring::signature::{self, EcdsaKeyPair};
-    use serde_json::{Value, json};
 
     use super::*;
     use crate::authn::claims;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use coracle_schema::{FieldErrors, time};
+use coracle_tree::{Value, json};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
 
 use super::{
     claims::{self, Binding, Claims, Reference},
@@ -110,15 +110,15 @@ impl Issuer {
             Status { details: json!({"causes": [{"message": why}]}), ..Status::internal(why) }
         })?;
         let expires = Timestamp::from_second(now.as_second() + seconds).unwrap_or(Timestamp::MAX);
-        request.member_mut("spec").insert("audiences".into(), audiences.into());
-        request.member_mut("spec").insert("expirationSeconds".into(), seconds.into());
+        request.member_mut("spec").insert("audiences", audiences.into());
+        request.member_mut("spec").insert("expirationSeconds", seconds.into());
         request.set_metadata("name", account);
         request.set_metadata("namespace", namespace);
         request.set_metadata("uid", found.uid());
         request.set_metadata("creationTimestamp", time::seconds(now));
         let status = json!({"token": token, "expirationTimestamp": time::seconds(expires)});
         if let Some(root) = request.value_mut().as_object_mut() {
-            root.insert("status".into(), status);
+            root.insert("status", status);
         }
         Ok(request)
     }

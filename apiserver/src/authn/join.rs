@@ -68,12 +68,12 @@ impl Secret {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;
 
-    fn store(change: impl Fn(&mut serde_json::Value)) -> FakeReader {
+    fn store(change: impl Fn(&mut coracle_tree::Value)) -> FakeReader {
         let reader = FakeReader::default();
         let mut data = json!({
             "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",

@@ -3,11 +3,11 @@
 //! Private keys: PKCS#8, SEC 1 (EC) and PKCS#1 (RSA). Verification keys: any of those, a public key, or an X.509 certificate.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use coracle_tree::{Value, json};
 use ring::{
     rand::SystemRandom,
     signature::{self, EcdsaKeyPair, KeyPair as _, RsaKeyPair, UnparsedPublicKey},
 };
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use x509_parser::{
     pem::Pem,

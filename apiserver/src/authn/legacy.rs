@@ -2,9 +2,9 @@
 //! (`pkg/serviceaccount/legacy.go`).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_tree::Value;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
     User,

@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_tree::{Map, Value, json};
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde_json::{Map, Value, json};
 use tracing::warn;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -71,17 +71,17 @@ impl Publisher {
 }
 
 /// What the map should say: what is there, and what this server knows. Certificates that have ended go.
-fn wanted(there: &Map<String, Value>, current: &Current, proxy: Option<&FrontProxy>, now: i64) -> Map<String, Value> {
+fn wanted(there: &Map, current: &Current, proxy: Option<&FrontProxy>, now: i64) -> Map {
     let mut data = there.clone();
     let bundle = |key: &str, own: &str| {
         let old = there.get(key).and_then(Value::as_str).unwrap_or_default();
         (!own.is_empty()).then(|| if old.is_empty() || old == own { own.to_owned() } else { combined(old, own, now) })
     };
     if let Some(pem) = bundle("client-ca-file", &current.client_bundle) {
-        data.insert("client-ca-file".into(), pem.into());
+        data.insert("client-ca-file", pem.into());
     }
     let (Some(pem), Some(proxy)) = (bundle("requestheader-client-ca-file", &current.proxy_bundle), proxy) else { return data };
-    data.insert("requestheader-client-ca-file".into(), pem.into());
+    data.insert("requestheader-client-ca-file", pem.into());
     let lists = [
         ("requestheader-username-headers", &proxy.username_headers),
         ("requestheader-uid-headers", &proxy.uid_headers),
@@ -100,7 +100,7 @@ fn wanted(there: &Map<String, Value>, current: &Current, proxy: Option<&FrontPro
         if key == "requestheader-uid-headers" && all.is_empty() {
             continue;
         }
-        data.insert(key.into(), json!(all).to_string().into());
+        data.insert(key, json!(all).to_string().into());
     }
     data
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coracle_schema::time;
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Authenticator, User, tokens::Remarks};
 use crate::{registry::Object, wire::Status};
@@ -38,7 +38,7 @@ pub async fn token_review(
 pub fn self_subject_review(user: &User, mut review: Object, now: Timestamp) -> Object {
     if let Some(members) = review.value_mut().as_object_mut() {
         members.retain(|name, _| name == "apiVersion" || name == "kind");
-        members.insert("metadata".to_owned(), json!({}));
+        members.insert("metadata", json!({}));
     }
     review.set_metadata("creationTimestamp", time::seconds(now));
     set_status(&mut review, json!({"userInfo": user_info(user)}));
@@ -62,7 +62,7 @@ pub fn user_info(user: &User) -> Value {
 
 fn set_status(review: &mut Object, status: Value) {
     if let Some(root) = review.value_mut().as_object_mut() {
-        root.insert("status".into(), status);
+        root.insert("status", status);
     }
 }
 

@@ -379,7 +379,7 @@ fn meet(user: User, audiences: &[String], wanted: &[String]) -> Result<Verified,
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::{authn::keys::SigningKey, registry::fake::FakeReader};
@@ -481,7 +481,7 @@ mod tests {
         use base64::{Engine, engine::general_purpose::STANDARD};
         let f = fixture();
         let good = of_secret();
-        let outcome = async |claims: &legacy::Claims, labels: serde_json::Value, stored: Option<&str>| {
+        let outcome = async |claims: &legacy::Claims, labels: coracle_tree::Value, stored: Option<&str>| {
             let token = claims::seal(claims, &f.key).unwrap();
             let data = json!({"token": STANDARD.encode(stored.unwrap_or(&token))});
             f.reader.put("", "secrets", json!({"metadata": {"name": "s", "namespace": "ns", "labels": labels}, "data": data}));

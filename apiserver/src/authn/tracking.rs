@@ -4,8 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use coracle_tree::{Value, json};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::Offset};
-use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Authorizer, Decision, policy::Rule, rules::Known};
 use crate::{authn::User, request::RequestInfo};
@@ -58,10 +58,10 @@ impl Policy {
         match (text("apiVersion"), text("kind")) {
             (VERSION, "Policy") => {
                 let spec = value.get("spec").cloned().unwrap_or_default();
-                let spec: Option<Self> = serde_json::from_value(spec).map_err(|e| e.to_string())?;
+                let spec: Option<Self> = coracle_tree::from_value(spec).map_err(|e| e.to_string())?;
                 Ok(spec.unwrap_or_default().of_everybody())
             }
-            ("", "") => serde_json::from_value(value).map(|old: Self| old.of_everybody().of_old()).map_err(|e| e.to_string()),
+            ("", "") => coracle_tree::from_value(value).map(|old: Self| old.of_everybody().of_old()).map_err(|e| e.to_string()),
             (version, kind) => Err(format!("no kind {kind:?} is registered for version {version:?}; known: {VERSION} Policy")),
         }
     }

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
+use coracle_tree::Value;
 use futures::StreamExt;
-use serde_json::Value;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -123,7 +123,7 @@ fn name_of(role: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;

@@ -1,7 +1,7 @@
 //! Which requests a webhook is asked about: `matchConditions` (apiserver `pkg/authorization/cel`).
 
 use coracle_cel::{Activation, Decl, Env, Listing, ObjectType, Program, Type, Val, display, limits};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::wire::status::aggregate;
 
@@ -94,7 +94,7 @@ fn object(name: &str, fields: &[(&str, Decl)]) -> Decl {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     Chain, MASTERS,
@@ -119,7 +119,7 @@ fn refused(request: &RequestInfo, name: &str, why: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;

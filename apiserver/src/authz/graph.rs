@@ -152,9 +152,9 @@ impl Graph {
 }
 
 /// Every `…SecretRef: {name, namespace?}` (and `secretName`, of azureFile) inside a volume source; `home` is the claim's namespace.
-fn secret_references(source: &serde_json::Value, home: &str, found: &mut Vec<Id>) {
+fn secret_references(source: &coracle_tree::Value, home: &str, found: &mut Vec<Id>) {
     let Some(members) = source.as_object() else { return };
-    let text = |value: &serde_json::Value, name: &str| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let text = |value: &coracle_tree::Value, name: &str| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     for (key, value) in members {
         if key == "secretRef" || key.ends_with("SecretRef") {
             let (name, namespace) = (text(value, "name"), text(value, "namespace"));
@@ -202,7 +202,7 @@ struct Volume {
 struct VolumeSpec {
     claim_ref: Option<ClaimRef>,
     #[serde(flatten)]
-    sources: HashMap<String, serde_json::Value>,
+    sources: HashMap<String, coracle_tree::Value>,
 }
 
 #[derive(Deserialize)]
@@ -386,7 +386,7 @@ impl PodVolume {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
@@ -443,7 +443,7 @@ mod tests {
         let mut graph = Graph::default();
         graph.put_pod(&pod(""));
         assert!(graph.referred.is_empty());
-        let mut mirror: serde_json::Value = serde_json::from_slice(&pod("a")).unwrap();
+        let mut mirror: coracle_tree::Value = serde_json::from_slice(&pod("a")).unwrap();
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
         graph.put_pod(mirror.to_string().as_bytes());
         assert!(graph.reaches("a", Vertex::Pod, "ns", "web") && !graph.reaches("a", Vertex::Secret, "ns", "env"));

@@ -249,7 +249,7 @@ fn own_node(node: &str, request: &RequestInfo) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::{fake::FakeReader, selector::FieldSelector};
@@ -264,7 +264,7 @@ mod tests {
             reader.put("certificates.k8s.io", "podcertificaterequests", request);
         }
         let services = json!({"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]});
-        let authorizer = NodeAuthorizer::new(vec![serde_json::from_value(services).unwrap()]);
+        let authorizer = NodeAuthorizer::new(vec![coracle_tree::from_value(services).unwrap()]);
         authorizer.load(&reader).await.unwrap();
         authorizer
     }

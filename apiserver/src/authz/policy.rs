@@ -160,12 +160,12 @@ fn path_matches(rule: &str, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
-    fn rule(value: serde_json::Value) -> Rule {
-        serde_json::from_value(value).unwrap()
+    fn rule(value: coracle_tree::Value) -> Rule {
+        coracle_tree::from_value(value).unwrap()
     }
 
     fn ask(verb: &str, what: &str, name: &str) -> RequestInfo {

@@ -169,7 +169,7 @@ fn describe(grant: &Grant, through: Through<'_>) -> String {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
-    use serde_json::{Value, json};
+    use coracle_tree::{Value, json};
 
     use super::*;
     use crate::registry::fake::FakeReader;

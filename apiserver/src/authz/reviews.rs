@@ -1,7 +1,7 @@
 //! Answers of the access reviews (`pkg/registry/authorization`): may this user do that? They are never stored.
 
 use coracle_schema::{FieldErrors, name, selector::LabelSelector};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 pub use super::rules::self_subject_rules_review;
 use super::{Chain, Decision};
@@ -160,7 +160,7 @@ fn named_user(review: &Object) -> User {
         name: review.text("/spec/user").into(),
         uid: review.text("/spec/uid").into(),
         groups: texts(spec.get("groups")).into_iter().map(Into::into).collect(),
-        extra: extra.map(|e| e.iter().map(|(k, v)| (k.clone(), texts(Some(v)))).collect()).unwrap_or_default(),
+        extra: extra.map(|e| e.iter().map(|(k, v)| (k.to_string(), texts(Some(v)))).collect()).unwrap_or_default(),
     }
 }
 
@@ -223,7 +223,7 @@ async fn answer(chain: &Chain, user: &User, mut review: Object) -> Object {
         status["evaluationError"] = said.join("; ").into();
     }
     if let Some(root) = review.value_mut().as_object_mut() {
-        root.insert("status".into(), status);
+        root.insert("status", status);
     }
     review
 }

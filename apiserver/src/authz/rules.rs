@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{Chain, policy::Rule};
 use crate::{
@@ -61,9 +61,9 @@ pub fn self_subject_rules_review(chain: &Chain, user: &User, mut review: Object)
     if let Some(root) = review.value_mut().as_object_mut() {
         // Nothing of the question is repeated.
         root.retain(|name, _| name == "apiVersion" || name == "kind");
-        root.insert("metadata".into(), json!({"creationTimestamp": null}));
-        root.insert("spec".into(), json!({}));
-        root.insert("status".into(), status);
+        root.insert("metadata", json!({"creationTimestamp": null}));
+        root.insert("spec", json!({}));
+        root.insert("status", status);
     }
     Ok(review)
 }

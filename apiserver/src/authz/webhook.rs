@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_schema::selector::Operator;
+use coracle_tree::{Value, json};
 use jiff::SignedDuration;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tracing::error;
 
 use super::{

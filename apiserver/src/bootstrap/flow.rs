@@ -1,6 +1,6 @@
 //! The priority levels and flow schemas of a first start (`apiserver/pkg/apis/flowcontrol/bootstrap`): the mandatory and the suggested ones.
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::settle::{Care, Wanted};
 

@@ -12,8 +12,8 @@ pub mod writer;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use coracle_schema::tables::GroupVersion;
+use coracle_tree::Value;
 use futures::{StreamExt, TryStreamExt, stream};
-use serde_json::Value;
 use tracing::{debug, info, warn};
 
 pub use objects::Facts;
@@ -205,7 +205,7 @@ fn group(object: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use coracle_schema::Tables;
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;

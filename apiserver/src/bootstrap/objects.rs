@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use coracle_schema::tables::GroupVersion;
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{
     flow,

@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_schema::time;
+use coracle_tree::{Value, json};
 use futures::StreamExt;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio::time::sleep;
 use tracing::{info, warn};
 

@@ -1,6 +1,6 @@
 //! What to do about one object that should be there. Pure.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use crate::{
     aggregator::AUTOMANAGED,
@@ -134,7 +134,7 @@ fn add_rules(next: &mut Value, wanted: &Value) {
         next["rules"] = Value::Array(Vec::new());
     }
     if let Some(list) = next["rules"].as_array_mut() {
-        list.extend(missing.iter().filter_map(|r| serde_json::to_value(r).ok()));
+        list.extend(missing.iter().filter_map(|r| coracle_tree::to_value(r).ok()));
     }
 }
 
@@ -188,7 +188,7 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! The default roles and bindings, read from `rbac.txt`.
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use crate::authz::aggregation::{self, Roles};
 

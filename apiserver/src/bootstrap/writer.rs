@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::{
     registry::{Kind, Writer},

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_store::cache::Freshness;
-use serde_json::Value;
+use coracle_tree::Value;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 

@@ -1,8 +1,8 @@
 //! How custom resources are printed: name, and what `additionalPrinterColumns` say (upstream's `tableconvertor.go`).
 
 use coracle_schema::{go, jsonpath::JsonPath};
+use coracle_tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::definition;
 use crate::{
@@ -88,7 +88,7 @@ impl Printer for Columns {
 fn printed(value: &Value) -> String {
     match value {
         Value::Null => "<no value>".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::Array(_) | Value::Object(_) => go::json(value),
     }
@@ -96,7 +96,7 @@ fn printed(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

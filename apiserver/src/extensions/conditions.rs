@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::{
     definition::{Definition, Names},
@@ -144,7 +144,7 @@ fn names_value(names: &Names) -> Value {
     let mut value = json!({"plural": names.plural, "kind": names.kind});
     let optional = [("singular", json!(names.singular)), ("listKind", json!(names.list_kind))];
     let lists = [("shortNames", json!(names.short_names)), ("categories", json!(names.categories))];
-    let members: &mut Map<String, Value> = match value.as_object_mut() {
+    let members: &mut Map = match value.as_object_mut() {
         Some(members) => members,
         None => return value,
     };

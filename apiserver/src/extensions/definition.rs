@@ -1,8 +1,8 @@
 //! What the server needs to know of a CRD at all times: little. Schemas are read from the CRD's bytes when somebody uses the kind.
 
 use bytes::Bytes;
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::{authz::policy::nullable, registry::condition::Condition, webhook::ClientConfig};
 
@@ -210,7 +210,7 @@ pub(super) fn schema_of(source: &Bytes, version: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use coracle_tree::Value;
 use futures::{FutureExt, StreamExt, future::join_all, stream::BoxStream};
-use serde_json::Value;
 use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_schema::go;
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::definition;
 use crate::{
@@ -139,7 +139,7 @@ fn accept(before: &Value, mut after: Value, version: &str, at: usize) -> Result<
 }
 
 /// The original's metadata with the labels and annotations of the converted object.
-fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, String> {
+fn metadata(before: &Value, after: Option<Value>) -> Result<Map, String> {
     let mut after = match after {
         None => return Err("missing metadata in converted object".to_owned()),
         Some(Value::Object(after)) => after,
@@ -155,7 +155,7 @@ fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, 
                 if kept.get(name).and_then(Value::as_object) != Some(&given) {
                     check(name, &given)?;
                 }
-                kept.insert(name.to_owned(), Value::Object(given));
+                kept.insert(name, Value::Object(given));
             }
             Some(other) => return Err(format!("invalid metadata.{name} of type {} in converted object", go::type_name(&other))),
         }
@@ -164,7 +164,7 @@ fn metadata(before: &Value, after: Option<Value>) -> Result<Map<String, Value>, 
 }
 
 /// Whether changed labels or annotations are allowed at all.
-fn check(of: &str, given: &Map<String, Value>) -> Result<(), String> {
+fn check(of: &str, given: &Map) -> Result<(), String> {
     for (key, value) in given {
         let Some(text) = value.as_str() else {
             return Err(format!("metadata.{of}[{key}] must be a string, but is {} in converted object", go::type_name(value)));

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use coracle_schema::{SchemaRef, Tables, discovery::compare_versions, structural};
+use coracle_tree::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{

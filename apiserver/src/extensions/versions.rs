@@ -8,8 +8,8 @@ use coracle_schema::{
     SchemaRef,
     managed::{self, Unconverted},
 };
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::review::{self, Webhook};
 use crate::{

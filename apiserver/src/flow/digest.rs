@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use coracle_tree::Value;
 use http::HeaderValue;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -154,7 +154,7 @@ fn keep_old_levels(before: &Config, config: &mut Config) {
 fn imagined<S: for<'de> Deserialize<'de> + Default>(resource: &str, name: &str) -> Given<S> {
     let found = flow::all("").into_iter().find(|wanted| wanted.resource == resource && wanted.object["metadata"]["name"] == name);
     let object = found.map_or(Value::Null, |wanted| wanted.object);
-    serde_json::from_value(object).unwrap_or_default()
+    coracle_tree::from_value(object).unwrap_or_default()
 }
 
 fn imagined_schema(name: &str) -> GivenSchema {
@@ -231,15 +231,15 @@ pub(super) fn borrow(config: &Config, now: Instant) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
     fn defaults() -> (Vec<GivenLevel>, Vec<GivenSchema>) {
         let all = flow::all("t");
         let of = |resource: &str| all.iter().filter(|w| w.resource == resource).map(|w| w.object.clone()).collect::<Vec<_>>();
-        let levels = of("prioritylevelconfigurations").into_iter().map(|o| serde_json::from_value(o).unwrap()).collect();
-        (levels, of("flowschemas").into_iter().map(|o| serde_json::from_value(o).unwrap()).collect())
+        let levels = of("prioritylevelconfigurations").into_iter().map(|o| coracle_tree::from_value(o).unwrap()).collect();
+        (levels, of("flowschemas").into_iter().map(|o| coracle_tree::from_value(o).unwrap()).collect())
     }
 
     fn seats(config: &Config) -> BTreeMap<&str, [usize; 4]> {
@@ -272,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_there_is_imagined_and_a_schema_without_a_level_does_not_count() {
         let schema: GivenSchema =
-            serde_json::from_value(json!({"metadata": {"name": "lost"}, "spec": {"priorityLevelConfiguration": {"name": "none"}}}))
+            coracle_tree::from_value(json!({"metadata": {"name": "lost"}, "spec": {"priorityLevelConfiguration": {"name": "none"}}}))
                 .unwrap();
         let (config, _) = digest(&Config::new(Instant::now()), &[], &[schema], 600, &mut AllCounts::new(), Instant::now());
         let names: Vec<&str> = config.schemas.iter().map(|schema| schema.name.as_str()).collect();

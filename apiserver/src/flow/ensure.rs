@@ -1,6 +1,6 @@
 //! The mandatory and the suggested objects as they should be (kube-apiserver `registry/flowcontrol/ensurer`). Pure.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::level::{CATCH_ALL, EXEMPT};
 
@@ -46,7 +46,7 @@ fn annotation(object: &Value) -> Option<bool> {
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            let member = |of: &serde_json::Map<String, Value>, key: &String| of.get(key).cloned().unwrap_or_default();
+            let member = |of: &coracle_tree::Map, key: &str| of.get(key).cloned().unwrap_or_default();
             a.keys().chain(b.keys()).all(|key| same(&member(a, key), &member(b, key)))
         }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
@@ -67,7 +67,7 @@ fn is_empty(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
+use coracle_tree::Value;
 use futures::{FutureExt, StreamExt, stream::BoxStream};
-use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 

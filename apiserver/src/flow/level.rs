@@ -192,12 +192,12 @@ pub(super) fn test_schema() -> Arc<Schema> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
-    fn mode(name: &str, spec: serde_json::Value) -> Option<Mode> {
-        serde_json::from_value::<LevelSpec>(spec).unwrap().mode(name)
+    fn mode(name: &str, spec: coracle_tree::Value) -> Option<Mode> {
+        coracle_tree::from_value::<LevelSpec>(spec).unwrap().mode(name)
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn one_request_gets_a_part_of_its_levels_seats() {
-        let spec: LevelSpec = serde_json::from_value(json!({"limited": {"limitResponse": {"queuing": {"handSize": 6}}}})).unwrap();
+        let spec: LevelSpec = coracle_tree::from_value(json!({"limited": {"limitResponse": {"queuing": {"handSize": 6}}}})).unwrap();
         assert_eq!([spec.widest(245), spec.widest(49), spec.widest(3)], [37, 8, 1]);
         assert_eq!(LevelSpec::default().widest(100), 0);
     }

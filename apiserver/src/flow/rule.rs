@@ -161,12 +161,12 @@ fn has(list: &[String], wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
-    fn rule(value: serde_json::Value) -> Rule {
-        serde_json::from_value(value).unwrap()
+    fn rule(value: coracle_tree::Value) -> Rule {
+        coracle_tree::from_value(value).unwrap()
     }
 
     fn resource(verb: &str, namespace: &str, resource: &str, subresource: &str) -> RequestInfo {

@@ -1,7 +1,7 @@
 //! Roles and their bindings (upstream `apis/rbac/validation`).
 
 use coracle_schema::{FieldErrors, name, selector};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{template, view};
 use crate::registry::{Object, Part, Policy, Rules};

@@ -1,7 +1,7 @@
 //! Addresses of services as objects: ranges, and who has which (upstream `apis/networking/validation`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{address, view};
 use crate::registry::{Object, Part, Rules};
@@ -90,7 +90,7 @@ fn whole(spec: &Value, ranges: &[&str], errors: &mut FieldErrors) {
     }
     if ranges.len() > 2 {
         // As upstream shows its internal type.
-        let shown = serde_json::json!({"CIDRs": view::member(spec, "cidrs")});
+        let shown = coracle_tree::json!({"CIDRs": view::member(spec, "cidrs")});
         return errors.invalid("spec.cidrs", shown, "may only hold up to 2 values");
     }
     for (at, range) in ranges.iter().enumerate() {
@@ -107,7 +107,7 @@ fn whole(spec: &Value, ranges: &[&str], errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, Quantity, name, selector};
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use super::{persistentvolume, view};
 use crate::registry::{Object, Part, Policy, Rules};
@@ -153,7 +153,7 @@ fn driver_of_old(name: &str, errors: &mut FieldErrors) {
 fn attachment_status(status: &Value, errors: &mut FieldErrors) {
     const MESSAGE: usize = 1024;
     const METADATA: usize = 256 * 1024;
-    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    let size = |(key, value): (&Text, &Value)| key.len() + value.as_str().map_or(0, str::len);
     if view::map(status, "attachmentMetadata").iter().map(size).sum::<usize>() > METADATA {
         errors.too_long("status.attachmentMetadata", METADATA as u64, "byte");
     }
@@ -186,7 +186,7 @@ impl Rules for VolumeAttributesClass {
             errors.invalid_each("driverName", &driver, name::qualified(&driver));
         }
         let parameters = view::map(class, "parameters");
-        if parameters.keys().any(String::is_empty) {
+        if parameters.keys().any(Text::is_empty) {
             errors.invalid("parameters", "\"\"", "field can not be empty.");
         }
         if parameters.is_empty() {
@@ -236,7 +236,7 @@ impl Rules for CsiStorageCapacity {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Horizontal pod autoscalers, in both versions (upstream `apis/autoscaling/validation`).
 
 use coracle_schema::{FieldErrors, Quantity, name};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{template, view};
 use crate::registry::{Object, Part, Rules, autoscaler};
@@ -297,7 +297,7 @@ fn scaling_rules(behavior: &mut Value, name: &str, defaults: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

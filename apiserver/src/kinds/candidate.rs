@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::view;
 use crate::registry::{Object, Part, Policy, Rules};
@@ -123,7 +123,7 @@ impl<'v> Semantic<'v> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::{FieldErrors, name};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 use x509_parser::{
     certificate::X509Certificate, certification_request::X509CertificationRequest, error::X509Error, pem::Pem, prelude::FromDer,
 };
@@ -86,15 +86,15 @@ impl Rules for CertificateSigningRequest {
         for field in ["username", "uid", "groups", "extra"] {
             spec.remove(field);
         }
-        spec.insert("username".into(), json!(&*creator.name));
+        spec.insert("username", json!(&*creator.name));
         if !creator.uid.is_empty() {
-            spec.insert("uid".into(), json!(&*creator.uid));
+            spec.insert("uid", json!(&*creator.uid));
         }
         if !creator.groups.is_empty() {
-            spec.insert("groups".into(), creator.groups.iter().map(|group| Value::from(&**group)).collect());
+            spec.insert("groups", creator.groups.iter().map(|group| Value::from(&**group)).collect());
         }
         if !creator.extra.is_empty() {
-            spec.insert("extra".into(), json!(creator.extra));
+            spec.insert("extra", json!(creator.extra));
         }
     }
 

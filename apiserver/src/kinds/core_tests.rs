@@ -1,6 +1,6 @@
 //! What is refused of the core kinds, and in which words: the answers of kube-apiserver to the same requests.
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::tests::{create, update};
 use crate::registry::{Object, Part};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name, selector};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{address, view};
 use crate::registry::{Object, Part, Policy, Rules};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::view;
 use crate::registry::{Object, Part, Policy, Rules};
@@ -213,7 +213,7 @@ fn series(event: &Value, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

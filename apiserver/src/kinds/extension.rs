@@ -1,7 +1,7 @@
 //! Kinds that extend the server: custom resource definitions, API services. What is needed to store them; serving is elsewhere.
 
 use coracle_schema::{FieldErrors, name, structural::definition};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::view;
 use crate::registry::{NameRule, Object, Part, Policy, Rules, meta, names};

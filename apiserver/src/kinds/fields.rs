@@ -1,6 +1,6 @@
 //! Kinds that have nothing odd but fields to select by (upstream's `AddFieldLabelConversionFunc` of each kind).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::registry::Rules;
 
@@ -27,7 +27,7 @@ impl Rules for Fields {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

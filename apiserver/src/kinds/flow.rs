@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::view;
 use crate::registry::{Object, Part, Rules};
@@ -328,7 +328,7 @@ fn entropy(deck: i64, hand: i64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Jobs and cron jobs (upstream `apis/batch`).
 
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::{job_policy, job_status, schedule, template, view};
 use crate::registry::{Object, Part, Rules};

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{job_policy::count_indexes, template, view};
 
@@ -274,7 +274,7 @@ fn transition(change: &Change<'_>, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 //! `ValidateIngressLoadBalancerStatus`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{address, view};
 use crate::registry::Object;
@@ -71,7 +71,7 @@ fn host(point: &Value, path: &str, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

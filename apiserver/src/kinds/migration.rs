@@ -1,7 +1,7 @@
 //! Objects that are to be written anew in the version they are stored in today (upstream `apis/storagemigration/validation`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{conditions, view};
 use crate::registry::{Object, Part, Policy, Rules};
@@ -75,7 +75,7 @@ fn status(new: &Value, old: &Value, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Namespaces: the label, the finalizer and the phase every one has (upstream `registry/core/namespace`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::view;
 use crate::registry::{Object, Part, Rules};
@@ -30,7 +30,7 @@ impl Rules for Namespace {
             (None, _) => {
                 // Generated names come after defaulting.
                 self.default(new);
-                new.member_mut("status").insert("phase".into(), "Active".into());
+                new.member_mut("status").insert("phase", "Active".into());
                 let spec = new.member_mut("spec");
                 let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
                 if finalizers.is_null() {
@@ -48,7 +48,7 @@ impl Rules for Namespace {
                 if before.is_null() {
                     spec.remove("finalizers");
                 } else {
-                    spec.insert("finalizers".into(), before);
+                    spec.insert("finalizers", before);
                 }
             }
             (Some(old), Part::Other("finalize")) => {

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::HashSet};
 
 use coracle_schema::{FieldErrors, name, selector};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{address, resources, scheduling, view};
 use crate::registry::{Object, Part, Policy, Rules};

@@ -1,7 +1,7 @@
 //! Persistent volumes (upstream `apis/core/validation`, `ValidatePersistentVolume…`).
 
 use coracle_schema::{FieldErrors, Quantity, name};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     persistentvolumeclaim::{MODES, access_modes},
@@ -38,10 +38,10 @@ impl Rules for PersistentVolume {
         if let Some(old) =
             old.filter(|old| part == Part::Status && phase(old) == phase(new) && time(new).is_empty() && !time(old).is_empty())
         {
-            new.member_mut("status").insert("lastPhaseTransitionTime".into(), time(old).into());
+            new.member_mut("status").insert("lastPhaseTransitionTime", time(old).into());
         }
         if moved {
-            new.member_mut("status").insert("lastPhaseTransitionTime".into(), now.into());
+            new.member_mut("status").insert("lastPhaseTransitionTime", now.into());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Persistent volume claims (upstream `apis/core/validation`, `ValidatePersistentVolumeClaim…`).
 
 use coracle_schema::{FieldErrors, Quantity, name, selector};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{pod, resources, view};
 use crate::registry::{Object, Part, Rules};

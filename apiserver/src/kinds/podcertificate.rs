@@ -3,8 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::FieldErrors;
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use x509_parser::{
     certificate::X509Certificate, certification_request::X509CertificationRequest, extensions::GeneralName, pem::Pem, prelude::FromDer,
 };
@@ -28,7 +28,7 @@ pub(super) fn status(new: &Value, old: &Value, errors: &mut FieldErrors) {
         return;
     }
     let is = |status: &Value, kind: &str| view::list(status, "conditions").iter().any(|c| view::text(c, "type") == kind);
-    let nothing = |status: &Value| status.as_object().is_none_or(serde_json::Map::is_empty);
+    let nothing = |status: &Value| status.as_object().is_none_or(coracle_tree::Map::is_empty);
     let same = now == before || (nothing(now) && nothing(before));
     if ENDS.iter().any(|kind| is(before, kind)) {
         if !same {

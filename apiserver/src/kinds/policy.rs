@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use coracle_schema::{FieldErrors, Quantity, name, selector};
-use serde_json::{Value, json};
+use coracle_tree::{Text, Value, json};
 
 use super::{resources, template, view};
 use crate::registry::{Object, Part, Policy, Rules};
@@ -260,7 +260,7 @@ const ORDERED: &[(&str, &str, &str, &str, &str, &str)] = &[
 
 fn bounds(limit: &Value, kind: &str, path: &str, errors: &mut FieldErrors) {
     let lists = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
-    let resources: BTreeSet<&str> = lists.iter().flat_map(|list| view::map(limit, list).keys()).map(String::as_str).collect();
+    let resources: BTreeSet<&str> = lists.iter().flat_map(|list| view::map(limit, list).keys()).map(Text::as_str).collect();
     for resource in resources {
         let amount = |list: &str| {
             let passed_over = kind == "Pod" && ["default", "defaultRequest"].contains(&list);

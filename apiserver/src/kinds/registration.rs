@@ -8,7 +8,7 @@ mod webhooks;
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name, selector};
-use serde_json::Value;
+use coracle_tree::Value;
 
 pub(super) use self::{bindings::Binding, policies::Policy, webhooks::WebhookConfiguration};
 use super::view;
@@ -157,7 +157,7 @@ fn changing_operations(given: &Value, path: &str, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::{Part, Rules};

@@ -1,7 +1,7 @@
 //! Resource names and amounts (upstream `apis/core/helper` and `ValidateResourceRequirements`).
 
 use coracle_schema::{FieldErrors, Quantity, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::view;
 
@@ -162,7 +162,7 @@ pub(super) fn may_overcommit(resource: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{ErrorKind, FieldErrors, name, selector};
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use super::view;
 
@@ -198,7 +198,7 @@ fn match_keys(of: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
     }
     // The selector has an expression for each key already: one more of the same key was given.
     let mut seen: HashSet<&str> =
-        selector.into_iter().flat_map(|selector| view::map(selector, "matchLabels").keys()).map(String::as_str).collect();
+        selector.into_iter().flat_map(|selector| view::map(selector, "matchLabels").keys()).map(Text::as_str).collect();
     let keys: Vec<&str> = view::texts(of, "matchLabelKeys").collect();
     for expression in selector.into_iter().flat_map(|selector| view::list(selector, "matchExpressions")) {
         let key = view::text(expression, "key");

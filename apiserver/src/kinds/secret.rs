@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::{FieldErrors, go, name};
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::view;
 use crate::registry::{Object, Part, Rules};
@@ -24,7 +24,7 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
 ];
 
 /// What upstream warns of in a pair of certificate and key: only what can be seen without reading them (`tls.X509KeyPair`).
-fn pair_warnings(data: &Map<String, Value>) -> Vec<String> {
+fn pair_warnings(data: &Map) -> Vec<String> {
     let text = |key: &str| {
         let bytes = data.get(key).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -98,9 +98,9 @@ impl Rules for Secret {
     }
 }
 
-fn docker_config(data: &Map<String, Value>, keys: &[&str], errors: &mut FieldErrors) {
+fn docker_config(data: &Map, keys: &[&str], errors: &mut FieldErrors) {
     for key in keys {
-        let Some(text) = data.get(*key).and_then(Value::as_str) else { continue };
+        let Some(text) = data.get(key).and_then(Value::as_str) else { continue };
         let bytes = STANDARD.decode(text).unwrap_or_default();
         if let Some(why) = go::not_an_object(&bytes) {
             errors.invalid(format!("data[{key}]"), "\"<secret contents redacted>\"", &why);
@@ -117,7 +117,7 @@ impl Rules for ConfigMap {
         let (data, binary) = (view::map(new.value(), "data"), view::map(new.value(), "binaryData"));
         keys(data, "data", &mut errors);
         keys(binary, "binaryData", &mut errors);
-        for key in data.keys().filter(|key| binary.contains_key(*key)) {
+        for key in data.keys().filter(|key| binary.contains_key(key)) {
             errors.invalid(format!("data[{key}]"), view::quoted(key), "duplicate of key present in binaryData");
         }
         let text: usize = data.values().filter_map(Value::as_str).map(str::len).sum();
@@ -129,7 +129,7 @@ impl Rules for ConfigMap {
     }
 }
 
-fn keys(data: &Map<String, Value>, path: &str, errors: &mut FieldErrors) {
+fn keys(data: &Map, path: &str, errors: &mut FieldErrors) {
     for key in data.keys() {
         errors.invalid_each(&format!("{path}[{key}]"), key, name::config_key(key));
     }

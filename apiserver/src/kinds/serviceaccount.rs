@@ -1,6 +1,6 @@
 //! Service accounts (upstream `registry/core/serviceaccount/strategy.go`).
 
-use serde_json::json;
+use coracle_tree::json;
 
 use super::view;
 use crate::registry::{Object, Part, Rules};

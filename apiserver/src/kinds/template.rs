@@ -1,7 +1,7 @@
 //! Pod templates of workloads: defaults, and the checks every owner of pods shares (upstream `ValidatePodTemplateSpec`).
 
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::{pod, view};
 use crate::registry::Object;
@@ -185,7 +185,7 @@ pub(super) fn warnings(new: &Object, old: Option<&Object>, path: &str) -> Vec<St
 pub(super) const POD_NAMES: &str = "Pod names and hostnames";
 
 /// The labels of a template, made when absent.
-pub(super) fn labels_mut(template: &mut Value) -> Option<&mut Map<String, Value>> {
+pub(super) fn labels_mut(template: &mut Value) -> Option<&mut Map> {
     let metadata = template.as_object_mut()?.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     let labels = metadata.as_object_mut()?.entry("labels").or_insert_with(|| Value::Object(Map::new()));
     if labels.is_null() {

@@ -1,7 +1,7 @@
 //! Every kind of the tables is creatable from a minimal object; odd kinds behave as upstream's golden objects say.
 
 use coracle_schema::{FieldErrors, Tables, decode, default, validate};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::rules_for;
 use crate::{

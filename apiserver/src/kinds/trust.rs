@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 use x509_parser::{
     certificate::X509Certificate, certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer, public_key::PublicKey,
 };
@@ -156,7 +156,7 @@ impl Rules for PodCertificateRequest {
 fn request(spec: &Value, errors: &mut FieldErrors) {
     let text = |field| view::text(spec, field);
     certificates::signer_name(text("signerName"), "spec.signerName", errors);
-    for key in view::map(spec, "unverifiedUserAnnotations").keys().map(|key| key.to_lowercase()) {
+    for key in view::map(spec, "unverifiedUserAnnotations").keys().map(Text::to_lowercase) {
         let path = "spec.unverifiedUserAnnotations";
         let faults = name::qualified(&key);
         if key.is_empty() {
@@ -235,7 +235,7 @@ pub(super) fn sample_stub() -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

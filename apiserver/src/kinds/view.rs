@@ -2,13 +2,13 @@
 
 use coracle_schema::Quantity;
 pub(super) use coracle_schema::go::quoted;
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 /// Where in an object something is. It becomes text only when there is something to say: most objects are as they should be.
 pub(super) type At<'a> = &'a dyn std::fmt::Display;
 
 static NULL: Value = Value::Null;
-static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+static EMPTY: std::sync::LazyLock<Map> = std::sync::LazyLock::new(Map::new);
 
 /// A member that is there and not null.
 pub(super) fn get<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
@@ -46,7 +46,7 @@ pub(super) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
 }
 
 /// A map or message.
-pub(super) fn map<'v>(value: &'v Value, name: &str) -> &'v Map<String, Value> {
+pub(super) fn map<'v>(value: &'v Value, name: &str) -> &'v Map {
     there(value, name).and_then(Value::as_object).unwrap_or(&EMPTY)
 }
 
@@ -70,7 +70,7 @@ pub(super) fn set_absent(value: &mut Value, name: &str, default: impl Into<Value
     if let Value::Object(members) = value
         && members.get(name).is_none_or(Value::is_null)
     {
-        members.insert(name.to_owned(), default.into());
+        members.insert(name, default.into());
     }
 }
 

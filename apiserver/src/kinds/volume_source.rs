@@ -2,7 +2,7 @@
 //! systems outside the cluster must have (upstream `validateVolumeSource`, `ValidatePersistentVolumeSpec`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::view;
 
@@ -223,7 +223,7 @@ fn storage_os(source: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

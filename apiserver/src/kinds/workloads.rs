@@ -1,7 +1,7 @@
 //! Deployments, replica sets, stateful sets, daemon sets and replication controllers (upstream `apis/apps`).
 
 use coracle_schema::{FieldErrors, name, selector, selector::LabelSelector};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     persistentvolumeclaim::{self, Groups},
@@ -470,7 +470,7 @@ impl Rules for ReplicationController {
         let labels = object.value().pointer("/spec/template/metadata/labels").cloned();
         let Some(labels) = labels.filter(|l| l.as_object().is_some_and(|m| !m.is_empty())) else { return };
         if view::map(view::member(object.value(), "spec"), "selector").is_empty() {
-            object.member_mut("spec").insert("selector".into(), labels.clone());
+            object.member_mut("spec").insert("selector", labels.clone());
         }
         if view::map(view::member(object.value(), "metadata"), "labels").is_empty() {
             object.set_metadata("labels", labels);

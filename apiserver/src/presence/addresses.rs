@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use coracle_store::{Entry, Events, Expect, Key, Page, Revision, StoreError, Write};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::{
     registry::{Object, Storage, items, storage::store_error},

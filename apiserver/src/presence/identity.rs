@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coracle_schema::time;
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{

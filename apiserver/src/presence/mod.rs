@@ -14,8 +14,8 @@ mod identity;
 use std::{sync::Arc, time::Duration};
 
 use coracle_store::Revision;
+use coracle_tree::Value;
 use futures::StreamExt;
-use serde_json::Value;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, sleep_until, timeout},

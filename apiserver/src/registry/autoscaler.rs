@@ -2,7 +2,7 @@
 //! version (upstream `apis/autoscaling/v1/conversion.go`). The second version is the stored one.
 
 use coracle_schema::Quantity;
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
@@ -313,7 +313,7 @@ fn behavior_of(given: &Value) -> Option<Value> {
     };
     let directions = [("scaleUp", "ScaleUp"), ("scaleDown", "ScaleDown")];
     let of = directions.into_iter().filter_map(|(name, go)| Some((name.to_owned(), rules(member(given, name, go)?))));
-    let made: Map<String, Value> = of.collect();
+    let made: Map = of.collect();
     (!made.is_empty()).then_some(Value::Object(made))
 }
 

@@ -1,7 +1,7 @@
 //! Conditions of objects (`meta/v1` Condition): what is so, why, and since when.
 
+use coracle_tree::{Value, json};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// One of `status.conditions`, without its time.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_schema::{decode, managed};
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::{autoscaler, kind::Kind, object::Object, served::Catalog};
 use crate::wire::Status;
@@ -153,7 +153,7 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
 
 fn event_to_core(event: &mut Value) {
     let Some(event) = event.as_object_mut() else { return };
-    event.insert("apiVersion".into(), "v1".into());
+    event.insert("apiVersion", "v1".into());
     for (new, core) in EVENT_FIELDS {
         rename(event, new, core);
     }
@@ -161,21 +161,21 @@ fn event_to_core(event: &mut Value) {
 
 fn event_from_core(event: &mut Value) {
     let Some(event) = event.as_object_mut() else { return };
-    event.insert("apiVersion".into(), "events.k8s.io/v1".into());
+    event.insert("apiVersion", "events.k8s.io/v1".into());
     for (new, core) in EVENT_FIELDS {
         rename(event, core, new);
     }
 }
 
-fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
+fn rename(map: &mut Map, from: &str, to: &str) {
     if let Some(value) = map.remove(from) {
-        map.insert(to.to_owned(), value);
+        map.insert(to, value);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

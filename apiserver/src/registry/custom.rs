@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_schema::go;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     names,
@@ -109,7 +109,7 @@ impl FieldPath {
                     self.names[..depth].join(".")
                 ));
             };
-            match members.get(&**name) {
+            match members.get(name) {
                 Some(next) => at = next,
                 None => return Ok(None),
             }
@@ -149,10 +149,10 @@ impl FieldPath {
         let mut at = value;
         for name in parents {
             let Some(members) = at.as_object_mut() else { return };
-            at = members.entry(name.to_string()).or_insert_with(|| Value::Object(serde_json::Map::new()));
+            at = members.entry(&**name).or_insert_with(|| Value::Object(coracle_tree::Map::new()));
         }
         if let Some(members) = at.as_object_mut() {
-            members.insert(last.to_string(), to);
+            members.insert(&**last, to);
         }
     }
 }
@@ -166,7 +166,7 @@ impl Field {
     /// Its value as selectors compare it; empty when there is none.
     pub fn value(&self, object: &Value) -> String {
         match self.path.find(object) {
-            Ok(Some(Value::String(text))) => text.clone(),
+            Ok(Some(Value::String(text))) => text.to_string(),
             Ok(None | Some(Value::Null)) | Err(_) => String::new(),
             Ok(Some(other)) => other.to_string(),
         }
@@ -213,7 +213,7 @@ fn finalizer_warnings(name: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coracle_tree::Value;
 use futures::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::{Change, Reader, Writer};

@@ -22,9 +22,9 @@ use coracle_store::{
     Key, Revision,
     cache::{Cached, Decode, Decoded},
 };
+use coracle_tree::{Map, Value};
 use parking_lot::RwLock;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
 
 use super::{
     convert::Conversion,
@@ -431,7 +431,7 @@ fn put_version(out: &mut BytesMut, revision: Revision) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use coracle_store::Entry;
 

@@ -7,8 +7,8 @@ use std::{
 
 use coracle_schema::{SchemaRef, decode};
 use coracle_store::{Durability, Key};
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::{convert::Conversion, custom::Custom, object::Object, rules::Rules};
 use crate::wire::{status::Subject, table::Printer};
@@ -272,7 +272,7 @@ impl Kind {
     pub fn selectable(&self) -> Vec<Arc<str>> {
         match &self.custom {
             Some(custom) => custom.fields.iter().map(|field| Arc::clone(&field.name)).collect(),
-            None => self.rules.selectable(&Value::Object(serde_json::Map::new())).into_iter().map(|(name, _)| Arc::from(name)).collect(),
+            None => self.rules.selectable(&Value::Object(coracle_tree::Map::new())).into_iter().map(|(name, _)| Arc::from(name)).collect(),
         }
     }
 
@@ -284,11 +284,11 @@ impl Kind {
     /// Sets the status of a new object to the empty one of its type.
     pub fn reset_status(&self, object: &mut Object) {
         let status = self.empty_status.get_or_init(|| {
-            let empty = decode::from_value(Value::Object(serde_json::Map::new()), &self.schema, decode::FieldValidation::Ignore);
+            let empty = decode::from_value(Value::Object(coracle_tree::Map::new()), &self.schema, decode::FieldValidation::Ignore);
             empty.ok().and_then(|mut e| e.value.as_object_mut().and_then(|m| m.remove("status")))
         });
         match (status.clone(), object.value_mut().as_object_mut()) {
-            (Some(status), Some(members)) => members.insert("status".into(), status),
+            (Some(status), Some(members)) => members.insert("status", status),
             (None, Some(members)) => members.remove("status"),
             (_, None) => None,
         };

@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn map(name: &str) -> Bytes {
-        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}});
+        let object = coracle_tree::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}});
         object.to_string().into()
     }
 

@@ -3,8 +3,8 @@
 //! Rules and texts: apiserver `registry/rest/{create,update,delete}.go`, apimachinery `api/validation/objectmeta.go`.
 
 use coracle_schema::{ErrorKind, FieldErrors, go::quoted, time};
+use coracle_tree::{Map, Text, Value};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use super::{
     kind::{Generation, Kind, NameRule, Scope},
@@ -110,10 +110,10 @@ pub fn fill_new(object: &mut Object, kind: &Kind, now: Timestamp) {
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         meta.remove(field);
     }
-    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-    meta.insert("creationTimestamp".into(), time_text(now).into());
+    meta.insert("uid", uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp", time_text(now).into());
     if !matches!(kind.generation, Generation::None | Generation::FromChange) {
-        meta.insert("generation".into(), 1.into());
+        meta.insert("generation", 1.into());
     }
     if object.name().is_empty() && !generated.is_empty() {
         // No letters make an address of what is none.
@@ -132,7 +132,7 @@ pub fn carry_over(new: &mut Object, old: &Object) {
         if meta.get(field).is_none_or(|v| v.is_null() || v == "")
             && let Some(value) = before.get(field)
         {
-            meta.insert(field.into(), value.clone());
+            meta.insert(field, value.clone());
         }
     }
     // Times and generation are the server's; what the writer sent is of no account.
@@ -151,9 +151,9 @@ pub fn keep_metadata(new: &mut Object, old: &Object) {
     new.value_mut()["metadata"] = Value::Object(meta);
 }
 
-fn copy_or_remove(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
+fn copy_or_remove(to: &mut Map, from: &Map, field: &str) {
     match from.get(field) {
-        Some(value) => to.insert(field.to_owned(), value.clone()),
+        Some(value) => to.insert(field, value.clone()),
         None => to.remove(field),
     };
 }
@@ -179,7 +179,7 @@ pub fn advance_generation(new: &mut Object, old: &Object, kind: &Kind) {
 /// Whether anything outside metadata differs.
 fn whole_differs(new: &Object, old: &Object) -> bool {
     let body = |o: &Object| o.value().as_object().into_iter().flatten().filter(|(name, _)| *name != "metadata").count();
-    let same = |(name, value): (&String, &Value)| name == "metadata" || old.value().get(name) == Some(value);
+    let same = |(name, value): (&Text, &Value)| name == "metadata" || old.value().get(name) == Some(value);
     body(new) != body(old) || !new.value().as_object().into_iter().flatten().all(same)
 }
 
@@ -189,9 +189,8 @@ fn body_differs(new: &Object, old: &Object) -> bool {
         let members = o.value().as_object().into_iter().flatten();
         members.filter(|(k, v)| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind") && !v.is_null()).count()
     };
-    let same = |k: &String, v: &Value| {
-        matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind") || old.value().get(k) == Some(v) || v.is_null()
-    };
+    let same =
+        |k: &str, v: &Value| matches!(k, "metadata" | "status" | "apiVersion" | "kind") || old.value().get(k) == Some(v) || v.is_null();
     body(new) != body(old) || !new.value().as_object().into_iter().flatten().all(|(k, v)| same(k, v))
 }
 
@@ -355,13 +354,13 @@ fn by_machinery(kind: &Kind) -> bool {
     kind.is_custom() || GROUPS.contains(&group) || RESOURCES.contains(&resource) || (group, resource) == ("", "events")
 }
 
-fn members<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+fn members<'a>(object: &'a Object, name: &str) -> impl Iterator<Item = (&'a Text, &'a Value)> {
     object.value().get("metadata").and_then(|m| m.get(name)).and_then(Value::as_object).into_iter().flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 /// A parsed object. The root is always a JSON object; accessors of absent metadata give the empty value.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ impl Object {
 
     /// What is at a JSON pointer of plain member names.
     pub fn at(&self, pointer: &str) -> Option<&Value> {
-        at(&self.value, pointer)
+        self.value.pointer(pointer)
     }
 
     /// A text at a JSON pointer of plain member names; empty when absent or not text.
@@ -116,35 +116,23 @@ impl Object {
     }
 
     /// The metadata map, made when absent.
-    pub fn metadata_mut(&mut self) -> &mut Map<String, Value> {
+    pub fn metadata_mut(&mut self) -> &mut Map {
         member_mut(self.value_mut(), "metadata")
     }
 
     /// Sets a member of metadata.
     pub fn set_metadata(&mut self, name: &str, value: impl Into<Value>) {
-        self.metadata_mut().insert(name.to_owned(), value.into());
+        self.metadata_mut().insert(name, value.into());
     }
 
     /// A top-level member, made an empty object when absent (`spec`, `status`).
-    pub fn member_mut(&mut self, name: &str) -> &mut Map<String, Value> {
+    pub fn member_mut(&mut self, name: &str) -> &mut Map {
         member_mut(self.value_mut(), name)
     }
 }
 
-/// What is at a JSON pointer without escapes: [`Value::pointer`] without its copies of each name.
-pub fn at<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
-    let Some(rest) = pointer.strip_prefix('/') else { return Some(value) };
-    let (name, deeper) = rest.split_at(rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len()));
-    let found = match value {
-        Value::Object(members) => members.get(name),
-        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-        _ => None,
-    };
-    at(found?, deeper)
-}
-
 /// The object member `name` of `parent`, made when absent or not an object.
-fn member_mut<'a>(parent: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+fn member_mut<'a>(parent: &'a mut Value, name: &str) -> &'a mut Map {
     if !parent.is_object() {
         *parent = Value::Object(Map::new());
     }

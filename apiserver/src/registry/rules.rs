@@ -1,7 +1,7 @@
 //! The odd rules of a kind: synchronous and pure, no store, no clock, no client.
 
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::object::Object;
 use crate::user::User;
@@ -251,7 +251,7 @@ mod tests {
         tables.required("spec.items[2].size", "");
         tables.required("spec.selector.key", "");
         tables.required("spec.passed.below", "");
-        let object = Object::new(serde_json::json!({})).unwrap();
+        let object = Object::new(coracle_tree::json!({})).unwrap();
         let found = findings(tables, rules, &Ordered, &object, None);
         let texts: Vec<String> = found.0.iter().map(ToString::to_string).collect();
         assert_eq!(

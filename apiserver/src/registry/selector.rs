@@ -2,7 +2,7 @@
 //! what is wrong with them, is [`coracle_schema::selector`]'s.
 
 use coracle_schema::selector::{self, FieldTerm, Labels};
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// A parsed label selector; the default selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

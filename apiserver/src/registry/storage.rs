@@ -14,8 +14,8 @@ use coracle_store::{
     cache::{Cached, Collection, Error, Freshness, Snapshot},
     split::Elsewhere,
 };
+use coracle_tree::{Value, json};
 use parking_lot::RwLock;
-use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use super::{

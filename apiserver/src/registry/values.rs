@@ -15,7 +15,7 @@ use coracle_schema::{
     default, proto,
 };
 use coracle_store::{Key, Store, StoreError};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     convert::Conversion,

@@ -1,7 +1,7 @@
 //! Writes by the server's own parts (bootstrap, role aggregation, quota), through the whole write path as `system:apiserver`.
 
 use async_trait::async_trait;
-use serde_json::Value;
+use coracle_tree::Value;
 use tracing::{debug, warn};
 
 use crate::wire::Status;

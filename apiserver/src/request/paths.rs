@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use coracle_schema::{discovery::Entry, openapi};
+use coracle_tree::{Value, json};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
 
 use super::{
     discovery,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use coracle_schema::{FieldErrors, decode::FieldValidation};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::{
     registry::selector::{FieldSelector, LabelSelector},
@@ -358,24 +358,24 @@ impl DeleteOptions {
 
 /// The options of a query as the object they are in upstream, without its type.
 pub fn given_in(query: &Query) -> Value {
-    let mut given = serde_json::Map::new();
+    let mut given = coracle_tree::Map::new();
     let dry_run: Vec<&str> = query.all("dryRun").collect();
     if !dry_run.is_empty() {
-        given.insert("dryRun".into(), dry_run.into());
+        given.insert("dryRun", dry_run.into());
     }
     for name in ["fieldManager", "fieldValidation", "propagationPolicy"] {
         if let Some(text) = query.get(name).filter(|text| !text.is_empty()) {
-            given.insert(name.into(), text.into());
+            given.insert(name, text.into());
         }
     }
     if let Ok(Some(seconds)) = query.number("gracePeriodSeconds") {
-        given.insert("gracePeriodSeconds".into(), seconds.into());
+        given.insert("gracePeriodSeconds", seconds.into());
     }
     if query.get(UNREADABLE).is_some() {
-        given.insert(UNREADABLE.into(), query.flag(UNREADABLE).into());
+        given.insert(UNREADABLE, query.flag(UNREADABLE).into());
     }
     if query.get("orphanDependents").is_some() {
-        given.insert("orphanDependents".into(), query.flag("orphanDependents").into());
+        given.insert("orphanDependents", query.flag("orphanDependents").into());
     }
     Value::Object(given)
 }
@@ -390,7 +390,7 @@ fn manager_of(user_agent: &str) -> String {
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut FieldErrors) -> bool {
     let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
     if values.iter().any(|value| *value != "All") {
-        errors.not_supported("dryRun", serde_json::Value::from(values.as_slice()), &["All"]);
+        errors.not_supported("dryRun", coracle_tree::Value::from(values.as_slice()), &["All"]);
     }
     !values.is_empty()
 }
@@ -413,7 +413,7 @@ fn refuse(kind: &str, errors: &FieldErrors) -> Result<(), Status> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

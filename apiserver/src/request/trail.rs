@@ -13,10 +13,10 @@ use coracle_schema::{
     decode::{self, FieldValidation},
     proto,
 };
+use coracle_tree::Value;
 use http::{HeaderMap, HeaderName, header, request::Parts};
 use http_body_util::{BodyExt, Collected};
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::RequestInfo;
 use crate::{

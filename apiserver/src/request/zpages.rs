@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::Bytes;
+use coracle_tree::{Map, json};
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 
 use super::{
     layers::Layers,
@@ -70,7 +70,7 @@ pub(super) fn status(layers: &Layers, call: &Call) -> Result<Answer, Status> {
 }
 
 /// A page: `lines` below the heading, or an object of this kind with what `members` tells.
-fn page(call: &Call, kind: &str, lines: &str, members: impl FnOnce() -> Map<String, Value>) -> Result<Answer, Status> {
+fn page(call: &Call, kind: &str, lines: &str, members: impl FnOnce() -> Map) -> Result<Answer, Status> {
     let called = kind.to_ascii_lowercase();
     let Page::Object { encoding, version } = negotiate::page(&call.headers, call.uri.query().unwrap_or_default(), kind)? else {
         return Ok(answer::bytes(

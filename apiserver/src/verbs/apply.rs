@@ -6,7 +6,7 @@ use coracle_schema::{
     apply::{self, ApplyError, Conflict},
     decode::FieldValidation,
 };
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Api, Call,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use coracle_schema::{FieldErrors, name};
 use coracle_store::{Expect, StoreError, cache::Freshness};
+use coracle_tree::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use super::{Api, Call, delete::success, render, reviews, write::Writing};
 use crate::{
@@ -119,7 +119,7 @@ fn assign(pod: &mut Object, binding: &Object, now: jiff::Timestamp) -> Result<()
         return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let node = binding.text("/target/name").to_owned();
-    pod.member_mut("spec").insert("nodeName".into(), node.into());
+    pod.member_mut("spec").insert("nodeName", node.into());
     for map in ["annotations", "labels"] {
         let added = binding.value().pointer(&format!("/metadata/{map}")).and_then(Value::as_object).cloned().unwrap_or_default();
         if added.is_empty() {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coracle_store::{Expect, StoreError, cache::Freshness};
+use coracle_tree::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use super::{Api, Call, list, render, unreadable};
 use crate::{
@@ -259,7 +259,7 @@ fn plan(api: &Api, kind: &Kind, old: &Object, options: &DeleteOptions) -> Plan {
         (false, grace) => {
             meta::mark_deleted(&mut new, api.now(), grace);
             if kind.traits.spec_finalizers {
-                new.member_mut("status").insert("phase".into(), "Terminating".into());
+                new.member_mut("status").insert("phase", "Terminating".into());
                 new.metadata_mut().remove("deletionGracePeriodSeconds");
             }
         }

@@ -9,8 +9,8 @@ use coracle_schema::{
     SchemaRef,
     managed::{Unconverted, Versions},
 };
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use crate::registry::{Catalog, Conversion, Converter, Kind, convert};
 

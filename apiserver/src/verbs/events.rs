@@ -12,7 +12,7 @@ use coracle_store::{
     Revision,
     cache::{Cached, Change},
 };
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{Api, Call, render};
 use crate::{

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use coracle_schema::FieldErrors;
 use coracle_store::cache::Freshness;
+use coracle_tree::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use super::{
     Api, Call,
@@ -258,7 +258,7 @@ fn spend(budget: &mut Object, pod: &str, now: jiff::Timestamp) -> Result<(), Sta
         set_condition(budget, "DisruptionAllowed", "False", condition, now);
     }
     let status = budget.member_mut("status");
-    status.insert("disruptionsAllowed".into(), allowed.into());
+    status.insert("disruptionsAllowed", allowed.into());
     let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
     disrupted[pod] = meta::time_text(now).into();
     Ok(())
@@ -289,7 +289,7 @@ fn refused(budget: &Object) -> Result<(), Status> {
         let why = "pdb disruptions allowed is negative";
         return caused(forbidden(why), format!("{not_now}: {why}"));
     }
-    let pending = budget.value().pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    let pending = budget.value().pointer("/status/disruptedPods").and_then(Value::as_object).map_or(0, coracle_tree::Map::len);
     if pending > PENDING {
         let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
         return caused(forbidden(why), format!("{not_now}: too many pending evictions not confirmed by PDB controller"));

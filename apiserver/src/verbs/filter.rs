@@ -4,7 +4,7 @@ use coracle_store::cache::{Cached, Interest, Snapshot};
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::Call;
 use crate::{

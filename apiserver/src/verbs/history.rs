@@ -2,10 +2,10 @@
 //! audited and counted as one, and answered for objects that are gone, too.
 
 use coracle_store::{Past, Version};
+use coracle_tree::{Map, Value, json};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value, json};
 
 use super::{Api, Call};
 use crate::{
@@ -36,10 +36,10 @@ fn item(version: &Version) -> serde_json::Result<String> {
         Some(_) => "update",
     };
     let mut members = Map::new();
-    members.insert("verb".to_owned(), verb.into());
-    members.insert("resourceVersion".to_owned(), version.revision.0.to_string().into());
+    members.insert("verb", verb.into());
+    members.insert("resourceVersion", version.revision.0.to_string().into());
     if let Some(at) = version.at.and_then(|at| Timestamp::from_millisecond(at).ok()) {
-        members.insert("time".to_owned(), format!("{at:.3}").into());
+        members.insert("time", format!("{at:.3}").into());
     }
     let mut text = Value::Object(members).to_string();
     if let Some(object) = &version.value {

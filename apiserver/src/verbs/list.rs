@@ -9,9 +9,9 @@ use coracle_store::{
     Revision,
     cache::{Cached, Error, Freshness, Snapshot},
 };
+use coracle_tree::{Value, json};
 use http::StatusCode;
 use http_body_util::{BodyExt, Collected};
-use serde_json::{Value, json};
 
 use super::{Api, Call, filter::Filter, render, runs::Run, unreadable};
 use crate::{

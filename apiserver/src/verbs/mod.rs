@@ -29,11 +29,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_schema::{SchemaRef, Tables};
+use coracle_tree::Value;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Uri, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 

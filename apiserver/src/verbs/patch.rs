@@ -8,7 +8,7 @@ use coracle_schema::{
     go,
     patch::{self, PatchError},
 };
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Api, Call, apply,
@@ -113,7 +113,7 @@ impl<'a> Patch<'a> {
                 errors.invalid("patch", format!("{:?}", go_print(patch)), &unconverted(text));
             }
             (How::Strategic(patch), error) => errors.invalid("patch", format!("{:?}", go_print(patch)), &error.to_string()),
-            (_, error) => errors.invalid("patch", Value::String(patched.to_string()), &error.to_string()),
+            (_, error) => errors.invalid("patch", Value::from(patched.to_string()), &error.to_string()),
         }
         Status::invalid(Subject { group: "", resource: "", name: "" }, &errors)
     }
@@ -144,7 +144,7 @@ fn unconverted(text: &str) -> String {
 fn go_print(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         Value::Array(items) => format!("[{}]", items.iter().map(go_print).collect::<Vec<_>>().join(" ")),
         Value::Object(members) => {
             let mut shown: Vec<String> = members.iter().map(|(name, value)| format!("{name}:{}", go_print(value))).collect();

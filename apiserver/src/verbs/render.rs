@@ -6,8 +6,8 @@ use coracle_schema::{
     proto::{self, envelope},
 };
 use coracle_store::cache::Cached;
+use coracle_tree::Value;
 use http::StatusCode;
-use serde_json::Value;
 
 use super::{Api, Call, Clock};
 use crate::{

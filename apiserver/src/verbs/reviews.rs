@@ -7,8 +7,8 @@ use coracle_schema::{
     decode::{self, FieldValidation},
     managed::{self, Who},
 };
+use coracle_tree::json;
 use http::StatusCode;
-use serde_json::json;
 
 use super::{Api, Call, binding, filter::Filter, list, render, write::Writing};
 use crate::{
@@ -119,7 +119,7 @@ async fn issued(api: &Api, call: &Call, kind: &Kind, part: &Subresource, warning
 
 /// What tells a token from all others, of its claims.
 fn credential_id(claims: &str) -> Option<String> {
-    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims: coracle_tree::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     Some(format!("JTI={}", claims["jti"].as_str()?))
 }
 
@@ -147,8 +147,8 @@ pub(super) fn decoded_as(
 }
 
 /// Refuses a kind of this name in a version that has none; of evictions an older version is known.
-fn check_type(body: &serde_json::Value, kind: &str, api_version: &str) -> Result<(), Status> {
-    let said = |name: &str| body.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+fn check_type(body: &coracle_tree::Value, kind: &str, api_version: &str) -> Result<(), Status> {
+    let said = |name: &str| body.get(name).and_then(coracle_tree::Value::as_str).unwrap_or_default();
     let version = said("apiVersion");
     let known = version.is_empty() || version == api_version || (kind == "Eviction" && version == "policy/v1beta1");
     if known || said("kind") != kind {

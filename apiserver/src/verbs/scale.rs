@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_schema::{FieldErrors, apply, decode};
 use coracle_store::cache::Freshness;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Api, Call,
@@ -147,7 +147,7 @@ fn set(kind: &Kind, object: &mut Object, replicas: i64) {
     match paths(kind) {
         Some(paths) => paths.spec.set(object.value_mut(), replicas.into()),
         None => {
-            object.member_mut("spec").insert("replicas".into(), replicas.into());
+            object.member_mut("spec").insert("replicas", replicas.into());
         }
     }
 }
@@ -194,7 +194,7 @@ fn selector_text(selector: &Value) -> String {
     let labels = if structured { selector.get("matchLabels") } else { Some(selector) };
     let mut terms: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-        terms.insert(key.clone(), format!("{key}={}", value.as_str().unwrap_or_default()));
+        terms.insert(key.to_string(), format!("{key}={}", value.as_str().unwrap_or_default()));
     }
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();

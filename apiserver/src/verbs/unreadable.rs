@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use coracle_store::{Revision, cache::Cached};
+use coracle_tree::json;
 use http::StatusCode;
-use serde_json::json;
 
 use super::{Api, Call, delete, filter::Filter, render};
 use crate::{

@@ -22,7 +22,7 @@ use coracle_schema::{
     validate::{self, Rigour},
 };
 use coracle_store::{Expect, Key, StoreError, cache::Freshness};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Api, Call, delete::Admitted, elsewhere::Elsewhere, scale};
 use crate::{
@@ -560,11 +560,11 @@ fn restore(new: &mut Value, old: &Value, path: Path) {
         at = next;
     }
     let Some(members) = at.as_object_mut() else { return };
-    if members.get(*last) == before {
+    if members.get(last) == before {
         return;
     }
     match before {
         Some(value) => members.insert((*last).to_owned(), value.clone()),
-        None => members.remove(*last),
+        None => members.remove(last),
     };
 }

@@ -330,8 +330,8 @@ mod tests {
     }
 
     fn place() -> Place {
-        let service = serde_json::json!({"namespace": "ns", "name": "hook"});
-        Place::at_service(&serde_json::from_value(service).unwrap(), "/")
+        let service = coracle_tree::json!({"namespace": "ns", "name": "hook"});
+        Place::at_service(&coracle_tree::from_value(service).unwrap(), "/")
     }
 
     #[tokio::test]

@@ -91,7 +91,7 @@ impl Kubeconfig {
             );
         };
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        let text = serde_json::json!({
+        let text = coracle_tree::json!({
             "current-context": "pod",
             "clusters": [{"name": "pod", "cluster": {"server": format!("https://{host}:{port}"), "certificate-authority": "ca.crt"}}],
             "users": [{"name": "pod", "user": {"tokenFile": "token"}}],

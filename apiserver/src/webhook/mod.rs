@@ -394,7 +394,7 @@ pub(crate) fn client(of: Trust<'_>) -> Result<Arc<Tls>, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;
@@ -404,7 +404,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_reached_is_told_as_upstream_tells_it() {
         let reader = Arc::new(FakeReader::default());
-        let webhook = |config| Webhook::new(serde_json::from_value(config).unwrap(), reader.clone());
+        let webhook = |config| Webhook::new(coracle_tree::from_value(config).unwrap(), reader.clone());
         let ask = async |hook: Webhook| hook.post(Bytes::new(), TERMS).await.unwrap_err();
         let hook = webhook(json!({"service": {"namespace": "ns", "name": "hook"}}));
         assert_eq!(ask(hook).await, "Post \"https://hook.ns.svc:443/?timeout=30s\": service \"hook\" not found");

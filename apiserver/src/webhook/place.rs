@@ -5,8 +5,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use coracle_tree::Value;
 use http::Uri;
-use serde_json::Value;
 
 use super::{ClientConfig, ServiceReference, Way};
 use crate::{registry::Reader, wire::Status};
@@ -182,7 +182,7 @@ async fn ready(of: &ServiceReference, port: &str, reader: &dyn Reader) -> Result
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::registry::fake::FakeReader;
@@ -190,7 +190,7 @@ mod tests {
     const SECONDS: Duration = Duration::from_secs(10);
 
     fn config(value: Value) -> ClientConfig {
-        serde_json::from_value(value).unwrap()
+        coracle_tree::from_value(value).unwrap()
     }
 
     fn world(endpoints: &Value) -> FakeReader {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_tree::Value;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::{Said, Terms, Webhook, answered, words};
 use crate::wire::configuration::without_nulls;
@@ -68,7 +68,7 @@ pub(crate) fn status<S: DeserializeOwned + Default>(body: &[u8], version: &str, 
         None => Ok(expected.to_owned()),
         // As Go's decoder takes it (`gvkWithDefaults`).
         Some(Value::String(text)) if text.is_empty() => Ok(expected.to_owned()),
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text.to_string()),
         Some(other) => Err(format!("couldn't get version/kind; json parse error: {name} is {other}")),
     };
     let (said_version, said_kind) = (said("apiVersion", version)?, said("kind", kind)?);
@@ -76,7 +76,7 @@ pub(crate) fn status<S: DeserializeOwned + Default>(body: &[u8], version: &str, 
         return Err(format!("the answer is {said_version}, Kind={said_kind}, not {version}, Kind={kind}"));
     }
     match review.get_mut("status").map(Value::take) {
-        Some(status) => serde_json::from_value(status).map_err(|e| format!("the answer's status is not that of a {kind}: {e}")),
+        Some(status) => coracle_tree::from_value(status).map_err(|e| format!("the answer's status is not that of a {kind}: {e}")),
         None if review.is_object() => Ok(S::default()),
         None => Err(format!("the answer is no {kind}")),
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use coracle_tree::Value;
 use http::{Method, StatusCode, header};
 use rustls::{CertificateError, Error, InvalidMessage, pki_types::UnixTime};
-use serde_json::Value;
 
 use super::Said;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use coracle_tree::Value;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::Value;
 
 use super::{Status, body::Body, negotiate::Encoding};
 

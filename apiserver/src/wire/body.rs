@@ -382,7 +382,7 @@ mod tests {
             let announced = body.len().unwrap();
             let bytes = read(body).await;
             assert_eq!(announced, bytes.len() as u64);
-            let parsed: Vec<serde_json::Value> = serde_json::from_slice(&bytes).unwrap();
+            let parsed: Vec<coracle_tree::Value> = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(parsed.len(), count);
         }
     }

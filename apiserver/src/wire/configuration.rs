@@ -1,8 +1,8 @@
 //! Configuration files of the server: one object of one kind, YAML or JSON, decoded strictly and refused in the words of apimachinery's
 //! decoders (`runtime/serializer`, `EnableStrict`).
 
+use coracle_tree::Value;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::yaml;
 
@@ -46,7 +46,7 @@ impl Format {
         }
         self.unknown(&value, "", "", &mut wrong);
         without_nulls(&mut value);
-        let read = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let read = coracle_tree::from_value(value).map_err(|e| e.to_string())?;
         if wrong.is_empty() { Ok(read) } else { Err(format!("strict decoding error: {}", wrong.join(", "))) }
     }
 

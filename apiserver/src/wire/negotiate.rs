@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use coracle_schema::{SchemaRef, proto};
+use coracle_tree::Value;
 use http::{HeaderMap, header};
-use serde_json::Value;
 
 use super::{Status, yaml};
 
@@ -311,7 +311,7 @@ pub fn route(headers: &HeaderMap, accepted: &str, streams: &str) -> Result<(), S
     }
     let comma = if streams.is_empty() { "" } else { ", " };
     let text = format!("406: Not Acceptable\n\nAvailable representations: {accepted}{comma}{streams}");
-    Err(Status { details: serde_json::json!({}), ..Status::new(406, "NotAcceptable", text) })
+    Err(Status { details: coracle_tree::json!({}), ..Status::new(406, "NotAcceptable", text) })
 }
 
 fn not_acceptable(accepted: &str) -> Status {
@@ -361,7 +361,7 @@ pub fn patch_type(headers: &HeaderMap, custom: bool) -> Result<PatchType, Status
         "application/strategic-merge-patch+json" if !custom => Ok(PatchType::Strategic),
         "application/apply-patch+yaml" => Ok(PatchType::Apply),
         _ if custom => Err(unsupported(CUSTOM_PATCHES)),
-        _ => Err(Status { details: serde_json::json!({}), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }),
+        _ => Err(Status { details: coracle_tree::json!({}), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }),
     }
 }
 

@@ -57,7 +57,7 @@ mod tests {
         let json = br#"{"a":[1,{"b":"x, {\"y\": [\\"}],"c":{},"d":[]}"#;
         let expected = "{\n  \"a\": [\n    1,\n    {\n      \"b\": \"x, {\\\"y\\\": [\\\\\"\n    }\n  ],\n  \"c\": {},\n  \"d\": []\n}";
         assert_eq!(String::from_utf8(indent(json)).unwrap(), expected);
-        let value: serde_json::Value = serde_json::from_slice(json).unwrap();
+        let value: coracle_tree::Value = serde_json::from_slice(json).unwrap();
         assert_eq!(serde_json::to_string_pretty(&value).unwrap(), expected);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, go};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 /// A failed request. `log` is for our log only and never sent.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! `meta.k8s.io Table`: objects as rows that a client prints as they come (apiserver's `endpoints/handlers/response.go`).
 
 use bytes::Bytes;
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Status, negotiate::MetaVersion};
 

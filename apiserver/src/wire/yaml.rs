@@ -4,11 +4,11 @@
 use std::{collections::BTreeSet, fmt};
 
 use coracle_schema::decode::{self, FieldValidation, MAX_NESTING};
+use coracle_tree::Value;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Value;
 use serde_saphyr::{Error, Options, Spanned, budget::BudgetBreach, options::DuplicateKeyPolicy};
 
 /// Nesting that is read: as much as objects may have ([`MAX_NESTING`]), which takes a third of the server's stacks in unoptimized builds.
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn yaml_becomes_the_same_values_as_json() {
         let yaml = b"a: 1\nb:\n- x\n- true\nc: \"7\"\n";
-        assert_eq!(read(yaml).unwrap().value, serde_json::json!({"a": 1, "b": ["x", true], "c": "7"}));
+        assert_eq!(read(yaml).unwrap().value, coracle_tree::json!({"a": 1, "b": ["x", true], "c": "7"}));
         assert_eq!(read(b"").unwrap().value, Value::Null);
         assert!(read(b"a: [").unwrap_err().starts_with("yaml: "));
         assert!(read(b"a: \xff").unwrap_err().starts_with("yaml: invalid leading UTF-8 octet"));
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn of_a_key_that_is_there_twice_the_last_value_counts_and_all_their_lines_are_told() {
         let read = read(b"\na: 1\nb:\n  c: 1\n  c: 2\n  d: [{e: x, e: 2}]\na:\n  f: 1\n").unwrap();
-        assert_eq!(read.value, serde_json::json!({"a": {"f": 1}, "b": {"c": 2, "d": [{"e": 2}]}}));
+        assert_eq!(read.value, coracle_tree::json!({"a": {"f": 1}, "b": {"c": 2, "d": [{"e": 2}]}}));
         let lines =
             ["line 5: key \"c\" already set in map", "line 6: key \"e\" already set in map", "line 7: key \"a\" already set in map"];
         assert_eq!(read.doubled, lines);
@@ -198,13 +198,13 @@ mod tests {
         let read = read(b"{\n\"a\": 1,\n\"b\": {\"c\": 1, \"c\": 2}}").unwrap();
         assert_eq!(
             (read.value, read.doubled),
-            (serde_json::json!({"a": 1, "b": {"c": 2}}), vec!["line 3: key \"c\" already set in map".to_owned()])
+            (coracle_tree::json!({"a": 1, "b": {"c": 2}}), vec!["line 3: key \"c\" already set in map".to_owned()])
         );
     }
 
     #[test]
     fn the_first_document_counts() {
-        assert_eq!(read(b"a: 1\n---\na: 2\n").unwrap().value, serde_json::json!({"a": 1}));
+        assert_eq!(read(b"a: 1\n---\na: 2\n").unwrap().value, coracle_tree::json!({"a": 1}));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Moving from `kubectl apply` to `kubectl apply --server-side`: the last-applied annotation counts as ownership, and is kept up for
 //! clients that still use it (apimachinery's `lastappliedmanager.go` and `lastappliedupdater.go`).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{ApplyError, Attempt, Conflicts, owned};
 use crate::{
@@ -48,13 +48,13 @@ pub(super) fn renew(object: &mut Value, config: &Value) {
     }
     let text = format!("{}\n", go::json(&config));
     let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
-    annotations.insert(ANNOTATION.to_owned(), Value::String(text));
+    annotations.insert(ANNOTATION, text.into());
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if size > MAX_ANNOTATIONS {
         annotations.remove(ANNOTATION);
     }
 }
 
-fn annotations(object: &Value) -> Option<&serde_json::Map<String, Value>> {
+fn annotations(object: &Value) -> Option<&coracle_tree::Map> {
     object.pointer("/metadata/annotations")?.as_object()
 }

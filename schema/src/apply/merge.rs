@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use crate::{
     managed::{
@@ -39,7 +39,7 @@ pub(super) fn merge(schema: &Schema, node: Node<'_>, live: &Value, config: &Valu
 }
 
 /// What both have is merged below, and what only one has is copied, but for the member of `ours` at the path `apart`.
-fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map<String, Value>, apart: Path) -> Map<String, Value> {
+fn maps(schema: &Schema, node: Node<'_>, ours: &Map, theirs: &Map, apart: Path) -> Map {
     let merged = ours.iter().filter_map(|(key, live)| {
         let apart = match apart.split_first() {
             Some((first, [])) if first == key => return None,
@@ -57,15 +57,15 @@ fn maps(schema: &Schema, node: Node<'_>, ours: &Map<String, Value>, theirs: &Map
         };
         Some((key.clone(), made))
     });
-    let new = theirs.iter().filter(|(key, _)| !ours.contains_key(*key));
+    let new = theirs.iter().filter(|(key, _)| !ours.contains_key(key));
     merged.chain(new.map(|(key, config)| (key.clone(), config.clone()))).collect()
 }
 
 /// A list's items with their elements.
 struct Indexed<'v> {
-    keys: Vec<String>,
+    keys: Vec<Text>,
     /// `None` for items that stand more than once: those are not merged.
-    items: HashMap<String, Option<&'v Value>>,
+    items: HashMap<Text, Option<&'v Value>>,
     all: Vec<&'v Value>,
 }
 

@@ -10,7 +10,7 @@ mod merge;
 mod owned;
 mod prune;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 pub use conflict::{Conflict, Conflicts};
 
@@ -46,7 +46,7 @@ pub fn apply(schema: &SchemaRef, live: Option<&Value>, config: &Value, who: &Who
     let mistyped = |e: String| {
         let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-        let version = if who.api_version.contains('/') { who.api_version.to_owned() } else { format!("/{}", who.api_version) };
+        let version = if who.api_version.contains('/') { who.api_version.into() } else { format!("/{}", who.api_version) };
         let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={}): {e}", who.kind);
         ApplyError::Mistyped(message)
     };
@@ -149,10 +149,10 @@ impl Attempt<'_> {
         let mut fields = owned::of(schema, root, self.config);
         managed::subtract_trees(&mut fields, &reset);
         let mut entry = Entry {
-            manager: self.who.manager.to_owned(),
+            manager: self.who.manager.into(),
             applied: true,
-            api_version: self.who.api_version.to_owned(),
-            subresource: self.who.subresource.to_owned(),
+            api_version: self.who.api_version.into(),
+            subresource: self.who.subresource.into(),
             time: None,
             fields,
         };
@@ -182,7 +182,7 @@ impl Attempt<'_> {
 
         managed::strip(&mut entry.fields);
         if self.live.is_none_or(|live| !managed::same_rest(live, &new)) {
-            entry.time = Some(self.who.now.to_owned());
+            entry.time = Some(self.who.now.into());
         }
         if !entry.fields.is_empty() {
             entries.0.push(entry);

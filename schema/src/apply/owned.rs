@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use crate::{
     managed::{
@@ -20,9 +20,9 @@ pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
     let mut set = Set::new();
     match (node, value) {
         (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => {
-            let claimed = |(key, value): (&String, &Value)| {
+            let claimed = |(key, value): (&Text, &Value)| {
                 let child = node.child(schema, key)?;
-                let empty = value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
+                let empty = value.is_null() || value.as_object().is_some_and(coracle_tree::Map::is_empty);
                 let member = is_leaf(child, value) || empty || !node.names(key);
                 Some((field_element(key), set_node(member, of(schema, child, value))?))
             };
@@ -30,7 +30,7 @@ pub(super) fn of(schema: &Schema, node: Node<'_>, value: &Value) -> Set {
         }
         (Node::List(kind, item), Value::Array(items)) => {
             let (defaults, child) = (key_defaults(schema, item), node.item(schema));
-            let keys: Vec<Option<String>> = items.iter().map(|i| item_element(kind, defaults, i).ok()).collect();
+            let keys: Vec<Option<Text>> = items.iter().map(|i| item_element(kind, defaults, i).ok()).collect();
             let mut times: HashMap<&str, usize> = HashMap::new();
             for key in keys.iter().flatten() {
                 *times.entry(key).or_default() += 1;

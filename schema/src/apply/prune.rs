@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::owned;
 use crate::{
@@ -143,7 +143,7 @@ enum Empty {
 fn without(schema: &Schema, node: Node<'_>, value: &Value, set: &Set, empty: Empty) -> Value {
     match (node, value) {
         (Node::Message(_) | Node::Map(_) | Node::Custom(_) | Node::Deduced, Value::Object(map)) => {
-            let mut out = serde_json::Map::new();
+            let mut out = coracle_tree::Map::new();
             // A map with an emptied member is not itself empty: `{"a": null}` is stored as `{}`.
             let mut emptied = false;
             for (name, value) in map {

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::*;
 use crate::{

@@ -1,8 +1,8 @@
 //! Runs of upstream's own field manager, recorded step by step (random configurations and updates of built-in kinds, six managers): what
 //! it answered must be what we answer.
 
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::apply;
 use crate::{

@@ -1,7 +1,7 @@
 //! Decoding of custom resources: the body is read as it is, then pruned by its schema. Nothing is normalized, and a value of the wrong type
 //! is validation's business (apiextensions-apiserver `apiserver/customresource_handler.go`, `unstructuredSchemaCoercer`).
 
-use serde_json::{Number, Value};
+use coracle_tree::{Number, Value};
 
 use super::{DecodeError, Decoded, Session, plain, reports::Reports};
 use crate::{

@@ -16,8 +16,8 @@ mod zero;
 
 use std::{cell::Cell, str::Utf8Error};
 
+use coracle_tree::{Map, Value};
 use serde::de::DeserializeSeed;
-use serde_json::{Map, Value};
 
 use crate::types::{Schema, SchemaRef, Shape, Type};
 
@@ -134,7 +134,7 @@ pub fn as_stored(object: &mut Value, schema: &SchemaRef) -> bool {
     let mut changed = false;
     if schema.custom().is_none() {
         let types = &schema.schema;
-        let mut forget = |of: &Type, members: &mut Map<String, Value>| changed |= zero::forget_empty_lists(types, of, members);
+        let mut forget = |of: &Type, members: &mut Map| changed |= zero::forget_empty_lists(types, of, members);
         types.enter_messages(&Shape::Message(schema.root), object, &mut forget);
     }
     changed

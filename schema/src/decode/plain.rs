@@ -1,7 +1,7 @@
 //! JSON without a schema: read as it is, in Go's numbers, with a report of each member that stands twice.
 
+use coracle_tree::{Map, Number, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
 
 use super::{FieldValidation, custom::go_number, path::Path, reports::Reports};
 
@@ -72,11 +72,11 @@ impl<'de> Visitor<'de> for Plain<'_> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+        Ok(value.into())
     }
 
     fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
+        Ok(value.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
@@ -92,7 +92,7 @@ impl<'de> Visitor<'de> for Plain<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        while let Some(key) = source.next_key::<String>()? {
+        while let Some(key) = source.next_key::<Text>()? {
             let path = Path::Key { parent: self.path, key: &key };
             if out.contains_key(&key) {
                 self.reports.add("duplicate", &path);
@@ -149,7 +149,7 @@ impl<'de> Visitor<'de> for Operation<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<(), A::Error> {
         let mut seen = Vec::new();
-        while let Some(key) = source.next_key::<String>()? {
+        while let Some(key) = source.next_key::<Text>()? {
             let path = Path::Key { parent: self.0.path, key: &key };
             if !OPERATION.contains(&key.as_str()) {
                 self.0.reports.add("unknown", &path);
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_member_that_stands_twice_is_reported_once_and_its_last_value_counts() {
         let (value, reports) = plain_json(r#"{"a":1,"a":2,"a":3,"b":[{"c":1,"c":1}]}"#, FieldValidation::Warn).unwrap();
-        assert_eq!(value, serde_json::json!({"a": 3, "b": [{"c": 1}]}));
+        assert_eq!(value, coracle_tree::json!({"a": 3, "b": [{"c": 1}]}));
         assert_eq!(reports, [r#"duplicate field "a""#, r#"duplicate field "b[0].c""#]);
         assert_eq!(plain_json(r#"{"a":1,"a":2}"#, FieldValidation::Ignore).unwrap().1, [""; 0]);
         assert!(plain_json("{} {}", FieldValidation::Warn).is_err());

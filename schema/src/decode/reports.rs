@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{DecodeError, Decoded, FieldValidation, path::Path};
 

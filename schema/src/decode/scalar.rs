@@ -2,6 +2,8 @@
 
 use base64::{DecodeError as Base64Error, Engine, engine::general_purpose::STANDARD};
 
+use coracle_tree::Text;
+
 use crate::{quantity::Quantity, time};
 
 /// Layouts of Go's `time` package, as they appear in its errors.
@@ -85,8 +87,8 @@ fn offset_seconds(text: &str) -> Option<i32> {
 }
 
 /// Base64 in, base64 without line breaks out.
-pub(super) fn bytes(text: String) -> Result<String, String> {
-    let text = if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "") } else { text };
+pub(super) fn bytes(text: Text) -> Result<Text, String> {
+    let text = if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "").into() } else { text };
     match STANDARD.decode(&text) {
         Ok(_) => Ok(text),
         Err(error) => {

@@ -1,8 +1,8 @@
 //! The pass over a value that is read already: what [`super::visit`] makes of a body, made in place. What has its stored form, as almost
 //! all of a patched or applied object has, is looked at and left where it is.
 
+use coracle_tree::{Map, Value};
 use serde::de::Visitor;
-use serde_json::{Map, Value};
 
 use super::{
     path::Path,
@@ -47,7 +47,7 @@ impl<'a> Seed<'a> {
         Ok(())
     }
 
-    fn settle_map(self, of: &Shape, members: &mut Map<String, Value>) -> Result<(), serde_json::Error> {
+    fn settle_map(self, of: &Shape, members: &mut Map) -> Result<(), serde_json::Error> {
         let coarse = self.is_resource_list(of);
         for (key, value) in members {
             let path = Path::Key { parent: self.path, key };
@@ -59,7 +59,7 @@ impl<'a> Seed<'a> {
         Ok(())
     }
 
-    fn settle_message(self, of: &'a Type, members: &mut Map<String, Value>) -> Result<(), serde_json::Error> {
+    fn settle_message(self, of: &'a Type, members: &mut Map) -> Result<(), serde_json::Error> {
         let mut kept = Bits::default();
         let mut settled = Ok(());
         members.retain(|name, value| {

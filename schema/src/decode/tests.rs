@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::*;
 use crate::tables::Tables;
@@ -187,14 +187,12 @@ fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut
         Shape::Quantity => ["0", "1", "0.0001", "1500m"][choice as usize].into(),
         Shape::Object | Shape::Fields | Shape::Any => json!({"a": null}),
         Shape::List(of) => (0..choice % 3).map(|_| sample(schema, of, depth + 1, next)).collect(),
-        Shape::Map(of) => {
-            (0..choice % 3).map(|key| (key.to_string(), sample(schema, of, depth + 1, next))).collect::<serde_json::Map<_, _>>().into()
-        }
+        Shape::Map(of) => (0..choice % 3).map(|key| (key.to_string(), sample(schema, of, depth + 1, next))).collect(),
         Shape::Message(_) if depth > 12 => Value::Null,
         Shape::Message(id) => {
             let of = schema.schema.get(*id);
             let of = of.union.map_or(of, |union| schema.schema.get(union.message));
-            let mut members = serde_json::Map::new();
+            let mut members = coracle_tree::Map::new();
             for field in &of.fields {
                 let value = match next() % 8 {
                     0..=2 => continue,
@@ -205,7 +203,7 @@ fn sample(schema: &SchemaRef, shape: &Shape, depth: usize, next: &mut impl FnMut
                 members.insert(field.name.to_string(), value);
             }
             if next().is_multiple_of(32) {
-                members.insert("unheardOf".into(), json!([{}]));
+                members.insert("unheardOf", json!([{}]));
             }
             members.into()
         }

@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use coracle_tree::{Map, Number, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
 
 use crate::{
     quantity::QuantityError,
@@ -56,19 +56,16 @@ impl<'a> Seed<'a> {
         Err(error)
     }
 
-    pub(super) fn text<E: serde::de::Error>(self, text: String) -> Result<Value, E> {
-        let checked = match self.shape {
-            Shape::String | Shape::IntOrString | Shape::Duration => return Ok(Value::String(text)),
-            Shape::Time => scalar::time(&text),
-            Shape::MicroTime => scalar::micro_time(&text),
-            Shape::Bytes => scalar::bytes(text).map(Some),
-            Shape::Quantity => scalar::quantity(&text, self.coarse).map(Some),
+    pub(super) fn text<E: serde::de::Error>(self, text: Text) -> Result<Value, E> {
+        let stored = match self.shape {
+            Shape::String | Shape::IntOrString | Shape::Duration => return Ok(text.into()),
+            Shape::Time => scalar::time(&text).map(Value::from),
+            Shape::MicroTime => scalar::micro_time(&text).map(Value::from),
+            Shape::Bytes => scalar::bytes(text).map(Value::from),
+            Shape::Quantity => scalar::quantity(&text, self.coarse).map(Value::from),
             _ => return self.mismatch("string"),
         };
-        match checked {
-            Ok(text) => Ok(text.map_or(Value::Null, Value::String)),
-            Err(message) => self.stop(message),
-        }
+        stored.or_else(|message| self.stop(message))
     }
 
     pub(super) fn number<E: serde::de::Error>(self, number: &Number) -> Result<Value, E> {
@@ -78,7 +75,7 @@ impl<'a> Seed<'a> {
             Shape::Int64 if number.is_i64() => Ok(Value::Number(number.clone())),
             Shape::Float64 => Ok(Value::Number(whole(number))),
             Shape::Quantity => match scalar::quantity(&number.to_string(), self.coarse) {
-                Ok(text) => Ok(Value::String(text)),
+                Ok(text) => Ok(text.into()),
                 Err(message) => self.stop(message),
             },
             Shape::Int32 | Shape::Int64 | Shape::IntOrString => self.mismatch(&format!("number {number}")),
@@ -115,7 +112,7 @@ impl<'a> Seed<'a> {
                         self.session.reports.add("duplicate", &path);
                     }
                     if value.as_str().is_some_and(|text| !text.is_empty()) {
-                        out.insert(name.to_owned(), value);
+                        out.insert(name, value);
                     }
                 }
                 Key::Unknown(name) if of.open => {
@@ -141,7 +138,7 @@ impl<'a> Seed<'a> {
 
     fn map<'de, A: MapAccess<'de>>(self, of: &'a Shape, mut source: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        while let Some(key) = source.next_key::<String>()? {
+        while let Some(key) = source.next_key::<Text>()? {
             let path = Path::Key { parent: self.path, key: &key };
             if out.contains_key(&key) {
                 self.session.reports.add("duplicate", &path);
@@ -221,11 +218,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.text(value.to_owned())
+        self.text(value.into())
     }
 
     fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
-        self.text(value)
+        self.text(value.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Value, A::Error> {
@@ -293,7 +290,7 @@ fn go_type(session: &Session<'_>, shape: &Shape, named: Option<&str>, whole: boo
 enum Key {
     Field(usize),
     TypeMeta(&'static str),
-    Unknown(String),
+    Unknown(Text),
 }
 
 struct KeyOf<'a> {
@@ -323,7 +320,7 @@ impl Visitor<'_> for KeyOf<'_> {
         Ok(match name {
             "apiVersion" if self.typed => Key::TypeMeta("apiVersion"),
             "kind" if self.typed => Key::TypeMeta("kind"),
-            _ => Key::Unknown(name.to_owned()),
+            _ => Key::Unknown(name.into()),
         })
     }
 }

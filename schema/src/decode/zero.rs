@@ -1,6 +1,6 @@
 //! What stands for a field that was not given, and which given values are left out.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use crate::types::{Field, Presence, Schema, Shape, Type};
 
@@ -41,10 +41,10 @@ pub(super) fn is_absent(field: &Field, value: &Value) -> bool {
 
 /// Makes lists without items null where they are written all the same: protobuf, in which upstream stores what it then shows, does not tell
 /// them from none. Whether there were any.
-pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map<String, Value>) -> bool {
+pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map) -> bool {
     let mut any = false;
     for field in of.listed.iter().map(|at| &of.fields[*at as usize]) {
-        let Some(value) = members.get_mut(&*field.name) else { continue };
+        let Some(value) = members.get_mut(&field.name) else { continue };
         match value {
             Value::Array(items) if items.is_empty() && field.is_always_written() => {
                 *value = Value::Null;
@@ -59,7 +59,7 @@ pub(super) fn forget_empty_lists(schema: &Schema, of: &Type, members: &mut Map<S
 /// The zero value of a shape, as it is encoded.
 pub(super) fn value(schema: &Schema, shape: &Shape) -> Value {
     match shape {
-        Shape::String => Value::String(String::new()),
+        Shape::String => Value::String(Text::default()),
         Shape::Bool => Value::Bool(false),
         Shape::Int32 | Shape::Int64 | Shape::Float64 | Shape::IntOrString => Value::from(0),
         Shape::Duration => Value::from("0s"),

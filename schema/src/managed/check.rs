@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use super::{
     display, item_element,
@@ -40,7 +40,7 @@ struct Check<'s, 'v> {
 enum Step<'v> {
     Member(&'v str),
     /// The element text of an item.
-    Item(String),
+    Item(Text),
     Index(usize),
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::{
     element,
@@ -73,7 +73,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn maps_or_empty(&self, node: Node<'s>, old: &Map<String, Value>, new: &Map<String, Value>, delta: &mut Delta) -> bool {
+    fn maps_or_empty(&self, node: Node<'s>, old: &Map, new: &Map, delta: &mut Delta) -> bool {
         if old.is_empty() && new.is_empty() {
             return true;
         }
@@ -81,7 +81,7 @@ impl<'s> Walk<'s> {
         false
     }
 
-    fn maps(&self, node: Node<'s>, old: &Map<String, Value>, new: &Map<String, Value>, delta: &mut Delta) {
+    fn maps(&self, node: Node<'s>, old: &Map, new: &Map, delta: &mut Delta) {
         for (key, after) in new {
             match old.get(key) {
                 Some(before) if before == after => {}
@@ -143,8 +143,8 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn whole_map(&self, node: Node<'s>, map: &Map<String, Value>) -> Set {
-        let member = |(key, value): (&String, &Value)| {
+    fn whole_map(&self, node: Node<'s>, map: &Map) -> Set {
+        let member = |(key, value): (&Text, &Value)| {
             let child = node.child(self.schema, key)?;
             Some((element::field(key), set::node(true, self.whole(child, value))?))
         };
@@ -154,7 +154,7 @@ impl<'s> Walk<'s> {
     fn lists(&self, node: Node<'s>, old: &[Value], new: &[Value], delta: &mut Delta) {
         let Node::List(kind, item) = node else { return };
         let (defaults, child) = (node::key_defaults(self.schema, item), node.item(self.schema));
-        let mut items: BTreeMap<String, Items<'_>> = BTreeMap::new();
+        let mut items: BTreeMap<Text, Items<'_>> = BTreeMap::new();
         for value in old {
             if let Ok(key) = element::of_item(kind, defaults, value) {
                 items.entry(key).or_default().old.push(value);
@@ -171,7 +171,7 @@ impl<'s> Walk<'s> {
     }
 
     /// The items under one element: one against one as usual; duplicates are one opaque mark.
-    fn items(&self, child: Node<'s>, key: String, found: &Items<'_>, delta: &mut Delta) {
+    fn items(&self, child: Node<'s>, key: Text, found: &Items<'_>, delta: &mut Delta) {
         let whole = |value: &&Value| self.whole(child, value);
         match (found.old.as_slice(), found.new.as_slice()) {
             ([before], [after]) => {

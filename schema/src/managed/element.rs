@@ -1,13 +1,13 @@
 //! Path elements as text: one step of a path, as it stands as a key in `FieldsV1` (structured-merge-diff's `serialize-pe.go`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::node::Defaults;
 use crate::{go, types::ListKind};
 
 /// `f:name`
-pub(crate) fn field(name: &str) -> String {
-    let mut text = String::with_capacity(name.len() + 2);
+pub(crate) fn field(name: &str) -> Text {
+    let mut text = Text::with_capacity(name.len() + 2);
     text.push_str("f:");
     text.push_str(name);
     text
@@ -15,7 +15,7 @@ pub(crate) fn field(name: &str) -> String {
 
 /// The element of a list's item: `k:{…}` by its keys, `v:…` by its value. `defaults` are those of keys.
 /// Fails with the reason when the item has no such identity.
-pub(crate) fn of_item(kind: &ListKind, defaults: Defaults<'_>, item: &Value) -> Result<String, String> {
+pub(crate) fn of_item(kind: &ListKind, defaults: Defaults<'_>, item: &Value) -> Result<Text, String> {
     match kind {
         ListKind::Map(keys) => by_keys(keys, defaults, item),
         ListKind::Set => by_value(item),
@@ -23,14 +23,14 @@ pub(crate) fn of_item(kind: &ListKind, defaults: Defaults<'_>, item: &Value) -> 
     }
 }
 
-fn by_keys(keys: &[Box<str>], defaults: Defaults<'_>, item: &Value) -> Result<String, String> {
+fn by_keys(keys: &[Box<str>], defaults: Defaults<'_>, item: &Value) -> Result<Text, String> {
     let Some(map) = item.as_object() else {
         let what = if item.is_null() { "a null element" } else { "non-map elements" };
         return Err(format!("associative list with keys may not have {what}"));
     };
     let mut found: Vec<(&str, &Value)> = Vec::with_capacity(keys.len());
     for key in keys {
-        let value = map.get(&**key).or_else(|| defaults.of(key));
+        let value = map.get(key).or_else(|| defaults.of(key));
         found.extend(value.map(|v| (&**key, v)));
     }
     if found.is_empty() && !keys.is_empty() {
@@ -41,7 +41,7 @@ fn by_keys(keys: &[Box<str>], defaults: Defaults<'_>, item: &Value) -> Result<St
         ));
     }
     found.sort_unstable_by_key(|(name, _)| *name);
-    let mut text = String::with_capacity(40);
+    let mut text = Text::with_capacity(40);
     text.push_str("k:{");
     for (at, (name, value)) in found.iter().enumerate() {
         if at > 0 {
@@ -55,27 +55,27 @@ fn by_keys(keys: &[Box<str>], defaults: Defaults<'_>, item: &Value) -> Result<St
     Ok(text)
 }
 
-fn by_value(item: &Value) -> Result<String, String> {
+fn by_value(item: &Value) -> Result<Text, String> {
     match item {
         Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
         Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
         Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
         scalar => {
-            let mut text = String::from("v:");
+            let mut text = Text::from("v:");
             push_value(&mut text, scalar);
             Ok(text)
         }
     }
 }
 
-fn push_value(into: &mut String, value: &Value) {
+fn push_value(into: &mut Text, value: &Value) {
     match value {
         Value::String(text) => push_text(into, text),
         other => into.push_str(&go::json(other)),
     }
 }
 
-fn push_text(into: &mut String, text: &str) {
+fn push_text(into: &mut Text, text: &str) {
     if text.bytes().all(|b| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&')) {
         into.push('"');
         into.push_str(text);
@@ -91,7 +91,7 @@ pub(crate) fn display(key: &str) -> String {
     match kind {
         "f:" => format!(".{rest}"),
         "k:" => {
-            let fields: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let fields: Map = serde_json::from_str(rest).unwrap_or_default();
             let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
             format!("[{}]", fields.join(","))
         }
@@ -101,7 +101,7 @@ pub(crate) fn display(key: &str) -> String {
 }
 
 /// Checks a whole tree that a client sent, and brings its elements to the one spelling we compare by.
-pub(crate) fn canonical(tree: Map<String, Value>) -> Result<Map<String, Value>, String> {
+pub(crate) fn canonical(tree: Map) -> Result<Map, String> {
     let mut made = Map::new();
     for (key, node) in tree {
         let Value::Object(children) = node else { return Err(format!("{key:?} is not an object")) };
@@ -111,26 +111,26 @@ pub(crate) fn canonical(tree: Map<String, Value>) -> Result<Map<String, Value>, 
     Ok(made)
 }
 
-fn canonical_key(key: &str) -> Result<String, String> {
+fn canonical_key(key: &str) -> Result<Text, String> {
     let (kind, rest) = key.split_at_checked(2).ok_or("key must be 2 characters long")?;
     match kind {
-        "f:" => Ok(key.to_owned()),
+        "f:" => Ok(key.into()),
         "k:" => {
-            let fields: Map<String, Value> = serde_json::from_str(rest).map_err(|e| e.to_string())?;
-            Ok(format!("k:{}", go::json(&Value::Object(fields))))
+            let fields: Map = serde_json::from_str(rest).map_err(|e| e.to_string())?;
+            Ok(format!("k:{}", go::json(&Value::Object(fields))).into())
         }
         "v:" => {
             let value: Value = serde_json::from_str(rest).map_err(|e| e.to_string())?;
-            Ok(format!("v:{}", go::json(&value)))
+            Ok(format!("v:{}", go::json(&value)).into())
         }
-        "i:" => rest.parse::<i64>().map(|at| format!("i:{at}")).map_err(|e| e.to_string()),
+        "i:" => rest.parse::<i64>().map(|at| format!("i:{at}").into()).map_err(|e| e.to_string()),
         _ => Err(format!("unknown path element type {key:?}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

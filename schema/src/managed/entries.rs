@@ -3,7 +3,7 @@
 
 use std::{cmp::Ordering, collections::HashMap};
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::{
     Deltas, element,
@@ -18,13 +18,13 @@ const MERGED_UPDATERS: &str = "ancient-changes";
 /// One entry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
-    pub(crate) manager: String,
+    pub(crate) manager: Text,
     /// Operation `Apply`; otherwise `Update`.
     pub(crate) applied: bool,
-    pub(crate) api_version: String,
-    pub(crate) subresource: String,
+    pub(crate) api_version: Text,
+    pub(crate) subresource: Text,
     /// RFC 3339; an entry made by a write that changed nothing has none.
-    pub(crate) time: Option<String>,
+    pub(crate) time: Option<Text>,
     pub(crate) fields: Set,
 }
 
@@ -96,18 +96,18 @@ impl Entry {
 
     fn into_value(self) -> Value {
         let mut entry = Map::new();
-        let mut text = |name: &str, value: String| {
+        let mut text = |name: &str, value: Text| {
             if !value.is_empty() {
-                entry.insert(name.to_owned(), Value::String(value));
+                entry.insert(name, Value::String(value));
             }
         };
         text("manager", self.manager);
-        text("operation", if self.applied { "Apply" } else { "Update" }.to_owned());
+        text("operation", if self.applied { "Apply" } else { "Update" }.into());
         text("apiVersion", self.api_version);
         text("time", self.time.unwrap_or_default());
-        text("fieldsType", "FieldsV1".to_owned());
+        text("fieldsType", "FieldsV1".into());
         text("subresource", self.subresource);
-        entry.insert("fieldsV1".to_owned(), Value::Object(self.fields));
+        entry.insert("fieldsV1", Value::Object(self.fields));
         Value::Object(entry)
     }
 }
@@ -170,12 +170,12 @@ impl Entries {
         self.0.sort_by(Entry::order);
         let (mut kept, updaters): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut self.0).into_iter().partition(|e| e.applied);
         // Of each version, where its first entry and then the bucket stands in `kept`.
-        let mut first: HashMap<String, usize> = HashMap::new();
+        let mut first: HashMap<Text, usize> = HashMap::new();
         for entry in updaters {
             match first.get(&entry.api_version) {
                 Some(&at) if length > MAX_UPDATERS => {
                     let bucket = &mut kept[at];
-                    MERGED_UPDATERS.clone_into(&mut bucket.manager);
+                    bucket.manager = MERGED_UPDATERS.into();
                     bucket.subresource.clear();
                     set::add(&mut bucket.fields, &entry.fields);
                     bucket.time = entry.time;
@@ -199,13 +199,13 @@ impl Entries {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
     fn updater(manager: &str, version: &str, second: u32) -> Entry {
-        let fields = json!({format!("f:{manager}"): {}}).as_object().unwrap().clone();
-        let time = Some(format!("2026-01-01T00:00:{second:02}Z"));
+        let fields = json!({(format!("f:{manager}")): {}}).as_object().unwrap().clone();
+        let time = Some(format!("2026-01-01T00:00:{second:02}Z").into());
         Entry { manager: manager.into(), api_version: version.into(), time, fields, ..Entry::default() }
     }
 

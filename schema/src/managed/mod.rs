@@ -10,7 +10,7 @@ mod reset;
 mod set;
 mod versions;
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 pub(crate) use check::check;
 pub(crate) use compare::{Delta, objects as compare};
@@ -74,7 +74,7 @@ pub fn record_update(schema: &SchemaRef, old: Option<&Value>, new: &mut Value, w
     let Ok(deltas) = deltas_of_update(schema, old, new, &mut entries, who) else {
         // Who owns what cannot be told in a version somebody owns fields in: the owners stay those of the object that was there.
         if let Some(list) = old.and_then(|o| o.pointer("/metadata/managedFields")) {
-            metadata_mut(new).insert("managedFields".to_owned(), list.clone());
+            metadata_mut(new).insert("managedFields", list.clone());
         }
         return;
     };
@@ -102,11 +102,11 @@ pub(crate) fn record(entries: &mut Entries, deltas: Deltas, who: &Who<'_>) {
     strip(&mut changed);
     if !changed.is_empty() {
         entries.join(Entry {
-            manager: if who.manager.is_empty() { "unknown".to_owned() } else { who.manager.to_owned() },
+            manager: if who.manager.is_empty() { "unknown".into() } else { who.manager.into() },
             applied: false,
-            api_version: who.api_version.to_owned(),
-            subresource: who.subresource.to_owned(),
-            time: Some(who.now.to_owned()),
+            api_version: who.api_version.into(),
+            subresource: who.subresource.into(),
+            time: Some(who.now.into()),
             fields: changed,
         });
     }
@@ -126,7 +126,7 @@ pub fn keep_times_if_unchanged(old: &Value, new: &mut Value) -> bool {
         return false;
     }
     if let Some(list) = old.pointer("/metadata/managedFields").cloned() {
-        metadata_mut(new).insert("managedFields".to_owned(), list);
+        metadata_mut(new).insert("managedFields", list);
     }
     true
 }
@@ -142,7 +142,7 @@ fn same_but_version(old: &Value, new: &Value) -> bool {
 /// Whether two objects are equal apart from their managed fields and resource versions.
 pub(crate) fn same_rest(old: &Value, new: &Value) -> bool {
     let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return false };
-    let metadata = |m: &Map<String, Value>| m.iter().filter(|(k, _)| *k != "managedFields" && *k != "resourceVersion").count();
+    let metadata = |m: &Map| m.iter().filter(|(k, _)| *k != "managedFields" && *k != "resourceVersion").count();
     a.len() == b.len()
         && a.iter().all(|(key, value)| match (key.as_str(), value, b.get(key)) {
             ("metadata", Value::Object(x), Some(Value::Object(y))) => {
@@ -155,7 +155,7 @@ pub(crate) fn same_rest(old: &Value, new: &Value) -> bool {
 
 fn same_members(a: &Value, b: &Value, except: &str) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let count = |m: &Map<String, Value>| m.keys().filter(|k| *k != except).count();
+    let count = |m: &Map| m.keys().filter(|k| *k != except).count();
     count(a) == count(b) && a.iter().all(|(k, v)| k == except || b.get(k) == Some(v))
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn take_list(object: &mut Value) -> Option<Value> {
 pub(crate) fn put_list(object: &mut Value, entries: Entries) {
     match entries.into_value() {
         Some(list) => {
-            metadata_mut(object).insert("managedFields".to_owned(), list);
+            metadata_mut(object).insert("managedFields", list);
         }
         None => {
             take_list(object);
@@ -205,7 +205,7 @@ pub(crate) fn put_list(object: &mut Value, entries: Entries) {
 }
 
 /// The metadata map, made when absent. An object that is no JSON object is left alone.
-fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
+fn metadata_mut(object: &mut Value) -> &mut Map {
     if !object.get("metadata").is_some_and(Value::is_object) {
         object["metadata"] = Value::Object(Map::new());
     }
@@ -235,7 +235,7 @@ pub(crate) fn strip(fields: &mut Set) {
     let Some(metadata) = fields.get_mut("f:metadata").and_then(Value::as_object_mut) else { return };
     metadata.remove(".");
     for name in UNOWNED_METADATA {
-        metadata.remove(*name);
+        metadata.remove(name);
     }
     if metadata.is_empty() {
         fields.remove("f:metadata");

@@ -1,6 +1,6 @@
 //! What server-side apply sees at a place in an object: the structured-merge-diff schema, derived from ours.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::{
     structural::{self, Additional, Kind},

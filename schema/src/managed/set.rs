@@ -4,12 +4,12 @@
 //! member `"."`; otherwise it only leads to members below. Working on that form directly means that reading and writing
 //! `managedFields` costs nothing. The algebra is that of structured-merge-diff's `fieldpath/set.go`.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::element;
 
 /// A set of paths: element text -> node.
-pub(crate) type Set = Map<String, Value>;
+pub(crate) type Set = Map;
 
 /// The mark of a node that is itself a member and has children.
 const SELF: &str = ".";
@@ -20,13 +20,13 @@ pub(crate) fn node(member: bool, mut children: Set) -> Option<Value> {
         return None;
     }
     if member && !children.is_empty() {
-        children.insert(SELF.to_owned(), Value::Object(Map::new()));
+        children.insert(SELF, Value::Object(Map::new()));
     }
     Some(Value::Object(children))
 }
 
 /// Adds a node. A node that is neither a member nor has children is left out.
-pub(crate) fn attach(set: &mut Set, key: String, member: bool, children: Set) {
+pub(crate) fn attach(set: &mut Set, key: Text, member: bool, children: Set) {
     if let Some(node) = node(member, children) {
         set.insert(key, node);
     }
@@ -38,7 +38,7 @@ pub(crate) fn is_member(node: &Value) -> bool {
 }
 
 /// The nodes of a level, without the mark.
-fn nodes(set: &Set) -> impl Iterator<Item = (&String, &Value)> {
+fn nodes(set: &Set) -> impl Iterator<Item = (&Text, &Value)> {
     set.iter().filter(|(key, _)| key.as_str() != SELF)
 }
 
@@ -93,7 +93,7 @@ fn remove(set: &mut Set, other: &Set, below: Below) {
             set.remove(key);
         } else {
             if member && !children.is_empty() {
-                children.insert(SELF.to_owned(), Value::Object(Map::new()));
+                children.insert(SELF, Value::Object(Map::new()));
             }
             *ours = Value::Object(children);
         }
@@ -113,7 +113,7 @@ pub(crate) fn add(set: &mut Set, other: &Set) {
         }
         let member = member || is_member(theirs);
         if member && !children.is_empty() {
-            children.insert(SELF.to_owned(), Value::Object(Map::new()));
+            children.insert(SELF, Value::Object(Map::new()));
         }
         *ours = Value::Object(children);
     }
@@ -179,7 +179,7 @@ fn collect(set: &Set, prefix: &str, into: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::*;
 use crate::Tables;

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt::Debug};
 
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use super::{Delta, Entries, Set, Who, check, compare, reconcile, set_of_names, subtract_trees};
 use crate::SchemaRef;
@@ -74,7 +74,7 @@ impl<'a, 'o> Others<'a, 'o> {
     /// Those of `entries`, which are brought up to the schemas as they are now; entries in versions that are missing are dropped.
     pub(crate) fn of(views: &Views<'a>, entries: &mut Entries, live: Option<&'o Value>) -> Result<Self, String> {
         let mut found: Vec<Other<'a, 'o>> = Vec::new();
-        let mut gone: Vec<String> = Vec::new();
+        let mut gone: Vec<Text> = Vec::new();
         for entry in &mut entries.0 {
             let version = entry.api_version.as_str();
             let schema = if version == views.api_version {
@@ -94,7 +94,7 @@ impl<'a, 'o> Others<'a, 'o> {
                         schema
                     }
                     Err(Unconverted::Missing) => {
-                        gone.push(version.to_owned());
+                        gone.push(version.into());
                         continue;
                     }
                     Err(Unconverted::Failed(why)) => return Err(why),

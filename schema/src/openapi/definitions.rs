@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::descriptions::Descriptions;
 use crate::{
@@ -48,7 +48,7 @@ pub(super) struct Definitions<'t> {
     custom: BTreeMap<String, String>,
     wanted: Vec<TypeId>,
     known: BTreeSet<u32>,
-    made: Map<String, Value>,
+    made: Map,
 }
 
 impl<'t> Definitions<'t> {
@@ -58,11 +58,11 @@ impl<'t> Definitions<'t> {
     }
 
     /// Takes over the definitions of the custom kinds of this group and version.
-    pub(super) fn add_custom(&mut self, custom: &Map<String, Value>) {
+    pub(super) fn add_custom(&mut self, custom: &Map) {
         for (name, schema) in custom {
             for kind in schema["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
                 if (kind["group"].as_str(), kind["version"].as_str()) == (Some(&self.at.0), Some(&self.at.1)) {
-                    self.custom.insert(kind["kind"].as_str().unwrap_or_default().to_owned(), name.clone());
+                    self.custom.insert(kind["kind"].as_str().unwrap_or_default().to_owned(), name.to_string());
                 }
             }
             let mut schema = schema.clone();
@@ -118,7 +118,7 @@ impl<'t> Definitions<'t> {
         });
         let name = format!("{name}List");
         self.made.insert(name.clone(), schema);
-        self.custom.insert(list, name.clone());
+        self.custom.insert(list, name.to_string());
         Some(refer(&name))
     }
 
@@ -136,7 +136,7 @@ impl<'t> Definitions<'t> {
         Some(self.reference(id))
     }
 
-    pub(super) fn finish(mut self) -> Map<String, Value> {
+    pub(super) fn finish(mut self) -> Map {
         let schema: &Schema = &self.tables.schema;
         while let Some(id) = self.wanted.pop() {
             let of = schema.get(id);
@@ -164,7 +164,7 @@ impl<'t> Definitions<'t> {
         let mut required = Vec::new();
         if of.typed {
             for name in ["apiVersion", "kind"] {
-                properties.insert(name.to_owned(), json!({"type": "string"}));
+                properties.insert(name, json!({"type": "string"}));
             }
         }
         for field in &of.fields {
@@ -196,7 +196,7 @@ impl<'t> Definitions<'t> {
             value["x-kubernetes-group-version-kind"] = kinds;
         }
         if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(name, ..)| *name == &*of.name) {
-            let fields: Map<String, Value> = fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).into())).collect();
+            let fields: Map = fields.iter().map(|(field, value)| (*field, *value)).collect();
             value["x-kubernetes-unions"] = json!([{"discriminator": discriminator, "fields-to-discriminateBy": fields}]);
         }
         value
@@ -302,7 +302,7 @@ impl<'t> Definitions<'t> {
             if let Some(words) = self.words.message(name).map(super::descriptions::Message::words).filter(|words| !words.is_empty()) {
                 form["description"] = words.into();
             }
-            self.made.insert(name.to_owned(), form);
+            self.made.insert(name, form);
         }
         refer(name)
     }

@@ -1,7 +1,7 @@
 //! Documents of what belongs to no version of a group: which versions and groups there are, what each group is, the server's version and the
 //! keys of its tokens (`endpoints/discovery`, `server/routes/{version,openidmetadata}.go`).
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::{
     definitions::Definitions,
@@ -70,7 +70,7 @@ fn document(tables: &Tables, words: &descriptions::Descriptions<'_>, path: &str,
     let get = json!({"description": what, "operationId": id, "responses": responses(&answer, &["200"]), "tags": [tag]});
     let mut schemas = definitions.finish();
     if path == "version" {
-        schemas.insert(INFO.to_owned(), info(words));
+        schemas.insert(INFO, info(words));
     }
     whole(Map::from_iter([(format!("/{path}/"), json!({"get": get}))]), schemas, short_version(server))
 }
@@ -85,8 +85,7 @@ fn info(words: &descriptions::Descriptions<'_>) -> Value {
         }
         (name.to_owned(), made)
     };
-    let properties: Map<String, Value> =
-        ALWAYS.map(|name| field(name, true)).into_iter().chain(PERHAPS.map(|name| field(name, false))).collect();
+    let properties: Map = ALWAYS.map(|name| field(name, true)).into_iter().chain(PERHAPS.map(|name| field(name, false))).collect();
     let words = message.map(descriptions::Message::words).unwrap_or_default();
     json!({"description": words, "type": "object", "required": ALWAYS, "properties": properties})
 }

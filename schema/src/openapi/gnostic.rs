@@ -3,7 +3,7 @@
 //!
 //! Values of any type (extensions, examples, enumerations) are YAML text there, and JSON is YAML.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// What a member is on the wire.
 #[derive(Clone, Copy)]

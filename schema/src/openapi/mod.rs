@@ -14,7 +14,7 @@ mod paths;
 pub mod v2;
 pub mod v3;
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -30,7 +30,7 @@ pub fn index(tables: &Tables, discovery: &Discovery, seed: &str) -> Value {
         let url = format!("/openapi/v3/{path}?hash={}", hash(entries, seed));
         (path, json!({"serverRelativeURL": url}))
     };
-    let mut paths: Map<String, Value> = general::paths(tables).into_iter().map(|path| of(path, &[])).collect();
+    let mut paths: Map = general::paths(tables).into_iter().map(|path| of(path, &[])).collect();
     for (group, version) in discovery.group_versions() {
         let Some(entries) = discovery.entries(group, version) else { continue };
         paths.extend([of(document_path(group, version), entries)]);
@@ -55,7 +55,7 @@ pub fn hash(entries: &[Entry], seed: &str) -> String {
 
 /// The document of one group and version. `custom`: the definitions of its custom kinds by name, each saying in
 /// `x-kubernetes-group-version-kind` what it is. `server` is the version in `info`, `v1.37.1`.
-pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], custom: &Map<String, Value>, server: &str) -> Value {
+pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], custom: &Map, server: &str) -> Value {
     let texts = descriptions::unpack();
     let words = descriptions::Descriptions::read(&texts);
     let mut definitions = definitions::Definitions::new(tables, &words, (group, version));
@@ -69,7 +69,7 @@ pub fn document(tables: &Tables, group: &str, version: &str, entries: &[Entry], 
 }
 
 /// A document of these paths and schemas, which may be large and are not copied.
-fn whole(paths: Map<String, Value>, schemas: Map<String, Value>, version: &str) -> Value {
+fn whole(paths: Map, schemas: Map, version: &str) -> Value {
     let mut made = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": version},

@@ -1,6 +1,6 @@
 //! `parameters` of operations: what is common to all operations of a path stands beside them, once.
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::types::{Shape, Type};
 

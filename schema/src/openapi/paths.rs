@@ -1,6 +1,6 @@
 //! `paths`: the operations of every resource of a group and version (`apiserver/pkg/endpoints/installer.go`, `endpoints/openapi`).
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use crate::{
     discovery::{Entry, SubEntry},
@@ -19,7 +19,7 @@ pub(super) struct Paths<'a, 't> {
     tag: String,
     /// `AppsV1`, for operation ids.
     prefix: String,
-    made: Map<String, Value>,
+    made: Map,
 }
 
 /// What the operations at one path have in common.
@@ -57,7 +57,7 @@ impl<'a, 't> Paths<'a, 't> {
         Self { tables, definitions, base, tag, prefix, made }
     }
 
-    pub(super) fn finish(self) -> Map<String, Value> {
+    pub(super) fn finish(self) -> Map {
         self.made
     }
 
@@ -146,10 +146,10 @@ impl<'a, 't> Paths<'a, 't> {
             if !list.is_empty() {
                 operation["parameters"] = Value::Array(list);
             }
-            item.insert(method.to_owned(), operation);
+            item.insert(method, operation);
         }
-        item.insert("parameters".to_owned(), Value::Array(common));
-        self.made.insert(path.to_owned(), Value::Object(item));
+        item.insert("parameters", Value::Array(common));
+        self.made.insert(path, Value::Object(item));
     }
 
     fn operation(&mut self, verb: &str, at: &At<'_>) -> Value {
@@ -270,12 +270,12 @@ fn sentence(verb: &str, at: &At<'_>) -> String {
 fn patch_body(patch: &Value, custom: bool) -> Value {
     let types = ["apply-patch+yaml", "json-patch+json", "merge-patch+json", "strategic-merge-patch+json"];
     let types = &types[..if custom { 3 } else { 4 }];
-    let content: Map<String, Value> = types.iter().map(|t| (format!("application/{t}"), json!({"schema": patch}))).collect();
+    let content: Map = types.iter().map(|t| (format!("application/{t}"), json!({"schema": patch}))).collect();
     json!({"content": content, "required": true})
 }
 
 pub(super) fn content(schema: &Value, types: &[&str]) -> Value {
-    types.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+    types.iter().map(|t| (*t, json!({"schema": schema}))).collect()
 }
 
 pub(super) fn responses(content: &Value, codes: &[&str]) -> Value {
@@ -284,9 +284,8 @@ pub(super) fn responses(content: &Value, codes: &[&str]) -> Value {
         "202" => "Accepted",
         _ => "OK",
     };
-    let mut made: Map<String, Value> =
-        codes.iter().map(|code| ((*code).to_owned(), json!({"description": text(code), "content": content}))).collect();
-    made.insert("401".to_owned(), json!({"description": "Unauthorized"}));
+    let mut made: Map = codes.iter().map(|code| ((*code).to_owned(), json!({"description": text(code), "content": content}))).collect();
+    made.insert("401", json!({"description": "Unauthorized"}));
     Value::Object(made)
 }
 

@@ -1,7 +1,7 @@
 //! The protobuf form of a document (`google/gnostic-models/openapiv3/OpenAPIv3.proto`): one table of what each member of the JSON is in its
 //! message.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::gnostic::{Members, Part, bytes, extensions, message, nested, requirement, varint};
 
@@ -176,7 +176,7 @@ fn default(value: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! JSON patch (RFC 6902) with the habits of the library upstream uses: negative indexes count from the end, `replace` adds what is missing.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::PatchError;
 
@@ -11,7 +11,7 @@ const MAX_COPIED_VALUES: usize = 1_000_000;
 
 /// Applies a JSON patch, as sent, to an object.
 pub fn json_patch(object: Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let operations: Vec<Map<String, Value>> = serde_json::from_slice(patch).map_err(|e| PatchError::BadRequest(e.to_string()))?;
+    let operations: Vec<Map> = serde_json::from_slice(patch).map_err(|e| PatchError::BadRequest(e.to_string()))?;
     if operations.len() > MAX_OPERATIONS {
         let message = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
         return Err(PatchError::TooLarge(message));
@@ -24,7 +24,7 @@ pub fn json_patch(object: Value, patch: &[u8]) -> Result<Value, PatchError> {
     Ok(document)
 }
 
-fn run(document: &mut Value, mut operation: Map<String, Value>, copied: &mut usize) -> Result<(), String> {
+fn run(document: &mut Value, mut operation: Map, copied: &mut usize) -> Result<(), String> {
     let value = operation.remove("value").unwrap_or_default();
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
     let kind = text("op").unwrap_or("unknown");
@@ -184,7 +184,7 @@ fn test(document: &Value, path: &str, value: &Value) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! JSON merge patch (RFC 7386).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::PatchError;
 
@@ -15,7 +15,7 @@ pub fn merge_patch(object: Value, patch: Value) -> Result<Value, PatchError> {
     }
 }
 
-fn merge(object: &mut Map<String, Value>, patch: Map<String, Value>) {
+fn merge(object: &mut Map, patch: Map) {
     for (key, value) in patch {
         match (object.get_mut(&key), value) {
             (_, Value::Null) => {
@@ -44,7 +44,7 @@ fn drop_nulls(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

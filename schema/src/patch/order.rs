@@ -1,6 +1,6 @@
 //! Items of merged lists: how they are told apart and in which order they end (the `normalizeElementOrder` part of `strategicpatch`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::PatchError;
 
@@ -148,7 +148,7 @@ pub(super) fn bad_type(expected: &str, actual: &Value) -> PatchError {
 }
 
 /// A map as Go's `%v` prints it.
-pub(super) fn go_map(map: &Map<String, Value>) -> String {
+pub(super) fn go_map(map: &Map) -> String {
     let members: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect();
     format!("map[{}]", members.join(" "))
 }
@@ -161,7 +161,7 @@ fn go_list(list: &[Value]) -> String {
 fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         Value::Array(list) => go_list(list),
         Value::Object(map) => go_map(map),
         other => other.to_string(),

@@ -1,6 +1,6 @@
 //! Strategic merge patch: lists merge by key, with directives for what a plain merge cannot say (apimachinery's `util/strategicpatch`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::{
     PatchError,
@@ -16,7 +16,7 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList";
 const ORDER: &str = "$setElementOrder";
 
-type Object = Map<String, Value>;
+type Object = Map;
 
 /// Merges a patch into an object of a built-in kind. (Custom resources do not support the format: 415.)
 pub fn strategic_merge_patch(schema: &SchemaRef, object: Value, patch: Value) -> Result<Value, PatchError> {
@@ -103,7 +103,7 @@ impl<'s> Merger<'s> {
         Ok(object)
     }
 
-    fn member(&self, object: &mut Object, key: String, mut value: Value, at: At<'s>) -> Result<(), PatchError> {
+    fn member(&self, object: &mut Object, key: Text, mut value: Value, at: At<'s>) -> Result<(), PatchError> {
         let deletes = key.starts_with(DELETE_FROM);
         let key = if deletes { directive_target(&key, DELETE_FROM)? } else { key };
         if value.is_null() {
@@ -189,7 +189,7 @@ impl<'s> Merger<'s> {
 
     /// Merges and orders the lists whose order the patch names.
     fn ordered_lists(&self, object: &mut Object, patch: &mut Object, at: At<'s>) -> Result<(), PatchError> {
-        let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(ORDER)).cloned().collect();
+        let directives: Vec<Text> = patch.keys().filter(|k| k.starts_with(ORDER)).cloned().collect();
         for directive in directives {
             let Some(wanted) = patch.remove(&directive) else { continue };
             let Value::Array(wanted) = wanted else { return Err(order::bad_type("list", &wanted)) };
@@ -238,9 +238,9 @@ fn retain_keys(object: &mut Object, patch: &mut Object) -> Result<(), PatchError
 }
 
 /// `volumes` of `$setElementOrder/volumes`.
-fn directive_target(key: &str, prefix: &str) -> Result<String, PatchError> {
+fn directive_target(key: &str, prefix: &str) -> Result<Text, PatchError> {
     match key.split_once('/') {
-        Some((head, target)) if head == prefix => Ok(target.to_owned()),
+        Some((head, target)) if head == prefix => Ok(target.into()),
         _ => {
             let what = if prefix == ORDER { "setElementOrder list" } else { "primitive list" };
             Err(PatchError::BadRequest(format!("invalid patch format of {what}")))
@@ -281,7 +281,7 @@ fn bad_directive(directive: &Value, map: &Object) -> PatchError {
 }
 
 /// Puts a value of the patch where nothing stands to merge it with.
-fn insert(object: &mut Object, key: String, mut value: Value) {
+fn insert(object: &mut Object, key: Text, mut value: Value) {
     drop_nulls(&mut value);
     match without_directives(value) {
         Some(value) => object.insert(key, value),

@@ -1,8 +1,8 @@
 //! Strategic merge patches recorded from upstream's own implementation: two-way and three-way ones as kubectl computes them, and random ones
 //! with directives.
 
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::strategic_merge_patch;
 use crate::Tables;

@@ -4,8 +4,8 @@
 //! what the same object would be as JSON before it is decoded: what stands for zero values is the decoder's business.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_tree::{Map, Text, Value};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use super::{
     DEPTH, MAGIC, ProtoError, duration,
@@ -21,7 +21,7 @@ pub fn decode(body: &[u8], schema: &SchemaRef) -> Result<Value, ProtoError> {
     if let Some(members) = value.as_object_mut() {
         for (name, text) in [("apiVersion", unknown.api_version), ("kind", unknown.kind)] {
             if !text.is_empty() {
-                members.insert(name.to_owned(), text.into());
+                members.insert(name, text.into());
             }
         }
     }
@@ -94,7 +94,7 @@ impl Reader<'_> {
     }
 
     /// Reads the fields of a message into a map; those of inline messages stand in the same map.
-    fn fields(&self, of: &Type, raw: &[u8], into: &mut Map<String, Value>) -> Result<(), ProtoError> {
+    fn fields(&self, of: &Type, raw: &[u8], into: &mut Map) -> Result<(), ProtoError> {
         // Where fields come in order, as Go writes them, there is nothing yet that a zero value might overwrite.
         let (fresh, mut last) = (into.is_empty(), 0);
         for part in Parts(raw) {
@@ -115,7 +115,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn field(&self, field: &Field, wire: Wire<'_>, into: &mut Map<String, Value>) -> Result<(), ProtoError> {
+    fn field(&self, field: &Field, wire: Wire<'_>, into: &mut Map) -> Result<(), ProtoError> {
         let mismatch = || ProtoError::Mismatch(field.name.to_string());
         match &field.shape {
             list if field.nested => {
@@ -137,10 +137,10 @@ impl Reader<'_> {
             }
             Shape::Map(item) => {
                 let Wire::Bytes(entry) = wire else { return Err(mismatch()) };
-                let (mut key, mut value) = (String::new(), None);
+                let (mut key, mut value) = (Text::default(), None);
                 for part in Parts(entry) {
                     match part? {
-                        (1, Wire::Bytes(text)) => key = String::from_utf8_lossy(text).into_owned(),
+                        (1, Wire::Bytes(text)) => key = Text::from_utf8_lossy(text),
                         (2, wire) => value = Some(self.map_value(item, wire).ok_or_else(mismatch)??),
                         _ => {}
                     }
@@ -214,7 +214,7 @@ impl Reader<'_> {
                 (_, (number, Wire::Bytes(raw))) if number == schema_number => schema = Some(self.message(message, raw)?),
                 (Alternative::Bool, (1, Wire::Varint(n))) => allows = n != 0,
                 (Alternative::List, (2, Wire::Bytes(raw))) => list.push(self.message(message, raw)?),
-                (Alternative::Strings, (2, Wire::Bytes(text))) => list.push(String::from_utf8_lossy(text).into_owned().into()),
+                (Alternative::Strings, (2, Wire::Bytes(text))) => list.push(Text::from_utf8_lossy(text).into()),
                 _ => {}
             }
         }
@@ -237,11 +237,11 @@ fn is_left_out(field: &Field, wire: Wire<'_>) -> bool {
 }
 
 /// What is there of a field that comes in pieces. (An entry of the map would copy the name for each piece.)
-fn slot<'m>(members: &'m mut Map<String, Value>, field: &Field, empty: impl FnOnce() -> Value) -> Option<&'m mut Value> {
-    if !members.contains_key(&*field.name) {
+fn slot<'m>(members: &'m mut Map, field: &Field, empty: impl FnOnce() -> Value) -> Option<&'m mut Value> {
+    if !members.contains_key(&field.name) {
         members.insert(field.key(), empty());
     }
-    members.get_mut(&*field.name)
+    members.get_mut(&field.name)
 }
 
 /// `Timestamp {seconds, nanos}`; an empty one is the zero time, which JSON writes as null.
@@ -264,13 +264,13 @@ fn time(raw: &[u8], micros: bool) -> Result<Value, ProtoError> {
 }
 
 fn int_or_string(raw: &[u8]) -> Result<Value, ProtoError> {
-    let (mut is_text, mut number, mut text) = (false, 0i64, String::new());
+    let (mut is_text, mut number, mut text) = (false, 0i64, Text::default());
     for part in Parts(raw) {
         match part? {
             (1, Wire::Varint(n)) => is_text = n == 1,
             #[expect(clippy::cast_possible_wrap, reason = "two's complement on the wire")]
             (2, Wire::Varint(n)) => number = n as i64,
-            (3, Wire::Bytes(raw)) => text = String::from_utf8_lossy(raw).into_owned(),
+            (3, Wire::Bytes(raw)) => text = Text::from_utf8_lossy(raw),
             _ => {}
         }
     }
@@ -287,13 +287,13 @@ fn raw_json(raw: &[u8]) -> Result<Value, ProtoError> {
     Ok(Value::Null)
 }
 
-fn text_in(raw: &[u8]) -> Result<String, ProtoError> {
+fn text_in(raw: &[u8]) -> Result<Text, ProtoError> {
     for part in Parts(raw) {
         if let (1, Wire::Bytes(text)) = part? {
-            return Ok(String::from_utf8_lossy(text).into_owned());
+            return Ok(Text::from_utf8_lossy(text));
         }
     }
-    Ok(String::new())
+    Ok(Text::default())
 }
 
 fn number_in(raw: &[u8]) -> Result<i64, ProtoError> {
@@ -308,7 +308,7 @@ fn number_in(raw: &[u8]) -> Result<i64, ProtoError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::Tables;

@@ -1,7 +1,7 @@
 //! From an object to its protobuf message, in one pass from its last field to its first.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     ProtoError,

@@ -2,8 +2,9 @@
 
 use std::{borrow::Cow, fmt};
 
+use coracle_tree::Value;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::ProtoError;
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{decode, duration, envelope, message, message_of};
 use crate::{
@@ -103,7 +103,7 @@ fn a_list_that_is_a_message_of_its_own_is_written_and_read_as_one() {
     let verbs = b"\x22\x0b\x0a\x03get\x0a\x04list";
     assert!(raw.windows(verbs.len()).any(|part| part == verbs), "{raw:?}");
     let read = decode(&envelope("v1", "APIResource", &raw), &schema).unwrap();
-    assert_eq!(read["verbs"], serde_json::json!(["get", "list"]));
+    assert_eq!(read["verbs"], coracle_tree::json!(["get", "list"]));
 }
 
 /// Makes objects of any message: every field with an even chance, numbers and texts as they come.
@@ -132,10 +132,10 @@ impl Maker<'_> {
                 (_, 0) => self.message(union.message, depth),
                 (Alternative::Bool, _) => Value::Bool(self.below(2) == 0),
                 (Alternative::List, _) => Value::Array(vec![self.message(union.message, depth)]),
-                (Alternative::Strings, _) => serde_json::json!(["a", "b"]),
+                (Alternative::Strings, _) => coracle_tree::json!(["a", "b"]),
             };
         }
-        let mut made = serde_json::Map::new();
+        let mut made = coracle_tree::Map::new();
         for field in &of.fields {
             if self.below(2) == 0 {
                 made.insert(field.name.to_string(), self.value(&field.shape, depth));
@@ -162,11 +162,11 @@ impl Maker<'_> {
             Shape::Quantity => self.one(&["0", "100m", "1536Mi", "5"]).into(),
             Shape::IntOrString if self.below(2) == 0 => self.one(&[0, -5, 8080]).into(),
             Shape::IntOrString => self.one(&["", "25%", "http"]).into(),
-            Shape::Object | Shape::Fields | Shape::Any => serde_json::json!({"kind": "K", "n": [1, null, {"a": "\u{7f}"}]}),
+            Shape::Object | Shape::Fields | Shape::Any => coracle_tree::json!({"kind": "K", "n": [1, null, {"a": "\u{7f}"}]}),
             Shape::List(of) => (0..length).map(|_| self.value(of, depth - 1)).collect(),
             Shape::Map(of) => (0..length).map(|n| (format!("k{}-{n}", self.below(9)), self.value(of, depth - 1))).collect(),
             Shape::Message(id) if depth > 0 => self.message(*id, depth - 1),
-            Shape::Message(_) => serde_json::json!({}),
+            Shape::Message(_) => coracle_tree::json!({}),
         }
     }
 }
@@ -174,7 +174,7 @@ impl Maker<'_> {
 /// A value without empty lists, maps and nulls, which protobuf cannot tell from absent ones.
 fn without_nothing(value: &Value) -> Value {
     let is_nothing =
-        |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(serde_json::Map::is_empty);
+        |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(coracle_tree::Map::is_empty);
     match value {
         Value::Object(members) => {
             let kept = members.iter().map(|(name, v)| (name.clone(), without_nothing(v))).filter(|(_, v)| !is_nothing(v));

@@ -5,7 +5,7 @@ mod parse;
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use crate::{field::FieldErrors, name};
 
@@ -56,7 +56,7 @@ pub trait Labels {
     fn label(&self, key: &str) -> Option<&str>;
 }
 
-impl Labels for Map<String, Value> {
+impl Labels for Map {
     fn label(&self, key: &str) -> Option<&str> {
         self.get(key)?.as_str()
     }
@@ -125,8 +125,8 @@ impl LabelSelector {
     }
 
     /// From a plain map, as `Service.spec.selector`: every pair must be there.
-    pub fn from_map(map: &Map<String, Value>) -> Self {
-        let one = |(key, value): (&String, &Value)| Requirement {
+    pub fn from_map(map: &Map) -> Self {
+        let one = |(key, value): (&Text, &Value)| Requirement {
             key: key.as_str().into(),
             operator: Operator::In,
             values: vec![value.as_str().unwrap_or_default().into()],
@@ -208,7 +208,7 @@ pub fn validate_object(selector: &Value, path: &str, errors: &mut FieldErrors) {
 }
 
 /// Checks a map of labels, as upstream's `ValidateLabels`.
-pub fn validate_labels(labels: &Map<String, Value>, path: &(impl std::fmt::Display + ?Sized), errors: &mut FieldErrors) {
+pub fn validate_labels(labels: &Map, path: &(impl std::fmt::Display + ?Sized), errors: &mut FieldErrors) {
     for (key, value) in labels {
         for message in name::qualified(key) {
             errors.invalid(path, format!("{key:?}"), &message);
@@ -286,7 +286,7 @@ fn joined(messages: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

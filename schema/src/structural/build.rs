@@ -20,7 +20,7 @@ fn at_depth(of: Props<'_>, depth: usize) -> Result<Node, String> {
         return Err(format!("OpenAPIV3Schema is nested deeper than {MAX_DEPTH} levels"));
     }
     unsupported(of)?;
-    if of.get("x-kubernetes-preserve-unknown-fields").and_then(serde_json::Value::as_bool) == Some(false) {
+    if of.get("x-kubernetes-preserve-unknown-fields").and_then(coracle_tree::Value::as_bool) == Some(false) {
         return Err("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined".into());
     }
     if !of.item_list().is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::node::Node;
 use crate::types::ListKind;
@@ -80,7 +80,7 @@ fn key_of(keys: &[Box<str>], item: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::structural::tests::node;

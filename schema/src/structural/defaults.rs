@@ -1,7 +1,7 @@
 //! Defaults must be values of their place: valid, and without members that the schema does not name
 //! (apiextensions-apiserver `apiserver/schema/defaulting/validation.go`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::{
     embedded::{self, Malformed},
@@ -76,7 +76,7 @@ impl Pruning<'_> {
         prune::prune(self.frame, &mut object);
         self.steps.iter().try_fold(object, |around, step| match (around, step) {
             (Value::Array(mut items), None) if !items.is_empty() => Some(items.swap_remove(0)),
-            (Value::Object(mut members), Some(name)) => members.remove(&**name),
+            (Value::Object(mut members), Some(name)) => members.remove(name),
             _ => None,
         })
     }
@@ -190,7 +190,7 @@ fn untyped(node: &Node) -> std::borrow::Cow<'_, Node> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use crate::structural::tests::compiled;
 
@@ -199,7 +199,7 @@ mod tests {
         let text = |default: &str| json!({"type": "string", "default": default});
         let whole = json!({"apiVersion": "foos/v1", "kind": "Foo", "metadata": {"name": "Bar", "unknown": "unknown"}});
         let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
-        let with = |more: serde_json::Value| {
+        let with = |more: coracle_tree::Value| {
             let mut schema = embedded.clone();
             schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             schema

@@ -1,7 +1,7 @@
 //! Objects inside objects (`x-kubernetes-embedded-resource`): their metadata has the type all metadata has
 //! (apiextensions-apiserver `apiserver/schema/objectmeta`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 use super::{node::Node, text};
 use crate::{
@@ -69,7 +69,7 @@ impl Coerce<'_> {
         Ok(())
     }
 
-    fn meta(&mut self, members: &mut Map<String, Value>, path: &str) -> Result<(), FieldError> {
+    fn meta(&mut self, members: &mut Map, path: &str) -> Result<(), FieldError> {
         for name in ["apiVersion", "kind"] {
             let Some(value) = members.get(name).filter(|v| !v.is_string()) else { continue };
             if self.malformed == Malformed::Refuse {
@@ -109,7 +109,7 @@ pub(crate) fn metadata(given: &Value, schema: &SchemaRef, malformed: Malformed) 
     let whole = decoded(if given.is_null() { Value::Object(Map::new()) } else { given.clone() });
     match (whole, given) {
         (Err(_), Value::Object(members)) if malformed == Malformed::Drop => {
-            let fits = |name: &String, value: &Value| decoded(Value::Object(Map::from_iter([(name.clone(), value.clone())]))).is_ok();
+            let fits = |name: &Text, value: &Value| decoded(Value::Object(Map::from_iter([(name.clone(), value.clone())]))).is_ok();
             decoded(Value::Object(members.iter().filter(|(name, value)| fits(name, value)).map(|(n, v)| (n.clone(), v.clone())).collect()))
         }
         (whole, _) => whole,
@@ -141,7 +141,7 @@ pub(super) fn check(node: &Node, value: &Value, path: &str, root: bool, errors: 
     }
 }
 
-fn object(members: &Map<String, Value>, path: &str, errors: &mut FieldErrors) {
+fn object(members: &Map, path: &str, errors: &mut FieldErrors) {
     for name in ["apiVersion", "kind"] {
         let path = child(path, name);
         match members.get(name) {
@@ -168,7 +168,7 @@ fn object(members: &Map<String, Value>, path: &str, errors: &mut FieldErrors) {
 }
 
 /// Metadata as any kind's objects may have it: names are path segments.
-fn check_metadata(metadata: &Map<String, Value>, path: &str, errors: &mut FieldErrors) {
+fn check_metadata(metadata: &Map, path: &str, errors: &mut FieldErrors) {
     let text_of = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default();
     for name in ["generateName", "name"] {
         if !text_of(name).is_empty() {

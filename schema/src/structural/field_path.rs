@@ -95,7 +95,7 @@ impl<'p> Iterator for Tokens<'p> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

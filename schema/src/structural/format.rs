@@ -394,7 +394,7 @@ mod tests {
     fn every_format_agrees_with_upstream_on_every_text() {
         let mut differ = Vec::new();
         for line in include_str!("formats.jsonl").lines() {
-            let case: serde_json::Value = serde_json::from_str(line).unwrap();
+            let case: coracle_tree::Value = serde_json::from_str(line).unwrap();
             let (text, refused) = (case["text"].as_str().unwrap(), case["refused"].as_array().unwrap());
             for format in TEXTS.iter().copied().chain(["k8s-short-name", "date-time"]).filter(|f| !f.starts_with("k8sshort")) {
                 let known = match format {

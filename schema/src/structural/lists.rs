@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use coracle_tree::Value;
 
 use super::{node::Node, text};
 use crate::{field::FieldErrors, types::ListKind};
@@ -43,7 +43,7 @@ fn map(keys: &[Box<str>], items: &[Value], path: &str, errors: &mut FieldErrors)
     }
     let of = |item: &Value| -> Value {
         let found = keys.iter().filter_map(|key| Some((key.to_string(), item.get(&**key)?.clone())));
-        Value::Object(found.collect::<Map<_, _>>())
+        found.collect()
     };
     let keys: Vec<Value> = items.iter().map(of).collect();
     twins(path, keys.iter().map(|key| (key.to_string(), key)), errors);

@@ -28,7 +28,7 @@ mod value;
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 pub(crate) use correlate::Correlated;
 pub use node::{Additional, Checks, Kind, Node};
@@ -165,7 +165,7 @@ fn fill(node: &Node, value: &mut Value) {
         Value::Object(members) => {
             for (name, node) in &node.properties {
                 let Some(default) = &node.default else { continue };
-                if members.get(&**name).is_none_or(|value| value.is_null() && !node.nullable) {
+                if members.get(name).is_none_or(|value| value.is_null() && !node.nullable) {
                     members.insert(String::from(&**name), (**default).clone());
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Descriptions and the like are left in the stored definition; what most nodes lack is boxed, because a server may hold thousands of these.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::types::ListKind;
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Number;
+use coracle_tree::Number;
 
 use super::{
     node::{Kind, Node},

@@ -2,7 +2,7 @@
 //!
 //! The words that upstream adds of its own, for `apiVersion`, `kind` and `metadata`, are left to whoever puts the document together.
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::{build, invariants, props::Props};
 
@@ -11,7 +11,7 @@ const OBJECT_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.met
 const LIST_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// The schemas of a version's objects and lists by name (`com.example.v1.Widget`), as OpenAPI v3. Empty if there is no such version.
-pub fn v3(definition: &Value, version: &str) -> Map<String, Value> {
+pub fn v3(definition: &Value, version: &str) -> Map {
     let empty = Value::Null;
     let spec = definition.get("spec").unwrap_or(&empty);
     let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default();
@@ -47,7 +47,7 @@ pub fn lower(schema: &mut Value) {
     if keeps_unknown {
         // kubectl would refuse what it does not know.
         members.retain(|name, _| matches!(name.as_str(), "x-kubernetes-group-version-kind" | "x-kubernetes-selectable-fields"));
-        members.insert("type".into(), "object".into());
+        members.insert("type", "object".into());
         return;
     }
     lower_place(schema, true);
@@ -61,7 +61,7 @@ fn lower_place(schema: &mut Value, root: bool) {
         }
     }
     members.remove("default");
-    let is_true = |members: &Map<String, Value>, name: &str| members.get(name).is_some_and(|v| v == true);
+    let is_true = |members: &Map, name: &str| members.get(name).is_some_and(|v| v == true);
     let nullable = is_true(members, "nullable");
     let preserves = is_true(members, "x-kubernetes-preserve-unknown-fields");
     if nullable || preserves {
@@ -93,10 +93,10 @@ fn lower_place(schema: &mut Value, root: bool) {
 }
 
 /// What may be null loses its type, so it cannot be required.
-fn drop_nullable_requirements(members: &mut Map<String, Value>) {
+fn drop_nullable_requirements(members: &mut Map) {
     let nullable = |schema: &Value| schema.get("nullable").is_some_and(|v| v == true);
     let names: Vec<String> = match members.get("properties") {
-        Some(Value::Object(properties)) => properties.iter().filter(|(_, s)| nullable(s)).map(|(name, _)| name.clone()).collect(),
+        Some(Value::Object(properties)) => properties.iter().filter(|(_, s)| nullable(s)).map(|(name, _)| name.to_string()).collect(),
         _ => Vec::new(),
     };
     let all = members.get("additionalProperties").is_some_and(nullable);
@@ -129,17 +129,17 @@ fn object(given: &Value) -> Value {
 fn publish(schema: &mut Value) {
     let Some(members) = schema.as_object_mut() else { return };
     let either = json!([{"type": "integer"}, {"type": "string"}]);
-    let says = |members: &Map<String, Value>, name: &str| members.get(name).is_some_and(|v| v == true);
+    let says = |members: &Map, name: &str| members.get(name).is_some_and(|v| v == true);
     if says(members, "x-kubernetes-int-or-string") {
         let in_all_of = members.get("allOf").is_some_and(|all| all[0].get("anyOf") == Some(&either));
         if !members.contains_key("anyOf") {
             if !in_all_of {
-                members.insert("anyOf".into(), either);
+                members.insert("anyOf", either);
             }
         } else if members.get("anyOf") != Some(&either) && !in_all_of {
             let mut all = vec![json!({"anyOf": either})];
             all.extend(members.remove("allOf").and_then(|all| all.as_array().cloned()).unwrap_or_default());
-            members.insert("allOf".into(), all.into());
+            members.insert("allOf", all.into());
         }
     }
     for (name, below) in members.iter_mut() {
@@ -156,7 +156,7 @@ fn publish(schema: &mut Value) {
                 required.push(name.into());
             }
         }
-        members.insert("required".into(), required.into());
+        members.insert("required", required.into());
         add_meta(schema);
     }
 }

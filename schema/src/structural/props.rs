@@ -1,10 +1,10 @@
 //! A read-only view of one `JSONSchemaProps` as it is stored: typed access, nothing copied.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 /// One schema of a definition.
 #[derive(Clone, Copy)]
-pub(super) struct Props<'a>(&'a Map<String, Value>);
+pub(super) struct Props<'a>(&'a Map);
 
 /// What `additionalProperties` or `additionalItems` holds.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ impl<'a> Props<'a> {
     }
 
     /// The members as they stand.
-    pub(super) fn members(self) -> &'a Map<String, Value> {
+    pub(super) fn members(self) -> &'a Map {
         self.0
     }
 

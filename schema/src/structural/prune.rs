@@ -1,6 +1,6 @@
 //! What a schema does not name goes away (apiextensions-apiserver `apiserver/schema/pruning`, `defaulting/prunenulls.go`).
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::node::Node;
 
@@ -94,7 +94,7 @@ impl Walk {
         }
     }
 
-    fn members(&mut self, node: Option<&Node>, members: &mut Map<String, Value>, embedded: bool) {
+    fn members(&mut self, node: Option<&Node>, members: &mut Map, embedded: bool) {
         let Some(node) = node else {
             members.keys().for_each(|name| self.note(name));
             members.clear();
@@ -113,7 +113,7 @@ impl Walk {
     }
 
     /// Goes on in the members that are named.
-    fn named(&mut self, node: &Node, members: &mut Map<String, Value>, embedded: bool) {
+    fn named(&mut self, node: &Node, members: &mut Map, embedded: bool) {
         for (name, value) in members.iter_mut() {
             if embedded && META.contains(&&**name) {
                 continue;
@@ -143,7 +143,7 @@ impl Walk {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::structural::tests::node;

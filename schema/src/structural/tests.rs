@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::*;
 use crate::{

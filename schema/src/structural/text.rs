@@ -1,6 +1,6 @@
 //! Values as Go prints them in messages (`field.Error.ErrorBody`, `%v`, `%q`).
 
-use serde_json::{Number, Value};
+use coracle_tree::{Number, Value};
 
 use crate::go;
 pub(super) use crate::go::quoted;
@@ -38,7 +38,7 @@ pub(super) fn float_text(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

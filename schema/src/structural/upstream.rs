@@ -1,7 +1,7 @@
 //! What kube-apiserver 1.37.1 answered when custom resources with these specs were created (`upstream.jsonl`, a line a schema: the schema of
 //! the spec, and for each spec either what was stored, or the errors, or another status; and the warnings about unknown fields).
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{Written, tests::compiled, validate};
 use crate::{

@@ -3,7 +3,7 @@
 //!
 //! Of `anyOf` and `oneOf` upstream reports the alternative that most checks agreed with, so agreements are counted as it counts them.
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use super::{
     correlate::Correlated,
@@ -294,7 +294,7 @@ impl Check<'_> {
         self.fault(ErrorKind::TooMany, place, &format!("should have at most {most} {unit}"), |_| message)
     }
 
-    fn object(&self, node: &Node, members: &Map<String, Value>, old: Option<Correlated<'_>>, place: &Place<'_>, found: &mut Found) {
+    fn object(&self, node: &Node, members: &Map, old: Option<Correlated<'_>>, place: &Place<'_>, found: &mut Found) {
         let checks = node.checks.as_deref();
         let size = i64::try_from(members.len()).unwrap_or(i64::MAX);
         if let Some(least) = checks.and_then(|c| c.min_properties).filter(|least| size < *least) {
@@ -320,7 +320,7 @@ impl Check<'_> {
             }
         }
         for (name, schema) in &node.properties {
-            if let Some(value) = members.get(&**name) {
+            if let Some(value) = members.get(name) {
                 // The version and the kind cannot be left unchanged: both objects were converted to these.
                 let type_meta = matches!(place, Place::Root) && matches!(&**name, "apiVersion" | "kind");
                 let old = old.filter(|_| !type_meta).and_then(|old| old.key(name));
@@ -328,7 +328,7 @@ impl Check<'_> {
             }
         }
         for name in checks.iter().flat_map(|checks| &checks.required) {
-            if !members.contains_key(&**name) {
+            if !members.contains_key(name) {
                 let place = Place::Other { parent: place, name };
                 found.add(self.fault(ErrorKind::Required, &place, "is required", |_| "Required value".to_owned()));
             }

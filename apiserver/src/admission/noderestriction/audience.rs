@@ -1,7 +1,7 @@
 //! For whom a node may ask a token of its pod's account: for those whom the pod's volumes name, and for those whom it may name itself
 //! (KEP-4412).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{NodeRestriction, Refusal};
 use crate::{

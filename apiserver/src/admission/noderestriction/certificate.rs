@@ -1,7 +1,7 @@
 //! Certificates that a node asks for: of itself, and of its pods (KEP-4317).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use coracle_tree::Value;
 use x509_parser::{certification_request::X509CertificationRequest, pem::Pem, prelude::FromDer};
 
 use super::{MIRROR, NodeRestriction, Refusal, told};

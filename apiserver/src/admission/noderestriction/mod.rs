@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 mod audience;
 mod certificate;
@@ -329,16 +329,16 @@ fn slice(attempt: &Attempt<'_>, node: &str, new: Option<&Object>) -> Result<(), 
     Err(format!("can only {what} ResourceSlice with the same NodeName as the requesting node"))
 }
 
-fn labels(object: Option<&Object>) -> Map<String, Value> {
+fn labels(object: Option<&Object>) -> Map {
     let found = object.and_then(|o| o.value().pointer("/metadata/labels")).and_then(Value::as_object);
     found.cloned().unwrap_or_default()
 }
 
 /// The labels changed that are not a node's to change, sorted.
-fn forbidden_labels(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
-    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let changed = keys.into_iter().filter(|k| old.get(*k) != new.get(*k));
-    changed.filter(|k| is_forbidden(k)).cloned().collect()
+fn forbidden_labels(old: &Map, new: &Map) -> Vec<String> {
+    let keys: BTreeSet<&Text> = old.keys().chain(new.keys()).collect();
+    let changed = keys.into_iter().filter(|k| old.get(k) != new.get(k));
+    changed.filter(|k| is_forbidden(k)).map(ToString::to_string).collect()
 }
 
 fn is_forbidden(label: &str) -> bool {
@@ -355,8 +355,8 @@ fn is_forbidden(label: &str) -> bool {
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
     use base64::{Engine, engine::general_purpose::STANDARD};
+    use coracle_tree::json;
     use rcgen::{CertificateParams, DnType, KeyPair};
-    use serde_json::json;
 
     use super::*;
     use crate::{

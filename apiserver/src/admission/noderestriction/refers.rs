@@ -1,6 +1,6 @@
 //! What of the cluster a pod would open to its node (`pkg/api/pod/util.go`, `HasAPIObjectReference`).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::admission::look::{list, text};
 
@@ -129,7 +129,7 @@ fn at(value: &Value, pointer: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -168,7 +168,7 @@ impl Admission for EventRateLimit {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::{Value, json};
+    use coracle_tree::{Value, json};
 
     use super::*;
     use crate::{admission::bench::Bench, authn::User};

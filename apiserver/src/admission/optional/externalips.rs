@@ -31,7 +31,7 @@ impl Admission for DenyServiceExternalIPs {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use coracle_tree::{Value, json};
 
     use super::*;
     use crate::admission::bench::Bench;

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use coracle_tree::{Value, json};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -81,7 +81,7 @@ impl ImagePolicyWebhook {
     /// Reads its configuration and the kubeconfig that one names. The error is upstream's.
     pub fn new(configuration: Option<&[u8]>) -> Result<Self, String> {
         let bytes = configuration.ok_or("no config specified")?;
-        let file: File = serde_json::from_value(yaml::read(bytes)?.value).map_err(|e| e.to_string())?;
+        let file: File = coracle_tree::from_value(yaml::read(bytes)?.value).map_err(|e| e.to_string())?;
         let settings = file.policy;
         let backoff = within(settings.retry_backoff, &BACKOFF)?;
         let (allow_ttl, deny_ttl) = (within(settings.allow_ttl, &ALLOWED)?, within(settings.deny_ttl, &DENIED)?);
@@ -165,7 +165,7 @@ fn spec_of(attempt: &Attempt<'_>, pod: &Object) -> Value {
         })
         .collect();
     let given = pod.at("/metadata/annotations").and_then(Value::as_object).into_iter().flatten();
-    let annotations: serde_json::Map<String, Value> =
+    let annotations: coracle_tree::Map =
         given.filter(|(key, _)| key.contains(TOLD)).map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut spec = json!({"containers": containers, "namespace": attempt.request.namespace});
     if !annotations.is_empty() {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::{
     admission::{

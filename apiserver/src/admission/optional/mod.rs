@@ -22,7 +22,7 @@ pub use pods::{ExtendedResourceToleration, LimitPodHardAntiAffinityTopology};
 pub use selector::PodNodeSelector;
 pub use tolerations::PodTolerationRestriction;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::look;
 use crate::{

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::json;
+use coracle_tree::json;
 
 use super::namespace;
 use crate::{

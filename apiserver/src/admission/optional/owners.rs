@@ -1,7 +1,7 @@
 //! OwnerReferencesPermissionEnforcement: who makes an object wait for another must be allowed to (`plugin/pkg/admission/gc`).
 
 use async_trait::async_trait;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::{
     admission::{
@@ -105,7 +105,7 @@ fn blocked_before(owner: &Value, before: &[Value]) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use coracle_tree::{Map, Value, json};
 
 use crate::{
     admission::{
@@ -58,7 +58,7 @@ impl Admission for ExtendedResourceToleration {
         let Some(pod) = new else { return Ok(()) };
         let containers = look::CONTAINERS.iter().flat_map(|name| list(pod.value(), &format!("/spec/{name}")).iter());
         let requests = containers.filter_map(|container| container.pointer("/resources/requests").and_then(Value::as_object));
-        let wanted: BTreeSet<String> = requests.flat_map(|requests| requests.keys()).filter(|name| is_extended(name)).cloned().collect();
+        let wanted: BTreeSet<String> = requests.flat_map(Map::keys).filter(|name| is_extended(name)).map(ToString::to_string).collect();
         for key in wanted {
             let toleration = json!({"key": key, "operator": "Exists", "effect": "NoSchedule"});
             let Some(all) = list_mut(&mut pod.value_mut()["spec"], "tolerations") else { continue };

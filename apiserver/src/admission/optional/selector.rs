@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{annotation, namespace};
 use crate::{
@@ -49,8 +49,8 @@ impl Admission for PodNodeSelector {
             for (key, value) in &wanted {
                 selector.entry(key.clone()).or_insert_with(|| value.clone());
             }
-            let selector: serde_json::Map<String, Value> = selector.into_iter().map(|(key, value)| (key, value.into())).collect();
-            pod.member_mut("spec").insert("nodeSelector".into(), selector.into());
+            let selector: coracle_tree::Map = selector.into_iter().collect();
+            pod.member_mut("spec").insert("nodeSelector", selector.into());
         }
         self.check(attempt, pod, &wanted)
     }
@@ -66,7 +66,7 @@ impl PodNodeSelector {
     pub fn new(reader: Arc<dyn Reader>, configuration: Option<&[u8]>) -> Result<Self, String> {
         let mut configured = BTreeMap::new();
         if let Some(bytes) = configuration {
-            let file: Configuration = serde_json::from_value(yaml::read(bytes)?.value).map_err(|e| e.to_string())?;
+            let file: Configuration = coracle_tree::from_value(yaml::read(bytes)?.value).map_err(|e| e.to_string())?;
             for (namespace, selector) in file.selectors {
                 configured.insert(namespace, parse(&selector)?);
             }
@@ -110,12 +110,12 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
 
 fn own(pod: &Object) -> BTreeMap<String, String> {
     let given = pod.value().pointer("/spec/nodeSelector").and_then(Value::as_object).into_iter().flatten();
-    given.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    given.filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned()))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::{Bench, pod};

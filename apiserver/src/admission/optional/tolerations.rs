@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_schema::FieldErrors;
+use coracle_tree::{Value, json};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::{annotation, namespace};
 use crate::{
@@ -100,7 +100,7 @@ impl Admission for PodTolerationRestriction {
         if !added.is_empty() {
             let mut all = list(pod.value(), "/spec/tolerations").to_vec();
             all.extend(added);
-            pod.member_mut("spec").insert("tolerations".into(), merged(&all).into());
+            pod.member_mut("spec").insert("tolerations", merged(&all).into());
         }
         self.check(&namespace, pod)
     }

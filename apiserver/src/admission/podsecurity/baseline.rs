@@ -1,7 +1,7 @@
 //! What no pod needs that is not part of the node itself (the Baseline profile of the Pod Security Standards).
 
 use coracle_schema::go;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::pod::{Pod, Texts, Violation, contexts, named, plural, quoted, setters};
 

@@ -96,7 +96,7 @@ pub(super) fn details(violations: &[Violation]) -> String {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
-    use serde_json::{Value, json};
+    use coracle_tree::{Value, json};
 
     use super::*;
 

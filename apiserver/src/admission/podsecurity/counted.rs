@@ -49,7 +49,7 @@ fn labels<'a>(attempt: &'a Attempt<'_>) -> [&'a str; 3] {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use serde_json::{Value, json};
+    use coracle_tree::{Value, json};
 
     use crate::{
         admission::{
@@ -87,8 +87,8 @@ mod tests {
         let (errors, exemptions) =
             (counted(&POD_SECURITY_ERRORS, ["true", "create", "pod", ""]), counted(&POD_SECURITY_EXEMPTIONS, ["create", "pod", ""]));
         tried(&json!({
-            label("enforce"): "baseline", label("enforce-version"): "v1.11",
-            label("audit"): "restricted", label("audit-version"): "v1.99",
+            (label("enforce")): "baseline", (label("enforce-version")): "v1.11",
+            (label("audit")): "restricted", (label("audit-version")): "v1.99",
         }))
         .await;
         let evaluated = |decision: &str, level: &str, version: &str, mode: &str| {
@@ -99,7 +99,7 @@ mod tests {
         assert!(counted(&POD_SECURITY_EXEMPTIONS, ["create", "pod", ""]) > exemptions);
         assert!(counted(&POD_SECURITY_ERRORS, ["true", "create", "pod", ""]) > errors);
         let errors = counted(&POD_SECURITY_ERRORS, ["false", "create", "pod", ""]);
-        tried(&json!({label("warn"): "strict"})).await;
+        tried(&json!({(label("warn")): "strict"})).await;
         assert!(counted(&POD_SECURITY_ERRORS, ["false", "create", "pod", ""]) > errors);
     }
 }

@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use coracle_schema::FieldErrors;
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use self::{
     checks::{details, evaluate},
@@ -288,7 +288,7 @@ fn annotate(attempt: &Attempt<'_>, name: &str, value: &str) {
 
 fn labels(namespace: &Object) -> BTreeMap<String, String> {
     let labels = namespace.value()["metadata"]["labels"].as_object();
-    labels.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    labels.into_iter().flatten().filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned()))).collect()
 }
 
 /// Of what can be changed in a pod only its images matter, and ephemeral containers that are added.
@@ -304,7 +304,7 @@ fn images_change(old: &Value, new: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
     use crate::admission::bench::{Bench, pod};

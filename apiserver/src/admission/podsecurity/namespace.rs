@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     checks::{evaluate, reasons},

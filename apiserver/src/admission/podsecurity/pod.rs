@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 /// A pod, or the template of one.
 pub(super) struct Pod<'a> {

@@ -1,6 +1,6 @@
 //! What a pod must give up to be confined as well as can be (the Restricted profile of the Pod Security Standards).
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     baseline::{adds_beyond, must_not_add, seccomp_profile as baseline_seccomp_profile, seccomp_type, volumes},

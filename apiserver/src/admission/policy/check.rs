@@ -2,7 +2,7 @@
 //! rules because only admission knows what expressions may say.
 
 use coracle_schema::FieldErrors;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::compile::{Compiled, Expression, Policy};
 use crate::{

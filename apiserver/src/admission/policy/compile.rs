@@ -1,7 +1,7 @@
 //! Policies made ready: every expression compiled once (apiserver `plugin/policy/{validating/plugin,mutating/compilation}.go`).
 
 use coracle_cel::{Program, Type, display};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::environment::{Declared, NAMESPACE, REQUEST, environment};
 use crate::admission::{

@@ -6,8 +6,8 @@ use std::{
 };
 
 use coracle_cel::{Activation, Authorizer, Decision, EvalError, Fields, Host, ResourceCheck, ServiceAccount, Val, limits};
+use coracle_tree::Value;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::{
     compile::{Expression, Policy},

@@ -18,7 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 pub use check::faults;
 pub(super) use compile::Policy;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use coracle_schema::selector::LabelSelector;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Engine, compile::Policy, index::Binding};
 use crate::admission::look::{self, text};

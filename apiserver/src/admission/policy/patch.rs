@@ -2,7 +2,7 @@
 
 use coracle_cel::{List, Map, Val};
 use coracle_schema::{SchemaRef, apply, patch};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 /// `Object{...}`: merged in as server-side apply merges.
 pub(super) fn configuration(schema: &SchemaRef, object: &Value, value: &Val<'_>) -> Result<Value, String> {

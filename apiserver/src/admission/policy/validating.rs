@@ -5,8 +5,8 @@ use std::{borrow::Cow, sync::OnceLock};
 use async_trait::async_trait;
 use coracle_cel::{Val, limits};
 use coracle_schema::go;
+use coracle_tree::{Value, json};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::{
     Engine,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use coracle_schema::FieldErrors;
+use coracle_tree::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::usage;
 use crate::{

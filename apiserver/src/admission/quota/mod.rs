@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 
 use self::limited::Limited;

@@ -1,7 +1,7 @@
 //! What objects use of a quota (`pkg/quota/v1/evaluator/core`). Pure.
 
 use coracle_schema::Quantity;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::super::{
     look::{list, text},
@@ -199,7 +199,7 @@ pub(super) fn unsaid(hard: &List, pod: &Value) -> Option<String> {
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "literals are easier to read without borrows")]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

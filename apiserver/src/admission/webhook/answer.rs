@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_schema::{SchemaRef, decode, go};
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use crate::wire::{Status, yaml};
 
@@ -22,7 +22,7 @@ pub(super) struct Answer {
     /// A `Status` that says why not.
     pub(super) result: Value,
     pub(super) warnings: Vec<String>,
-    pub(super) annotations: Map<String, Value>,
+    pub(super) annotations: Map,
 }
 
 /// Why an answer is none.

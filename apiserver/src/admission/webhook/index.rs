@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::Value;
+use coracle_tree::Value;
 use tokio::sync::Mutex;
 
 use super::hook::Hook;

@@ -27,7 +27,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc};
 
 use coracle_schema::SchemaRef;
-use serde_json::json;
+use coracle_tree::json;
 
 pub(super) use index::Configured;
 pub use index::Webhooks;

@@ -6,8 +6,8 @@ use coracle_schema::{
     decode::{self, DecodeError, FieldValidation},
     default, go, patch,
 };
+use coracle_tree::Value;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     Configured, Engine,
@@ -247,7 +247,7 @@ mod tests {
     fn what_the_trail_is_told_has_upstreams_order() {
         let mutated = Mutated { configuration: "c", webhook: "w", mutated: true };
         assert_eq!(go::json(&mutated), r#"{"configuration":"c","webhook":"w","mutated":true}"#);
-        let patched = Patched { configuration: "c", webhook: "w", patch: serde_json::json!([]), patch_type: "JSONPatch" };
+        let patched = Patched { configuration: "c", webhook: "w", patch: coracle_tree::json!([]), patch_type: "JSONPatch" };
         assert_eq!(go::json(&patched), r#"{"configuration":"c","webhook":"w","patch":[],"patchType":"JSONPatch"}"#);
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use coracle_schema::{SchemaRef, Tables};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     Engine, MutatingAdmissionWebhook, ValidatingAdmissionWebhook, Webhooks,

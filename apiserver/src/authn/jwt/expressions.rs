@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use coracle_cel::{Activation, Decl, Env, Listing, ObjectType, Program, Type, Val, display, escape, limits};
-use serde_json::{Map, Number, Value};
+use coracle_tree::{Map, Number, Value};
 
 /// A compiled expression with one variable.
 pub(super) struct Expression {
@@ -94,7 +94,7 @@ fn truth(value: &Val<'_>) -> Result<bool, String> {
 impl Claims {
     /// Claims as expressions of these texts see them: numbers are floats, as Go's decoder makes them, and a field whose name is no identifier
     /// is found under its escaped name, too, where an expression says so.
-    pub(super) fn new(claims: Map<String, Value>, mentioned: &str) -> Self {
+    pub(super) fn new(claims: Map, mentioned: &str) -> Self {
         let mut value = Value::Object(claims);
         seen(&mut value, mentioned);
         Self(value)
@@ -146,7 +146,7 @@ pub(super) fn strings(value: &Val<'_>) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn each_algorithm_verifies_what_it_signed_and_no_other() {
         let jwk = SigningKey::from_pem(RSA.as_bytes()).unwrap().public().jwk();
-        let keys = read(serde_json::json!({"keys": [jwk, {"kty": "OKP", "crv": "Ed25519"}]}).to_string().as_bytes()).unwrap();
+        let keys = read(coracle_tree::json!({"keys": [jwk, {"kty": "OKP", "crv": "Ed25519"}]}).to_string().as_bytes()).unwrap();
         assert_eq!(keys.len(), 1, "kinds nobody knows are left out");
         let der = x509_parser::pem::parse_x509_pem(RSA.as_bytes()).unwrap().1.contents;
         let pair = RsaKeyPair::from_pkcs8(&der).or_else(|_| RsaKeyPair::from_der(&der)).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     fn curves_verify_their_own_algorithm_and_keys_are_meant_by_their_names() {
         for kind in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
             let signing = SigningKey::from_pem(rcgen::KeyPair::generate_for(kind).unwrap().serialize_pem().as_bytes()).unwrap();
-            let keys = read(serde_json::json!({"keys": [signing.public().jwk()]}).to_string().as_bytes()).unwrap();
+            let keys = read(coracle_tree::json!({"keys": [signing.public().jwk()]}).to_string().as_bytes()).unwrap();
             let made = signing.sign(b"message").unwrap();
             let good: Vec<&str> =
                 Algorithm::ALL.into_iter().filter(|a| keys[0].verifies(*a, b"message", &made)).map(Algorithm::name).collect();

@@ -1,7 +1,7 @@
 //! From verified claims to a user (`getUsername`, `getGroups`, `getUID`, `getExtra`, and the rules after them).
 
 use coracle_schema::go::json_name;
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::{
     configuration::JwtAuthenticator,
@@ -27,7 +27,7 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// The user; the error is upstream's.
-    pub(super) fn user(&self, claims: &Map<String, Value>) -> Result<User, String> {
+    pub(super) fn user(&self, claims: &Map) -> Result<User, String> {
         // Without expressions nobody looks.
         let shown = if self.mentioned.is_empty() { Map::new() } else { claims.clone() };
         let seen = Claims::new(shown, &self.mentioned);
@@ -59,7 +59,7 @@ impl Mapping {
         self.mentioned = all.map(Expression::text).collect::<Vec<_>>().join(" ");
     }
 
-    fn name(&self, claims: &Map<String, Value>, seen: &Claims) -> Result<String, String> {
+    fn name(&self, claims: &Map, seen: &Claims) -> Result<String, String> {
         let told = |why: &dyn std::fmt::Display| format!("oidc: error evaluating username claim expression: {why}");
         if let Some(expression) = &self.username {
             let value = expression.over(seen).map_err(|why| told(&why))?;
@@ -83,13 +83,13 @@ impl Mapping {
         Ok(format!("{}{name}", from.prefix.as_deref().unwrap_or_default()))
     }
 
-    fn groups(&self, claims: &Map<String, Value>, seen: &Claims) -> Result<Vec<String>, String> {
+    fn groups(&self, claims: &Map, seen: &Claims) -> Result<Vec<String>, String> {
         let from = &self.config.claim_mappings.groups;
         if let Some(value) = claims.get(&from.claim).filter(|_| !from.claim.is_empty()) {
             let told = |value: &Value| format!("oidc: parse groups claim {:?}: {}", from.claim, mistyped(value, "string"));
             let groups = match value {
                 Value::Null => Vec::new(),
-                Value::String(one) => vec![one.clone()],
+                Value::String(one) => vec![one.to_string()],
                 Value::Array(many) => {
                     many.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(|| told(value))).collect::<Result<_, _>>()?
                 }
@@ -103,7 +103,7 @@ impl Mapping {
         value.map_err(|why| format!("oidc: error evaluating group claim expression: {why}"))
     }
 
-    fn uid(&self, claims: &Map<String, Value>, seen: &Claims) -> Result<String, String> {
+    fn uid(&self, claims: &Map, seen: &Claims) -> Result<String, String> {
         let from = &self.config.claim_mappings.uid.claim;
         if !from.is_empty() {
             return text(claims, from).map_err(|why| format!("oidc: parse uid claim {from:?}: {why}"));
@@ -115,7 +115,7 @@ impl Mapping {
     }
 
     /// The rules, of the claims and then of the user.
-    fn check(&self, claims: &Map<String, Value>, seen: &Claims, user: &User) -> Result<(), String> {
+    fn check(&self, claims: &Map, seen: &Claims, user: &User) -> Result<(), String> {
         for rule in self.config.claim_validation_rules.iter().filter(|rule| !rule.claim.is_empty()) {
             let (claim, wanted) = (&rule.claim, &rule.required_value);
             if !claims.contains_key(claim) {
@@ -144,7 +144,7 @@ impl Mapping {
     }
 
     /// Groups that stand elsewhere are not fetched. Upstream would ask there: without them the user would be somebody else.
-    pub(super) fn refuse_distributed(&self, claims: &Map<String, Value>, names: &Value) -> Result<(), String> {
+    pub(super) fn refuse_distributed(&self, claims: &Map, names: &Value) -> Result<(), String> {
         let claim = &self.config.claim_mappings.groups.claim;
         if claim.is_empty() || claims.contains_key(claim) || names.get(claim).is_none() {
             return Ok(());
@@ -153,10 +153,10 @@ impl Mapping {
     }
 }
 
-fn text(claims: &Map<String, Value>, name: &str) -> Result<String, String> {
+fn text(claims: &Map, name: &str) -> Result<String, String> {
     match claims.get(name) {
         None => Err("claim not present".to_owned()),
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text.to_string()),
         Some(Value::Null) => Ok(String::new()),
         Some(other) => Err(mistyped(other, "string")),
     }

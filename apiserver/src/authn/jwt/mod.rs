@@ -24,9 +24,9 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coracle_schema::go;
+use coracle_tree::Map;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -159,7 +159,7 @@ impl One {
     }
 
     /// The claims of a token that is good now, and when it ends.
-    async fn verify(&self, token: &str, now: Timestamp) -> Result<(Map<String, Value>, Timestamp), String> {
+    async fn verify(&self, token: &str, now: Timestamp) -> Result<(Map, Timestamp), String> {
         self.provider.health().map_err(|_| "oidc: authenticator not initialized".to_owned())?;
         let failed = |why: &str| format!("oidc: verify token: {why}");
         let (signed, signature) = token.rsplit_once('.').ok_or_else(|| failed("oidc: malformed jwt"))?;

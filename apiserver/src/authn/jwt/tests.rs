@@ -1,8 +1,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use coracle_tree::{Value, json};
 use parking_lot::Mutex;
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -98,7 +98,7 @@ impl Served {
     }
 
     fn configuration(&self, more: &Value) -> Configuration {
-        serde_json::from_value(json!({"jwt": [self.authenticator(more)]})).unwrap()
+        coracle_tree::from_value(json!({"jwt": [self.authenticator(more)]})).unwrap()
     }
 
     async fn ready(&self, more: &Value) -> Jwt {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cedar_policy::{Decision as Word, Entity};
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Cedar, GROUP, POLICIES, entities, is_internal, named};
 use crate::{

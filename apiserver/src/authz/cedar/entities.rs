@@ -7,7 +7,7 @@ use std::{
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use coracle_schema::selector::Operator;
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use crate::{admission::Attempt, authn::User, request::RequestInfo};
 
@@ -220,7 +220,7 @@ fn expression(name: &str, value: &Value, depth: usize) -> Option<RestrictedExpre
         Value::String(value) => Some(text(value)),
         Value::Array(items) => Some(RestrictedExpression::new_set(items.iter().filter_map(|item| expression(name, item, depth)))),
         Value::Object(fields) if PAIRS.contains(&name) && fields.values().all(Value::is_string) => {
-            let pair = |(key, value): (&String, &Value)| record([("key", text(key)), ("value", text(value.as_str()?))]);
+            let pair = |(key, value): (&Text, &Value)| record([("key", text(key)), ("value", text(value.as_str()?))]);
             Some(RestrictedExpression::new_set(fields.iter().filter_map(pair)))
         }
         Value::Object(fields) => {

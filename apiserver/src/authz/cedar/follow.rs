@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use coracle_tree::Value;
 use futures::{StreamExt, stream::BoxStream};
-use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{Cedar, GROUP, POLICIES, Source};

@@ -1,4 +1,4 @@
-use serde_json::json;
+use coracle_tree::json;
 
 use super::*;
 use crate::{

@@ -1,7 +1,7 @@
 //! `apps`: deployments and what stands beside them.
 
 use coracle_schema::selector::LabelSelector;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, CONTAINERS, Columns, IMAGES, NAME, PLAIN, SELECTOR,

@@ -1,6 +1,6 @@
 //! `autoscaling`: pod autoscalers in either version, and the scale of any kind.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, Columns, NAME, PLAIN,

@@ -1,8 +1,8 @@
 //! What cells are made of: short ways into an object, and text as upstream prints it.
 
 use coracle_schema::selector::LabelSelector;
+use coracle_tree::{Map, Value};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 /// An object being printed.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ pub(super) fn or<'v>(value: &'v str, instead: &'v str) -> &'v str {
 
 /// `a=b,c=d`, or `<none>`.
 pub(super) fn labels(value: Option<&Value>) -> String {
-    let pairs = |map: &Map<String, Value>| map.iter().map(|(k, v)| format!("{k}={}", scalar(v))).collect::<Vec<_>>().join(",");
+    let pairs = |map: &Map| map.iter().map(|(k, v)| format!("{k}={}", scalar(v))).collect::<Vec<_>>().join(",");
     let printed = value.and_then(Value::as_object).map(pairs).unwrap_or_default();
     or(&printed, "<none>").to_owned()
 }

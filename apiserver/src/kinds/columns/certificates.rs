@@ -26,7 +26,7 @@ static REQUESTS: Columns = Columns::new(
     ],
     |s| {
         let spec = s.spec();
-        let duration = there(spec, "expirationSeconds").and_then(serde_json::Value::as_i64).map(cell::human);
+        let duration = there(spec, "expirationSeconds").and_then(coracle_tree::Value::as_i64).map(cell::human);
         vec![
             s.name(),
             s.age(),

@@ -1,6 +1,6 @@
 //! The core group, but for pods, nodes, events and volumes.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, CONTAINERS, Columns, IMAGES, NAME, NAME_AND_AGE, PLAIN, SELECTOR,
@@ -131,7 +131,7 @@ static CONFIG_MAPS: Columns = Columns::new(&[NAME, Column::text("Data", "Number 
 });
 
 fn count(map: &Value) -> usize {
-    map.as_object().map_or(0, serde_json::Map::len)
+    map.as_object().map_or(0, coracle_tree::Map::len)
 }
 
 static REPLICATION_CONTROLLERS: Columns = Columns::new(

@@ -1,6 +1,6 @@
 //! `discovery.k8s.io`
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, Columns, NAME, PLAIN,

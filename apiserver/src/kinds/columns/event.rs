@@ -1,6 +1,6 @@
 //! Events, in the form of either group.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     Columns,

@@ -20,8 +20,8 @@ mod single;
 mod storage;
 mod volume;
 
+use coracle_tree::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use self::cell::Subject;
 use crate::wire::table::{Column, Printer, Row};

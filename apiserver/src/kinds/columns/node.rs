@@ -1,6 +1,6 @@
 //! Nodes.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, Columns, NAME,

@@ -1,7 +1,7 @@
 //! Pods: what state the containers add up to.
 
+use coracle_tree::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{
     AGE, Columns, NAME,

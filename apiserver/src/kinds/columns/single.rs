@@ -1,6 +1,6 @@
 //! Groups with one or two kinds.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, Columns, NAME, NAME_AND_AGE, PLAIN,

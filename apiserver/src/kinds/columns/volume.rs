@@ -1,6 +1,6 @@
 //! Persistent volumes and their claims.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{
     AGE, Columns, NAME,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::name;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::super::{address, conditions, scheduling, view};
 use super::{
@@ -257,7 +257,7 @@ fn device_status(device: &Value, allocated: &HashSet<[&str; 4]>, path: &str, fau
     }
     let id = device_id(device);
     if !allocated.contains(&id) {
-        let shown = serde_json::json!({"Driver": id[0], "Pool": id[1], "Device": id[2], "ShareID": id[3]});
+        let shown = coracle_tree::json!({"Driver": id[0], "Pool": id[1], "Device": id[2], "ShareID": id[3]});
         faults.written.invalid(path, shown, "must be an allocated device in the claim");
     }
     let all = view::list(device, "conditions");

@@ -8,7 +8,7 @@ mod selector;
 mod slice;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use self::faults::{Faults, Set, Unique, itself};
 use super::{conditions, view};
@@ -265,7 +265,7 @@ impl Rules for DeviceTaintRule {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use coracle_cel::{Decl, Env, ObjectType, Type, display};
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::super::view;
 
@@ -58,7 +58,7 @@ pub(super) fn check(selector: &Value, path: &str, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What a driver offers (`validateResourceSliceSpec`).
 
 use coracle_schema::{FieldErrors, Quantity, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::super::{scheduling, view};
 use super::{
@@ -330,7 +330,7 @@ fn valid_range(range: &Value, default: Quantity, whole: Quantity, path: &str, er
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

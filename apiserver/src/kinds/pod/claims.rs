@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{ErrorKind, FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kinds::view;
 
@@ -78,7 +78,7 @@ pub(super) fn of_resources(resources: &Value, known: &[&str], path: view::At<'_>
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

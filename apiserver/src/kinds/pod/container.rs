@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Context, claims, field_ref, profile, windows};
 use crate::kinds::{capabilities, resources, view};

@@ -1,6 +1,6 @@
 //! Defaults of pods and pod templates that depend on other fields (upstream `apis/core/v1/defaults.go`).
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 use super::image;
 use crate::kinds::view;

@@ -1,7 +1,7 @@
 //! References of environment variables and downward API files to fields and resources of their own pod.
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kinds::view;
 

@@ -15,7 +15,7 @@ pub(super) mod warnings;
 mod windows;
 
 use coracle_schema::FieldErrors;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{template, view, volume_source};
 use crate::registry::{Object, Part, Policy, Rules};

@@ -1,7 +1,7 @@
 //! Seccomp and AppArmor profiles of pods and containers (upstream `validateSeccompProfileField`, `ValidateAppArmorProfileField`).
 
 use coracle_schema::FieldErrors;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::container::descending;
 use crate::kinds::view;
@@ -100,7 +100,7 @@ fn app_armor(profile: &Value, path: view::At<'_>, errors: &mut FieldErrors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_schema::{FieldErrors, Quantity};
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Value};
 
 use crate::kinds::view;
 
@@ -37,7 +37,7 @@ pub(crate) fn quality(spec: &Value) -> &'static str {
 }
 
 /// Adds the cpu and memory of a resource list; zero counts as absent.
-fn add(to: &mut Amounts, list: &Map<String, Value>) {
+fn add(to: &mut Amounts, list: &Map) {
     for name in ["cpu", "memory"] {
         if let Some(amount) = list.get(name).and_then(view::quantity)
             && amount > Quantity::ZERO
@@ -123,7 +123,7 @@ pub(super) fn covers_containers(spec: &Value, path: view::At<'_>, errors: &mut F
 fn sum(spec: &Value, which: &str) -> Amounts {
     let amounts = |container: &Value| -> Amounts {
         let list = view::map(view::member(container, "resources"), which);
-        list.iter().filter_map(|(name, amount)| Some((name.clone(), view::quantity(amount)?))).collect()
+        list.iter().filter_map(|(name, amount)| Some((name.to_string(), view::quantity(amount)?))).collect()
     };
     let mut total = Amounts::new();
     let include =
@@ -154,7 +154,7 @@ fn sum(spec: &Value, which: &str) -> Amounts {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name, selector};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Context, claims, container, profile, resources as whole, volumes, windows};
 use crate::kinds::{address, resources, scheduling, view};
@@ -86,7 +86,7 @@ pub(crate) fn check(spec: &Value, name: &str, is_pod: bool, path: view::At<'_>, 
         errors.required(format_args!("{path}.preemptionPolicy"), "");
     }
     if let Some(overhead) = view::get(spec, "overhead") {
-        resources::requirements(&serde_json::json!({"limits": overhead}), false, &format_args!("{path}.overhead"), errors);
+        resources::requirements(&coracle_tree::json!({"limits": overhead}), false, &format_args!("{path}.overhead"), errors);
     }
     if let Some(os) = view::get(spec, "os") {
         match view::text(os, "name") {

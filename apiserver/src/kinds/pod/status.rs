@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::kinds::{address, view};
 

@@ -1,6 +1,6 @@
 #![allow(clippy::needless_pass_by_value, reason = "cases read better with their JSON in place")]
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use crate::{
     kinds::{

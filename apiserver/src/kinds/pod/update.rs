@@ -1,7 +1,7 @@
 //! What may change in a pod that exists (upstream `ValidatePodUpdate`, `ValidatePodEphemeralContainersUpdate`, `ValidatePodResize`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::{Text, Value};
 
 use super::resources;
 use crate::kinds::view;
@@ -93,7 +93,7 @@ fn is_otherwise_same(new: &Value, old: &Value) -> bool {
 /// Whether two messages have the same members, but for these.
 fn is_same_but(new: &Value, old: &Value, except: impl Fn(&str) -> bool) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
-    let of = |members: &serde_json::Map<String, Value>| members.keys().filter(|name| !except(name)).count();
+    let of = |members: &coracle_tree::Map| members.keys().filter(|name| !except(name)).count();
     of(new) == of(old) && new.iter().filter(|(name, _)| !except(name)).all(|(name, value)| old.get(name) == Some(value))
 }
 
@@ -198,10 +198,10 @@ pub(super) fn resize(new: &Value, old: &Value, errors: &mut FieldErrors) {
         for (at, (now, before)) in view::list(new, list).iter().zip(view::list(old, list)).enumerate() {
             for kind in ["limits", "requests"] {
                 let (now, before) = (view::map(view::member(now, "resources"), kind), view::map(view::member(before, "resources"), kind));
-                for name in before.keys().filter(|name| !now.contains_key(*name)) {
+                for name in before.keys().filter(|name| !now.contains_key(name)) {
                     errors.forbidden(format!("spec.{list}[{at}].resources.{kind}"), &format!("resource {kind} cannot be removed: {name}"));
                 }
-                let changed = now.iter().filter(|(name, amount)| before.get(*name) != Some(amount));
+                let changed = now.iter().filter(|(name, amount)| before.get(name) != Some(amount));
                 for (name, _) in changed.filter(|(name, _)| !["cpu", "memory"].contains(&name.as_str())) {
                     errors.forbidden(format!("spec.{list}[{at}].resources.{kind}[{name}]"), "only cpu and memory resources are mutable");
                 }
@@ -220,7 +220,7 @@ fn differences(old: &Value, new: &Value) -> String {
 fn collect(old: &Value, new: &Value, path: &str, lines: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {
-            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+            let mut names: Vec<&Text> = a.keys().chain(b.keys()).collect();
             names.sort();
             names.dedup();
             for name in names {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, Quantity, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{container::descending, field_ref};
 use crate::kinds::{certificates, persistentvolumeclaim, view, volume_source};

@@ -1,7 +1,7 @@
 //! Pods of Windows: options of their security contexts, host processes, and what such pods cannot have (upstream `validateWindows…`).
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kinds::{capabilities, view};
 
@@ -214,7 +214,7 @@ fn is_dns(domain: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{changing_operations, match_conditions, match_resources, own_name, reserved_still};
 use crate::{

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use coracle_schema::{FieldErrors, name, selector, webhook};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{match_conditions, own_name, reserved_still, rule_with_operations};
 use crate::{

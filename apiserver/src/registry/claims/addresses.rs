@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use coracle_store::cache::Freshness;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{
     random,

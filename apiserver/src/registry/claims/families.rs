@@ -2,7 +2,7 @@
 //! `core/service/storage/alloc.go`). Pure.
 
 use coracle_schema::FieldErrors;
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::range::Family;
 use crate::registry::object::Object;
@@ -78,10 +78,10 @@ pub(super) fn settle(
     if errors.is_empty() {
         let spec = service.member_mut("spec");
         if !new.ips.is_empty() {
-            spec.insert("clusterIPs".into(), new.ips.into());
+            spec.insert("clusterIPs", new.ips.into());
         }
-        spec.insert("ipFamilies".into(), new.families.into());
-        spec.insert("ipFamilyPolicy".into(), policy.into());
+        spec.insert("ipFamilies", new.families.into());
+        spec.insert("ipFamilyPolicy", policy.into());
     }
     errors
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use coracle_schema::FieldErrors;
-use serde_json::Value;
+use coracle_tree::Value;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -200,7 +200,7 @@ impl Claims {
         let spec = new.member_mut("spec");
         for (at, address) in had {
             if at == 0 {
-                spec.insert("clusterIP".into(), address.clone().into());
+                spec.insert("clusterIP", address.clone().into());
             }
             if let Some(slot) = spec.get_mut("clusterIPs").and_then(|ips| ips.get_mut(at)) {
                 *slot = address.into();
@@ -228,7 +228,7 @@ impl Claims {
         claim.taken.ports = plan.taken;
         let spec = new.member_mut("spec");
         if let Some(health) = plan.health {
-            spec.insert("healthCheckNodePort".into(), health.into());
+            spec.insert("healthCheckNodePort", health.into());
         }
         let listed = spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten();
         for (port, number) in listed.zip(plan.ports).filter(|(_, number)| *number != 0) {

@@ -6,8 +6,8 @@ use std::{ops::RangeInclusive, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use coracle_store::{Expect, Key, Revision, StoreError, Write};
+use coracle_tree::{Value, json};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::{bitmap::Bitmap, random};
 use crate::{
@@ -508,7 +508,7 @@ mod tests {
         let made = planned(&new, None, &[]).unwrap();
         assert_eq!((made.ports.clone(), made.taken.clone()), (vec![0], vec![u16::try_from(made.health.unwrap()).unwrap()]));
         let mut old = new.clone();
-        old.member_mut("spec").insert("healthCheckNodePort".into(), 30007.into());
+        old.member_mut("spec").insert("healthCheckNodePort", 30007.into());
         assert!(needs(&new, None) && !needs(&new, Some(&old)));
         assert_eq!(held(&old), [30007]);
     }

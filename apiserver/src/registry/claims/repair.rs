@@ -9,9 +9,9 @@ use std::{
 };
 
 use coracle_schema::time;
+use coracle_tree::{Value, json};
 use futures::{StreamExt, stream::BoxStream};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 

@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions as they are kept: in v1beta1, where what all versions have in common stands once (apiextensions
 //! `apis/apiextensions/v1/conversion.go`). Both directions in place, on JSON values.
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 /// `apiVersion` of what is kept.
 pub(super) const KEPT: &str = "apiextensions.k8s.io/v1beta1";
@@ -23,7 +23,7 @@ pub(super) fn from_v1beta1(definition: &mut Value) {
         versions.push(json!({"name": name, "served": true, "storage": true}));
     }
     for (above, within) in SHARED {
-        let Some(shared) = spec.remove(*above).filter(|shared| !shared.is_null()) else { continue };
+        let Some(shared) = spec.remove(above).filter(|shared| !shared.is_null()) else { continue };
         for version in members(spec.get_mut("versions")) {
             version.insert((*within).to_owned(), shared.clone());
         }
@@ -31,7 +31,7 @@ pub(super) fn from_v1beta1(definition: &mut Value) {
     columns(spec, "JSONPath", "jsonPath");
     // Of old definitions, which kept what no schema speaks of unless they said otherwise.
     if spec.get("preserveUnknownFields").is_none_or(Value::is_null) {
-        spec.insert("preserveUnknownFields".to_owned(), true.into());
+        spec.insert("preserveUnknownFields", true.into());
     }
     let Some(conversion) = spec.get_mut("conversion").and_then(Value::as_object_mut) else { return };
     let (client, reviews) = (conversion.remove("webhookClientConfig"), conversion.remove("conversionReviewVersions"));
@@ -40,8 +40,8 @@ pub(super) fn from_v1beta1(definition: &mut Value) {
     }
     let mut webhook = Map::new();
     webhook.extend(client.map(|client| ("clientConfig".to_owned(), client)));
-    webhook.insert("conversionReviewVersions".to_owned(), reviews.unwrap_or(Value::Null));
-    conversion.insert("webhook".to_owned(), webhook.into());
+    webhook.insert("conversionReviewVersions", reviews.unwrap_or(Value::Null));
+    conversion.insert("webhook", webhook.into());
 }
 
 /// From v1 to what is kept.
@@ -51,11 +51,11 @@ pub(super) fn to_v1beta1(definition: &mut Value) {
     columns(spec, "jsonPath", "JSONPath");
     let first = spec.get("versions").and_then(|versions| versions.get(0)).cloned();
     if let Some(first) = first {
-        spec.insert("version".to_owned(), first["name"].clone());
+        spec.insert("version", first["name"].clone());
         for (above, within) in SHARED {
-            let differs = members(spec.get_mut("versions")).any(|version| version.get(*within) != first.get(*within));
+            let differs = members(spec.get_mut("versions")).any(|version| version.get(within) != first.get(within));
             let Some(shared) = first.get(*within).filter(|_| !differs) else { continue };
-            members(spec.get_mut("versions")).for_each(|version| drop(version.remove(*within)));
+            members(spec.get_mut("versions")).for_each(|version| drop(version.remove(within)));
             spec.insert((*above).to_owned(), shared.clone());
         }
     }
@@ -69,16 +69,16 @@ pub(super) fn to_v1beta1(definition: &mut Value) {
 }
 
 /// The versions, as far as they are objects.
-fn members(versions: Option<&mut Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
+fn members(versions: Option<&mut Value>) -> impl Iterator<Item = &mut Map> {
     versions.and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 /// Renames the path in every column.
-fn columns(spec: &mut Map<String, Value>, from: &str, to: &str) {
+fn columns(spec: &mut Map, from: &str, to: &str) {
     for version in members(spec.get_mut("versions")) {
         for column in members(version.get_mut("additionalPrinterColumns")) {
             if let Some(path) = column.remove(from) {
-                column.insert(to.to_owned(), path);
+                column.insert(to, path);
             }
         }
     }

@@ -249,7 +249,7 @@ fn what_earlier_releases_left_out_is_filled_in_when_it_is_read() {
         r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"s","namespace":"n"},"spec":{"clusterIP":"10.0.0.1","ports":[{"port":81}]}}"#,
     );
     let spec = &service["spec"];
-    assert_eq!((&spec["clusterIPs"], &spec["ipFamilies"]), (&serde_json::json!(["10.0.0.1"]), &serde_json::json!(["IPv4"])));
+    assert_eq!((&spec["clusterIPs"], &spec["ipFamilies"]), (&coracle_tree::json!(["10.0.0.1"]), &coracle_tree::json!(["IPv4"])));
     assert_eq!(spec["ipFamilyPolicy"], "SingleStack");
     let claim = read(
         "/registry/persistentvolumeclaims/n/c",

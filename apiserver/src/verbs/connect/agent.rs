@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use coracle_tree::{Value, json};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body_util::{BodyStream, Full};
@@ -13,7 +14,6 @@ use rustls::{
     client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, ServerName},
 };
-use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
@@ -223,7 +223,7 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

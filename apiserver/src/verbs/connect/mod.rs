@@ -59,27 +59,27 @@ async fn admit(api: &Api, call: &Call, kind: &Kind, warnings: &mut Vec<String>) 
 
 /// The options of a connection as the object they are in upstream (`PodExecOptions`): admission sees them.
 fn options(call: &Call, part: &Subresource) -> Result<Object, Status> {
-    let mut given = serde_json::Map::new();
+    let mut given = coracle_tree::Map::new();
     for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.get(flag).is_some()) {
-        given.insert(flag.into(), call.query.flag(flag).into());
+        given.insert(flag, call.query.flag(flag).into());
     }
     if let Some(container) = call.query.get("container") {
-        given.insert("container".into(), container.into());
+        given.insert("container", container.into());
     }
     let command: Vec<&str> = call.query.all("command").collect();
     if !command.is_empty() {
-        given.insert("command".into(), command.into());
+        given.insert("command", command.into());
     }
     let ports: Vec<i64> = call.query.all("ports").filter_map(|port| port.parse().ok()).collect();
     if !ports.is_empty() {
-        given.insert("ports".into(), ports.into());
+        given.insert("ports", ports.into());
     }
     if &*part.name == "proxy" {
         let rest = call.info.rest.join("/");
         let path = if rest.is_empty() { call.query.text("path").to_owned() } else { format!("/{rest}") };
-        given.insert("path".into(), path.into());
+        given.insert("path", path.into());
     }
-    let mut value = serde_json::Value::Object(given);
+    let mut value = coracle_tree::Value::Object(given);
     if let Some(schema) = &part.schema {
         let decoded = decode::from_value(value, schema, decode::FieldValidation::Ignore);
         value = decoded.map_err(|error| Status::bad_request(error.to_string()))?.value;

@@ -3,9 +3,9 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use coracle_store::cache::{Freshness, Snapshot};
+use coracle_tree::Value;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use serde_json::Value;
 
 use super::agent::{Over, Target, kept, passed_on};
 use crate::{

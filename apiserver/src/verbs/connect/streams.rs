@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coracle_schema::FieldErrors;
 use coracle_store::cache::Freshness;
+use coracle_tree::Value;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
 
 use super::agent::{Over, Target, failure, kept, passed_on};
 use crate::{
@@ -181,7 +181,7 @@ fn container(pod: &Object, wanted: &str) -> Result<String, Status> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -6,7 +6,7 @@ use coracle_schema::{
     default,
     tables::Tables,
 };
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{SCHEME, Writing};
 use crate::{
@@ -27,7 +27,7 @@ impl Writing<'_> {
     pub fn decode_body(&mut self) -> Result<Object, Status> {
         let kind = self.kind;
         if self.call.body.trim_ascii() == b"null" {
-            return self.decode_value(Value::Object(serde_json::Map::new()));
+            return self.decode_value(Value::Object(coracle_tree::Map::new()));
         }
         let decoded = match negotiate::body_encoding(&self.call.headers)? {
             // In one pass, which also sees what stands twice.
@@ -44,7 +44,7 @@ impl Writing<'_> {
         let (schema, mode, body) = (&self.kind.schema, self.options.field_validation, &self.call.body);
         let read = yaml::read(body).map_err(|why| negotiate::unrecognized(schema, &why, body))?;
         let strict = read.strict();
-        let value = if read.value.is_null() { Value::Object(serde_json::Map::new()) } else { read.value };
+        let value = if read.value.is_null() { Value::Object(coracle_tree::Map::new()) } else { read.value };
         let mut decoded = decode::from_value(value, schema, mode);
         match (&mut decoded, mode, strict) {
             (Ok(_), FieldValidation::Strict, Some(strict)) => decoded = Err(decode::DecodeError::Strict(vec![strict])),

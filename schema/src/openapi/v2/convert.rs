@@ -1,9 +1,9 @@
 //! From version 3 to version 2: what moved, what has other words, and what version 2 cannot say.
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Text, Value, json};
 
 /// A path's operations and common parameters; parameters that many operations share go into `shared`.
-pub(super) fn path(item: &Value, shared: &mut Map<String, Value>) -> Value {
+pub(super) fn path(item: &Value, shared: &mut Map) -> Value {
     let mut made = Map::new();
     for (name, value) in item.as_object().into_iter().flatten() {
         let value = if name == "parameters" { parameters(value, None, shared).into() } else { operation(value, shared) };
@@ -12,26 +12,26 @@ pub(super) fn path(item: &Value, shared: &mut Map<String, Value>) -> Value {
     Value::Object(made)
 }
 
-fn operation(v3: &Value, shared: &mut Map<String, Value>) -> Value {
-    let mut made: Map<String, Value> =
+fn operation(v3: &Value, shared: &mut Map) -> Value {
+    let mut made: Map =
         v3.as_object().into_iter().flatten().filter(|(name, _)| *name != "requestBody").map(|(n, v)| (n.clone(), v.clone())).collect();
     let body = &v3["requestBody"];
-    let bodies: Vec<&String> = body["content"].as_object().into_iter().flat_map(|types| types.keys()).collect();
-    let answers: Vec<&String> = v3["responses"]["200"]["content"].as_object().into_iter().flat_map(|types| types.keys()).collect();
+    let bodies: Vec<&Text> = body["content"].as_object().into_iter().flat_map(coracle_tree::Map::keys).collect();
+    let answers: Vec<&Text> = v3["responses"]["200"]["content"].as_object().into_iter().flat_map(coracle_tree::Map::keys).collect();
     let consumes = if bodies.is_empty() { json!(["*/*"]) } else { json!(bodies) };
     // Discovery itself is no object: upstream says the same of both directions.
     let consumes = if v3.get("x-kubernetes-action").is_none() { json!(answers) } else { consumes };
-    made.insert("consumes".to_owned(), consumes);
-    made.insert("produces".to_owned(), json!(answers));
-    made.insert("schemes".to_owned(), json!(["https"]));
+    made.insert("consumes", consumes);
+    made.insert("produces", json!(answers));
+    made.insert("schemes", json!(["https"]));
     let list = parameters(&v3["parameters"], Some(body), shared);
     if list.is_empty() {
         made.remove("parameters");
     } else {
-        made.insert("parameters".to_owned(), list.into());
+        made.insert("parameters", list.into());
     }
     let responses = v3["responses"].as_object().into_iter().flatten().map(|(code, answer)| (code.clone(), response(answer)));
-    made.insert("responses".to_owned(), Value::Object(responses.collect()));
+    made.insert("responses", Value::Object(responses.collect()));
     Value::Object(made)
 }
 
@@ -44,7 +44,7 @@ fn response(v3: &Value) -> Value {
 }
 
 /// Parameters, the body first; those that stand in many places are referred to.
-fn parameters(v3: &Value, body: Option<&Value>, shared: &mut Map<String, Value>) -> Vec<Value> {
+fn parameters(v3: &Value, body: Option<&Value>, shared: &mut Map) -> Vec<Value> {
     let mut made = Vec::new();
     if let Some(content) = body.and_then(|body| first(&body["content"])) {
         let mut parameter = json!({"name": "body", "in": "body", "schema": schema(&content["schema"])});
@@ -57,7 +57,7 @@ fn parameters(v3: &Value, body: Option<&Value>, shared: &mut Map<String, Value>)
         made.push(if common { share(&format!("body-{name}"), parameter, shared) } else { parameter });
     }
     for parameter in v3.as_array().into_iter().flatten() {
-        let mut flat: Map<String, Value> = parameter["schema"].as_object().cloned().unwrap_or_default();
+        let mut flat: Map = parameter["schema"].as_object().cloned().unwrap_or_default();
         flat.extend(parameter.as_object().into_iter().flatten().filter(|(name, _)| *name != "schema").map(|(n, v)| (n.clone(), v.clone())));
         let name = format!("{}-{}", parameter["name"].as_str().unwrap_or_default(), parameter["in"].as_str().unwrap_or_default());
         made.push(share(&name, Value::Object(flat), shared));
@@ -66,7 +66,7 @@ fn parameters(v3: &Value, body: Option<&Value>, shared: &mut Map<String, Value>)
 }
 
 /// A reference to a parameter that stands in one place; one of the same name that says something else stays where it is.
-fn share(name: &str, parameter: Value, shared: &mut Map<String, Value>) -> Value {
+fn share(name: &str, parameter: Value, shared: &mut Map) -> Value {
     let there = shared.entry(name).or_insert_with(|| parameter.clone());
     if *there == parameter { json!({"$ref": format!("#/parameters/{name}")}) } else { parameter }
 }
@@ -130,7 +130,7 @@ fn schema(v3: &Value) -> Value {
 }
 
 /// Old clients cannot cope with values of no one type if they have parts, nor with lists of nothing.
-fn simplify(v3: &Map<String, Value>, made: &mut Map<String, Value>) {
+fn simplify(v3: &Map, made: &mut Map) {
     let on = |name: &str| v3.get(name) == Some(&Value::Bool(true));
     let (nullable, open) = (on("nullable"), on("x-kubernetes-preserve-unknown-fields"));
     if nullable || open {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use coracle_tree::{Map, Text, Value};
 
 /// What stands beside the paths of a document and is referred to by name.
 const PLACES: [&str; 2] = ["definitions", "parameters"];
@@ -27,7 +27,7 @@ pub fn filtered(mut document: Value, prefix: &str) -> Value {
     }
     for place in PLACES {
         if let Some(all) = document[place].as_object_mut() {
-            all.retain(|name, _| used.contains(&(place, name.clone())));
+            all.retain(|name, _| used.contains(&(place, name.to_string())));
         }
     }
     document
@@ -36,7 +36,7 @@ pub fn filtered(mut document: Value, prefix: &str) -> Value {
 /// Adds another document. A path that is there stays; a definition or parameter of the same name that is another gets a name of its own
 /// (`NAME_v2`), and all who refer to it follow.
 pub fn merge(into: &mut Value, mut from: Value) {
-    let there: BTreeSet<String> = into["paths"].as_object().map(|paths| paths.keys().cloned().collect()).unwrap_or_default();
+    let there: BTreeSet<Text> = into["paths"].as_object().map(|paths| paths.keys().cloned().collect()).unwrap_or_default();
     if let Some(paths) = from["paths"].as_object_mut() {
         paths.retain(|path, _| !there.contains(path));
         if paths.is_empty() {
@@ -46,15 +46,16 @@ pub fn merge(into: &mut Value, mut from: Value) {
     let mut renames = BTreeMap::new();
     for place in PLACES {
         let (ours, theirs) = (members(into, place), members(&from, place));
-        let mut taken: BTreeSet<String> = ours.keys().chain(theirs.keys()).cloned().collect();
+        let mut taken: BTreeSet<Text> = ours.keys().chain(theirs.keys()).cloned().collect();
         for (name, theirs) in theirs {
             if ours.get(name).is_none_or(|ours| is_same(ours, theirs)) {
                 continue;
             }
             let names = (2..).map(|n: u32| format!("{name}_v{n}"));
-            let found = names.into_iter().find(|other| ours.get(other).map_or(!taken.contains(other), |ours| is_same(ours, theirs)));
+            let found =
+                names.into_iter().find(|other| ours.get(other).map_or(!taken.contains(other.as_str()), |ours| is_same(ours, theirs)));
             let Some(other) = found else { continue };
-            taken.insert(other.clone());
+            taken.insert(other.as_str().into());
             renames.insert(format!("#/{place}/{name}"), other);
         }
     }
@@ -64,7 +65,7 @@ pub fn merge(into: &mut Value, mut from: Value) {
     for place in PLACES {
         let theirs = from.get_mut(place).and_then(Value::as_object_mut).map(std::mem::take).unwrap_or_default();
         for (name, theirs) in theirs {
-            let name = renames.get(&format!("#/{place}/{name}")).cloned().unwrap_or(name);
+            let name = renames.get(&format!("#/{place}/{name}")).map_or(name, Text::from);
             let Some(ours) = into[place].as_object_mut() else { continue };
             match ours.get_mut(&name) {
                 Some(there) => super::add_kinds(there, &theirs),
@@ -80,15 +81,15 @@ pub fn merge(into: &mut Value, mut from: Value) {
     }
 }
 
-fn members<'v>(document: &'v Value, place: &str) -> &'v Map<String, Value> {
-    static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+fn members<'v>(document: &'v Value, place: &str) -> &'v Map {
+    static NONE: std::sync::LazyLock<Map> = std::sync::LazyLock::new(Map::new);
     document.get(place).and_then(Value::as_object).unwrap_or(&NONE)
 }
 
 /// Whether two definitions are the same but for their kinds.
 fn is_same(a: &Value, b: &Value) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let others = |of: &Map<String, Value>| of.keys().filter(|key| *key != KINDS).count();
+    let others = |of: &Map| of.keys().filter(|key| *key != KINDS).count();
     others(a) == others(b) && a.iter().all(|(key, value)| key == KINDS || b.get(key) == Some(value))
 }
 
@@ -134,7 +135,7 @@ fn rename(value: &mut Value, renames: &BTreeMap<String, String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

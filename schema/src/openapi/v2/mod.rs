@@ -6,7 +6,7 @@ mod merge;
 mod proto;
 mod upward;
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 pub use merge::{filtered, merge};
 pub use proto::protobuf;
@@ -19,9 +19,9 @@ pub const PROTOBUF_TYPES: [&str; 2] =
 /// A document in the making.
 pub struct Document {
     version: String,
-    paths: Map<String, Value>,
-    definitions: Map<String, Value>,
-    parameters: Map<String, Value>,
+    paths: Map,
+    definitions: Map,
+    parameters: Map,
 }
 
 impl Document {
@@ -87,7 +87,7 @@ mod tests {
         all.finish()
     }
 
-    fn walk(value: &Value, see: &mut impl FnMut(&Map<String, Value>)) {
+    fn walk(value: &Value, see: &mut impl FnMut(&Map)) {
         match value {
             Value::Object(members) => {
                 see(members);

@@ -1,6 +1,6 @@
 //! The protobuf form (`google/gnostic-models/openapiv2/OpenAPIv2.proto`): one table of what each member of the JSON is in its message.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::openapi::gnostic::{Members, Part, bytes, extensions, message, nested, requirement};
 
@@ -132,7 +132,7 @@ fn parameter(value: &Value) -> Vec<u8> {
 /// `ParametersItem`
 fn parameter_or_reference(value: &Value) -> Vec<u8> {
     match value.get("$ref") {
-        Some(target) => nested(&[(2, message(&[("$ref", 1, Part::Text)], &serde_json::json!({"$ref": target})))]),
+        Some(target) => nested(&[(2, message(&[("$ref", 1, Part::Text)], &coracle_tree::json!({"$ref": target})))]),
         None => nested(&[(1, parameter(value))]),
     }
 }
@@ -170,7 +170,7 @@ fn security_definition(value: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! From version 2 to version 3, for servers that tell version 2 alone (kube-openapi `pkg/openapiconv`). What version 3 can say and version 2
 //! cannot stays unsaid.
 
-use serde_json::{Map, Value, json};
+use coracle_tree::{Map, Value, json};
 
 /// The whole document.
 pub fn to_v3(mut v2: Value) -> Value {
@@ -18,11 +18,11 @@ pub fn to_v3(mut v2: Value) -> Value {
         ("parameters", "parameters", parameter),
     ] {
         if v2[place].is_object() {
-            components.insert(name.to_owned(), each(v2[place].take(), convert));
+            components.insert(name, each(v2[place].take(), convert));
         }
     }
     if v2["responses"].is_object() {
-        components.insert("responses".to_owned(), each(v2["responses"].take(), |answer| response(answer, &produces)));
+        components.insert("responses", each(v2["responses"].take(), |answer| response(answer, &produces)));
     }
     made["components"] = components.into();
     made
@@ -41,7 +41,7 @@ fn point(of: &mut Value) {
             [("definitions", "components/schemas"), ("parameters", "components/parameters"), ("responses", "components/responses")]
         {
             if let Some(name) = target.strip_prefix(&format!("#/{old}/")) {
-                *target = format!("#/{new}/{name}");
+                *target = format!("#/{new}/{name}").into();
                 return;
             }
         }
@@ -73,17 +73,17 @@ fn operation(v2: Value) -> Value {
                 if one["required"] == true {
                     body["required"] = true.into();
                 }
-                members.insert("requestBody".to_owned(), body);
+                members.insert("requestBody", body);
             } else {
                 kept.push(parameter(one));
             }
         }
         if !kept.is_empty() {
-            members.insert("parameters".to_owned(), kept.into());
+            members.insert("parameters", kept.into());
         }
     }
     if let Some(responses) = members.remove("responses") {
-        members.insert("responses".to_owned(), each(responses, |answer| response(answer, &produces)));
+        members.insert("responses", each(responses, |answer| response(answer, &produces)));
     }
     Value::Object(members)
 }
@@ -91,7 +91,7 @@ fn operation(v2: Value) -> Value {
 /// The same schema for each media type.
 fn content(types: &Value, schema: &Value) -> Value {
     let types = types.as_array().into_iter().flatten().filter_map(Value::as_str);
-    types.map(|media| (media.to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+    types.map(|media| (media, json!({"schema": schema}))).collect()
 }
 
 fn response(mut v2: Value, produces: &Value) -> Value {
@@ -101,7 +101,7 @@ fn response(mut v2: Value, produces: &Value) -> Value {
     {
         let made = content(produces, &schema(given));
         if made.as_object().is_some_and(|types| !types.is_empty()) {
-            members.insert("content".to_owned(), made);
+            members.insert("content", made);
         }
     }
     v2
@@ -131,8 +131,8 @@ fn security(v2: Value) -> Value {
     let Value::Object(mut members) = v2 else { return v2 };
     if let Some(Value::String(flow)) = members.remove("flow") {
         let of = ["authorizationUrl", "tokenUrl", "scopes"].into_iter().filter_map(|name| Some((name.to_owned(), members.remove(name)?)));
-        let of: Map<String, Value> = of.collect();
-        members.insert("flows".to_owned(), json!({flow: of}));
+        let of: Map = of.collect();
+        members.insert("flows", json!({flow: of}));
     }
     members.into()
 }
@@ -153,11 +153,11 @@ fn schema(mut v2: Value) -> Value {
         };
         (name, made)
     });
-    let mut made: Map<String, Value> = members.collect();
+    let mut made: Map = members.collect();
     if made.len() > 1
         && let Some(target) = made.remove("$ref")
     {
-        made.insert("allOf".to_owned(), json!([{"$ref": target}]));
+        made.insert("allOf", json!([{"$ref": target}]));
     }
     made.into()
 }

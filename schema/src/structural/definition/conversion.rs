@@ -1,7 +1,7 @@
 //! How a definition converts between its versions.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Options, flag, list, member, text_of};
 use crate::{field::FieldErrors, name, structural::text, webhook};

@@ -8,7 +8,7 @@ mod names;
 mod schema;
 mod version;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{invariants::child, props::Props, text};
 use crate::{field::FieldErrors, name, tables, types::SchemaRef};

@@ -1,6 +1,6 @@
 //! The names of a definition.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{list, text_of};
 use crate::{field::FieldErrors, name, structural::text};

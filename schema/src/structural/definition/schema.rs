@@ -1,6 +1,6 @@
 //! What the schema of a version may say.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Options, Props, child, flag, list, member, schema_of, text};
 use crate::{

@@ -1,6 +1,6 @@
 #![allow(clippy::needless_pass_by_value, reason = "what json! makes is passed as it is")]
 
-use serde_json::json;
+use coracle_tree::json;
 
 use super::*;
 

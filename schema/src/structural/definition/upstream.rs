@@ -1,7 +1,7 @@
 //! What kube-apiserver 1.37.1 answered when these definitions were created (`upstream.jsonl`, a line a case: name, definition, errors,
 //! warnings).
 
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::{check, list, member, name_fault, text_of, warnings};
 

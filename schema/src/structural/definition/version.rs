@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Options, Props, child, flag, list, member, schema, schema_of, text, text_of};
 use crate::{

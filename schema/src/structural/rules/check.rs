@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use coracle_cel::{MAX_REQUEST_BYTES, limits};
-use serde_json::{Value, json};
+use coracle_tree::{Value, json};
 
 use super::compile::{Level, Rule};
 use crate::field::{ErrorKind, FieldErrors};
@@ -33,7 +33,7 @@ impl Known {
             let texts = ["rule", "messageExpression"].into_iter().filter_map(|name| rule.get(name).and_then(Value::as_str));
             self.expressions.extend(texts.map(str::to_owned));
         }
-        let below = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(serde_json::Map::values);
+        let below = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(coracle_tree::Map::values);
         let single = ["items", "additionalProperties"].into_iter().filter_map(|name| schema.get(name));
         below.chain(single).for_each(|schema| self.collect(schema));
     }

@@ -1,7 +1,7 @@
 //! Rules made ready (apiextensions-apiserver `apiserver/schema/cel/compilation.go`).
 
 use coracle_cel::{Decl, Env, Program, Type, display};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::structural::Node;
 

@@ -1,7 +1,7 @@
 //! Schemas as the types of expressions (apiserver `pkg/cel/common/schemas.go`, `SchemaDeclType`).
 
 use coracle_cel::{Decl, Listing, ObjectType};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::structural::{Checks, Kind, Node};
 use crate::types::ListKind;

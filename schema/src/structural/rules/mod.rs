@@ -12,7 +12,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::{Node, blocks_rules};
 use crate::field::{ErrorKind, FieldErrors};

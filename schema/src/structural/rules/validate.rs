@@ -1,7 +1,7 @@
 //! Rules asked about an object (apiextensions-apiserver `apiserver/schema/cel/validation.go`).
 
 use coracle_cel::{Activation, Program, Val, limits};
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::compile::{Level, OLD_SELF, Rule, SELF};
 use crate::field::{ErrorKind, FieldErrors};

@@ -1,7 +1,7 @@
 //! Labels of nodes that have new names, and selectors that select nothing.
 
 use coracle_schema::name;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use crate::kinds::view;
 
@@ -73,7 +73,7 @@ pub(super) fn of_other_pods(spec: &Value, path: &str, all: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -5,7 +5,7 @@ mod ports;
 mod volumes;
 
 use coracle_schema::Quantity;
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::profile;
 use crate::kinds::{address, view};
@@ -55,7 +55,7 @@ const OLD_ANNOTATIONS: [(&str, &str); 3] = [
 
 fn old_annotations(metadata: &Value, path: &str, all: &mut Vec<String>) {
     let annotations = view::map(metadata, "annotations");
-    let found = OLD_ANNOTATIONS.iter().filter(|(key, _)| annotations.contains_key(*key));
+    let found = OLD_ANNOTATIONS.iter().filter(|(key, _)| annotations.contains_key(key));
     all.extend(found.map(|(key, text)| format!("{path}[{key}]: {text}")));
 }
 
@@ -147,7 +147,7 @@ fn addresses(spec: &Value, path: &str, all: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::containers;
 use crate::kinds::view;
@@ -77,7 +77,7 @@ impl Port<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Volumes that nothing serves any more, and files of one that hide one another.
 
-use serde_json::Value;
+use coracle_tree::Value;
 
 use super::fraction;
 use crate::kinds::view;
@@ -80,7 +80,7 @@ fn overlaps(volume: &Value, all: &mut Vec<String>) {
     tell(&"DownwardAPI", &items(view::member(volume, "downwardAPI"), &""));
     let sources = view::list(view::member(volume, "projected"), "sources");
     tell(&"Projected", &sources.iter().flat_map(projected).collect::<Vec<_>>());
-    let empty = sources.iter().filter(|source| source.as_object().is_some_and(serde_json::Map::is_empty));
+    let empty = sources.iter().filter(|source| source.as_object().is_some_and(coracle_tree::Map::is_empty));
     all.extend(empty.map(|_| format!("volume {} (Projected) has no sources provided", name())));
 }
 
@@ -117,7 +117,7 @@ fn projected(source: &Value) -> Vec<File<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coracle_tree::json;
 
     use super::*;
 
