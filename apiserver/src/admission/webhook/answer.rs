@@ -104,7 +104,7 @@ fn decoded(body: &[u8], schema: &SchemaRef, version: &str) -> Result<Value, Stri
         yaml::read(body).map_err(|why| format!("couldn't get version/kind; json parse error: error converting YAML to JSON: {why}"))?.value
     };
     let whole = if whole.is_null() { json!({}) } else { whole };
-    let Value::Object(members) = whole else {
+    let Value::Object(mut members) = whole else {
         let found = go::json_name(&whole);
         return Err(format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type {TYPE_META}"
@@ -113,9 +113,9 @@ fn decoded(body: &[u8], schema: &SchemaRef, version: &str) -> Result<Value, Stri
     let (found, kind) = (members.get("apiVersion").cloned(), members.get("kind").cloned());
     check_type(version, &found, &kind)?;
     // What a webhook sends back of the question is not looked at.
-    let of = |name: &str| members.get(name).cloned();
-    let response = json!({"response": of("response")});
-    let read = decode::from_value(response, schema, decode::FieldValidation::Ignore).map_err(|error| error.to_string())?;
+    let response = members.remove("response").unwrap_or_default();
+    let response = Map::from_iter([("response".to_owned(), response)]);
+    let read = decode::from_value(Value::Object(response), schema, decode::FieldValidation::Ignore).map_err(|error| error.to_string())?;
     let mut value = read.value;
     (value["apiVersion"], value["kind"]) = (found.unwrap_or_default(), kind.unwrap_or_default());
     Ok(value)
