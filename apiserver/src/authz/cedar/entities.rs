@@ -207,7 +207,7 @@ pub(super) fn object(attempt: &Attempt<'_>, object: &Value, old: Option<&Value>)
 
 fn fields(object: &Value) -> Attributes {
     let fields = object.as_object().into_iter().flatten();
-    fields.filter_map(|(name, value)| Some((name.clone(), expression(name, value, DEPTH)?))).collect()
+    fields.filter_map(|(name, value)| Some((name.to_string(), expression(name, value, DEPTH)?))).collect()
 }
 
 /// A field as Cedar has it; what is empty, a fraction or too deep has none.
