@@ -14,6 +14,7 @@ pub mod managed;
 pub mod name;
 pub mod openapi;
 pub mod patch;
+mod places;
 pub use coracle_cel::pattern;
 pub mod proto;
 pub mod quantity;

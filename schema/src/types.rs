@@ -1,14 +1,14 @@
 //! The data model of the API: messages, fields and their semantics, independent of where they were read from.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, OnceLock},
 };
 
 use coracle_tree::{Map, Text, Value};
 
-use crate::proto;
+use crate::{places::Places, proto};
 
 /// All message types of one source: the built-in tables, or one custom resource version.
 #[derive(Debug, Default)]
@@ -45,8 +45,8 @@ pub struct Type {
     pub name: Box<str>,
     /// The JSON view: fields in table order, those of inline members flattened in.
     pub fields: Vec<Field>,
-    /// Positions in `fields` with the [`head`] of each JSON name, in this order: what [`Type::position`] searches. Made by [`Type::new`].
-    index: Box<[(u64, u32)]>,
+    /// What [`Type::position`] asks. Made by [`Type::new`].
+    places: Places,
     /// Positions in `fields` of those that stand in JSON even when they were not given. Made by [`Type::new`].
     pub written: Box<[u32]>,
     /// The protobuf view: members in table order, inline ones as nested messages.
@@ -321,8 +321,7 @@ impl Schema {
 impl Type {
     /// A message of these fields; `members` is the protobuf view of them.
     pub fn new(name: impl Into<Box<str>>, fields: Vec<Field>, members: Vec<Member>) -> Self {
-        let mut index: Vec<(u64, u32)> = fields.iter().zip(0..).map(|(field, at)| (head(&field.name), at)).collect();
-        index.sort_by(|(a, at), (b, other)| a.cmp(b).then_with(|| fields[*at as usize].name.cmp(&fields[*other as usize].name)));
+        let places = Places::new(&fields);
         let written = fields.iter().zip(0..).filter(|(field, _)| field.is_always_written()).map(|(_, at)| at).collect();
         let number_of = |member: &Member| match member {
             Member::Field(at) => fields[*at as usize].number,
@@ -332,7 +331,7 @@ impl Type {
         numbers.sort_unstable();
         let name = name.into();
         let atomic = crate::managed::ATOMIC_TYPES.contains(&&*name);
-        Self { name, fields, index: index.into(), written, members, numbers: numbers.into(), atomic, ..Self::default() }
+        Self { name, fields, places, written, members, numbers: numbers.into(), atomic, ..Self::default() }
     }
 
     /// The protobuf member of this field number.
@@ -343,10 +342,7 @@ impl Type {
 
     /// The position in `fields` of the field with this JSON name.
     pub fn position(&self, name: &str) -> Option<usize> {
-        let wanted = head(name);
-        let from = self.index.partition_point(|(head, _)| *head < wanted);
-        let alike = self.index[from..].iter().take_while(|(head, _)| *head == wanted);
-        alike.map(|(_, at)| *at as usize).find(|at| *self.fields[*at].name == *name)
+        self.places.of(name, &self.fields)
     }
 
     /// The field with this JSON name.
@@ -356,8 +352,8 @@ impl Type {
 
     /// A JSON name that stands twice, if any: a mistake of whoever built the type.
     pub fn duplicate(&self) -> Option<&str> {
-        let name = |(_, at): &(u64, u32)| &*self.fields[*at as usize].name;
-        self.index.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])).map(|pair| name(&pair[0]))
+        let mut seen = HashSet::new();
+        self.fields.iter().map(|field| field.name.as_str()).find(|name| !seen.insert(*name))
     }
 
     /// `PodSpec` of `core.PodSpec`.
@@ -406,16 +402,6 @@ impl SchemaRef {
     pub fn at(&self, root: TypeId) -> Self {
         Self { schema: Arc::clone(&self.schema), root }
     }
-}
-
-/// The length of a name and its first letters, as one number: few names of a message have the same.
-fn head(name: &str) -> u64 {
-    let length = name.len().min(usize::from(u8::MAX)) as u64;
-    let letters = match name.as_bytes().first_chunk() {
-        Some(first) => u64::from_be_bytes(*first) >> 8,
-        None => name.bytes().fold(0, |letters, letter| letters << 8 | u64::from(letter)),
-    };
-    length << 56 | letters
 }
 
 impl fmt::Display for Type {

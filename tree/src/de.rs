@@ -9,7 +9,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::Error;
 
-use crate::{Map, Number, Text, Value};
+use crate::{Map, Number, Value, map::Member};
 
 /// A length that is only claimed makes no more room than this beforehand.
 const CLAIMED: usize = 64;
@@ -103,9 +103,9 @@ impl<'de> Deserialize<'de> for Map {
 }
 
 fn map<'de, A: MapAccess<'de>>(mut members: A) -> Result<Map, A::Error> {
-    let mut list: Vec<(Text, Value)> = Vec::with_capacity(members.size_hint().unwrap_or(0).min(CLAIMED));
-    while let Some(member) = members.next_entry()? {
-        list.push(member);
+    let mut list = Vec::with_capacity(members.size_hint().unwrap_or(0).min(CLAIMED));
+    while let Some((name, value)) = members.next_entry()? {
+        list.push(Member::new(name, value));
     }
     Ok(Map::from_members(list))
 }

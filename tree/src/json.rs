@@ -8,7 +8,8 @@
 macro_rules! json {
     (null) => { $crate::Value::Null };
     ([ $($items:tt)* ]) => { $crate::Value::Array($crate::items!([] $($items)*)) };
-    ({ $($members:tt)* }) => { $crate::Value::Object($crate::Map::from_members($crate::members!([] $($members)*))) };
+    ({}) => { $crate::Value::Object($crate::Map::new()) };
+    ({ $($members:tt)* }) => { $crate::Value::Object($crate::Map::from_iter($crate::members!([] $($members)*))) };
     ($value:expr) => { $crate::to_value(&$value).expect("a value that can be written") };
 }
 
@@ -27,7 +28,7 @@ macro_rules! items {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! members {
-    ([$($made:expr,)*]) => { ::std::vec![$($made,)*] };
+    ([$($made:expr,)*]) => { [$($made,)*] };
     ([$($made:expr,)*] $name:tt : null $(, $($rest:tt)*)?) => {
         $crate::members!([$($made,)* ($crate::Text::from($name), $crate::json!(null)),] $($($rest)*)?)
     };

@@ -6,7 +6,7 @@ use serde::ser::{
 };
 use serde_json::Error;
 
-use crate::{Map, Text, Value};
+use crate::{Map, Text, Value, map::Member};
 
 /// The tree that a type of `serde` writes.
 ///
@@ -144,7 +144,7 @@ impl Items {
 
 /// An object that is being made; that of a variant stands below its name.
 struct Members {
-    members: Vec<(Text, Value)>,
+    members: Vec<Member>,
     /// Of the value that comes next.
     name: Option<Text>,
     variant: Option<&'static str>,
@@ -152,7 +152,7 @@ struct Members {
 
 impl Members {
     fn add<T: Serialize + ?Sized>(&mut self, name: Text, value: &T) -> Result<(), Error> {
-        self.members.push((name, value.serialize(Make)?));
+        self.members.push(Member::new(name, value.serialize(Make)?));
         Ok(())
     }
 

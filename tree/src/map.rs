@@ -1,13 +1,13 @@
 //! The members of an object, by name.
 
-use std::{collections::BTreeMap, collections::btree_map, fmt, hash, mem, slice, vec};
+use std::{cmp::Ordering, collections::BTreeMap, collections::btree_map, fmt, hash, mem, slice, vec};
 
 use crate::{Text, Value};
 
 /// Up to as many members lie in one sorted piece of memory. More are a tree of nodes, so that nobody makes a server move megabytes
 /// for each member that is added to a large map.
 const FEW: usize = 64;
-/// Up to as many are looked at one after the other: that most differ in length is seen sooner than which comes first.
+/// Up to as many are looked at one after the other.
 const ONE_BY_ONE: usize = 16;
 
 /// The members of an object, in the order of their names.
@@ -17,10 +17,41 @@ pub struct Map(Members);
 #[derive(Clone)]
 enum Members {
     /// Sorted by name, each name once.
-    Few(Vec<(Text, Value)>),
+    Few(Vec<Member>),
     Many(BTreeMap<Text, Value>),
 }
 use Members::{Few, Many};
+
+/// A member beside the first letters of its name, by which it is mostly told from others.
+#[derive(Clone)]
+pub(crate) struct Member {
+    head: u64,
+    name: Text,
+    value: Value,
+}
+
+impl Member {
+    pub(crate) fn new(name: Text, value: Value) -> Self {
+        Self { head: head(&name), name, value }
+    }
+
+    fn cmp(&self, head: u64, name: &str) -> Ordering {
+        self.head.cmp(&head).then_with(|| self.name.as_str().cmp(name))
+    }
+}
+
+/// Up to eight letters, in such an order that heads compare as names do as long as they differ.
+#[inline]
+fn head(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    match (bytes.first_chunk(), bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(eight), ..) => u64::from_be_bytes(*eight),
+        (None, Some(first), Some(last)) => {
+            u64::from(u32::from_be_bytes(*first)) << 32 | u64::from(u32::from_be_bytes(*last)) << (8 * (8 - bytes.len()))
+        }
+        _ => bytes.iter().rev().fold(0, |head, letter| head >> 8 | u64::from(*letter) << 56),
+    }
+}
 
 impl Default for Map {
     fn default() -> Self {
@@ -63,7 +94,7 @@ impl Map {
     #[inline]
     pub fn get(&self, name: &str) -> Option<&Value> {
         match &self.0 {
-            Few(members) => Some(&members[position(members, name)?].1),
+            Few(members) => Some(&members[position(members, name)?].value),
             Many(members) => members.get(name),
         }
     }
@@ -72,7 +103,7 @@ impl Map {
         match &mut self.0 {
             Few(members) => {
                 let at = position(members, name)?;
-                Some(&mut members[at].1)
+                Some(&mut members[at].value)
             }
             Many(members) => members.get_mut(name),
         }
@@ -109,14 +140,14 @@ impl Map {
 
     pub fn remove_entry(&mut self, name: &str) -> Option<(Text, Value)> {
         match &mut self.0 {
-            Few(members) => position(members, name).map(|at| members.remove(at)),
+            Few(members) => position(members, name).map(|at| taken(members.remove(at))),
             Many(members) => members.remove_entry(name),
         }
     }
 
     pub fn retain(&mut self, mut keep: impl FnMut(&Text, &mut Value) -> bool) {
         match &mut self.0 {
-            Few(members) => members.retain_mut(|(name, value)| keep(name, value)),
+            Few(members) => members.retain_mut(|member| keep(&member.name, &mut member.value)),
             Many(members) => members.retain(keep),
         }
     }
@@ -127,10 +158,10 @@ impl Map {
         if let Few(members) = &mut self.0
             && members.len() >= FEW
         {
-            self.0 = Many(mem::take(members).into_iter().collect());
+            self.0 = Many(mem::take(members).into_iter().map(taken).collect());
         }
         match &mut self.0 {
-            Few(members) => match place(members, &name) {
+            Few(members) => match place(members, head(&name), &name) {
                 Ok(at) => Entry::Occupied(Occupied(At::Few(members, at))),
                 Err(at) => Entry::Vacant(Vacant(Free::Few(members, at, name))),
             },
@@ -176,42 +207,57 @@ impl Map {
     }
 
     /// Members in any order; of those of one name the last stays.
-    #[must_use]
-    pub fn from_members(mut members: Vec<(Text, Value)>) -> Self {
-        if !members.is_sorted_by(|(a, _), (b, _)| a < b) {
-            members.sort_by(|(a, _), (b, _)| a.cmp(b));
+    pub(crate) fn from_members(mut members: Vec<Member>) -> Self {
+        if !members.is_sorted_by(|a, b| a.cmp(b.head, &b.name) == Ordering::Less) {
+            members.sort_by(|a, b| a.cmp(b.head, &b.name));
             members.dedup_by(|later, kept| {
-                let is_same = later.0 == kept.0;
+                let is_same = later.name == kept.name;
                 if is_same {
-                    mem::swap(&mut later.1, &mut kept.1);
+                    mem::swap(&mut later.value, &mut kept.value);
                 }
                 is_same
             });
         }
-        Self(if members.len() > FEW { Many(members.into_iter().collect()) } else { Few(members) })
+        Self(if members.len() > FEW { Many(members.into_iter().map(taken).collect()) } else { Few(members) })
     }
 }
 
+/// Where the heads that are not less begin.
 #[inline]
-fn position(members: &[(Text, Value)], name: &str) -> Option<usize> {
+fn reach(members: &[Member], head: u64) -> usize {
     if members.len() <= ONE_BY_ONE {
-        return members.iter().position(|(known, _)| known == name);
+        return members.iter().take_while(|member| member.head < head).count();
     }
-    place(members, name).ok()
+    members.partition_point(|member| member.head < head)
+}
+
+#[inline]
+fn position(members: &[Member], name: &str) -> Option<usize> {
+    let head = head(name);
+    let from = reach(members, head);
+    let alike = members[from..].iter().take_while(|member| member.head == head);
+    alike.zip(from..).find_map(|(member, at)| (member.name == name).then_some(at))
 }
 
 /// Where the member is, or where it would come.
-fn place(members: &[(Text, Value)], name: &str) -> Result<usize, usize> {
+fn place(members: &[Member], head: u64, name: &str) -> Result<usize, usize> {
     // Whoever adds members mostly does so in their order.
-    match members.last() {
-        Some((last, _)) if last.as_str() >= name => members.binary_search_by(|(known, _)| known.as_str().cmp(name)),
-        _ => Err(members.len()),
+    if members.last().is_none_or(|last| last.head < head) {
+        return Err(members.len());
+    }
+    let from = reach(members, head);
+    match members[from..].binary_search_by(|member| member.cmp(head, name)) {
+        Ok(at) => Ok(from + at),
+        Err(at) => Err(from + at),
     }
 }
 
-#[inline]
-const fn pair((name, value): &(Text, Value)) -> (&Text, &Value) {
-    (name, value)
+const fn pair(member: &Member) -> (&Text, &Value) {
+    (&member.name, &member.value)
+}
+
+fn taken(member: Member) -> (Text, Value) {
+    (member.name, member.value)
 }
 
 /// The place of one member.
@@ -224,7 +270,7 @@ pub enum Entry<'m> {
 pub struct Occupied<'m>(At<'m>);
 
 enum At<'m> {
-    Few(&'m mut Vec<(Text, Value)>, usize),
+    Few(&'m mut Vec<Member>, usize),
     Many(btree_map::OccupiedEntry<'m, Text, Value>),
 }
 
@@ -232,7 +278,7 @@ enum At<'m> {
 pub struct Vacant<'m>(Free<'m>);
 
 enum Free<'m> {
-    Few(&'m mut Vec<(Text, Value)>, usize, Text),
+    Few(&'m mut Vec<Member>, usize, Text),
     Many(btree_map::VacantEntry<'m, Text, Value>),
 }
 
@@ -253,14 +299,14 @@ impl<'m> Occupied<'m> {
     #[must_use]
     pub fn get(&self) -> &Value {
         match &self.0 {
-            At::Few(members, at) => &members[*at].1,
+            At::Few(members, at) => &members[*at].value,
             At::Many(there) => there.get(),
         }
     }
 
     pub fn get_mut(&mut self) -> &mut Value {
         match &mut self.0 {
-            At::Few(members, at) => &mut members[*at].1,
+            At::Few(members, at) => &mut members[*at].value,
             At::Many(there) => there.get_mut(),
         }
     }
@@ -268,7 +314,7 @@ impl<'m> Occupied<'m> {
     #[must_use]
     pub fn into_mut(self) -> &'m mut Value {
         match self.0 {
-            At::Few(members, at) => &mut members[at].1,
+            At::Few(members, at) => &mut members[at].value,
             At::Many(there) => there.into_mut(),
         }
     }
@@ -279,7 +325,7 @@ impl<'m> Occupied<'m> {
 
     pub fn remove(self) -> Value {
         match self.0 {
-            At::Few(members, at) => members.remove(at).1,
+            At::Few(members, at) => members.remove(at).value,
             At::Many(there) => there.remove(),
         }
     }
@@ -289,8 +335,8 @@ impl<'m> Vacant<'m> {
     pub fn insert(self, value: Value) -> &'m mut Value {
         match self.0 {
             Free::Few(members, at, name) => {
-                members.insert(at, (name, value));
-                &mut members[at].1
+                members.insert(at, Member::new(name, value));
+                &mut members[at].value
             }
             Free::Many(place) => place.insert(value),
         }
@@ -305,13 +351,13 @@ enum Either<F, M> {
 
 /// Members by name.
 #[derive(Clone)]
-pub struct Iter<'m>(Either<slice::Iter<'m, (Text, Value)>, btree_map::Iter<'m, Text, Value>>);
+pub struct Iter<'m>(Either<slice::Iter<'m, Member>, btree_map::Iter<'m, Text, Value>>);
 
 /// Members by name, their values to be changed.
-pub struct IterMut<'m>(Either<slice::IterMut<'m, (Text, Value)>, btree_map::IterMut<'m, Text, Value>>);
+pub struct IterMut<'m>(Either<slice::IterMut<'m, Member>, btree_map::IterMut<'m, Text, Value>>);
 
 /// Members by name, taken out.
-pub struct IntoIter(Either<vec::IntoIter<(Text, Value)>, btree_map::IntoIter<Text, Value>>);
+pub struct IntoIter(Either<vec::IntoIter<Member>, btree_map::IntoIter<Text, Value>>);
 
 macro_rules! iterate {
     ($name:ident $(<$life:lifetime>)?, $item:ty, $of_few:expr) => {
@@ -349,8 +395,8 @@ macro_rules! iterate {
 }
 
 iterate!(Iter<'m>, (&'m Text, &'m Value), pair);
-iterate!(IterMut<'m>, (&'m Text, &'m mut Value), |(name, value)| (&*name, value));
-iterate!(IntoIter, (Text, Value), |member| member);
+iterate!(IterMut<'m>, (&'m Text, &'m mut Value), |member: &'m mut Member| (&member.name, &mut member.value));
+iterate!(IntoIter, (Text, Value), taken);
 
 impl IntoIterator for Map {
     type Item = (Text, Value);
@@ -384,7 +430,7 @@ impl<'m> IntoIterator for &'m mut Map {
 
 impl<K: Into<Text>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(members: I) -> Self {
-        Self::from_members(members.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        Self::from_members(members.into_iter().map(|(name, value)| Member::new(name.into(), value.into())).collect())
     }
 }
 
@@ -465,6 +511,17 @@ mod tests {
             }
             assert!(map.is_empty());
         }
+    }
+
+    #[test]
+    fn heads_come_in_the_order_of_names() {
+        let names = ["", "\0", "a", "a\0", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg", "abcdefgh", "abcdefghi", "abd", "b", "é"];
+        for (one, other) in names.iter().zip(&names[1..]) {
+            assert!(one < other && head(one) <= head(other), "{one:?} {other:?}");
+        }
+        let map: Map = names.iter().rev().enumerate().map(|(at, name)| (*name, at)).collect();
+        assert!(map.keys().map(Text::as_str).eq(names));
+        assert!(names.iter().rev().enumerate().all(|(at, name)| map[name].as_u64() == Some(at as u64)));
     }
 
     #[test]
