@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use coracle_schema::json::{Members, write_texts};
+
 /// An authenticated user.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct User {
@@ -36,6 +38,20 @@ impl User {
             self.groups.push("system:authenticated".into());
         }
         self
+    }
+
+    /// The members of a `UserInfo` that there are.
+    pub(crate) fn tell(&self, members: &mut Members) {
+        members.told(r#","username":"#, &self.name);
+        members.told(r#","uid":"#, &self.uid);
+        if !self.groups.is_empty() {
+            members.texts(r#","groups":"#, &self.groups);
+        }
+        if !self.extra.is_empty() {
+            members.object(r#","extra":"#, |members| {
+                self.extra.iter().for_each(|(key, values)| write_texts(values, members.key(key)));
+            });
+        }
     }
 
     /// Whether the user is in a group.

@@ -140,6 +140,71 @@ fn escape(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
+/// The members of an object that is not closed yet, as far as its text is written: for what is written so often that a tree of it costs too much.
+pub struct Members(pub Vec<u8>);
+
+impl Members {
+    /// A member of ours up to its value, which the caller appends: its name in quotes, with the comma that stands before all but the first, and
+    /// the colon behind it.
+    pub fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
+        let first = usize::from(self.0.last() == Some(&b'{'));
+        self.0.extend_from_slice(&name.as_bytes()[first..]);
+        &mut self.0
+    }
+
+    /// A member of whatever name up to its value.
+    pub fn key(&mut self, name: &str) -> &mut Vec<u8> {
+        if self.0.last() != Some(&b'{') {
+            self.0.push(b',');
+        }
+        write_text(name, &mut self.0);
+        self.0.push(b':');
+        &mut self.0
+    }
+
+    /// A member that is a text.
+    pub fn text(&mut self, name: &'static str, text: &str) {
+        write_text(text, self.name(name));
+    }
+
+    /// A text that is left out when it is empty.
+    pub fn told(&mut self, name: &'static str, text: &str) {
+        if !text.is_empty() {
+            self.text(name, text);
+        }
+    }
+
+    /// A member that is a list of texts.
+    pub fn texts(&mut self, name: &'static str, texts: &[impl AsRef<str>]) {
+        write_texts(texts, self.name(name));
+    }
+
+    /// A member of any value.
+    pub fn value(&mut self, name: &'static str, value: &Value) {
+        // However deep: it was read or made here.
+        let _cannot_fail = write(value, usize::MAX, self.name(name));
+    }
+
+    /// A member that is an object, with what members `fill` gives it.
+    pub fn object(&mut self, name: &'static str, fill: impl FnOnce(&mut Self)) {
+        self.name(name).push(b'{');
+        fill(self);
+        self.0.push(b'}');
+    }
+}
+
+/// Appends a list of texts.
+pub fn write_texts(texts: &[impl AsRef<str>], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (at, text) in texts.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_text(text.as_ref(), out);
+    }
+    out.push(b']');
+}
+
 #[cfg(test)]
 mod tests {
     use coracle_tree::json;

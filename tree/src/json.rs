@@ -1,16 +1,14 @@
 //! Values written as JSON.
 
 /// A value written as JSON with expressions in it, of any type that `serde` writes: `json!({"name": name, "ports": [80, port]})`.
-///
-/// # Panics
-/// Where an expression cannot be written, as a map whose keys are no texts.
+/// What cannot be written, as a map whose keys are no texts, is `null`.
 #[macro_export]
 macro_rules! json {
     (null) => { $crate::Value::Null };
     ([ $($items:tt)* ]) => { $crate::Value::Array($crate::items!([] $($items)*)) };
     ({}) => { $crate::Value::Object($crate::Map::new()) };
     ({ $($members:tt)* }) => { $crate::Value::Object($crate::Map::from_iter($crate::members!([] $($members)*))) };
-    ($value:expr) => { $crate::to_value(&$value).expect("a value that can be written") };
+    ($value:expr) => { $crate::to_value(&$value).unwrap_or_default() };
 }
 
 /// The items of a list: those that are made, and the rest.

@@ -1,14 +1,13 @@
 //! `AdmissionRequest` without its objects: what expressions and webhooks are told of a write (apiserver `plugin/cel/condition.go`,
 //! `plugin/webhook/request/admissionreview.go`).
 
-use coracle_schema::json::{self, write_text};
+use std::mem;
+
+use coracle_schema::json::Members;
 use coracle_tree::Value;
 
 use super::attempt::Attempt;
-use crate::{
-    authn::User,
-    registry::{GroupVersionKind, Kind, Object},
-};
+use crate::registry::{GroupVersionKind, Kind, Object};
 
 /// What a request takes, mostly.
 const USUAL: usize = 1024;
@@ -28,96 +27,35 @@ pub(super) fn append(attempt: &Attempt<'_>, new: Option<&Object>, other: Option<
     let kind = other.map_or(own, |other| attempt.part_of(other).map_or(&other.gvk, |(gvk, _)| gvk));
     let addressed = [request.group.as_str(), &request.version, &request.resource];
     let matched = other.map_or(addressed, |other| [&*other.gvk.group, &other.gvk.version, &other.id.resource]);
-    gvk("{\"kind\":", kind, out);
-    resource(",\"resource\":", matched, out);
-    gvk(",\"requestKind\":", own, out);
-    resource(",\"requestResource\":", addressed, out);
-    for (name, text) in [
-        (",\"subResource\":", request.subresource.as_str()),
-        (",\"requestSubResource\":", &request.subresource),
-        (",\"name\":", attempt.name(new)),
-        (",\"namespace\":", attempt.namespace(new)),
-    ] {
-        told(name, text, out);
-    }
-    member(",\"operation\":", attempt.operation.name(), out);
-    out.extend_from_slice(b",\"userInfo\":");
-    user(attempt.user, out);
-    out.extend_from_slice(if attempt.dry_run { b",\"dryRun\":true,\"options\":" } else { b",\"dryRun\":false,\"options\":" });
-    // However deep: it was read or made here.
-    let _cannot_fail = json::write(&attempt.given(), usize::MAX, out);
-    out.push(b'}');
+    let mut members = Members(mem::take(out));
+    members.0.push(b'{');
+    three(&mut members, r#","kind":"#, gvk(kind), r#","kind":"#);
+    three(&mut members, r#","resource":"#, matched, r#","resource":"#);
+    three(&mut members, r#","requestKind":"#, gvk(own), r#","kind":"#);
+    three(&mut members, r#","requestResource":"#, addressed, r#","resource":"#);
+    members.told(r#","subResource":"#, &request.subresource);
+    members.told(r#","requestSubResource":"#, &request.subresource);
+    members.told(r#","name":"#, attempt.name(new));
+    members.told(r#","namespace":"#, attempt.namespace(new));
+    members.text(r#","operation":"#, attempt.operation.name());
+    members.object(r#","userInfo":"#, |members| attempt.user.tell(members));
+    members.value(r#","dryRun":"#, &attempt.dry_run.into());
+    members.value(r#","options":"#, &attempt.given());
+    members.0.push(b'}');
+    *out = members.0;
 }
 
-/// A member: its name with what stands around it.
-fn member(name: &'static str, text: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    write_text(text, out);
+/// A group, a version, and what of it by that name.
+fn three(members: &mut Members, name: &'static str, [group, version, third]: [&str; 3], as_what: &'static str) {
+    members.object(name, |members| {
+        members.text(r#","group":"#, group);
+        members.text(r#","version":"#, version);
+        members.text(as_what, third);
+    });
 }
 
-/// A text that is left out when it is empty.
-fn told(name: &'static str, text: &str, out: &mut Vec<u8>) {
-    if !text.is_empty() {
-        member(name, text, out);
-    }
-}
-
-fn gvk(name: &'static str, of: &GroupVersionKind, out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    member("{\"group\":", &of.group, out);
-    member(",\"version\":", &of.version, out);
-    member(",\"kind\":", &of.kind, out);
-    out.push(b'}');
-}
-
-fn resource(name: &'static str, [group, version, resource]: [&str; 3], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    member("{\"group\":", group, out);
-    member(",\"version\":", version, out);
-    member(",\"resource\":", resource, out);
-    out.push(b'}');
-}
-
-fn user(user: &User, out: &mut Vec<u8>) {
-    let from = out.len();
-    told(",\"username\":", &user.name, out);
-    told(",\"uid\":", &user.uid, out);
-    if !user.groups.is_empty() {
-        out.extend_from_slice(b",\"groups\":");
-        texts(&user.groups, out);
-    }
-    if !user.extra.is_empty() {
-        out.extend_from_slice(b",\"extra\":");
-        let from = out.len();
-        for (key, values) in &user.extra {
-            out.push(b',');
-            write_text(key, out);
-            out.push(b':');
-            texts(values, out);
-        }
-        close(from, out);
-    }
-    close(from, out);
-}
-
-/// Makes an object of the members from there on, each of which begins with a comma.
-fn close(from: usize, out: &mut Vec<u8>) {
-    match out.get_mut(from) {
-        Some(first) => *first = b'{',
-        None => out.push(b'{'),
-    }
-    out.push(b'}');
-}
-
-fn texts(all: &[impl AsRef<str>], out: &mut Vec<u8>) {
-    out.push(b'[');
-    for (at, text) in all.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        write_text(text.as_ref(), out);
-    }
-    out.push(b']');
+fn gvk(of: &GroupVersionKind) -> [&str; 3] {
+    [&of.group, &of.version, &of.kind]
 }
 
 #[cfg(test)]
@@ -130,6 +68,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{Annotations, Operation},
+        authn::User,
         registry::{catalog, rules::PLAIN},
         request::RequestInfo,
     };

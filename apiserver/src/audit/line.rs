@@ -4,10 +4,9 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use coracle_schema::{
-    json::{write, write_text},
+    json::{Members, write_text},
     time,
 };
-use coracle_tree::Value;
 use parking_lot::Mutex;
 
 use super::event::{Event, Outcome, Stage};
@@ -88,15 +87,18 @@ impl Event {
     fn asked(&self, line: &mut Members) {
         line.text(r#","requestURI":"#, &self.request_uri);
         line.text(r#","verb":"#, &self.info.verb);
-        line.user(r#","user":"#, self.user.as_ref());
+        match &self.user {
+            Some(user) => line.name(r#","user":"#).extend_from_slice(&shown(user)),
+            None => line.object(r#","user":"#, |_| {}),
+        }
         if let Some(user) = &self.impersonated_user {
-            line.user(r#","impersonatedUser":"#, Some(user));
+            line.name(r#","impersonatedUser":"#).extend_from_slice(&shown(user));
         }
         if let Some(constraint) = self.impersonation_constraint {
             line.object(r#","authenticationMetadata":"#, |members| members.text(r#","impersonationConstraint":"#, constraint));
         }
         if !self.source_ips.is_empty() {
-            texts(&self.source_ips, line.name(r#","sourceIPs":"#));
+            line.texts(r#","sourceIPs":"#, &self.source_ips);
         }
         line.told(r#","userAgent":"#, &self.user_agent);
         if self.info.is_resource {
@@ -122,59 +124,6 @@ impl Event {
     }
 }
 
-/// The members of an object that is not closed yet.
-struct Members(Vec<u8>);
-
-impl Members {
-    /// A member of ours up to its value, which the caller appends: its name in quotes, with the comma that stands before all but the first, and
-    /// the colon behind it.
-    fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
-        let first = usize::from(self.0.last() == Some(&b'{'));
-        self.0.extend_from_slice(&name.as_bytes()[first..]);
-        &mut self.0
-    }
-
-    /// A member of whatever name up to its value.
-    fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        if self.0.last() != Some(&b'{') {
-            self.0.push(b',');
-        }
-        write_text(name, &mut self.0);
-        self.0.push(b':');
-        &mut self.0
-    }
-
-    fn text(&mut self, name: &'static str, text: &str) {
-        write_text(text, self.name(name));
-    }
-
-    /// A text that is left out when it is empty.
-    fn told(&mut self, name: &'static str, text: &str) {
-        if !text.is_empty() {
-            self.text(name, text);
-        }
-    }
-
-    fn value(&mut self, name: &'static str, value: &Value) {
-        // However deep: it was read or made here.
-        let _cannot_fail = write(value, usize::MAX, self.name(name));
-    }
-
-    fn object(&mut self, name: &'static str, fill: impl FnOnce(&mut Self)) {
-        self.name(name).push(b'{');
-        fill(self);
-        self.0.push(b'}');
-    }
-
-    fn user(&mut self, name: &'static str, user: Option<&Arc<User>>) {
-        let out = self.name(name);
-        match user {
-            Some(user) => out.extend_from_slice(&shown(user)),
-            None => out.extend_from_slice(b"{}"),
-        }
-    }
-}
-
 /// A user, and how he stands in a line.
 type Shown = (Arc<User>, Bytes);
 
@@ -188,29 +137,11 @@ fn shown(user: &Arc<User>) -> Bytes {
         return shown.clone();
     }
     let mut line = Members(vec![b'{']);
-    line.told(r#","username":"#, &user.name);
-    line.told(r#","uid":"#, &user.uid);
-    if !user.groups.is_empty() {
-        texts(&user.groups, line.name(r#","groups":"#));
-    }
-    if !user.extra.is_empty() {
-        line.object(r#","extra":"#, |members| user.extra.iter().for_each(|(key, values)| texts(values, members.key(key))));
-    }
+    user.tell(&mut line);
     line.0.push(b'}');
     let shown = Bytes::from(line.0);
     if let Some(mut place) = place {
         *place = Some((Arc::clone(user), shown.clone()));
     }
     shown
-}
-
-fn texts(all: &[impl AsRef<str>], out: &mut Vec<u8>) {
-    out.push(b'[');
-    for (at, text) in all.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        write_text(text.as_ref(), out);
-    }
-    out.push(b']');
 }
