@@ -89,11 +89,14 @@ impl Tests {
         command
             .arg(format!("{prefix}no-color"))
             .arg(format!("{prefix}timeout={}s", run.patience.as_secs()))
-            .arg(format!("{prefix}focus={}", focus(run.names)))
-            .arg(format!("{prefix}json-report={REPORT}"))
-            .arg(format!("{prefix}output-dir={}", std::path::absolute(run.folder).unwrap_or_else(|_| run.folder.into()).display()));
+            .arg(format!("{prefix}focus={}", focus(run.names)));
+        let folder = std::path::absolute(run.folder).unwrap_or_else(|_| run.folder.into());
+        // Ginkgo puts together what the processes report, in a folder; alone the tests take the file's path.
         if self.ginkgo.is_some() {
+            command.arg(format!("--json-report={REPORT}")).arg(format!("--output-dir={}", folder.display()));
             command.arg(&self.e2e).arg("--");
+        } else {
+            command.arg(format!("--ginkgo.json-report={}", folder.join(REPORT).display()));
         }
         command
             .args(["--provider=skeleton", "--disable-log-dump", "--dump-logs-on-failure=false", "--allowed-not-ready-nodes=0"])
@@ -247,6 +250,20 @@ mod tests {
     #[test]
     fn a_name_stands_for_itself_in_the_pattern() {
         assert_eq!(focus(&["[sig-a] works (v1.0)".into(), "b".into()]), r"(?:\[sig-a\] works \(v1\.0\)|b)$");
+    }
+
+    #[test]
+    fn the_report_is_asked_for_as_whoever_writes_it_understands() {
+        let names = ["a".to_owned()];
+        let place = Path::new("/reports");
+        let run = Run { names: &names, procs: 1, kubeconfig: place, kubectl: place, folder: place, patience: CLEANUP, more: &[] };
+        let asked = |ginkgo: Option<PathBuf>| {
+            let command = Tests { e2e: "e2e.test".into(), ginkgo }.command(&run);
+            let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
+            args.filter(|arg| arg.contains("json-report=") || arg.contains("output-dir=")).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(None), ["--ginkgo.json-report=/reports/ginkgo.json"]);
+        assert_eq!(asked(Some("ginkgo".into())), ["--json-report=ginkgo.json", "--output-dir=/reports"]);
     }
 
     #[test]
