@@ -66,12 +66,6 @@ impl Map {
         Self(Few(Vec::new()))
     }
 
-    /// An empty map with room for `members`.
-    #[must_use]
-    pub fn with_capacity(members: usize) -> Self {
-        Self(Few(Vec::with_capacity(members.min(FEW))))
-    }
-
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
@@ -110,14 +104,6 @@ impl Map {
     }
 
     #[must_use]
-    pub fn get_key_value(&self, name: &str) -> Option<(&Text, &Value)> {
-        match &self.0 {
-            Few(members) => position(members, name).map(|at| pair(&members[at])),
-            Many(members) => members.get_key_value(name),
-        }
-    }
-
-    #[must_use]
     #[inline]
     pub fn contains_key(&self, name: &str) -> bool {
         self.get(name).is_some()
@@ -135,13 +121,9 @@ impl Map {
     }
 
     pub fn remove(&mut self, name: &str) -> Option<Value> {
-        self.remove_entry(name).map(|(_, value)| value)
-    }
-
-    pub fn remove_entry(&mut self, name: &str) -> Option<(Text, Value)> {
         match &mut self.0 {
-            Few(members) => position(members, name).map(|at| taken(members.remove(at))),
-            Many(members) => members.remove_entry(name),
+            Few(members) => position(members, name).map(|at| members.remove(at).value),
+            Many(members) => members.remove(name),
         }
     }
 
@@ -200,10 +182,6 @@ impl Map {
 
     pub fn values_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Value> + ExactSizeIterator {
         self.iter_mut().map(|(_, value)| value)
-    }
-
-    pub fn into_values(self) -> impl Iterator<Item = Value> {
-        self.into_iter().map(|(_, value)| value)
     }
 
     /// Members in any order; of those of one name the last stays.

@@ -66,11 +66,6 @@ impl Value {
     }
 
     #[must_use]
-    pub const fn as_null(&self) -> Option<()> {
-        if self.is_null() { Some(()) } else { None }
-    }
-
-    #[must_use]
     pub const fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }
     }

@@ -45,7 +45,7 @@ impl Admission for PodTopologyLabels {
         }
         let found: Option<Value> = look::one(&*self.reader, "", "nodes", "", node).await?;
         let labels = found.as_ref().and_then(|n| n.pointer("/metadata/labels")).and_then(Value::as_object);
-        let copied = LABELS.iter().filter_map(|l| Some(((*l).to_owned(), labels?.get(l)?.clone())));
+        let copied = LABELS.iter().filter_map(|l| Some((*l, labels?.get(l)?.clone())));
         let copied: Map = copied.collect();
         if copied.is_empty() {
             return Ok(());

@@ -89,7 +89,7 @@ impl WebhookAuthorizer {
         if let (Version::V1beta1, Some(spec)) = (self.settings.version, spec.as_object_mut())
             && let Some(groups) = spec.remove("groups")
         {
-            spec.insert("group".to_owned(), groups);
+            spec.insert("group", groups);
         }
         spec_without_nothing(&mut spec);
         let review = json!({

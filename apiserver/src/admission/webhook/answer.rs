@@ -114,7 +114,7 @@ fn decoded(body: &[u8], schema: &SchemaRef, version: &str) -> Result<Value, Stri
     check_type(version, &found, &kind)?;
     // What a webhook sends back of the question is not looked at.
     let response = members.remove("response").unwrap_or_default();
-    let response = Map::from_iter([("response".to_owned(), response)]);
+    let response = Map::from_iter([("response", response)]);
     let read = decode::from_value(Value::Object(response), schema, decode::FieldValidation::Ignore).map_err(|error| error.to_string())?;
     let mut value = read.value;
     (value["apiVersion"], value["kind"]) = (found.unwrap_or_default(), kind.unwrap_or_default());

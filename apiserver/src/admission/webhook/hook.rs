@@ -62,7 +62,7 @@ impl Hook {
 
     fn of(configuration: &str, origin: &str, earlier: usize, one: &Value, places: Places<'_>) -> Option<Self> {
         let name = text(one, "name");
-        let client: ClientConfig = one.get("clientConfig").and_then(|c| coracle_tree::from_value(c.clone()).ok()).unwrap_or_default();
+        let client: ClientConfig = one.get("clientConfig").and_then(|c| coracle_tree::from_value(c).ok()).unwrap_or_default();
         let reachable = client.url.is_some() || client.service.is_some();
         let reviews = list(one, "/admissionReviewVersions").iter().filter_map(Value::as_str);
         let known = |version| match version {
